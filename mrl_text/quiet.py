@@ -1,0 +1,36 @@
+"""Keep other libraries' chatter away from what a user should read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+_CHATTY = ("datasets", "httpx", "huggingface_hub", "matplotlib", "mteb", "sentence_transformers", "transformers")
+
+
+def quiet_libraries() -> None:
+    """Silence progress bars, notices and warnings of the libraries below us, errors excepted.
+
+    To be called by a program before it does any work; our own loggers stay as they are. The environment variables
+    are read by the libraries on import, so the earlier the call the better.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore")
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import datasets
+    import transformers.utils.logging
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def work_offline() -> None:
+    """Tell Hugging Face libraries that are yet to be imported to make no network call."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_DATASETS_OFFLINE"] = "1"

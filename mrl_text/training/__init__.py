@@ -1,0 +1,1 @@
+"""Contrastive fine-tuning by recipe: data sources, trainer, run folders."""

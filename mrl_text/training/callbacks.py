@@ -1,0 +1,126 @@
+"""What a run writes while it trains, and how it stops."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsLog(TrainerCallback):
+    """Appends every logged value to ``metrics.jsonl``: one JSON object per line, with ``step`` and ``time``."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the values and stop the run where the loss is no number any more."""
+        if not state.is_world_process_zero or not logs:
+            return
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": state.global_step, "time": round(time.time(), 1), **logs}) + "\n")
+        loss = logs.get("loss")
+        if isinstance(loss, float) and not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {state.global_step}; lower training.learning_rate or turn off"
+                " half precision (training.bf16=false training.fp16=false)"
+            )
+
+
+class ProgressLine(TrainerCallback):
+    """One progress bar with loss and validation score in place of the dictionaries the Trainer prints."""
+
+    def __init__(self, metric: str | None = None) -> None:
+        self.metric = metric
+        self._bar: Any = None
+        self._shown: dict[str, str] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar."""
+        self._bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="Training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not state.is_world_process_zero,
+        )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Advance the bar."""
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the newest loss and validation score beside the bar."""
+        if logs and "loss" in logs:
+            self._shown["loss"] = f"{float(logs['loss']):.3f}"
+        if logs and self.metric and f"eval_{self.metric}" in logs:
+            self._shown["nDCG@10"] = f"{100 * float(logs[f'eval_{self.metric}']):.2f}"
+        if self._bar is not None:
+            self._bar.set_postfix(self._shown)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class StopOnInterrupt(TrainerCallback):
+    """Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and stops; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnInterrupt:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        except ValueError:  # not in the main thread: whoever runs us handles signals
+            pass
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        logger.warning("stopping after this step; interrupt again to stop at once without a checkpoint")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask the Trainer to save and stop where an interrupt came in."""
+        if self.requested:
+            control.should_save = True
+            control.should_training_stop = True

@@ -1,0 +1,174 @@
+"""Training data: hub data sets, local files and docstrings, all as columns anchor, positive, negative..."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mrl_text.training.docstrings import HELD_OUT_PACKAGES, load_docstrings
+from mrl_text.training.recipe import SourceConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+logger = logging.getLogger(__name__)
+
+_BUILDERS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "json",
+    ".json": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+}
+
+
+def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
+    """Load every source; several become a ``DatasetDict`` whose names are the sources in order.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`load_source`.
+    """
+    from datasets import DatasetDict
+
+    loaded = [load_source(source) for source in sources]
+    if len(loaded) == 1:
+        return loaded[0]
+    names = [f"{index}_{Path(source.source).stem}" for index, source in enumerate(sources)]
+    return DatasetDict(dict(zip(names, loaded, strict=True)))
+
+
+def load_source(source: SourceConfig) -> Dataset:
+    """Load one source.
+
+    Args:
+        source: its description in a recipe.
+
+    Returns:
+        Data set whose columns are ``anchor``, ``positive`` and, where there are any, ``negative``,
+        ``negative_2``...; all strings, none blank.
+
+    Raises:
+        FileNotFoundError: a local path that is not there, or a hub data set that cannot be reached.
+        ValueError: unreadable file, missing column, columns that are no text, or no row left.
+    """
+    if source.source == "docstrings":
+        return _docstring_pairs(source)
+    data = _load_local(source) if _is_local(source.source) else _load_hub(source)
+    data = _select_columns(data, source)
+    if source.limit is not None:
+        data = data.select(range(min(source.limit, len(data))))
+    return _without_blank_rows(data, source.source)
+
+
+def check_source(source: SourceConfig) -> None:
+    """Fail early on what can be seen without reading the data: a local path that is not there or of no known type.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`load_source`.
+    """
+    if source.source != "docstrings" and _is_local(source.source):
+        _local_files(source.source)
+    if held_out := sorted(set(source.packages or ()) & set(HELD_OUT_PACKAGES)):
+        raise ValueError(f"packages {', '.join(held_out)} are held out for evaluation and are never trained on")
+
+
+def _docstring_pairs(source: SourceConfig) -> Dataset:
+    from datasets import Dataset
+
+    check_source(source)
+    exclude = HELD_OUT_PACKAGES
+    pairs = load_docstrings(source.packages, exclude=exclude, limit_per_package=source.limit_per_package, progress=True)
+    pairs = pairs[: source.limit]
+    held_out = {text.casefold() for pair in load_docstrings(HELD_OUT_PACKAGES) for text in (pair.anchor, pair.positive)}
+    kept = [pair for pair in pairs if held_out.isdisjoint((pair.anchor.casefold(), pair.positive.casefold()))]
+    return Dataset.from_dict({"anchor": [pair.anchor for pair in kept], "positive": [pair.positive for pair in kept]})
+
+
+def _is_local(source: str) -> bool:
+    path = Path(source).expanduser()
+    return path.exists() or path.suffix in _BUILDERS or source.startswith((".", "/", "~"))
+
+
+def _local_files(source: str) -> list[Path]:
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"no training data at {source}")
+    found = sorted(file for file in path.iterdir() if file.suffix in _BUILDERS) if path.is_dir() else [path]
+    kinds = {file.suffix for file in found}
+    if len(kinds) != 1 or not kinds <= set(_BUILDERS):
+        seen = ", ".join(sorted(kinds)) or "no data file"
+        raise ValueError(f"{source}: expected files of one type among {', '.join(_BUILDERS)}, found {seen}")
+    for file in found:
+        if file.stat().st_size == 0:
+            raise ValueError(f"{file} is empty")
+    return found
+
+
+def _load_local(source: SourceConfig) -> Dataset:
+    from datasets import load_dataset
+
+    found = _local_files(source.source)
+    suffix = found[0].suffix
+    options = {"sep": "\t"} if suffix == ".tsv" else {}
+    try:
+        return load_dataset(_BUILDERS[suffix], data_files=[str(file) for file in found], split="train", **options)
+    except Exception as error:  # the readers raise many types; each means the file is not what its suffix says
+        raise ValueError(f"{source.source} cannot be read as {suffix}: {_one_line(error)}") from error
+
+
+def _load_hub(source: SourceConfig) -> Dataset:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(source.source, source.subset, split=source.split)
+    except (OSError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{source.source} is neither a local file nor a hub data set that can be reached from here"
+            f" ({_one_line(error)}); for local data give the path of a file"
+        ) from error
+
+
+def _select_columns(data: Dataset, source: SourceConfig) -> Dataset:
+    columns = source.columns
+    if columns is None:
+        columns = [name for name in ("anchor", "positive") if name in data.column_names]
+        columns += [name for name in data.column_names if name.startswith("negative")]
+        if len(columns) < 2 or columns[:2] != ["anchor", "positive"]:
+            raise ValueError(
+                f"{source.source} has the columns {', '.join(data.column_names)}: name those to use with"
+                " columns: [ANCHOR, POSITIVE]"
+            )
+    if missing := [name for name in columns if name not in data.column_names]:
+        raise ValueError(f"{source.source} has no column {missing[0]!r}; it has {', '.join(data.column_names)}")
+    data = data.select_columns(columns)
+    targets = ["anchor", "positive", "negative", *(f"negative_{number}" for number in range(2, len(columns) - 1))]
+    names = dict(zip(columns, targets, strict=False))
+    for name in columns:
+        if getattr(data.features[name], "dtype", None) not in ("string", "large_string", "null"):
+            raise ValueError(f"{source.source}: column {name!r} holds {data.features[name]}, not text")
+    data = data.rename_columns({old: f"{new}\0" for old, new in names.items()})  # two steps, as names may swap
+    return data.rename_columns({f"{new}\0": new for new in names.values()}).select_columns(list(names.values()))
+
+
+def _without_blank_rows(data: Dataset, label: str) -> Dataset:
+    columns = data.column_names
+    kept = [
+        index
+        for index, row in enumerate(zip(*(data[column] for column in columns), strict=True))
+        if all(isinstance(text, str) and text.strip() for text in row)
+    ]
+    if not kept:
+        raise ValueError(f"{label} has no row with text in {', '.join(columns)}")
+    if dropped := len(data) - len(kept):
+        logger.warning("%s: %d of %d rows have a blank cell and are left out", label, dropped, len(data))
+        data = data.select(kept)
+    return data
+
+
+def _one_line(error: BaseException) -> str:
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    return " ".join(str(root).split())[:200]

@@ -1,0 +1,111 @@
+"""Cutting embeddings: slice, renormalise, quantise. Every other module calls this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    Embeddings = TypeVar("Embeddings", np.ndarray, torch.Tensor)
+else:
+    Embeddings = TypeVar("Embeddings")
+
+Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""Storage types of a vector, in sentence-transformers' words."""
+
+_BITS = {"float32": 32, "float16": 16, "int8": 8, "uint8": 8, "binary": 1, "ubinary": 1}
+
+
+def check_dim(dim: int, full: int | None, trained: Sequence[int] = ()) -> int:
+    """Return ``dim`` as an int if it is a size that vectors of width ``full`` can be cut to.
+
+    Args:
+        dim: the wanted number of dimensions.
+        full: the full width; None if the model does not tell.
+        trained: trained sizes, named in the error.
+
+    Raises:
+        ValueError: ``dim`` is not a whole number, below 1, or above ``full``.
+    """
+    known = f"; trained sizes: {', '.join(map(str, trained))}" if trained else ""
+    if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)):
+        raise ValueError(f"dim must be a whole number, got {dim!r}{known}")
+    if dim < 1 or (full is not None and dim > full):
+        upper = f"from 1 to {full}, the model's width" if full is not None else "at least 1"
+        raise ValueError(f"dim must be {upper}, got {dim}{known}")
+    return int(dim)
+
+
+def check_dims(dims: Sequence[int], full: int | None = None) -> tuple[int, ...]:
+    """Return ``dims`` ascending without repeats; errors as :func:`check_dim`, or ValueError if there are none."""
+    if not dims:
+        raise ValueError("dims is empty: name at least one size, for example [64, 128, 256]")
+    return tuple(sorted({check_dim(dim, full) for dim in dims}))
+
+
+def truncate(embeddings: Embeddings, dim: int | None = None, *, normalize: bool = True) -> Embeddings:
+    """Keep the first ``dim`` numbers of each vector and make it unit length again (arXiv 2205.13147, section 3).
+
+    Args:
+        embeddings: float array or tensor, shape (n, width) or (width,).
+        dim: numbers to keep; None keeps all.
+        normalize: divide by the L2 norm after cutting. A zero vector stays zero.
+
+    Returns:
+        Same type, device and dtype, shape (n, dim) or (dim,). A numpy result is C-contiguous.
+
+    Raises:
+        ValueError: ``dim`` is no size of these vectors.
+    """
+    if dim is not None:
+        embeddings = embeddings[..., : check_dim(dim, embeddings.shape[-1])]
+    if isinstance(embeddings, np.ndarray):
+        if normalize:
+            # accumulate in float32 or better: squares of float16 overflow
+            wide = embeddings.astype(np.promote_types(embeddings.dtype, np.float32), copy=False)
+            norms = np.linalg.norm(wide, axis=-1, keepdims=True)
+            embeddings = (wide / np.where(norms == 0, 1, norms)).astype(embeddings.dtype, copy=False)
+        return np.ascontiguousarray(embeddings)
+    if normalize:
+        import torch
+
+        wide_tensor = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        norms_tensor = wide_tensor.norm(dim=-1, keepdim=True)
+        ones = torch.ones_like(norms_tensor)
+        embeddings = (wide_tensor / torch.where(norms_tensor == 0, ones, norms_tensor)).to(embeddings.dtype)
+    return embeddings
+
+
+def quantize(embeddings: np.ndarray, precision: Precision, *, ranges: np.ndarray | None = None) -> np.ndarray:
+    """Store vectors in fewer bits, with sentence-transformers' own conventions.
+
+    Args:
+        embeddings: float32 array, shape (n, dim).
+        precision: one of :data:`PRECISIONS`. ``binary`` and ``ubinary`` keep one sign bit per number, packed.
+        ranges: for int8 and uint8, float array (2, dim) with the smallest and largest value of each dimension,
+            measured on a corpus. None measures them on ``embeddings`` itself.
+
+    Returns:
+        Array (n, dim) of that dtype; for ``binary`` (int8) and ``ubinary`` (uint8) shape (n, ceil(dim / 8)).
+
+    Raises:
+        ValueError: unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision in ("float32", "float16") or not len(embeddings):
+        empty_dtype = {"binary": "int8", "ubinary": "uint8"}.get(precision, precision)
+        return embeddings.astype(empty_dtype, copy=False)
+    from sentence_transformers.util import quantize_embeddings
+
+    return np.asarray(quantize_embeddings(embeddings, precision=precision, ranges=ranges))
+
+
+def bytes_per_vector(dim: int, precision: Precision = "float32") -> int:
+    """Bytes that one stored vector takes: ``dim`` numbers of that precision, rounded up to whole bytes."""
+    return -(-dim * _BITS[precision] // 8)
