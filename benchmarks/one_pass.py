@@ -16,7 +16,7 @@ from pathlib import Path
 import mteb
 from sentence_transformers import SentenceTransformer
 
-from mrl_text.eval.sweep import sweep
+from mrl_text.eval import sweep
 from mrl_text.eval.tasks import TaskLoader
 from mrl_text.models import find_model
 from mrl_text.quiet import quiet_libraries

@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .sweep import SweepResult, sweep
+    from .runner import SweepResult, sweep
 
 __all__ = ["SweepResult", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(".sweep", __name__), name)
+        return getattr(import_module(".runner", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

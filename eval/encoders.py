@@ -73,18 +73,19 @@ class RecordingSearch(SearchEncoderWrapper):
         return ranking
 
 
-def model_meta(source: ModelSource, dim: int, similarity: str = "cosine") -> ModelMeta:
+def model_meta(source: ModelSource, dim: int, dtype: str = "float32", similarity: str = "cosine") -> ModelMeta:
     """mteb's description of a model at one size.
 
     The size is in ``experiment_kwargs``: mteb files results under it, and without it every size of a model would
-    read the first size's scores.
+    read the first size's scores. A dtype other than float32 is there for the same reason.
     """
+    experiment = {"embed_dim": dim} if dtype == "float32" else {"embed_dim": dim, "dtype": dtype}
     return ModelMeta.create_empty(
         overwrites={
             "name": source.name,
             "revision": source.revision,
             "embed_dim": dim,
-            "experiment_kwargs": {"embed_dim": dim},
+            "experiment_kwargs": experiment,
             "similarity_fn_name": ScoringFunction(similarity),
             "adapted_from": source.base_model,
             "framework": ["Sentence Transformers", "PyTorch"],

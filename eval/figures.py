@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from mrl_text.files import write_atomically
 
-from .sweep import Line, SweepResult
+from .runner import Line, SweepResult
 
 # Okabe and Ito's palette: told apart with every common kind of colour blindness
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -7,8 +7,8 @@ from rich.table import Table
 
 from mrl_text.truncation import bytes_per_vector
 
+from .runner import Line, SweepResult
 from .statistics import smallest_dim
-from .sweep import Line, SweepResult
 
 TARGETS = (0.99, 0.97, 0.95)
 _MOST_TASK_COLUMNS = 5

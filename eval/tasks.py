@@ -75,7 +75,7 @@ class TaskLoader:
         try:
             task = mteb.get_task(name)
         except KeyError:
-            known = [*OWN_TASKS, *(item.metadata.name for item in mteb.get_tasks())]
+            known = [*OWN_TASKS, *(item.metadata.name for item in mteb.get_tasks(exclude_superseded=False))]
             raise ValueError(f"no task named {name!r}{did_you_mean(name, known)}") from None
         if self._mirror is not None:
             dataset = {**task.metadata.dataset, "path": str(self._mirror / task.metadata.dataset["path"])}

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,6 +22,15 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(help="List, show and copy training recipes.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
+
+
+class Dtype(StrEnum):
+    """Choices of ``--dtype``."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -80,6 +90,7 @@ def _recipes(context: typer.Context) -> None:
         list_recipes()
 
 
+@recipes_app.command("list")
 @_command
 def list_recipes() -> None:
     """Print every shipped recipe with its description."""
@@ -132,7 +143,7 @@ def train(
 
     loaded = load_recipe(recipe, overrides or ())
     from mrl_text.quiet import quiet_libraries
-    from mrl_text.training.train import train as run_training
+    from mrl_text.training.trainer import train as run_training
 
     quiet_libraries()
     folder = output or Path("runs") / Path(recipe).stem
@@ -156,6 +167,7 @@ def evaluate(
     control: Annotated[bool, typer.Option(help="Add the untrained base of a trained model, truncated.")] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts per forward pass.")] = 32,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="What the models compute in.")] = Dtype.float32,
 ) -> None:
     """Evaluate models on mteb tasks at every size, from one encoding pass."""
     sizes = _whole_numbers(dims) if dims else None
@@ -166,7 +178,7 @@ def evaluate(
     quiet_libraries()
     from mrl_text.eval.figures import draw_curve
     from mrl_text.eval.report import print_report
-    from mrl_text.eval.sweep import recipe_eval, sweep
+    from mrl_text.eval.runner import recipe_eval, sweep
 
     planned = recipe_eval(models[0])
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else planned.tasks
@@ -179,6 +191,7 @@ def evaluate(
         control=control,
         batch_size=batch_size,
         device=device,
+        dtype=dtype.value,
     )
     print_report(result, Console())
     written = [result.folder / "scores.csv", result.folder / "scores.parquet", *draw_curve(result)]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util.decorators import deprecated_kwargs
 
 from mrl_text.files import write_atomically
 from mrl_text.models import METADATA_KEY, find_model
@@ -61,10 +62,15 @@ class MatryoshkaEncoder(SentenceTransformer):
         if model_name_or_path is not None:
             model_name_or_path = find_model(model_name_or_path).path
         super().__init__(model_name_or_path, **kwargs)
-        config_dims = getattr(self.config, "matryoshka_dimensions", None)
-        dims = matryoshka_dims or self._saved_metadata.get("matryoshka_dims") or config_dims
-        if dims:
-            self.matryoshka_dims = dims
+        if matryoshka_dims is not None:
+            self.matryoshka_dims = matryoshka_dims
+        elif published := self._saved_metadata.get("matryoshka_dims") or getattr(
+            self.config, "matryoshka_dimensions", None
+        ):
+            try:
+                self.matryoshka_dims = published
+            except ValueError as error:
+                logger.warning("the model's own list of trained sizes is passed over: %s", error)
 
     @property
     def width(self) -> int | None:
@@ -88,6 +94,7 @@ class MatryoshkaEncoder(SentenceTransformer):
             self.config.matryoshka_dimensions = list(checked)
             self.config.is_matryoshka = True
 
+    @deprecated_kwargs(sentences="inputs")
     def encode(
         self,
         inputs: str | Iterable[Any],
@@ -123,8 +130,9 @@ class MatryoshkaEncoder(SentenceTransformer):
             device: a device, or a list of devices to spread the work over processes.
             normalize_embeddings: unit length after the cut.
             truncate_dim: sentence-transformers' name for ``dim``.
-            dim: numbers to keep, 1 to the model's width; None keeps all. Sizes the model was not trained for are
-                allowed (they interpolate) and warned about once.
+            dim: numbers to keep, 1 to the model's width; None keeps all, or what ``truncate_dim`` says that the model
+                was made with. Sizes the model was not trained for are allowed (they interpolate) and warned about
+                once.
             **kwargs: as for the parent (``pool``, ``chunk_size``, ``processing_kwargs``).
 
         Returns:
@@ -132,7 +140,8 @@ class MatryoshkaEncoder(SentenceTransformer):
             ``precision`` changes the dtype and, for binary, the last axis (:func:`mrl_text.truncation.quantize`).
 
         Raises:
-            ValueError: impossible ``dim``; ``dim`` and ``truncate_dim`` disagree; unknown precision.
+            ValueError: impossible ``dim``; ``dim`` and ``truncate_dim`` disagree; unknown precision; int8 or uint8
+                of a single text, which has no range.
             TypeError: an input that is not a text, with its position.
         """
         if dim is not None and truncate_dim is not None and dim != truncate_dim:
@@ -141,6 +150,11 @@ class MatryoshkaEncoder(SentenceTransformer):
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         cut = self._checked_dim(dim if dim is not None else truncate_dim)
         batch, single = self._checked_inputs(inputs)
+        if precision in ("int8", "uint8") and len(batch) == 1:
+            raise ValueError(
+                f"precision={precision!r} takes its ranges from the texts of the call, and one text has none: encode to"
+                " float32 and use mrl_text.truncation.quantize with ranges measured on a corpus"
+            )
         as_arrays = output_value == "sentence_embedding"
         embeddings: Any = super().encode(
             batch,
@@ -195,10 +209,10 @@ class MatryoshkaEncoder(SentenceTransformer):
         self._saved_metadata.update(model_config.get(METADATA_KEY, {}))
 
     def _checked_dim(self, dim: int | None) -> int | None:
-        if dim is None:
-            saved: int | None = self.truncate_dim
-            return saved
-        checked = check_dim(dim, self.width, self.matryoshka_dims)
+        wanted = self.truncate_dim if dim is None else dim
+        if wanted is None:
+            return None
+        checked = check_dim(wanted, self.width, self.matryoshka_dims)
         if checked not in self.matryoshka_dims and checked not in self._warned_dims:
             self._warned_dims.add(checked)
             trained = ", ".join(map(str, self.matryoshka_dims))
@@ -207,6 +221,8 @@ class MatryoshkaEncoder(SentenceTransformer):
 
     def _checked_inputs(self, inputs: Any) -> tuple[Any, bool]:
         """The inputs as a list, and whether there was just one."""
+        if isinstance(inputs, np.ndarray) and inputs.ndim == 0:
+            inputs = inputs.item()
         conversation = isinstance(inputs, list) and self.is_singular_input(inputs)
         single = conversation or isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Iterable)
         batch = [inputs] if single else list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,17 @@ class ModelSource:
     """What sentence-transformers loads: a local folder or a hub id."""
     name: str
     """``organisation/model``; a local model is ``local/<name>``."""
-    revision: str
-    """First 16 hex digits of the content hash of a local folder; ``"main"`` for a hub id."""
+    is_local: bool
+    """Whether ``path`` is a folder."""
     base_model: str | None = None
     """The model it was trained from, where the folder says so."""
     matryoshka_dims: tuple[int, ...] = ()
     """Trained sizes, where the folder says so."""
+
+    @cached_property
+    def revision(self) -> str:
+        """First 16 hex digits of the content hash of a local folder; ``"main"`` for a hub id."""
+        return _content_hash(Path(self.path)) if self.is_local else "main"
 
     @property
     def label(self) -> str:
@@ -58,12 +64,12 @@ def find_model(name: str) -> ModelSource:
     for hub_name, (package, subfolder) in PACKAGED_MODELS.items():
         if name in (hub_name, hub_name.rpartition("/")[2]):
             if found := _package_folder(package):
-                logger.info("%s is taken from the installed package %s", hub_name, package)
-                return ModelSource(str(found / subfolder), hub_name, _content_hash(found / subfolder))
+                logger.debug("%s is taken from the installed package %s", hub_name, package)
+                return ModelSource(str(found / subfolder), hub_name, is_local=True)
             name = hub_name
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
         raise FileNotFoundError(f"no model at {name}: expected a folder with modules.json or config.json")
-    return ModelSource(name, name if "/" in name else f"sentence-transformers/{name}", "main")
+    return ModelSource(name, name if "/" in name else f"sentence-transformers/{name}", is_local=False)
 
 
 def require_packaged_model(hub_name: str, *, extra: str) -> Path:
@@ -92,7 +98,10 @@ def read_metadata(folder: Path) -> dict[str, object]:
 def peek_width(source: ModelSource) -> int | None:
     """Width of a model's vectors from its configuration files alone; None where they do not tell.
 
-    For a hub id the two small files are fetched; where the hub cannot be reached the answer is None.
+    For a hub id these small files are fetched.
+
+    Raises:
+        FileNotFoundError: neither a folder nor a hub model that can be read from here.
     """
     from sentence_transformers.util import load_file_path
 
@@ -103,11 +112,20 @@ def peek_width(source: ModelSource) -> int | None:
         except (OSError, ValueError):
             return None
 
-    for module in reversed(read("modules.json") or []):
-        if str(module.get("type", "")).endswith(".Dense"):
+    modules, config = read("modules.json"), read("config.json")
+    if modules is None and config is None and not source.is_local:
+        raise FileNotFoundError(f"{source.path} is neither a model folder nor a hub model that can be read from here")
+    for module in reversed(modules or []):
+        kind = str(module.get("type", "")).rpartition(".")[2]
+        if kind == "Dense":
             dense = read(f"{module['path']}/config.json") or {}
             return dense.get("out_features")
-    config = read("config.json") or {}
+        if kind == "Pooling":
+            pooling = read(f"{module['path']}/config.json") or {}
+            old_style = sum(value is True for key, value in pooling.items() if key.startswith("pooling_mode_"))
+            if isinstance(pooling.get("pooling_mode"), list) or old_style > 1:
+                return None  # several side by side
+    config = config or {}
     return next((config[key] for key in ("hidden_size", "dim", "d_model") if isinstance(config.get(key), int)), None)
 
 
@@ -120,14 +138,23 @@ def _local_source(folder: Path) -> ModelSource:
     metadata = read_metadata(folder)
     resolved = folder.resolve()
     name = str(metadata.get("name") or (resolved.parent.name if resolved.name == "model" else resolved.name))
-    base, dims = metadata.get("base_model"), metadata.get("matryoshka_dims")
+    base, dims = metadata.get("base_model"), metadata.get("matryoshka_dims") or _config_dims(folder)
     return ModelSource(
         str(folder),
         f"local/{name}",
-        _content_hash(folder),
+        True,
         base if isinstance(base, str) else None,
         tuple(dims) if isinstance(dims, list) else (),
     )
+
+
+def _config_dims(folder: Path) -> object:
+    """``matryoshka_dimensions`` of ``config.json``, where other trainers and servers keep the trained sizes."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return config.get("matryoshka_dimensions") if isinstance(config, dict) else None
 
 
 def _package_folder(package: str) -> Path | None:

@@ -12,13 +12,14 @@ import numpy as np
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.training.docstrings import HELD_OUT_PACKAGES, load_docstrings
+from mrl_text.training.precision import inference_dtype
 from mrl_text.training.recipe import load_recipe
-from mrl_text.training.train import train
+from mrl_text.training.trainer import train
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mrl_text.eval.sweep import SweepResult
+    from mrl_text.eval.runner import SweepResult
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
         ModuleNotFoundError: the ``quickstart`` extra is not installed.
         KeyboardInterrupt: interrupted; the same call continues.
     """
+    from mrl_text.eval import sweep
     from mrl_text.eval.figures import draw_curve
-    from mrl_text.eval.sweep import sweep
 
     started = time.monotonic()
     recipe = load_recipe("quickstart", overrides)
@@ -56,14 +57,16 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
     notes.print(
         "[bold]2/4 Evaluating[/bold] the untrained base and the trained model on packages held out from training"
     )
-    result = sweep([str(model)], [TASK], output=output / "eval", dims=recipe.eval.dims)
+    dtype = inference_dtype()
+    result = sweep([str(model)], [TASK], output=output / "eval", dims=recipe.eval.dims, dtype=dtype)
     notes.print("[bold]3/4 Drawing[/bold] the curve")
     picture = draw_curve(result)[0]
-    console.print(comparison(result))
+    console.print(comparison(result), highlight=False, soft_wrap=True)
     notes.print(f"[bold]4/4 Searching[/bold] the documentation of this environment at {DEMO_DIM} numbers per text")
-    console.print(demonstration(model), highlight=False)
+    console.print(demonstration(model, dtype), highlight=False, soft_wrap=True)
     minutes = (time.monotonic() - started) / 60
-    console.print(f"\nModel  {model}\nCurve  {picture}\nScores {result.folder / 'scores.csv'}", highlight=False)
+    files = f"\nModel  {model}\nCurve  {picture}\nScores {result.folder / 'scores.csv'}"
+    console.print(files, highlight=False, soft_wrap=True)
     notes.print(f"Done in {minutes:.1f} minutes.")
 
 
@@ -94,10 +97,11 @@ def comparison(result: SweepResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def demonstration(model_folder: Path) -> str:
+def demonstration(model_folder: Path, dtype: str = "float32") -> str:
     """Answers to :data:`DEMO_QUERIES` among the held-out documentation, found on 32 numbers per text."""
     documents = load_docstrings(HELD_OUT_PACKAGES)
-    model = MatryoshkaEncoder(str(model_folder))
+    model = MatryoshkaEncoder(str(model_folder), model_kwargs={"dtype": dtype})
+    model.warn_when_cut = False
     index = _encode_with_progress(model, [f"{doc.anchor} {doc.positive}" for doc in documents])
     size = index.nbytes / 1e6
     lines = [f"{len(documents):,} texts, an index of {size:.2f} MB ({4 * DEMO_DIM} bytes each)"]

@@ -43,7 +43,7 @@ def check_dim(dim: int, full: int | None, trained: Sequence[int] = ()) -> int:
 
 def check_dims(dims: Sequence[int], full: int | None = None) -> tuple[int, ...]:
     """Return ``dims`` ascending without repeats; errors as :func:`check_dim`, or ValueError if there are none."""
-    if not dims:
+    if not len(dims):
         raise ValueError("dims is empty: name at least one size, for example [64, 128, 256]")
     return tuple(sorted({check_dim(dim, full) for dim in dims}))
 
@@ -60,8 +60,10 @@ def truncate(embeddings: Embeddings, dim: int | None = None, *, normalize: bool 
         Same type, device and dtype, shape (n, dim) or (dim,). A numpy result is C-contiguous.
 
     Raises:
-        ValueError: ``dim`` is no size of these vectors.
+        ValueError: ``dim`` is no size of these vectors, or they are not floating point (already quantised, say).
     """
+    if not (embeddings.dtype.kind == "f" if isinstance(embeddings, np.ndarray) else embeddings.is_floating_point()):
+        raise ValueError(f"expected floating point vectors, got {embeddings.dtype}: truncate before quantising")
     if dim is not None:
         embeddings = embeddings[..., : check_dim(dim, embeddings.shape[-1])]
     if isinstance(embeddings, np.ndarray):
@@ -98,9 +100,11 @@ def quantize(embeddings: np.ndarray, precision: Precision, *, ranges: np.ndarray
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision in ("float32", "float16") or not len(embeddings):
-        empty_dtype = {"binary": "int8", "ubinary": "uint8"}.get(precision, precision)
-        return embeddings.astype(empty_dtype, copy=False)
+    if precision in ("float32", "float16"):
+        return embeddings.astype(precision, copy=False)
+    if not len(embeddings):  # quantise one vector and keep none
+        dim = embeddings.shape[-1]
+        return quantize(np.zeros((1, dim), np.float32), precision, ranges=np.zeros((2, dim), np.float32))[:0]
     from sentence_transformers.util import quantize_embeddings
 
     return np.asarray(quantize_embeddings(embeddings, precision=precision, ranges=ranges))

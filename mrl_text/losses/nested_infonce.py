@@ -48,8 +48,8 @@ def nested_infonce(
         >>> SentenceTransformerTrainer(model=model, train_dataset=pairs, loss=loss).train()
     """
     check_dims(dims, model.get_embedding_dimension())
-    if weights is not None and len(weights) != len(dims):
-        raise ValueError(f"weights has {len(weights)} values for {len(dims)} dims")
+    if weights is not None and (len(weights) != len(dims) or min(weights) < 0):
+        raise ValueError(f"expected {len(dims)} weights of at least 0, one for each size, got {list(weights)}")
     if mini_batch_size is None:
         inner = MultipleNegativesRankingLoss(model, scale=scale)
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import signal
 import time
 from pathlib import Path
@@ -31,17 +30,11 @@ class MetricsLog(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write the values and stop the run where the loss is no number any more."""
+        """Write the values."""
         if not state.is_world_process_zero or not logs:
             return
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": state.global_step, "time": round(time.time(), 1), **logs}) + "\n")
-        loss = logs.get("loss")
-        if isinstance(loss, float) and not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {state.global_step}; lower training.learning_rate or turn off"
-                " half precision (training.bf16=false training.fp16=false)"
-            )
 
 
 class ProgressLine(TrainerCallback):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mrl_text.training.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.training.recipe import SourceConfig
@@ -35,7 +36,7 @@ def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
     loaded = [load_source(source) for source in sources]
     if len(loaded) == 1:
         return loaded[0]
-    names = [f"{index}_{Path(source.source).stem}" for index, source in enumerate(sources)]
+    names = [f"{index} {source.label}" for index, source in enumerate(sources, start=1)]
     return DatasetDict(dict(zip(names, loaded, strict=True)))
 
 
@@ -81,22 +82,30 @@ def _docstring_pairs(source: SourceConfig) -> Dataset:
     exclude = HELD_OUT_PACKAGES
     pairs = load_docstrings(source.packages, exclude=exclude, limit_per_package=source.limit_per_package, progress=True)
     pairs = pairs[: source.limit]
-    held_out = {text.casefold() for pair in load_docstrings(HELD_OUT_PACKAGES) for text in (pair.anchor, pair.positive)}
+    held_out = _texts_of(HELD_OUT_PACKAGES)
     kept = [pair for pair in pairs if held_out.isdisjoint((pair.anchor.casefold(), pair.positive.casefold()))]
+    if not kept:
+        raise ValueError("docstrings: every text of these packages is also in a held-out package")
     return Dataset.from_dict({"anchor": [pair.anchor for pair in kept], "positive": [pair.positive for pair in kept]})
+
+
+@functools.cache
+def _texts_of(packages: tuple[str, ...]) -> frozenset[str]:
+    pairs = load_docstrings(packages)
+    return frozenset(text.casefold() for pair in pairs for text in (pair.anchor, pair.positive))
 
 
 def _is_local(source: str) -> bool:
     path = Path(source).expanduser()
-    return path.exists() or path.suffix in _BUILDERS or source.startswith((".", "/", "~"))
+    return path.exists() or path.suffix.lower() in _BUILDERS or source.startswith((".", "/", "~"))
 
 
 def _local_files(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"no training data at {source}")
-    found = sorted(file for file in path.iterdir() if file.suffix in _BUILDERS) if path.is_dir() else [path]
-    kinds = {file.suffix for file in found}
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in _BUILDERS) if path.is_dir() else [path]
+    kinds = {file.suffix.lower() for file in found}
     if len(kinds) != 1 or not kinds <= set(_BUILDERS):
         seen = ", ".join(sorted(kinds)) or "no data file"
         raise ValueError(f"{source}: expected files of one type among {', '.join(_BUILDERS)}, found {seen}")
@@ -110,8 +119,10 @@ def _load_local(source: SourceConfig) -> Dataset:
     from datasets import load_dataset
 
     found = _local_files(source.source)
-    suffix = found[0].suffix
-    options = {"sep": "\t"} if suffix == ".tsv" else {}
+    suffix = found[0].suffix.lower()
+    options: dict[str, Any] = {}
+    if _BUILDERS[suffix] == "csv":  # only an empty cell is missing: "None" and "NA" are words
+        options = {"sep": "\t" if suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
     try:
         return load_dataset(_BUILDERS[suffix], data_files=[str(file) for file in found], split="train", **options)
     except Exception as error:  # the readers raise many types; each means the file is not what its suffix says
@@ -142,6 +153,8 @@ def _select_columns(data: Dataset, source: SourceConfig) -> Dataset:
             )
     if missing := [name for name in columns if name not in data.column_names]:
         raise ValueError(f"{source.source} has no column {missing[0]!r}; it has {', '.join(data.column_names)}")
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise ValueError(f"{source.source}: columns names {', '.join(twice)} twice")
     data = data.select_columns(columns)
     targets = ["anchor", "positive", "negative", *(f"negative_{number}" for number in range(2, len(columns) - 1))]
     names = dict(zip(columns, targets, strict=False))

@@ -55,9 +55,9 @@ HELD_OUT_STDLIB = (
 HELD_OUT_PACKAGES = (*HELD_OUT_THIRD_PARTY, *HELD_OUT_STDLIB)
 """Top-level import names that training never reads and the docstring retrieval task is made of."""
 
-_PARSER_VERSION = "1"
 _SKIPPED_FOLDERS = {"__pycache__", "test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "vendor"}
-_MAX_POSITIVE_CHARACTERS = 400
+_MAX_POSITIVE_CHARACTERS = 250
+_PARSER_VERSION = 1  # to be raised with every change of what is parsed: it invalidates the caches
 
 
 class Docstring(NamedTuple):
@@ -70,7 +70,7 @@ class Docstring(NamedTuple):
     anchor: str
     """The summary paragraph on one line."""
     positive: str
-    """The start of the rest as running text, at most 400 characters, without doctests and markup."""
+    """The start of the rest as running text, at most 250 characters, without doctests and markup."""
 
 
 def load_docstrings(
@@ -87,8 +87,8 @@ def load_docstrings(
         packages: top-level import names. None takes the whole environment: every package that can be found on
             ``sys.path`` and every module of the standard library. Names that are not installed are passed over.
         exclude: top-level import names to leave out.
-        limit_per_package: at most this many pairs of each package, drawn evenly from its files. The draw depends
-            on file names only, so it is the same on every run.
+        limit_per_package: at most this many pairs of each package. Its files are read in an order that is fixed by
+            their names and random in effect, until there are enough.
         use_cache: keep the parsed pairs of each package under the cache directory, keyed by the names and sizes of
             its files, and use them when they are there.
         progress: show a progress bar on stderr.
@@ -158,16 +158,20 @@ def _package_docstrings(name: str, limit: int | None, use_cache: bool) -> list[D
     if not files:
         return []
     key = hashlib.blake2b(digest_size=12)
-    key.update(json.dumps([_PARSER_VERSION, limit, [(module, path.stat().st_size) for module, path in files]]).encode())
+    sizes = [(module, path.stat().st_size) for module, path in files]
+    key.update(json.dumps([_PARSER_VERSION, _MAX_POSITIVE_CHARACTERS, limit, sizes]).encode())
     cached = cache_dir() / "docstrings" / f"{name}-{key.hexdigest()}.json"
     if use_cache and cached.exists():
         try:
             return [Docstring(*row) for row in json.loads(cached.read_text(encoding="utf-8"))]
-        except (json.JSONDecodeError, TypeError):
+        except (ValueError, TypeError):  # UnicodeDecodeError is a ValueError too
             logger.warning("the docstring cache %s is damaged and is made again", cached)
     pairs = _parse_files(files, limit)
     if use_cache:
-        write_atomically(cached, json.dumps(pairs).encode())
+        try:
+            write_atomically(cached, json.dumps(pairs).encode())
+        except OSError as error:
+            logger.warning("the docstring cache cannot be written: %s", error)
     return pairs
 
 
@@ -178,7 +182,7 @@ def _parse_files(files: Sequence[tuple[str, Path]], limit: int | None) -> list[D
     for module, path in order:
         try:
             pairs.extend(parse_docstrings(path.read_text(encoding="utf-8"), module))
-        except (SyntaxError, ValueError, RecursionError, OSError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
             continue  # templates, test fixtures with broken code, other encodings
         if limit is not None and len(pairs) >= limit:
             break
@@ -238,14 +242,17 @@ def _deduplicated(pairs: Iterable[Docstring]) -> list[Docstring]:
     seen: set[str] = set()
     kept = []
     for pair in pairs:
-        texts = {pair.anchor.casefold(), pair.positive.casefold()}
-        if seen.isdisjoint(texts):
-            seen |= texts
+        keys = {pair.id, pair.anchor.casefold(), pair.positive.casefold()}  # getter and setter share a name
+        if seen.isdisjoint(keys):
+            seen |= keys
             kept.append(pair)
     return kept
 
 
-def _with_progress(names: Sequence[str], show: bool) -> Iterable[str]:
+def _with_progress(names: Sequence[str], show: bool) -> Iterator[str]:
     from tqdm.auto import tqdm
 
-    return tqdm(names, desc="Reading docstrings", unit="package", disable=not show, leave=False)
+    bar = tqdm(names, desc="Reading docstrings", unit="package", disable=not show, leave=False, dynamic_ncols=True)
+    for name in bar:
+        bar.set_postfix_str(name)
+        yield name

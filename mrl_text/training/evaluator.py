@@ -83,6 +83,6 @@ def nested_ndcg(anchors: torch.Tensor, positives: torch.Tensor, dim: int) -> flo
     for start in range(0, len(queries), 1024):
         similarities = queries[start : start + 1024] @ documents.T
         own = similarities.diagonal(offset=start).unsqueeze(1)
-        ranks = (similarities >= own).sum(dim=1)  # counts the answer itself, so the best rank is 1
+        ranks = (~(similarities < own)).sum(dim=1)  # counts the answer itself, so 1 is best; NaN is never below
         gains.append(torch.where(ranks <= 10, 1 / torch.log2(ranks + 1.0), 0.0))
     return float(torch.cat(gains).double().mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 
@@ -21,6 +23,16 @@ def training_precision(*, use_cpu: bool = False) -> dict[str, bool]:
         return {"bf16": True} if torch.cuda.is_bf16_supported(including_emulation=False) else {"fp16": True}
     if not use_cpu and torch.backends.mps.is_available():
         return {}
+    return {"bf16": True, "use_cpu": True} if _processor_has_bfloat16() else {"use_cpu": True}
+
+
+def inference_dtype() -> Literal["float32", "bfloat16"]:
+    """bfloat16 where the device that encodes has it natively, else float32."""
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if not torch.backends.mps.is_available() and _processor_has_bfloat16() else "float32"
+
+
+def _processor_has_bfloat16() -> bool:
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return {"bf16": True, "use_cpu": True} if native else {"use_cpu": True}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from yaml import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
+from yaml import MarkedYAMLError, YAMLError
 
 from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import check_dims
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[StrictInt, Field(ge=1)]
 
 
 class _Section(BaseModel):
@@ -51,10 +51,17 @@ class SourceConfig(_Section):
     """Columns to use, in the order anchor, positive, negative...; None takes the columns with these names."""
     limit: PositiveInt | None = None
     """At most this many rows, from the start."""
-    packages: list[str] | None = None
+    packages: Annotated[list[str], Field(min_length=1)] | None = None
     """For ``docstrings``: top-level import names; None takes the whole environment. Held-out ones never count."""
     limit_per_package: PositiveInt | None = None
     """For ``docstrings``: at most this many pairs of each package."""
+
+    @property
+    def label(self) -> str:
+        """Short name for logs and the model card."""
+        if self.source == "docstrings" and self.packages:
+            return f"docstrings of {', '.join(self.packages)}"
+        return Path(self.source).stem if Path(self.source).suffix else self.source
 
     @model_validator(mode="after")
     def _options_fit_source(self) -> SourceConfig:
@@ -77,11 +84,11 @@ class LossConfig(_Section):
 
     name: Literal["nested_infonce"] = "nested_infonce"
     """Multiple negatives ranking loss (InfoNCE with in-batch negatives), summed over the sizes."""
-    dims: list[int]
+    dims: list[StrictInt]
     """Sizes to train; the model's full width should be among them."""
-    weights: list[Annotated[float, Field(ge=0)]] | None = None
+    weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     """One weight per size, in the order of ``dims``; None is 1 for each."""
-    scale: Annotated[float, Field(gt=0)] = 20.0
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
     """Inverse temperature of the softmax over cosine similarities."""
     mini_batch_size: PositiveInt | None = None
     """Encode the batch in pieces of this size with cached gradients: large batches in little memory."""
@@ -98,6 +105,8 @@ class LossConfig(_Section):
     def _one_weight_each(self) -> LossConfig:
         if self.weights is not None and len(self.weights) != len(self.dims):
             raise ValueError(f"weights has {len(self.weights)} values for {len(self.dims)} dims")
+        if self.weights is not None and not any(self.weights):
+            raise ValueError("weights are all zero: there would be nothing to train")
         return self
 
 
@@ -105,7 +114,12 @@ class EvalConfig(_Section):
     """What ``mrl-text eval RUN`` measures unless told otherwise."""
 
     tasks: list[str] = []
-    dims: list[int] = []
+    dims: list[StrictInt] = []
+
+    @field_validator("dims")
+    @classmethod
+    def _sizes(cls, dims: list[int]) -> list[int]:
+        return list(check_dims(dims)) if dims else []
 
 
 class Recipe(_Section):
@@ -130,8 +144,8 @@ class Recipe(_Section):
         return training
 
     def to_yaml(self) -> str:
-        """The recipe as YAML, defaults left out."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(exclude_defaults=True)))
+        """The recipe as YAML with every default written out, so that it means the same in a later version."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(exclude_none=True)))
 
 
 def training_argument_names() -> set[str]:
@@ -180,13 +194,19 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = Path(name_or_file)
     if file.is_file():
-        text, label = file.read_text(encoding="utf-8"), name_or_file
+        try:
+            text, label = file.read_text(encoding="utf-8"), name_or_file
+        except UnicodeDecodeError:
+            raise ValueError(f"{name_or_file}: not a text file in UTF-8") from None
     elif file.suffix in (".yaml", ".yml") or "/" in name_or_file:
         raise FileNotFoundError(f"no recipe file at {name_or_file}")
     else:
         text, label = recipe_text(name_or_file), name_or_file
     try:
-        config = OmegaConf.create(text)
+        try:
+            config = OmegaConf.create(text)
+        except AssertionError:  # a bare number or truth value
+            config = None
         if not isinstance(config, DictConfig):
             raise ValueError(f"{label}: a recipe is a mapping with model, data and loss")
         for override in overrides:
@@ -202,14 +222,16 @@ def _apply_override(config: DictConfig, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise ValueError(f"override {override!r} is not of the form section.key=value")
-    parsed = OmegaConf.from_dotlist([f"value={value}"])["value"]
     try:
-        OmegaConf.update(config, key.strip(), parsed, merge=False)
-    except (OmegaConfBaseException, IndexError, AssertionError) as error:
+        values: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
+        OmegaConf.update(config, key.strip(), values["value"], merge=False)
+    except (YAMLError, OmegaConfBaseException, IndexError, AssertionError, TypeError, ValueError) as error:
         raise ValueError(f"override {override!r}: {_first_line(error)}") from None
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -225,7 +247,8 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 
 def _first_problem(error: ValidationError) -> str:
     """The first complaint of a validation in one line, with the nearest known key where a key is unknown."""
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    problem = next((item for item in problems if item["type"] == "extra_forbidden"), problems[0])
     path = [str(part) for part in problem["loc"]]
     where = ".".join(path)
     if problem["type"] == "extra_forbidden":

@@ -49,8 +49,8 @@ class RunFolder:
         """Written last: the run is complete if and only if it is there."""
         return self.path / "result.json"
 
-    def start(self, recipe: Recipe, *, resume: bool) -> None:
-        """Claim the folder for this recipe.
+    def check(self, recipe: Recipe, *, resume: bool) -> None:
+        """See whether a run of this recipe may use the folder; writes nothing.
 
         Raises:
             FileExistsError: it holds another run, or this one unfinished and ``resume`` is off.
@@ -69,7 +69,12 @@ class RunFolder:
             return
         if self.path.exists() and any(self.path.iterdir()):
             raise FileExistsError(f"{self.path} is not empty and holds no run: choose another --output")
-        write_atomically(self.recipe, text.encode())
+
+    def start(self, recipe: Recipe) -> None:
+        """Claim the folder for this recipe; a run that is resumed keeps what it has."""
+        if self.recipe.exists():
+            return
+        write_atomically(self.recipe, recipe.to_yaml().encode())
         write_atomically(self.path / "versions.json", json.dumps(_versions(), indent=2).encode())
 
     def last_checkpoint(self) -> Path | None:
@@ -78,11 +83,25 @@ class RunFolder:
         for folder in reversed(found):
             try:
                 json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            except (OSError, json.JSONDecodeError):
+            except (OSError, ValueError):
                 logger.warning("%s was not written to the end and is passed over", folder)
                 continue
             return folder
         return None
+
+    def rewind_metrics(self, step: int) -> None:
+        """Forget what was logged after ``step``: resuming from there repeats it."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                if json.loads(line)["step"] > step:
+                    break
+            except ValueError:  # half a line, written as the power went off
+                break
+            kept.append(line)
+        write_atomically(self.metrics, "".join(kept).encode())
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``."""

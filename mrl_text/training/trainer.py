@@ -6,11 +6,16 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from datasets import Dataset, DatasetDict
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from sentence_transformers import (
+    SentenceTransformerModelCardData,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
 from sentence_transformers.base.training_args import BatchSamplers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -67,15 +72,17 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
     folder = RunFolder(Path(output))
     source = check_recipe(recipe)
     arguments = training_arguments(recipe, folder.checkpoints)
-    folder.start(recipe, resume=resume)
+    folder.check(recipe, resume=resume)
     if folder.result.exists():
         logger.info("%s is already complete", folder.path)
         return folder.model
     data = load_sources(recipe.data.train)
     evaluator = _evaluator(recipe, int(arguments.per_device_eval_batch_size))
     model = load_base(recipe, source)
+    folder.start(recipe)
     trainer = _trainer(recipe, model, arguments, data, evaluator, folder)
     checkpoint = folder.last_checkpoint()
+    folder.rewind_metrics(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     started = time.monotonic()
     with StopOnInterrupt() as interrupt:
         trainer.add_callback(interrupt)
@@ -109,6 +116,7 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformer
         ValueError: a value the Trainer refuses.
     """
     given = dict(recipe.training)
+    _check_values(given)
     if not {"bf16", "fp16"} & set(given):
         given |= training_precision(use_cpu=bool(given.get("use_cpu")))
     if recipe.data.validation:
@@ -122,6 +130,20 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformer
         raise ValueError(f"training: {' '.join(str(error).split())}") from error
 
 
+def _check_values(given: dict[str, Any]) -> None:
+    hints = get_type_hints(SentenceTransformerTrainingArguments)
+    for name, value in given.items():
+        adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+        try:
+            adapter.validate_python(value, strict=True)
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise ValueError(f"training.{name}={value}: {reason}") from None
+        least = 1 if name.endswith("batch_size") else 0 if name == "learning_rate" else None
+        if value is not None and least is not None and value < least:
+            raise ValueError(f"training.{name}={value}: must be at least {least}")
+
+
 def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
     """The recipe's starting model, ready to train.
 
@@ -130,14 +152,15 @@ def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
         ValueError: a size larger than the model.
     """
     try:
-        model = MatryoshkaEncoder(source.path)
+        model = MatryoshkaEncoder(source.path, model_card_data=_ModelCard())
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(f"model {recipe.model.name} cannot be loaded: {reason}") from error
     if model.width is not None:
         _check_sizes(recipe, model.width)
     model.matryoshka_dims = recipe.loss.dims
-    model.model_card_data.generate_widget_examples = False  # no hub page to show them on yet
+    if not source.name.startswith("local/"):
+        model.model_card_data.base_model = source.name
     model.warn_when_cut = False  # the recipe chose the length
     if recipe.model.max_seq_length is not None:
         model.max_seq_length = recipe.model.max_seq_length
@@ -165,6 +188,26 @@ def _evaluator(recipe: Recipe, batch_size: int) -> NestedRetrievalEvaluator | No
     return NestedRetrievalEvaluator(anchors, positives, recipe.loss.dims, batch_size=max(batch_size, 32))
 
 
+class _ModelCard(SentenceTransformerModelCardData):
+    """The parent's card, without random training sentences as examples: what users train on is theirs to show."""
+
+    def set_widget_examples(self, dataset: Any) -> None:
+        """Leave the examples empty."""
+
+
+class _Trainer(SentenceTransformerTrainer):
+    """Stops before a loss that is no number reaches the weights; the parent logs such a loss as 0 and goes on."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {float(loss)} at step {self.state.global_step + 1}; lower training.learning_rate or"
+                " turn off half precision (training.bf16=false training.fp16=false)"
+            )
+        return loss
+
+
 def _trainer(
     recipe: Recipe,
     model: MatryoshkaEncoder,
@@ -180,7 +223,7 @@ def _trainer(
         scale=recipe.loss.scale,
         mini_batch_size=recipe.loss.mini_batch_size,
     )
-    trainer = SentenceTransformerTrainer(
+    trainer = _Trainer(
         model=model,
         args=arguments,
         train_dataset=data,

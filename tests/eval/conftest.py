@@ -1,0 +1,100 @@
+"""Three small tasks of different kind, made here, that mteb evaluates like its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict
+from mteb.abstasks import AbsTask, AbsTaskClassification, AbsTaskRetrieval, AbsTaskSTS
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from mteb.abstasks.task_metadata import TaskMetadata
+
+from mrl_text.eval import tasks as eval_tasks
+from tests.conftest import WORDS
+
+
+def _metadata(name: str, kind: str, main_score: str) -> TaskMetadata:
+    return TaskMetadata(
+        name=name,
+        dataset={"path": f"made-up/{name}", "revision": "1"},
+        description=name,
+        reference=None,
+        type=kind,
+        category="t2t" if kind == "Retrieval" else "t2c",
+        modalities=["text"],
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score=main_score,
+        date=("2020-01-01", "2020-12-31"),
+        domains=["Written"],
+        task_subtypes=[],
+        license="cc0-1.0",
+        annotations_creators="derived",
+        dialect=[],
+        sample_creation="created",
+        bibtex_citation=None,
+    )
+
+
+def _sentence(seed: int, length: int = 5) -> str:
+    return " ".join(WORDS[(seed * 7 + position * (seed % 5 + 1)) % len(WORDS)] for position in range(length))
+
+
+class TinySTS(AbsTaskSTS):
+    metadata = _metadata("TinySTS", "STS", "cosine_spearman")
+    min_score, max_score = 0, 5
+
+    def load_data(self, **kwargs: Any) -> None:
+        pairs = {
+            "sentence1": [_sentence(index) for index in range(40)],
+            "sentence2": [_sentence(index + index % 3) for index in range(40)],
+            "score": [float(5 - index % 3 - (index % 7) / 7) for index in range(40)],
+        }
+        self.dataset = DatasetDict({"test": Dataset.from_dict(pairs)})
+        self.data_loaded = True
+
+
+class TinyClassification(AbsTaskClassification):
+    metadata = _metadata("TinyClassification", "Classification", "accuracy")
+    samples_per_label, n_experiments = 4, 3
+
+    def load_data(self, **kwargs: Any) -> None:
+        def rows(start: int) -> Dataset:
+            texts = [f"{_sentence(index)} {WORDS[index % 2]}" for index in range(start, start + 60)]
+            return Dataset.from_dict({"text": texts, "label": [index % 2 for index in range(start, start + 60)]})
+
+        self.dataset = DatasetDict({"train": rows(0), "test": rows(100)})
+        self.data_loaded = True
+
+
+class TinyRetrieval(AbsTaskRetrieval):
+    metadata = _metadata("TinyRetrieval", "Retrieval", "ndcg_at_10")
+
+    def load_data(self, **kwargs: Any) -> None:
+        documents = [_sentence(index, 9) for index in range(50)]
+        queries = [_sentence(index, 4) for index in range(0, 50, 2)]
+        self.dataset = {
+            "default": {
+                "test": RetrievalSplitData(
+                    corpus=Dataset.from_dict({"id": [f"d{i}" for i in range(50)], "text": documents}),
+                    queries=Dataset.from_dict({"id": [f"q{i}" for i in range(25)], "text": queries}),
+                    relevant_docs={f"q{i}": {f"d{2 * i}": 1, f"d{(2 * i + 9) % 50}": 1} for i in range(25)},
+                    top_ranked=None,
+                )
+            }
+        }
+        self.data_loaded = True
+
+
+TINY_TASKS: dict[str, type[AbsTask]] = {
+    task.metadata.name: task for task in (TinySTS, TinyClassification, TinyRetrieval)
+}
+
+
+@pytest.fixture
+def tiny_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the three tasks, known to the evaluation for the time of a test."""
+    for name, task in TINY_TASKS.items():
+        monkeypatch.setitem(eval_tasks.OWN_TASKS, name, task)
+    return list(TINY_TASKS)

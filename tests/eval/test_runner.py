@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mteb
+import pandas as pd
+import pytest
+from mteb.cache import ResultCache
+from rich.console import Console
+from sentence_transformers import SentenceTransformer
+
+from mrl_text import MatryoshkaEncoder
+from mrl_text.eval import sweep
+from mrl_text.eval.encoders import model_meta
+from mrl_text.eval.figures import draw_curve
+from mrl_text.eval.report import print_report
+from mrl_text.eval.tasks import TaskLoader
+from tests.eval.conftest import TINY_TASKS, TinyRetrieval
+
+DIMS = [8, 16, 32]
+
+
+@pytest.fixture
+def trained(tiny_bert: Path, tmp_path: Path) -> Path:
+    """A model that says it was trained from the tiny BERT: its weights, moved a little."""
+    model = MatryoshkaEncoder(str(tiny_bert), matryoshka_dims=DIMS)
+    for parameter in model.parameters():
+        parameter.data.mul_(1.02)
+    model.describe(name="moved", base_model=str(tiny_bert))
+    model.save_pretrained(str(tmp_path / "run" / "model"))
+    return tmp_path / "run" / "model"
+
+
+def test_every_score_equals_plain_mteb_with_a_truncated_model(
+    tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
+) -> None:
+    scores = sweep([str(tiny_bert)], tiny_tasks, output=tmp_path, dims=DIMS).scores
+    assert len(scores) == len(DIMS) * len(tiny_tasks)
+    for row in scores.itertuples():
+        plain = SentenceTransformer(str(tiny_bert), truncate_dim=row.dim)
+        result = mteb.evaluate(
+            plain,
+            TINY_TASKS[row.task](),
+            cache=None,
+            co2_tracker=False,
+            show_progress_bar=False,
+            encode_kwargs={"normalize_embeddings": True},
+        ).task_results[0]
+        assert row.score == pytest.approx(result.get_score(), abs=1e-4), (row.task, row.dim)
+        assert row.bytes == 4 * row.dim
+
+
+def test_each_text_is_encoded_once_whatever_the_number_of_sizes(
+    tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
+) -> None:
+    counts = [
+        sweep([str(tiny_bert)], tiny_tasks, output=tmp_path / str(len(dims)), dims=dims).encoded
+        for dims in (DIMS, DIMS[-1:])
+    ]
+    assert counts[0] == counts[1]
+    assert sum(counts[0].values()) > 50
+
+
+def test_a_second_run_encodes_nothing_loads_nothing_and_gives_the_same_table(
+    tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sweep([str(tiny_bert)], tiny_tasks, output=tmp_path, dims=DIMS)
+    monkeypatch.setattr("mrl_text.eval.runner.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
+    second = sweep([str(tiny_bert)], tiny_tasks, output=tmp_path, dims=DIMS)
+    pd.testing.assert_frame_equal(first.scores, second.scores)
+    assert not any(second.encoded.values())
+
+
+def test_an_interrupted_run_continues_and_new_data_is_evaluated_again(
+    tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = sweep([str(tiny_bert)], tiny_tasks, output=tmp_path / "whole", dims=DIMS).scores
+    evaluate, calls = mteb.evaluate, []
+
+    def counted(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr("mrl_text.eval.runner.mteb.evaluate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep([str(tiny_bert)], tiny_tasks, output=tmp_path / "part", dims=DIMS)
+    resumed = sweep([str(tiny_bert)], tiny_tasks, output=tmp_path / "part", dims=DIMS).scores
+    assert len(calls) == 1 + len(DIMS) * len(tiny_tasks)
+    pd.testing.assert_frame_equal(resumed, undisturbed)
+
+    dataset = {**TinyRetrieval.metadata.dataset, "revision": "2"}
+    monkeypatch.setattr(TinyRetrieval, "metadata", TinyRetrieval.metadata.model_copy(update={"dataset": dataset}))
+    sweep([str(tiny_bert)], tiny_tasks, output=tmp_path / "part", dims=DIMS)
+    assert len(calls) == 1 + len(DIMS) * (len(tiny_tasks) + 1)
+
+
+def test_the_untrained_base_is_a_line_of_its_own_and_can_be_left_out(
+    trained: Path, tiny_tasks: list[str], tmp_path: Path
+) -> None:
+    result = sweep([str(trained)], ["TinyRetrieval"], output=tmp_path / "a")
+    assert [(line.label, line.role) for line in result.lines] == [
+        ("moved", "model"),
+        (f"{result.lines[1].source.label} (untrained base)", "control"),
+    ]
+    assert sorted(result.curve(result.lines[1])) == DIMS  # the trained sizes, since none were named
+    assert len(sweep([str(trained)], ["TinyRetrieval"], output=tmp_path / "b", control=False).lines) == 1
+
+
+def test_results_are_filed_by_size_where_mteb_itself_finds_them(
+    tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
+) -> None:
+    result = sweep([str(tiny_bert)], ["TinySTS"], output=tmp_path, dims=DIMS)
+    source = result.lines[0].source
+    scores = {
+        dim: ResultCache(cache_path=tmp_path).load_task_result("TinySTS", model_meta(source, dim)).get_score()
+        for dim in DIMS
+    }
+    assert scores == pytest.approx(result.curve(result.lines[0]))
+    assert len(set(scores.values())) == len(DIMS)
+    files = sorted(tmp_path.glob("results/*/*/experiments/embed_dim_*/TinySTS.json"))
+    assert len(files) == len(DIMS)
+
+
+def test_the_mean_of_the_per_query_scores_is_the_main_score_and_lies_in_its_interval(
+    tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
+) -> None:
+    result = sweep([str(tiny_bert)], ["TinyRetrieval"], output=tmp_path, dims=DIMS)
+    for row in result.scores.itertuples():
+        (file,) = tmp_path.glob(f"items/*/embed_dim_{row.dim}/TinyRetrieval.json")
+        items = json.loads(file.read_text())
+        assert len(items) == row.n == 25
+        assert sum(items.values()) / 25 == pytest.approx(row.score, abs=1e-5)
+        assert row.ci_low < row.score < row.ci_high
+    line = result.lines[0]
+    difference = result.compare("TinyRetrieval", line, 32, line, 8)
+    assert difference.mean == pytest.approx(result.curve(line)[32] - result.curve(line)[8], abs=1e-5)
+
+
+def test_table_files_report_and_pictures_say_the_same(
+    trained: Path, tiny_tasks: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = sweep([str(trained)], tiny_tasks, output=tmp_path)
+    for table in (pd.read_csv(tmp_path / "scores.csv"), pd.read_parquet(tmp_path / "scores.parquet")):
+        assert table["score"].tolist() == pytest.approx(result.scores["score"].tolist())
+        assert set(table["dim"]) == set(DIMS)
+    print_report(result, Console(width=120))
+    printed = capsys.readouterr().out
+    full = result.curve(result.lines[0])
+    for dim, score in full.items():
+        (line,) = [line for line in printed.partition("untrained")[0].splitlines() if f"│ {dim:4d} │" in line]
+        assert f"{100 * score:.2f}" in line
+        assert f"{100 * score / full[32]:.1f} %" in line
+    assert "Smallest size that keeps 99%" in printed
+    png, svg = draw_curve(result)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    text = svg.read_text()
+    assert "moved" in text
+    assert "(untrained base)" in text
+
+
+def test_bad_requests_are_refused_before_a_model_is_loaded(
+    tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrl_text.eval.runner.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
+    model = str(tiny_bert)
+    with pytest.raises(ValueError, match="did you mean 'STSBenchmark'"):
+        sweep([model], ["STSBenchmrk"], output=tmp_path)
+    with pytest.raises(ValueError, match="from 1 to 32"):
+        sweep([model], ["TinySTS"], output=tmp_path, dims=[64])
+    with pytest.raises(ValueError, match="no task"):
+        sweep([model], [], output=tmp_path)
+    with pytest.raises(FileNotFoundError, match="no model"):
+        sweep([str(tmp_path / "nothing" / "here")], ["TinySTS"], output=tmp_path)
+    with pytest.raises(FileNotFoundError, match="STSBenchmark"):
+        sweep([model], ["STSBenchmark", "SciFact"], output=tmp_path, mirror=tmp_path)
+    with pytest.raises(FileNotFoundError, match="no mirror folder"):
+        sweep([model], ["STSBenchmark"], output=tmp_path, mirror=tmp_path / "absent")
+
+
+def test_a_fresh_task_shares_the_data_but_not_what_an_evaluation_filtered(tiny_tasks: list[str]) -> None:
+    loader = TaskLoader(["TinyRetrieval"])
+    first, second = loader.fresh("TinyRetrieval"), loader.fresh("TinyRetrieval")
+    assert first.dataset["default"]["test"]["corpus"] is second.dataset["default"]["test"]["corpus"]
+    first.dataset["default"]["test"]["relevant_docs"]["q0"].clear()
+    assert second.dataset["default"]["test"]["relevant_docs"]["q0"]
+    assert first.np_rng is not second.np_rng

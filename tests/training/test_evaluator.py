@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sklearn.metrics import ndcg_score
+
+from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.training.evaluator import NestedRetrievalEvaluator, nested_ndcg
+
+
+def noisy_pairs(rows: int, width: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(rows)
+    anchors = torch.randn(rows, width, generator=generator)
+    return anchors, anchors + noise * torch.randn(rows, width, generator=generator)
+
+
+@pytest.mark.parametrize("rows", [40, 1100], ids=["one block of rows", "several blocks of rows"])
+@pytest.mark.parametrize("dim", [3, 8, 24])
+def test_the_score_is_ndcg_at_10_of_the_cut_vectors(rows: int, dim: int) -> None:
+    anchors, positives = noisy_pairs(rows, 24, noise=1.5)
+    queries, documents = anchors.double().numpy()[:, :dim], positives.double().numpy()[:, :dim]
+    cosines = queries @ documents.T / np.outer(np.linalg.norm(queries, axis=1), np.linalg.norm(documents, axis=1))
+    expected = ndcg_score(np.eye(rows), cosines, k=10)
+    assert 0.01 < expected < 0.99
+    assert nested_ndcg(anchors.double(), positives.double(), dim) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(1, 1.0), (3, 0.5), (10, 1 / np.log2(11)), (11, 0.0)])
+def test_ties_count_against_the_model(rows: int, expected: float) -> None:
+    same = torch.ones(rows, 4)
+    assert nested_ndcg(same, same, 4) == pytest.approx(expected)
+
+
+def test_vectors_that_are_no_numbers_score_nothing() -> None:
+    anchors, positives = noisy_pairs(20, 8, noise=0.1)
+    assert nested_ndcg(torch.full_like(anchors, torch.nan), positives, 8) == 0
+    anchors[:10] = torch.nan
+    assert nested_ndcg(anchors, positives, 8) <= 0.5
+
+
+@pytest.fixture
+def model(tiny_bert: Path) -> MatryoshkaEncoder:
+    return MatryoshkaEncoder(str(tiny_bert), device="cpu")
+
+
+@pytest.fixture
+def texts(triplets: list[dict[str, str]]) -> tuple[list[str], list[str]]:
+    return [row["anchor"] for row in triplets], [row["positive"] for row in triplets]
+
+
+@pytest.mark.parametrize("dims", [[32], [32, 8, 16, 4, 2]])
+def test_each_text_is_encoded_once_however_many_sizes_are_asked_for(
+    model: MatryoshkaEncoder, texts: tuple[list[str], list[str]], dims: list[int]
+) -> None:
+    encoded: list[int] = []
+    model[0].register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0]["input_ids"])))
+    NestedRetrievalEvaluator(*texts, dims, batch_size=16)(model)
+    assert sum(encoded) == len(texts[0]) + len(texts[1])
+
+
+@pytest.mark.parametrize("kind", [MatryoshkaEncoder, SentenceTransformer])
+def test_every_size_is_scored_on_the_full_width_vectors_of_any_model(
+    kind: type[SentenceTransformer], tiny_bert: Path, texts: tuple[list[str], list[str]]
+) -> None:
+    model = kind(str(tiny_bert), device="cpu")
+    anchors, positives = (torch.from_numpy(model.encode(part)) for part in texts)
+    metrics = NestedRetrievalEvaluator(*texts, [32, 8])(model)
+    expected = {dim: nested_ndcg(anchors, positives, dim) for dim in (8, 32)}
+    assert expected[8] != expected[32]
+    assert list(metrics) == ["validation_dim8_ndcg@10", "validation_dim32_ndcg@10"]
+    assert list(metrics.values()) == pytest.approx(list(expected.values()), abs=1e-6)
+
+
+def test_the_largest_size_is_the_primary_metric_and_the_name_its_prefix(
+    model: MatryoshkaEncoder, texts: tuple[list[str], list[str]]
+) -> None:
+    evaluator = NestedRetrievalEvaluator(*texts, [16, 4], name="dev")
+    metrics = evaluator(model)
+    assert list(metrics) == ["dev_dim4_ndcg@10", "dev_dim16_ndcg@10"]
+    assert evaluator.primary_metric == "dev_dim16_ndcg@10"
+    assert evaluator.greater_is_better
+
+
+@pytest.mark.parametrize(
+    ("anchors", "positives", "dims", "message"),
+    [
+        ([], [], [8], "got 0/0"),
+        (["a dog"], ["a cat", "a house"], [8], "got 1/2"),
+        (["a dog"], ["a cat"], [], "dims is empty"),
+    ],
+)
+def test_nothing_to_measure_is_refused(anchors: list[str], positives: list[str], dims: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NestedRetrievalEvaluator(anchors, positives, dims)

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sentence_transformers import SentenceTransformerTrainingArguments
+
+from mrl_text.training.recipe import (
+    Recipe,
+    load_recipe,
+    recipe_description,
+    recipe_text,
+    shipped_recipes,
+)
+
+SHIPPED = ["bert-base-nli", "minilm-nli", "quickstart"]
+
+MINIMAL: dict[str, Any] = {
+    "model": {"name": "someone/some-model"},
+    "data": {"train": [{"source": "pairs.csv"}]},
+    "loss": {"dims": [8, 16, 32]},
+}
+
+Writer = Callable[[Any], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Writer:
+    """Write a recipe file and return its name; a mapping is written as YAML, a text as it is."""
+
+    def to_file(content: Any) -> str:
+        file = tmp_path / "mine.yaml"
+        file.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+        return str(file)
+
+    return to_file
+
+
+def one_line_error(name: str, overrides: list[str] | None = None) -> str:
+    """The message of the ``ValueError`` that loading raises."""
+    with pytest.raises(ValueError) as caught:
+        load_recipe(name, overrides or [])
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_shipped_recipes_are_the_files_of_the_folder() -> None:
+    assert list(shipped_recipes()) == SHIPPED
+    in_package = [item.name for item in files("mrl_text.recipes").iterdir()]
+    assert sorted(name for name in in_package if name.endswith(".yaml")) == [f"{name}.yaml" for name in SHIPPED]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_is_valid_and_says_what_its_file_says(name: str) -> None:
+    recipe = load_recipe(name)
+    written = yaml.safe_load(recipe_text(name))
+    assert recipe.description == recipe_description(name) == " ".join(written["description"].split())
+    assert recipe.model.name == written["model"]["name"]
+    assert recipe.loss.dims == written["loss"]["dims"] == sorted(recipe.eval.dims)
+    assert recipe.training == written["training"]
+    assert [source.source for source in recipe.data.train] == [item["source"] for item in written["data"]["train"]]
+    assert recipe.eval.tasks == written["eval"]["tasks"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_has_training_arguments_that_the_trainer_takes(name: str, tmp_path: Path) -> None:
+    training = load_recipe(name).training
+    arguments = SentenceTransformerTrainingArguments(output_dir=str(tmp_path), report_to="none", **training)
+    assert arguments.learning_rate == training["learning_rate"]
+
+
+def test_a_minimal_recipe_takes_the_defaults(write: Writer) -> None:
+    recipe = load_recipe(write(MINIMAL))
+    assert recipe.loss.name == "nested_infonce"
+    assert (recipe.loss.weights, recipe.loss.scale, recipe.loss.mini_batch_size) == (None, 20.0, None)
+    assert recipe.training == {}
+    assert recipe.data.train[0].split == "train"
+    assert recipe.data.validation == []
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("modle.name=x", "modle: unknown key; did you mean 'model'?"),
+        ("model.nam=x", "model.nam: unknown key; did you mean 'name'?"),
+        ("data.trian=[]", "data.trian: unknown key; did you mean 'train'?"),
+        ("data.train[0].sorce=x", "data.train.0.sorce: unknown key; did you mean 'source'?"),
+        ("data.validation=[{source: a.csv, colums: [a, b]}]", "colums: unknown key; did you mean 'columns'?"),
+        ("loss.scales=5", "loss.scales: unknown key; did you mean 'scale'?"),
+        ("eval.task=[STSBenchmark]", "eval.task: unknown key; did you mean 'tasks'?"),
+        ("training.lerning_rate=1", "lerning_rate: unknown training argument; did you mean 'learning_rate'?"),
+        ("loss.temperature=5", "known: dims, mini_batch_size, name, scale, weights"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(write: Writer, override: str, nearest: str) -> None:
+    assert nearest in one_line_error(write(MINIMAL), [override])
+
+
+@pytest.mark.parametrize(
+    ("section", "wrong", "right"), [("", "modle", "model"), ("loss", "dim", "dims"), ("model", "nmae", "name")]
+)
+def test_a_misspelt_required_key_is_called_unknown_and_not_missing(
+    write: Writer, section: str, wrong: str, right: str
+) -> None:
+    changed = {name: dict(value) for name, value in MINIMAL.items()}
+    keys: dict[str, Any] = changed[section] if section else changed
+    keys[wrong] = keys.pop(right)
+    assert f"did you mean {right!r}?" in one_line_error(write(changed))
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("training.learning_rate=1e-4", "training.learning_rate", 1e-4),
+        ("training.bf16=true", "training.bf16", True),
+        ("training.lr_scheduler_type=cosine", "training.lr_scheduler_type", "cosine"),
+        ("loss.dims=[32, 64, 128, 256, 380]", "loss.dims", [32, 64, 128, 256, 380]),
+        ("loss.weights=[1,0.5,2e-1,0,4]", "loss.weights", [1, 0.5, 0.2, 0, 4]),
+        ("model.max_seq_length=null", "model.max_seq_length", None),
+        ("data.train[0].source=pairs.csv", "data.train.0.source", "pairs.csv"),
+        ("data.train[0].columns=[a,b]", "data.train.0.columns", ["a", "b"]),
+        ("eval.tasks=[]", "eval.tasks", []),
+        ("model.name=./a=b", "model.name", "./a=b"),
+        ("model.name='1e-4'", "model.name", "1e-4"),
+        (" model.dropout =0.5", "model.dropout", 0.5),
+    ],
+)
+def test_an_override_sets_one_value_and_leaves_the_rest(override: str, path: str, value: Any) -> None:
+    expected = load_recipe("minilm-nli").model_dump()
+    *parents, last = path.split(".")
+    node: Any = expected
+    for part in parents:
+        node = node[int(part) if part.isdigit() else part]
+    assert node.get(last) != value
+    node[last] = value
+    assert load_recipe("minilm-nli", [override]).model_dump() == expected
+
+
+def test_overrides_replace_whole_lists_and_the_last_one_wins() -> None:
+    overrides = ["data.train=[{source: a.csv}, {source: b.csv}]", "loss.scale=5", "loss.scale=6"]
+    recipe = load_recipe("quickstart", overrides)
+    assert [source.model_dump(exclude_defaults=True) for source in recipe.data.train] == [
+        {"source": "a.csv"},
+        {"source": "b.csv"},
+    ]
+    assert recipe.loss.scale == 6
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "nonsense",
+        "=3",
+        " =3",
+        "data.train[5].source=a.csv",
+        "data.train[x].source=a.csv",
+        "data.train.source=a.csv",
+        "loss.dims=[32,",
+        "model.name='open",
+    ],
+)
+def test_an_override_that_cannot_be_applied_is_named(override: str) -> None:
+    assert override in one_line_error("minilm-nli", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss=null", "loss: "),
+        ("loss.dims=64", "loss.dims: "),
+        ("loss.dims=[]", "dims is empty"),
+        ("loss.dims=[0,8,16]", "got 0"),
+        ("loss.dims=[8,16.5,32]", "loss.dims.1: "),
+        ("loss.dims=[8,16,8]", "names a size twice"),
+        ("loss.weights=[1,2]", "weights has 2 values for 3 dims"),
+        ("loss.weights=[1,2,-1]", "loss.weights.2: "),
+        ("loss.scale=0", "loss.scale: "),
+        ("loss.name=triplet", "loss.name: "),
+        ("loss.mini_batch_size=0", "loss.mini_batch_size: "),
+        ("data.train=[]", "data.train: "),
+        ("data.train[0].columns=[a]", "columns needs at least two names"),
+        ("data.train[0].packages=[numpy]", "belong to source 'docstrings'"),
+        ("data.train[0].limit=0", "data.train.0.limit: "),
+        ("model.name=null", "model.name: "),
+        ("model.name=${nowhere}", "nowhere"),
+        ("model.dropout=1", "model.dropout: "),
+        ("training=5", "training: "),
+        ("training.output_dir=runs/mine", "chosen with --output"),
+        ("eval.dims=[a]", "eval.dims.0: "),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_place_and_the_file(write: Writer, override: str, message: str) -> None:
+    file = write(MINIMAL)
+    error = one_line_error(file, [override])
+    assert error.startswith(f"{file}: ")
+    assert message in error
+
+
+@pytest.mark.parametrize("content", ["- model\n- loss", "42", "true", "3.5"])
+def test_a_recipe_that_is_no_mapping_is_refused(write: Writer, content: str) -> None:
+    file = write(content)
+    assert one_line_error(file) == f"{file}: a recipe is a mapping with model, data and loss"
+
+
+@pytest.mark.parametrize("content", ["", "null", "just words"])
+def test_a_recipe_without_sections_is_refused(write: Writer, content: str) -> None:
+    file = write(content)
+    assert one_line_error(file).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("model:\n  name: x\n name: y\n", 3),
+        ("model: {name: x}\nloss: [8, 16\ndata: {}\n", 3),
+        ("model:\n\tname: x\n", 2),
+        ("model:\n  name: x\n  name: y\n", 3),
+    ],
+    ids=["indentation", "bracket", "tab", "same-key-twice"],
+)
+def test_what_is_no_yaml_is_refused_with_file_and_line(write: Writer, content: str, line: int) -> None:
+    file = write(content)
+    error = one_line_error(file)
+    assert error.startswith(f"{file}: ")
+    assert f"line {line}" in error
+
+
+def test_a_file_that_is_no_text_is_refused_with_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
+    assert str(file) in one_line_error(str(file))
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "folder/mine"])
+def test_a_missing_file_is_called_missing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"^no recipe file at {name}$"):
+        load_recipe(name)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_shipped_one() -> None:
+    for load in (load_recipe, recipe_text, recipe_description):
+        with pytest.raises(ValueError, match=r"^no recipe named 'quikstart'; did you mean 'quickstart'\?$"):
+            load("quikstart")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["loss.weights=[1,2,3]", "loss.dims=[8,16,24]", "loss.scale=5"],
+        ["training.learning_rate=1e-4", "training.bf16=false", "model.name='1e-4'", "description='a: b # c'"],
+        ["data.train=[{source: a.csv, columns: [a, b], limit: 3}]", "training={}", "eval={}"],
+    ],
+    ids=["as-shipped", "loss", "numbers-and-texts", "data"],
+)
+def test_a_recipe_written_as_yaml_is_the_same_recipe_again(write: Writer, name: str, overrides: list[str]) -> None:
+    recipe = load_recipe(name, overrides)
+    text = recipe.to_yaml()
+    again = load_recipe(write(text))
+    assert again == recipe
+    assert again.to_yaml() == text
+
+
+def test_a_recipe_is_written_with_its_defaults_so_that_a_later_version_reads_the_same() -> None:
+    written = yaml.safe_load(Recipe.model_validate(MINIMAL).to_yaml())
+    assert written["model"] == {**MINIMAL["model"], "freeze_embeddings": False}
+    assert written["loss"] == {**MINIMAL["loss"], "name": "nested_infonce", "scale": 20.0}
+    assert Recipe.model_validate(written) == Recipe.model_validate(MINIMAL)
+
+
+def test_a_recipe_cannot_be_changed_in_place() -> None:
+    recipe = load_recipe("quickstart")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.loss.scale = 5.0  # type: ignore[misc]

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.training import trainer as train_module
+from mrl_text.training.callbacks import MetricsLog
+from mrl_text.training.recipe import Recipe, load_recipe, shipped_recipes
+from mrl_text.training.run import RunFolder
+from mrl_text.training.trainer import train
+
+MakeRecipe = Callable[..., Recipe]
+STEPS = 8
+EMBEDDINGS = "embeddings.word_embeddings.weight"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what the readers write out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, triplets: list[dict[str, str]]) -> Path:
+    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in triplets), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def make_recipe(tiny_bert: Path, pairs: Path) -> MakeRecipe:
+    """A shipped recipe on the tiny BERT and local triplets, in float32 on the CPU; later overrides win."""
+
+    def make(*overrides: str, name: str = "minilm-nli", bf16: bool | None = False) -> Recipe:
+        precision = [] if bf16 is None else [f"training.bf16={str(bf16).lower()}"]
+        local = [
+            f"model.name={tiny_bert}",
+            "model.dropout=null",
+            f"data.train=[{{source: {pairs}}}]",
+            f"data.validation=[{{source: {pairs}, limit: 20}}]",
+            "loss.dims=[8,16,32]",
+            "loss.weights=null",
+            "eval.dims=[]",
+            f"training.max_steps={STEPS}",
+            "training.per_device_train_batch_size=8",
+            "training.learning_rate=1e-3",
+            "training.logging_steps=1",
+            "training.eval_steps=4",
+            "training.save_steps=100",
+            "training.use_cpu=true",
+        ]
+        return load_recipe(name, [*local, *precision, *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(make_recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that nothing disturbed; tests only read it."""
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "finished")
+    assert train(make_recipe(), folder.path) == folder.model
+    return folder
+
+
+def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder.model / "model.safetensors"))
+
+
+def assert_same_weights(one: RunFolder, other: RunFolder) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        torch.testing.assert_close(second[name], weight, rtol=0, atol=1e-7, msg=name)
+
+
+def logged(folder: RunFolder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def losses(folder: RunFolder) -> dict[int, float]:
+    return {entry["step"]: entry["loss"] for entry in logged(folder) if "loss" in entry}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def refuse_model(*arguments: object, **options: object) -> MatryoshkaEncoder:
+    raise AssertionError("a model was loaded")
+
+
+def at_step(step: int, action: Callable[[], None]) -> Callable[..., None]:
+    """``MetricsLog.on_log`` that acts once the loss of that step is written."""
+    original = MetricsLog.on_log
+
+    def on_log(self: MetricsLog, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        original(self, args, state, control, logs=logs, **kwargs)
+        if state.global_step == step and "loss" in (logs or {}):
+            action()
+
+    return on_log
+
+
+@pytest.mark.parametrize("validated", [True, False], ids=["with validation", "without validation"])
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_trains(
+    make_recipe: MakeRecipe, pairs: Path, tmp_path: Path, name: str, validated: bool
+) -> None:
+    overrides = [] if validated else ["data.validation=[]"]
+    recipe = make_recipe("training.max_steps=1", *overrides, name=name, bf16=None)
+    model = train(recipe, tmp_path / "run")
+    assert model == tmp_path / "run" / "model"
+    written = {file.name for file in (tmp_path / "run").iterdir()}
+    assert written == {"recipe.yaml", "versions.json", "metrics.jsonl", "checkpoints", "model", "result.json"}
+    assert json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))["steps"] == 1
+    assert SentenceTransformer(str(model), device="cpu").encode(["a dog"]).shape == (1, 32)
+
+
+def test_the_saved_model_is_a_plain_sentence_transformers_model(finished: RunFolder) -> None:
+    texts = ["the dog sleeps", "a red car and a train"]
+    plain, ours = (kind(str(finished.model), device="cpu") for kind in (SentenceTransformer, MatryoshkaEncoder))
+    for dim in (8, 32):
+        expected = plain.encode(texts, truncate_dim=dim, normalize_embeddings=True)
+        np.testing.assert_allclose(ours.encode(texts, dim=dim), expected, atol=1e-6)
+    assert plain.max_seq_length == 64
+    assert ours.matryoshka_dims == (8, 16, 32)
+    config = json.loads((finished.model / "config.json").read_text(encoding="utf-8"))
+    assert (config["matryoshka_dimensions"], config["is_matryoshka"]) == ([8, 16, 32], True)
+
+
+def test_a_run_records_its_recipe_versions_and_result(
+    finished: RunFolder, make_recipe: MakeRecipe, tiny_bert: Path
+) -> None:
+    assert load_recipe(str(finished.recipe)) == make_recipe()
+    versions = json.loads((finished.path / "versions.json").read_text(encoding="utf-8"))
+    assert versions["torch"] == torch.__version__
+    assert versions.keys() >= {"python", "platform", "mrl-text", "sentence-transformers", "transformers", "datasets"}
+    result = json.loads(finished.result.read_text(encoding="utf-8"))
+    assert (result["steps"], result["device"], result["mixed_precision"]) == (STEPS, "cpu", "no")
+    assert result["last_loss"] == losses(finished)[STEPS]
+    assert result["base_model"]["name"] == f"local/{tiny_bert.name}"
+    assert re.fullmatch("[0-9a-f]{16}", result["base_model"]["revision"])
+
+
+def test_every_step_is_logged_and_validation_scores_every_size(finished: RunFolder) -> None:
+    entries = logged(finished)
+    assert [entry["step"] for entry in entries if "loss" in entry] == list(range(1, STEPS + 1))
+    validated = [entry for entry in entries if any("ndcg" in key for key in entry)]
+    assert [entry["step"] for entry in validated] == [4, 8]
+    for entry in validated:
+        scores = {key: value for key, value in entry.items() if "ndcg" in key}
+        assert list(scores) == [f"eval_validation_dim{dim}_ndcg@10" for dim in (8, 16, 32)]
+        assert all(0 < score <= 1 for score in scores.values())
+
+
+def test_training_lowers_the_loss(finished: RunFolder) -> None:
+    values = list(losses(finished).values())
+    assert sum(values[-3:]) < sum(values[:3])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(
+    finished: RunFolder, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    again, other = RunFolder(tmp_path / "again"), RunFolder(tmp_path / "other")
+    train(make_recipe(), again.path)
+    train(make_recipe("training.seed=7"), other.path)
+    for name, weight in weights(finished).items():
+        assert torch.equal(weights(again)[name], weight), name
+    with pytest.raises(AssertionError):
+        assert_same_weights(finished, other)
+
+
+def test_frozen_embeddings_stay_and_everything_else_learns(
+    finished: RunFolder, make_recipe: MakeRecipe, tiny_bert: Path, tmp_path: Path
+) -> None:
+    before = load_file(tiny_bert / "model.safetensors")
+    thawed = RunFolder(tmp_path / "thawed")
+    train(make_recipe("model.freeze_embeddings=false"), thawed.path)
+    assert torch.equal(weights(finished)[EMBEDDINGS], before[EMBEDDINGS])
+    assert not torch.equal(weights(thawed)[EMBEDDINGS], before[EMBEDDINGS])
+    layer = "encoder.layer.1.output.dense.weight"
+    assert not torch.equal(weights(finished)[layer], before[layer])
+
+
+def test_cached_gradients_and_dropout_off_reach_the_weights_of_plain_training(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    plain, cached = RunFolder(tmp_path / "plain"), RunFolder(tmp_path / "cached")
+    train(make_recipe("model.dropout=0", "training.max_steps=2"), plain.path)
+    train(make_recipe("model.dropout=0", "training.max_steps=2", "loss.mini_batch_size=3"), cached.path)
+    for name, weight in weights(plain).items():
+        torch.testing.assert_close(weights(cached)[name], weight, rtol=0, atol=1e-5, msg=name)
+
+
+MISTAKES = [
+    ("loss.dims=[8,64]", ValueError, "loss.dims asks for 64, but .*tiny-bert.* has width 32"),
+    ("eval.dims=[48]", ValueError, "eval.dims asks for 48, but .*tiny-bert.* has width 32"),
+    ("data.train[0].source=/nowhere/pairs.jsonl", FileNotFoundError, "no training data at /nowhere/pairs.jsonl"),
+    ("data.validation[0].source=nowhere.csv", FileNotFoundError, "no training data at nowhere.csv"),
+    ("data.train=[{source: docstrings, packages: [json]}]", ValueError, "json are held out for evaluation"),
+    ("model.name=/nowhere/model", FileNotFoundError, "no model at /nowhere/model"),
+    ("training.lr_scheduler_type=banana", ValueError, "^training: banana is not a valid SchedulerType"),
+    ("training.save_steps=2.5", ValueError, "^training: --save_steps must be an integer"),
+    ("training.eval_strategy=often", ValueError, "^training: often is not a valid IntervalStrategy"),
+    ("training.learning_rate=fast", ValueError, "^training.*learning_rate"),
+    ("training.max_steps=many", ValueError, "^training.*max_steps"),
+    ("training.seed=lucky", ValueError, "^training.*seed"),
+    ("training.per_device_train_batch_size=0", ValueError, "^training.*per_device_train_batch_size"),
+    ("training.per_device_eval_batch_size=big", ValueError, "^training.*per_device_eval_batch_size"),
+]
+
+
+@pytest.mark.parametrize(("override", "error", "message"), MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
+def test_mistakes_are_found_before_anything_is_loaded_or_written(
+    make_recipe: MakeRecipe,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    override: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.setattr(train_module, "MatryoshkaEncoder", refuse_model)
+    recipe = make_recipe(override)
+    with pytest.raises(error, match=message) as refused:
+        train(recipe, tmp_path / "run")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_failed_on_its_data_can_be_started_again_with_other_columns(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(train_module, "MatryoshkaEncoder", refuse_model)
+    for wrong in ("data.train[0].columns=[anchor,answer]", "data.validation[0].columns=[anchor,answer]"):
+        with pytest.raises(ValueError, match="has no column 'answer'"):
+            train(make_recipe(wrong), tmp_path / "run")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_with_other_things_in_it_is_left_alone(make_recipe: MakeRecipe, tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="is not empty and holds no run"):
+        train(make_recipe(), tmp_path, resume=resume)
+    assert contents(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_a_run_is_not_overwritten_unless_resumed(
+    finished: RunFolder, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "MatryoshkaEncoder", refuse_model)
+    before = contents(finished.path)
+    with pytest.raises(FileExistsError, match="already holds a run: continue it with --resume"):
+        train(make_recipe(), finished.path)
+    with pytest.raises(ValueError, match=r"another recipe \(was 'learning_rate: 0.001', now 'learning_rate: 0.002'\)"):
+        train(make_recipe("training.learning_rate=2e-3"), finished.path, resume=True)
+    assert train(make_recipe(), finished.path, resume=True) == finished.model
+    assert contents(finished.path) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interrupted_run_resumes_to_the_weights_of_an_undisturbed_one(
+    finished: RunFolder,
+    make_recipe: MakeRecipe,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    handler = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "on_log", at_step(3, lambda: signal.raise_signal(number)))
+        with pytest.raises(KeyboardInterrupt, match=f"stopped at step [34] of {STEPS}"):
+            train(make_recipe(), folder.path)
+    assert signal.getsignal(number) is handler
+    saved = folder.last_checkpoint()
+    assert saved is not None
+    assert saved.name in ("checkpoint-3", "checkpoint-4")
+    assert not folder.result.exists()
+    assert not folder.model.exists()
+
+    unfinished = folder.checkpoints / "checkpoint-6"  # the power went off while this one was written
+    unfinished.mkdir()
+    (unfinished / "model.safetensors").write_bytes(b"half")
+    train(make_recipe(), folder.path, resume=True)
+    assert_same_weights(finished, folder)
+    assert folder.result.exists()
+    assert losses(folder) == pytest.approx(losses(finished))
+
+
+def test_a_second_interrupt_stops_at_once_and_resuming_starts_over(
+    finished: RunFolder, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+
+    def interrupt_twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "on_log", at_step(3, interrupt_twice))
+        with pytest.raises(KeyboardInterrupt):
+            train(make_recipe(), folder.path)
+    assert folder.last_checkpoint() is None
+    assert logged(folder)[-1]["step"] == 3
+    train(make_recipe(), folder.path, resume=True)
+    assert_same_weights(finished, folder)
+    steps = [entry["step"] for entry in logged(folder) if "loss" in entry]
+    assert steps == list(range(1, STEPS + 1)), "steps that were repeated are logged twice"
+
+
+@pytest.mark.parametrize("state", [None, b"", b'{"global_step": 3', b"\xff\xfe\x00"])
+def test_a_checkpoint_that_was_not_written_to_the_end_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, state: bytes | None
+) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.last_checkpoint() is None
+    for step in (2, 10, 9):
+        (folder.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+    for step in (2, 9):
+        (folder.checkpoints / f"checkpoint-{step}" / "trainer_state.json").write_text("{}", encoding="utf-8")
+    if state is not None:
+        (folder.checkpoints / "checkpoint-10" / "trainer_state.json").write_bytes(state)
+    found = folder.last_checkpoint()
+    assert found is not None
+    assert found.name == "checkpoint-9"
+    assert "checkpoint-10 was not written to the end and is passed over" in caplog.text
+
+
+@pytest.mark.parametrize("override", ["training.learning_rate=1e30", "loss.scale=1e39"])
+def test_a_loss_that_is_no_number_stops_the_run(make_recipe: MakeRecipe, tmp_path: Path, override: str) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d; lower training.learning_rate"):
+        train(make_recipe(override, "training.warmup_steps=0"), folder.path)
+    assert not folder.result.exists()
+    assert not folder.model.exists()
+
+
+def test_a_run_that_broke_down_leaves_a_checkpoint_from_before(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    rarely_logged = ("training.logging_steps=4", "training.save_steps=1")
+    with pytest.raises(FloatingPointError):
+        train(make_recipe("training.learning_rate=1e30", "training.warmup_steps=0", *rarely_logged), folder.path)
+    saved = folder.last_checkpoint()
+    assert saved is not None
+    for name, weight in load_file(saved / "model.safetensors").items():
+        assert weight.isfinite().all(), f"{saved.name}: {name}"
