@@ -35,9 +35,11 @@ $(VENV)/bin/python:
 		|| { echo "On Debian and Ubuntu: sudo apt install python3-venv, then run make again"; rm -rf $(VENV); exit 1; }
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[quickstart]'
+	@echo "Installing into $(VENV); torch is large, so this takes minutes ..."
+	$(BIN)/python -m pip install -qq $(PIP_FLAGS) -c constraints.txt -e '.[quickstart]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[quickstart,dev]'
+	@echo "Installing into $(VENV); torch is large, so this takes minutes ..."
+	$(BIN)/python -m pip install -qq $(PIP_FLAGS) -c constraints.txt -e '.[quickstart,dev]'
 	touch $@

@@ -63,7 +63,7 @@ def _command(function: Command) -> Command:
 
 def _hint(function: Callable[..., Any]) -> str:
     if function.__name__ == "train":
-        return "Run the same command with --resume to continue."
+        return "To continue: mrl-text train RUN_FOLDER --resume"
     return "Run the same command again to continue."
 
 
@@ -131,7 +131,7 @@ def copy_recipe(
 @app.command()
 @_command
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, a YAML file, or the folder of a run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, as often as you like.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; default runs/RECIPE.")
@@ -141,12 +141,13 @@ def train(
     """Train a Matryoshka encoder as a recipe says."""
     from mrl_text.training.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or ())
+    run = Path(recipe) if (Path(recipe) / "recipe.yaml").is_file() else None
+    loaded = load_recipe(str(run / "recipe.yaml") if run else recipe, overrides or ())
     from mrl_text.quiet import quiet_libraries
     from mrl_text.training.trainer import train as run_training
 
     quiet_libraries()
-    folder = output or Path("runs") / Path(recipe).stem
+    folder = output or run or Path("runs") / Path(recipe).stem
     typer.echo(run_training(loaded, folder, resume=resume))
 
 

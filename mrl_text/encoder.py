@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.util.decorators import deprecated_kwargs
 
 from mrl_text.files import write_atomically
 from mrl_text.models import METADATA_KEY, find_model
@@ -94,7 +93,6 @@ class MatryoshkaEncoder(SentenceTransformer):
             self.config.matryoshka_dimensions = list(checked)
             self.config.is_matryoshka = True
 
-    @deprecated_kwargs(sentences="inputs")
     def encode(
         self,
         inputs: str | Iterable[Any],

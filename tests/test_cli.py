@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import mrl_text
 from mrl_text.cli import app, main
+from mrl_text.training.recipe import load_recipe
 
 SHIPPED = sorted(
     item.name.removesuffix(".yaml") for item in files("mrl_text.recipes").iterdir() if item.name.endswith(".yaml")
@@ -190,7 +191,7 @@ def test_an_interrupted_training_says_how_to_resume(monkeypatch: pytest.MonkeyPa
     result = invoke("train", "quickstart")
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr.strip() == (
-        "Interrupted: a checkpoint was saved. Run the same command with --resume to continue."
+        "Interrupted: a checkpoint was saved. To continue: mrl-text train RUN_FOLDER --resume"
     )
 
 
@@ -202,3 +203,16 @@ def test_any_other_interrupted_command_says_to_run_it_again(monkeypatch: pytest.
     result = invoke("recipes", "show", "quickstart")
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr.strip() == "Interrupted. Run the same command again to continue."
+
+
+def test_a_run_is_resumed_or_repeated_from_its_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("quickstart", ["training.max_steps=7"])
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    calls: list[tuple[Any, Path, bool]] = []
+    monkeypatch.setattr(
+        "mrl_text.training.trainer.train", lambda loaded, folder, resume: calls.append((loaded, folder, resume))
+    )
+    runner = CliRunner()
+    assert runner.invoke(app, ["train", str(tmp_path), "--resume"]).exit_code == 0
+    assert runner.invoke(app, ["train", str(tmp_path), "--output", str(tmp_path / "again")]).exit_code == 0
+    assert calls == [(recipe, tmp_path, True), (recipe, tmp_path / "again", False)]
