@@ -210,6 +210,7 @@ def quickstart(
     from mrl_text.quiet import quiet_libraries, work_offline
 
     require_packaged_model("sentence-transformers/all-MiniLM-L6-v2", extra="quickstart")
+    typer.echo(f"The quick start takes minutes. It lands in {output}; interrupted, it continues there.", err=True)
     work_offline()
     from rich.console import Console
 

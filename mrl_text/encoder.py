@@ -153,7 +153,8 @@ class MatryoshkaEncoder(SentenceTransformer):
                 f"precision={precision!r} takes its ranges from the texts of the call, and one text has none: encode to"
                 " float32 and use mrl_text.truncation.quantize with ranges measured on a corpus"
             )
-        as_arrays = output_value == "sentence_embedding"
+        as_vectors = output_value == "sentence_embedding"
+        as_array = convert_to_numpy and not convert_to_tensor
         embeddings: Any = super().encode(
             batch,
             prompt_name=prompt_name,
@@ -162,18 +163,23 @@ class MatryoshkaEncoder(SentenceTransformer):
             show_progress_bar=show_progress_bar,
             output_value=output_value,
             precision="float32",
-            convert_to_tensor=as_arrays,
+            convert_to_numpy=as_vectors and as_array,  # leaves the device batch by batch
+            convert_to_tensor=as_vectors and not as_array,
             device=device,
             truncate_dim=cut,  # cuts batch by batch, so the full width is never held for the whole input
             **kwargs,
         )
-        if not as_arrays:
+        if not as_vectors:
             return embeddings[0] if single else embeddings
         if not len(batch):
-            embeddings = torch.zeros((0, cut or self.width or 0))
-        embeddings = truncate(embeddings.float(), normalize=normalize_embeddings)
-        result = self._converted(embeddings, precision, convert_to_numpy, convert_to_tensor)
-        return result[0] if single else result
+            embeddings = embeddings.reshape(0, cut or self.width or 0)
+        vectors = truncate(_as_float32(embeddings), normalize=normalize_embeddings)
+        if precision != "float32":
+            vectors = quantize(vectors if as_array else vectors.cpu().numpy(), precision)
+            vectors = vectors if as_array else torch.from_numpy(vectors)
+        if not convert_to_numpy and not convert_to_tensor:
+            vectors = list(vectors)
+        return vectors[0] if single else vectors
 
     def encode_query(self, inputs: Any, *args: Any, normalize_embeddings: bool = True, **kwargs: Any) -> Any:
         """:meth:`encode` with the model's ``query`` prompt and route; takes ``dim`` and everything else."""
@@ -242,14 +248,9 @@ class MatryoshkaEncoder(SentenceTransformer):
             self.warn_when_cut = False
             logger.warning("%d of %d texts are longer than %d tokens and are cut there", long, len(texts), limit)
 
-    @staticmethod
-    def _converted(embeddings: torch.Tensor, precision: Precision, to_numpy: bool, to_tensor: bool) -> Any:
-        if precision == "float32" and to_tensor:
-            return embeddings
-        array = quantize(truncate(embeddings.cpu().numpy(), normalize=False), precision)
-        if to_tensor:
-            return torch.from_numpy(array)
-        return array if to_numpy else list(torch.from_numpy(array))
+
+def _as_float32(embeddings: Any) -> Any:
+    return embeddings.astype(np.float32, copy=False) if isinstance(embeddings, np.ndarray) else embeddings.float()
 
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"

@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 TASK = "DocstringRetrieval"
 DEMO_DIM = 32
 DEMO_QUERIES = (
-    "draw random numbers without replacement",
-    "find the shortest route between two nodes",
-    "fill in missing values of a table",
+    "find the shortest path between two nodes",
+    "group similar points into clusters",
+    "choose a random element from a list",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.base.training_args import BatchSamplers
+from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from mrl_text.encoder import MatryoshkaEncoder
@@ -78,11 +80,13 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
         return folder.model
     data = load_sources(recipe.data.train)
     evaluator = _evaluator(recipe, int(arguments.per_device_eval_batch_size))
+    set_seed(arguments.seed)
     model = load_base(recipe, source)
-    folder.start(recipe)
-    trainer = _trainer(recipe, model, arguments, data, evaluator, folder)
     checkpoint = folder.last_checkpoint()
-    folder.rewind_metrics(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    if int(os.environ.get("RANK", "0")) == 0:  # under torchrun one process writes
+        folder.start(recipe)
+        folder.rewind_metrics(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    trainer = _trainer(recipe, model, arguments, data, evaluator, folder)
     started = time.monotonic()
     with StopOnInterrupt() as interrupt:
         trainer.add_callback(interrupt)
