@@ -5,7 +5,9 @@ VENV ?= .venv
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+GET_PIP ?= https://bootstrap.pypa.io/get-pip.py
+
+.PHONY: demo test lint types clean venv-without-ensurepip
 
 demo: $(VENV)/.demo
 	$(BIN)/mrl-text quickstart
@@ -31,8 +33,14 @@ clean:
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "mrl-text needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV) \
-		|| { echo "On Debian and Ubuntu: sudo apt install python3-venv, then run make again"; rm -rf $(VENV); exit 1; }
+	$(PYTHON) -m venv $(VENV) 2>/dev/null || $(MAKE) --no-print-directory venv-without-ensurepip
+
+# Debian and Ubuntu keep ensurepip in a package of its own (python3-venv); without it pip comes from its own installer
+venv-without-ensurepip:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv --without-pip $(VENV)
+	$(BIN)/python -c "import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen('$(GET_PIP)').read())" \
+		| $(BIN)/python - --quiet
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); torch is large, so this takes minutes ..."

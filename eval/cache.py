@@ -31,7 +31,7 @@ class EmbeddingCache:
     noticed and encoded again.
 
     Args:
-        load_model: returns the model; called only when a text is really missing.
+        load_model: returns the model; called on the first use of :attr:`model` or :meth:`embed`.
         folder: where shards are kept; None keeps them in memory only. One folder belongs to one model revision.
         batch_size: texts per forward pass.
     """
@@ -45,8 +45,7 @@ class EmbeddingCache:
         self._blocks: list[np.ndarray] = []
         self.encoded = 0
         """Texts that went through the model in this process."""
-        for file in sorted(folder.glob("*.npz")) if folder is not None else ():
-            self._read_shard(file)
+        self._opened = folder is None
 
     @property
     def model(self) -> MatryoshkaEncoder:
@@ -69,6 +68,10 @@ class EmbeddingCache:
         Raises:
             ValueError: the model returned a number that is not finite; the text is named.
         """
+        if not self._opened and self._folder is not None:  # not before it is needed: there may be gigabytes
+            self._opened = True
+            for file in sorted(self._folder.glob("*.npz")):
+                self._read_shard(file)
         prefix = f"{role if self._depends_on_role() else None}\0{prompt}\0"
         keys = [hashlib.blake2b((prefix + text).encode(), digest_size=_KEY_BYTES).digest() for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._rows}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import pandas as pd
 import pytrec_eval
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from mteb.cache import ResultCache
+from mteb.models import ModelMeta
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
@@ -85,7 +86,8 @@ class SweepResult:
         """Paired bootstrap of the score difference of two lines on one task with per-item scores.
 
         Raises:
-            FileNotFoundError: the task has no per-item scores.
+            FileNotFoundError: the size was not evaluated.
+            ValueError: the task has no per-item scores.
         """
         scores = _read_items(_items_file(self.folder, line, dim, task))
         control = _read_items(_items_file(self.folder, other, other_dim, task))
@@ -116,7 +118,8 @@ def sweep(
         output: folder for everything: ``results/`` in mteb's own layout, ``items/`` with per-query scores,
             ``embeddings/``, and the tidy table ``scores.csv`` and ``scores.parquet``.
         dims: sizes to evaluate; None takes the trained sizes of a Matryoshka model and halvings of the width down
-            to 16 of any other.
+            to 16 of any other. Full width is always evaluated, since retention is measured against it, and sizes
+            beyond a model's width are left out for that model.
         mirror: folder with local copies of hub data sets.
         control: for a model that names the base it was trained from, evaluate that base truncated the same way.
         batch_size: texts per forward pass.
@@ -126,7 +129,7 @@ def sweep(
 
     Raises:
         FileNotFoundError: model or mirror data not there.
-        ValueError: unknown task, impossible size, no model.
+        ValueError: unknown task, impossible size (below 1, or beyond every model's width), no model.
     """
     folder = Path(output)
     lines = _lines(models, dims, control, dtype)
@@ -137,13 +140,15 @@ def sweep(
     total = len(loader.names) * sum(len(line.dims) for line in lines)
     with tqdm(total=total, desc="Evaluating", unit="result", dynamic_ncols=True) as bar:
         for line in lines:
-            cache = EmbeddingCache(_model_loader(line, device), folder / "embeddings" / line.slug, batch_size)
+            cache = embedding_cache(folder, line, batch_size=batch_size, device=device)
             for name in loader.names:
                 for dim in line.dims:
                     bar.set_postfix_str(f"{line.source.label}, {name}, {dim}")
                     result = _evaluate(folder, line, cache, loader, name, dim)
                     rows.extend(_rows(folder, line, loader.metadata(name), dim, result))
                     bar.update()
+                if line is lines[-1]:
+                    loader.release(name)
             encoded[line.source.name] = cache.encoded
     table = pd.DataFrame(rows)
     write_atomically(folder / "scores.csv", table.to_csv(index=False).encode())
@@ -158,10 +163,9 @@ def recipe_eval(model: str) -> EvalConfig:
         model: folder of a run, or of the model in it; any other name gives the empty answer.
     """
     folder = Path(model)
-    for recipe in (folder / "recipe.yaml", folder.parent / "recipe.yaml"):
-        if recipe.is_file():
-            return load_recipe(str(recipe)).eval
-    return EvalConfig()
+    run = folder.parent if folder.name == "model" and (folder / "modules.json").is_file() else folder
+    recipe = run / "recipe.yaml"
+    return load_recipe(str(recipe)).eval if recipe.is_file() else EvalConfig()
 
 
 def _lines(models: Sequence[str], dims: Sequence[int] | None, control: bool, dtype: Dtype) -> list[Line]:
@@ -170,10 +174,15 @@ def _lines(models: Sequence[str], dims: Sequence[int] | None, control: bool, dty
     lines: list[Line] = []
     for name in models:
         source = find_model(name)
-        sizes = _sizes(source, dims)
-        lines.append(Line(source, sizes, "model", dtype))
+        lines.append(Line(source, _sizes(source, dims), "model", dtype))
         if control and source.base_model is not None:
-            lines.append(Line(find_model(source.base_model), sizes, "control", dtype))
+            try:
+                base = find_model(source.base_model)
+                lines.append(Line(base, _sizes(base, lines[-1].dims), "control", dtype))
+            except FileNotFoundError as error:
+                logger.warning("%s is shown without the untrained base: %s", source.name, error)
+    if dims and (highest := max(max(line.dims) for line in lines)) < max(dims):
+        raise ValueError(f"dims asks for {max(dims)}, but the widest of these models has {highest} numbers")
     unique: dict[tuple[str, str], Line] = {}
     for line in lines:
         known = unique.get((line.source.name, line.source.revision))
@@ -184,36 +193,39 @@ def _lines(models: Sequence[str], dims: Sequence[int] | None, control: bool, dty
 
 def _sizes(source: ModelSource, dims: Sequence[int] | None) -> tuple[int, ...]:
     width = peek_width(source)
-    if dims:
-        return check_dims(dims, width)
-    if trained := source.matryoshka_dims:
-        return check_dims(trained, width)
+    wanted = check_dims(dims) if dims else source.matryoshka_dims
     if width is None:
-        raise ValueError(f"{source.name} does not tell its width: give the sizes with --dims")
-    halvings = [width >> shift for shift in range(int(math.log2(width / 16)) + 1)] if width >= 16 else []
-    return check_dims([width, *halvings])
+        if not wanted:
+            raise ValueError(f"{source.name} does not tell its width: give the sizes with --dims, full width included")
+        return check_dims(wanted)
+    if not wanted:
+        wanted = tuple(width >> shift for shift in range(int(math.log2(max(width, 16) / 16)) + 1))
+    return check_dims([*(dim for dim in wanted if dim <= width), width])
 
 
-def _model_loader(line: Line, device: str | None) -> Callable[[], MatryoshkaEncoder]:
+def embedding_cache(folder: Path, line: Line, *, batch_size: int = 32, device: str | None = None) -> EmbeddingCache:
+    """The full-width embeddings that a sweep into ``folder`` keeps of one model."""
+
     def load() -> MatryoshkaEncoder:
         try:
             model = MatryoshkaEncoder(line.source.path, device=device, model_kwargs={"dtype": line.dtype})
         except OSError as error:
             reason = " ".join(str(error).split())[:200]
             raise FileNotFoundError(f"model {line.source.name} cannot be loaded: {reason}") from error
+        model.truncate_dim = None  # a cut saved with the model must not pass for full width
         model.warn_when_cut = False  # a benchmark's texts are as long as they are
         return model
 
-    return load
+    return EmbeddingCache(load, folder / "embeddings" / line.slug, batch_size)
 
 
 def _evaluate(folder: Path, line: Line, cache: EmbeddingCache, loader: TaskLoader, name: str, dim: int) -> TaskResult:
     results = ResultCache(cache_path=folder)
     meta = model_meta(line.source, dim, line.dtype)
     items = _items_file(folder, line, dim, name)
-    known = results.load_task_result(name, meta)
-    current = (loader.metadata(name).dataset["revision"], mteb.__version__)
-    if known is not None and (known.dataset_revision, known.mteb_version) == current:
+    data = loader.fingerprint(name)
+    known = _known_result(results, name, meta, items, data)
+    if known is not None:
         return known
     task = loader.fresh(name)
     described = model_meta(line.source, dim, line.dtype, cache.model.similarity_fn_name)
@@ -228,10 +240,23 @@ def _evaluate(folder: Path, line: Line, cache: EmbeddingCache, loader: TaskLoade
         encode_kwargs={"batch_size": 32, "show_progress_bar": False},
     )
     result = answer.task_results[0]
-    if isinstance(model, RecordingSearch):
-        write_atomically(items, json.dumps(_per_query(task, model)).encode())
+    scores = _per_query(task, model) if isinstance(model, RecordingSearch) else {}
+    write_atomically(items, json.dumps({"data": data, "scores": scores}).encode())
     results.save_to_cache(result, meta)  # last: a result on disk means its items are, too
     return result
+
+
+def _known_result(results: ResultCache, name: str, meta: ModelMeta, items: Path, data: str) -> TaskResult | None:
+    """The result of an earlier run, if it is whole and was measured on the same data with the same mteb."""
+    try:
+        known = results.load_task_result(name, meta)
+        same_data = json.loads(items.read_text(encoding="utf-8"))["data"] == data
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError):  # half a file
+        logger.warning("the result of %s for %s is damaged and is computed again", name, meta.name)
+        return None
+    return known if known is not None and same_data and known.mteb_version == mteb.__version__ else None
 
 
 def _per_query(task: AbsTask, search: RecordingSearch) -> dict[str, float]:
@@ -247,7 +272,7 @@ def _per_query(task: AbsTask, search: RecordingSearch) -> dict[str, float]:
 
 def _rows(folder: Path, line: Line, metadata: Any, dim: int, result: TaskResult) -> list[dict[str, Any]]:
     items = _items_file(folder, line, dim, metadata.name)
-    per_item = _read_items(items) if items.exists() else {}
+    per_item = _read_items(items)
     rows = []
     for split, subsets in result.scores.items():
         for scores in subsets:
@@ -282,5 +307,5 @@ def _items_file(folder: Path, line: Line, dim: int, task: str) -> Path:
 
 
 def _read_items(file: Path) -> dict[str, float]:
-    items: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
-    return items
+    scores: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))["scores"]
+    return scores

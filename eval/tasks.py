@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mteb
-from mteb.abstasks import AbsTask
+from mteb.abstasks import AbsTask, AbsTaskRetrieval
 
 from mrl_text.suggest import did_you_mean
 
@@ -44,6 +45,9 @@ class TaskLoader:
         self._mirror = Path(mirror).expanduser() if mirror is not None else None
         self._loaded: dict[str, AbsTask] = {}
         self._metadata = {name: self._create(name).metadata for name in self.names}
+        if aggregates := [name for name in self.names if self._create(name).is_aggregate]:
+            parts = ", ".join(part.metadata.name for part in self._create(aggregates[0]).metadata.tasks)
+            raise ValueError(f"{aggregates[0]} is a collection of tasks: name them instead ({parts})")
         if not_text := [name for name, metadata in self._metadata.items() if metadata.modalities != ["text"]]:
             raise ValueError(f"{', '.join(not_text)}: only tasks on text can be evaluated")
         self._check_mirror()
@@ -54,6 +58,8 @@ class TaskLoader:
         loaded = self._loaded.get(name)
         if loaded is None:
             task.load_data()
+            if isinstance(task, AbsTaskRetrieval):  # older tasks keep their parts elsewhere until they are evaluated
+                task.convert_v1_dataset_format_to_v2(num_proc=None)
             self._loaded[name] = task
             loaded = task
             task = self._create(name)
@@ -64,6 +70,17 @@ class TaskLoader:
     def release(self, name: str) -> None:
         """Forget the data of a task."""
         self._loaded.pop(name, None)
+
+    def fingerprint(self, name: str) -> str:
+        """What tells two versions of a task's data apart: its revision and, in a mirror, its files."""
+        dataset = self._metadata[name].dataset
+        digest = hashlib.blake2b(str(dataset["revision"]).encode(), digest_size=16)
+        if self._mirror is not None and name not in OWN_TASKS:
+            folder = Path(dataset["path"])
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                status = file.stat()
+                digest.update(f"{file.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        return digest.hexdigest()
 
     def metadata(self, name: str) -> Any:
         """mteb's ``TaskMetadata`` of a task."""

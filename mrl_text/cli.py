@@ -55,7 +55,7 @@ def _command(function: Command) -> Command:
         except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
             if os.environ.get("MRL_TEXT_DEBUG"):
                 raise
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from None
 
     return run  # type: ignore[return-value]
@@ -63,7 +63,7 @@ def _command(function: Command) -> Command:
 
 def _hint(function: Callable[..., Any]) -> str:
     if function.__name__ == "train":
-        return "To continue: mrl-text train RUN_FOLDER --resume"
+        return "To continue a run that has begun: mrl-text train RUN_FOLDER --resume"
     return "Run the same command again to continue."
 
 
@@ -158,7 +158,9 @@ def evaluate(
     tasks: Annotated[
         str | None, typer.Option(help="mteb tasks, comma-separated; default: those of the run's recipe.")
     ] = None,
-    dims: Annotated[str | None, typer.Option(help="Sizes, comma-separated; default: the trained ones.")] = None,
+    dims: Annotated[
+        str | None, typer.Option(help="Sizes, comma-separated; full width is always added. Default: the trained ones.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results, table and curve.")] = Path(
         "evaluation"
     ),
@@ -183,11 +185,12 @@ def evaluate(
 
     planned = recipe_eval(models[0])
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else planned.tasks
+    planned_dims = planned.dims if len(models) == 1 else []
     result = sweep(
         models,
         names,
         output=output,
-        dims=sizes or planned.dims or None,
+        dims=sizes or planned_dims or None,
         mirror=mirror,
         control=control,
         batch_size=batch_size,

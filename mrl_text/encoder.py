@@ -284,7 +284,15 @@ def encode(
     return embeddings
 
 
-@functools.lru_cache(maxsize=2)
 def load_encoder(model: str) -> MatryoshkaEncoder:
-    """The encoder of that name; the last two asked for stay in memory."""
-    return MatryoshkaEncoder(model)
+    """The encoder of that name; the last two asked for stay in memory, until their files change."""
+    source = find_model(model)
+    if not source.is_local:
+        return _load(source.path, 0)
+    folder = Path(source.path).resolve()
+    return _load(str(folder), max(file.stat().st_mtime_ns for file in (folder, *folder.rglob("*"))))
+
+
+@functools.lru_cache(maxsize=2)
+def _load(path: str, newest: int) -> MatryoshkaEncoder:
+    return MatryoshkaEncoder(path)

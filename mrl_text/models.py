@@ -37,8 +37,20 @@ class ModelSource:
 
     @cached_property
     def revision(self) -> str:
-        """First 16 hex digits of the content hash of a local folder; ``"main"`` for a hub id."""
-        return _content_hash(Path(self.path)) if self.is_local else "main"
+        """What tells two versions of a model apart.
+
+        First 16 hex digits of the content hash of a local folder; the commit of a hub model, ``"main"`` where the hub
+        cannot be asked.
+        """
+        if self.is_local:
+            return _content_hash(Path(self.path))
+        from sentence_transformers.util import load_file_path
+
+        try:  # the hub's own cache keeps files in snapshots/<commit>/
+            found = load_file_path(self.path, "config.json") or load_file_path(self.path, "modules.json")
+        except (OSError, ValueError):
+            found = None
+        return Path(found).parent.name if found else "main"
 
     @property
     def label(self) -> str:
@@ -69,7 +81,12 @@ def find_model(name: str) -> ModelSource:
             name = hub_name
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
         raise FileNotFoundError(f"no model at {name}: expected a folder with modules.json or config.json")
-    return ModelSource(name, name if "/" in name else f"sentence-transformers/{name}", is_local=False)
+    if "/" not in name:
+        from sentence_transformers.util import ORIGINAL_TRANSFORMER_MODELS
+
+        if name.lower() not in ORIGINAL_TRANSFORMER_MODELS:  # sentence-transformers' own rule for bare names
+            name = f"sentence-transformers/{name}"
+    return ModelSource(name, name, is_local=False)
 
 
 def require_packaged_model(hub_name: str, *, extra: str) -> Path:

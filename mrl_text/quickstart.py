@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.training.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.training.precision import inference_dtype
 from mrl_text.training.recipe import load_recipe
 from mrl_text.training.trainer import train
+from mrl_text.truncation import truncate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +63,7 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
     picture = draw_curve(result)[0]
     console.print(comparison(result), highlight=False, soft_wrap=True)
     notes.print(f"[bold]4/4 Searching[/bold] the documentation of this environment at {DEMO_DIM} numbers per text")
-    console.print(demonstration(model, dtype), highlight=False, soft_wrap=True)
+    console.print(demonstration(result), highlight=False, soft_wrap=True)
     minutes = (time.monotonic() - started) / 60
     files = f"\nModel  {model}\nCurve  {picture}\nScores {result.folder / 'scores.csv'}"
     console.print(files, highlight=False, soft_wrap=True)
@@ -97,20 +97,18 @@ def comparison(result: SweepResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def demonstration(model_folder: Path, dtype: str = "float32") -> str:
-    """Answers to :data:`DEMO_QUERIES` among the held-out documentation, found on 32 numbers per text."""
+def demonstration(result: SweepResult) -> str:
+    """Answers to :data:`DEMO_QUERIES` among the held-out documentation, found on 32 numbers per text.
+
+    The evaluation has encoded the texts already; the index is a slice of that.
+    """
+    from mrl_text.eval.runner import embedding_cache
+
     documents = load_docstrings(HELD_OUT_PACKAGES)
-    model = MatryoshkaEncoder(str(model_folder), model_kwargs={"dtype": dtype})
-    model.warn_when_cut = False
-    index = _encode_with_progress(model, [f"{doc.anchor} {doc.positive}" for doc in documents])
-    size = index.nbytes / 1e6
-    lines = [f"{len(documents):,} texts, an index of {size:.2f} MB ({4 * DEMO_DIM} bytes each)"]
+    cache = embedding_cache(result.folder, result.lines[0])
+    index = truncate(cache.embed([doc.positive for doc in documents], role="document"), DEMO_DIM)
+    lines = [f"{len(documents):,} texts, an index of {index.nbytes / 1e6:.2f} MB ({4 * DEMO_DIM} bytes each)"]
     for query in DEMO_QUERIES:
-        best = documents[int(np.argmax(index @ model.encode(query, dim=DEMO_DIM)))]
+        best = documents[int(np.argmax(index @ cache.model.encode_query(query, dim=DEMO_DIM)))]
         lines.append(f"  {query!r} -> {best.id}: {best.anchor}")
     return "\n".join(lines)
-
-
-def _encode_with_progress(model: MatryoshkaEncoder, texts: list[str]) -> np.ndarray:
-    vectors: np.ndarray = model.encode(texts, dim=DEMO_DIM, batch_size=64, show_progress_bar=True)
-    return vectors

@@ -191,7 +191,7 @@ def test_an_interrupted_training_says_how_to_resume(monkeypatch: pytest.MonkeyPa
     result = invoke("train", "quickstart")
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr.strip() == (
-        "Interrupted: a checkpoint was saved. To continue: mrl-text train RUN_FOLDER --resume"
+        "Interrupted: a checkpoint was saved. To continue a run that has begun: mrl-text train RUN_FOLDER --resume"
     )
 
 

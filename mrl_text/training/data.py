@@ -134,11 +134,14 @@ def _load_hub(source: SourceConfig) -> Dataset:
 
     try:
         return load_dataset(source.source, source.subset, split=source.split)
-    except (OSError, ConnectionError) as error:
+    except OSError as error:
         raise FileNotFoundError(
             f"{source.source} is neither a local file nor a hub data set that can be reached from here"
             f" ({_one_line(error)}); for local data give the path of a file"
         ) from error
+    except Exception as error:  # a wrong subset or split, a script: many types, each about this data set
+        where = f"{source.source}, subset {source.subset}, split {source.split}"
+        raise ValueError(f"{where} cannot be loaded: {_one_line(error)}") from error
 
 
 def _select_columns(data: Dataset, source: SourceConfig) -> Dataset:

@@ -89,8 +89,8 @@ def load_docstrings(
         exclude: top-level import names to leave out.
         limit_per_package: at most this many pairs of each package. Its files are read in an order that is fixed by
             their names and random in effect, until there are enough.
-        use_cache: keep the parsed pairs of each package under the cache directory, keyed by the names and sizes of
-            its files, and use them when they are there.
+        use_cache: keep the parsed pairs of each package under the cache directory, keyed by the names, sizes and
+            times of its files, and use them when they are there.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -158,8 +158,9 @@ def _package_docstrings(name: str, limit: int | None, use_cache: bool) -> list[D
     if not files:
         return []
     key = hashlib.blake2b(digest_size=12)
-    sizes = [(module, path.stat().st_size) for module, path in files]
-    key.update(json.dumps([_PARSER_VERSION, _MAX_POSITIVE_CHARACTERS, limit, sizes]).encode())
+    stamps = [(module, (status := path.stat()).st_size, status.st_mtime_ns) for module, path in files]
+    parser = [_PARSER_VERSION, _MAX_POSITIVE_CHARACTERS, sys.version_info[:2]]
+    key.update(json.dumps([parser, limit, stamps]).encode())
     cached = cache_dir() / "docstrings" / f"{name}-{key.hexdigest()}.json"
     if use_cache and cached.exists():
         try:

@@ -74,7 +74,9 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
     folder = RunFolder(Path(output))
     source = check_recipe(recipe)
     arguments = training_arguments(recipe, folder.checkpoints)
-    folder.check(recipe, resume=resume)
+    main_process = int(os.environ.get("RANK", "0")) == 0  # under torchrun one process looks and writes
+    if main_process:
+        folder.check(recipe, resume=resume)
     if folder.result.exists():
         logger.info("%s is already complete", folder.path)
         return folder.model
@@ -83,7 +85,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
     set_seed(arguments.seed)
     model = load_base(recipe, source)
     checkpoint = folder.last_checkpoint()
-    if int(os.environ.get("RANK", "0")) == 0:  # under torchrun one process writes
+    if main_process:
         folder.start(recipe)
         folder.rewind_metrics(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     trainer = _trainer(recipe, model, arguments, data, evaluator, folder)
@@ -94,7 +96,8 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
     if interrupt.requested and trainer.state.global_step < trainer.state.max_steps:
         raise KeyboardInterrupt(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
     if trainer.is_world_process_zero():
-        _save(model, folder, recipe, source, trainer, time.monotonic() - started)
+        _save(model, folder, source, trainer, time.monotonic() - started)
+    trainer.accelerator.wait_for_everyone()
     return folder.model
 
 
@@ -162,6 +165,7 @@ def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
         raise FileNotFoundError(f"model {recipe.model.name} cannot be loaded: {reason}") from error
     if model.width is not None:
         _check_sizes(recipe, model.width)
+    model.truncate_dim = None  # a cut saved with the base is not a cut of the model to be trained
     model.matryoshka_dims = recipe.loss.dims
     if not source.name.startswith("local/"):
         model.model_card_data.base_model = source.name
@@ -243,12 +247,12 @@ def _trainer(
 def _save(
     model: MatryoshkaEncoder,
     folder: RunFolder,
-    recipe: Recipe,
     source: ModelSource,
     trainer: SentenceTransformerTrainer,
     seconds: float,
 ) -> None:
-    model.describe(name=folder.path.resolve().name, base_model=recipe.model.name)
+    base_model = str(Path(source.path).resolve()) if source.name.startswith("local/") else source.name
+    model.describe(name=folder.path.resolve().name, base_model=base_model)
     temporary = folder.path / ".model.partial"
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(str(temporary))

@@ -9,9 +9,11 @@ import pytest
 from mteb.cache import ResultCache
 from rich.console import Console
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
 
 from mrl_text import MatryoshkaEncoder
 from mrl_text.eval import sweep
+from mrl_text.eval import tasks as eval_tasks
 from mrl_text.eval.encoders import model_meta
 from mrl_text.eval.figures import draw_curve
 from mrl_text.eval.report import print_report
@@ -130,7 +132,7 @@ def test_the_mean_of_the_per_query_scores_is_the_main_score_and_lies_in_its_inte
     result = sweep([str(tiny_bert)], ["TinyRetrieval"], output=tmp_path, dims=DIMS)
     for row in result.scores.itertuples():
         (file,) = tmp_path.glob(f"items/*/embed_dim_{row.dim}/TinyRetrieval.json")
-        items = json.loads(file.read_text())
+        items = json.loads(file.read_text())["scores"]
         assert len(items) == row.n == 25
         assert sum(items.values()) / 25 == pytest.approx(row.score, abs=1e-5)
         assert row.ci_low < row.score < row.ci_high
@@ -168,8 +170,12 @@ def test_bad_requests_are_refused_before_a_model_is_loaded(
     model = str(tiny_bert)
     with pytest.raises(ValueError, match="did you mean 'STSBenchmark'"):
         sweep([model], ["STSBenchmrk"], output=tmp_path)
-    with pytest.raises(ValueError, match="from 1 to 32"):
-        sweep([model], ["TinySTS"], output=tmp_path, dims=[64])
+    with pytest.raises(ValueError, match="dims asks for 64, but the widest of these models has 32"):
+        sweep([model], ["TinySTS"], output=tmp_path, dims=[16, 64])
+    with pytest.raises(ValueError, match="at least 1"):
+        sweep([model], ["TinySTS"], output=tmp_path, dims=[0])
+    with pytest.raises(ValueError, match="collection of tasks: name them instead"):
+        sweep([model], ["CQADupstackRetrieval"], output=tmp_path)
     with pytest.raises(ValueError, match="no task"):
         sweep([model], [], output=tmp_path)
     with pytest.raises(FileNotFoundError, match="no model"):
@@ -187,3 +193,75 @@ def test_a_fresh_task_shares_the_data_but_not_what_an_evaluation_filtered(tiny_t
     first.dataset["default"]["test"]["relevant_docs"]["q0"].clear()
     assert second.dataset["default"]["test"]["relevant_docs"]["q0"]
     assert first.np_rng is not second.np_rng
+
+
+def test_full_width_is_always_there_to_measure_retention_against(
+    tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
+) -> None:
+    result = sweep([str(tiny_bert)], ["TinySTS"], output=tmp_path, dims=[8, 16])
+    assert sorted(result.curve(result.lines[0])) == [8, 16, 32]
+
+
+def test_a_damaged_result_and_missing_items_are_computed_again(
+    tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = sweep([str(tiny_bert)], ["TinyRetrieval"], output=tmp_path, dims=DIMS).scores
+    (result,) = tmp_path.glob("results/*/*/experiments/embed_dim_8/TinyRetrieval.json")
+    result.write_text(result.read_text()[:100])
+    (items,) = tmp_path.glob("items/*/embed_dim_16/TinyRetrieval.json")
+    items.unlink()
+    again = sweep([str(tiny_bert)], ["TinyRetrieval"], output=tmp_path, dims=DIMS)
+    pd.testing.assert_frame_equal(again.scores, whole)
+    assert "damaged" in caplog.text
+    assert items.exists()
+    assert json.loads(result.read_text())["task_name"] == "TinyRetrieval"
+
+
+def test_a_changed_mirror_is_evaluated_again(tmp_path: Path) -> None:
+    data = tmp_path / "mteb" / "stsbenchmark-sts"
+    data.mkdir(parents=True)
+    (data / "test.parquet").write_bytes(b"one")
+    before = TaskLoader(["STSBenchmark"], tmp_path).fingerprint("STSBenchmark")
+    assert TaskLoader(["STSBenchmark"], tmp_path).fingerprint("STSBenchmark") == before
+    (data / "test.parquet").write_bytes(b"other")
+    assert TaskLoader(["STSBenchmark"], tmp_path).fingerprint("STSBenchmark") != before
+    assert TaskLoader(["STSBenchmark"]).fingerprint("STSBenchmark") != before
+
+
+class OldStyleRetrieval(TinyRetrieval):
+    """Keeps its parts in attributes of their own, as mteb's older tasks do."""
+
+    def load_data(self, **kwargs: object) -> None:
+        super().load_data()
+        parts = self.dataset["default"]["test"]
+        self.corpus = {"test": {row["id"]: {"text": row["text"]} for row in parts["corpus"]}}
+        self.queries = {"test": {row["id"]: row["text"] for row in parts["queries"]}}
+        self.relevant_docs = {"test": parts["relevant_docs"]}
+        self.dataset = None
+
+
+def test_tasks_in_mtebs_older_form_give_the_same_scores(
+    tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = sweep([str(tiny_bert)], ["TinyRetrieval"], output=tmp_path / "new", dims=DIMS).scores["score"]
+    monkeypatch.setitem(eval_tasks.OWN_TASKS, "TinyRetrieval", OldStyleRetrieval)
+    old = sweep([str(tiny_bert)], ["TinyRetrieval"], output=tmp_path / "old", dims=DIMS).scores["score"]
+    assert old.tolist() == new.tolist()
+
+
+def test_models_of_different_width_share_a_table(tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path) -> None:
+    narrow = MatryoshkaEncoder(str(tiny_bert))
+    narrow.append(Dense(32, 16))
+    narrow.save_pretrained(str(tmp_path / "narrow"))
+    result = sweep([str(tiny_bert), str(tmp_path / "narrow")], ["TinySTS"], output=tmp_path / "out", dims=DIMS)
+    assert [line.dims for line in result.lines] == [(8, 16, 32), (8, 16)]
+
+
+def test_a_base_model_that_is_gone_costs_only_the_control(
+    trained: Path, tiny_tasks: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = trained / "config_sentence_transformers.json"
+    file.write_text(file.read_text().replace('"base_model": "', '"base_model": "/gone'))
+    result = sweep([str(trained)], ["TinySTS"], output=tmp_path / "out")
+    assert [line.role for line in result.lines] == ["model"]
+    assert "without the untrained base" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,16 @@ ROOT = Path(__file__).parents[2]
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder that holds the unpacked wheel."""
     folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a copy, so that leftovers of older builds in the checkout do not get in
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("mrl_text", "eval", "recipes"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     # no isolation and no index: setuptools is here already, and the test must not depend on the network
     wheel_options = ["--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "wheel", *wheel_options, "--wheel-dir", folder, ROOT], check=True, cwd=folder)
+    subprocess.run([*pip, "wheel", *wheel_options, "--wheel-dir", folder, source], check=True, cwd=folder)
     (wheel,) = folder.glob("mrl_text-*.whl")
     target = folder / "site"
     subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", target, wheel], check=True, cwd=folder)

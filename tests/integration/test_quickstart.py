@@ -36,7 +36,10 @@ def test_the_quick_start_runs_without_network_and_a_second_run_only_reads(tmp_pa
     command = [sys.executable, str(script), "quickstart", *small, "--output", str(tmp_path / "run")]
 
     def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env={**os.environ}, cwd=tmp_path, capture_output=True, text=True, check=False)
+        # a user's machine: nothing says offline, and nothing is cached yet
+        environment = {name: value for name, value in os.environ.items() if "OFFLINE" not in name}
+        environment |= {"MRL_TEXT_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     first = run()
     assert first.returncode == 0, first.stderr[-2000:]
