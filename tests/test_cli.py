@@ -142,8 +142,8 @@ def test_recipes_copy_of_an_unknown_recipe_writes_nothing(tmp_path: Path) -> Non
         ("eval TINY", ["no task given"]),
         ("eval TINY --tasks STSBenchmark --mirror nowhere", ["no mirror folder at nowhere"]),
         ("eval TINY --tasks STSBenchmark --dims 8,x", ["--dims '8,x'", "64,128,256"]),
-        ("eval TINY --tasks STSBenchmark --dims 8,0", ["from 1 to 32", "got 0"]),
-        ("eval TINY --tasks STSBenchmark --dims 8,64", ["from 1 to 32", "got 64"]),
+        ("eval TINY --tasks STSBenchmark --dims 8,0", ["at least 1", "got 0"]),
+        ("eval TINY --tasks STSBenchmark --dims 8,64", ["asks for 64", "has 32 numbers"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -120,7 +120,7 @@ def test_a_folder_without_a_model_and_a_file_are_refused(tmp_path: Path) -> None
 )
 def test_a_hub_id_comes_back_unresolved(name: str, full: str) -> None:
     source = find_model(name)
-    assert source == ModelSource(path=name, name=full, is_local=False)
+    assert source == ModelSource(path=full, name=full, is_local=False)
     assert source.revision == "main"
     assert source.label == name.rpartition("/")[2]
 
