@@ -61,12 +61,12 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
     result = sweep([str(model)], [TASK], output=output / "eval", dims=recipe.eval.dims, dtype=dtype)
     notes.print("[bold]3/4 Drawing[/bold] the curve")
     picture = draw_curve(result)[0]
-    console.print(comparison(result), highlight=False, soft_wrap=True)
+    console.print(comparison(result), highlight=False, markup=False, soft_wrap=True)
     notes.print(f"[bold]4/4 Searching[/bold] the documentation of this environment at {DEMO_DIM} numbers per text")
-    console.print(demonstration(result), highlight=False, soft_wrap=True)
+    console.print(demonstration(result), highlight=False, markup=False, soft_wrap=True)
     minutes = (time.monotonic() - started) / 60
     files = f"\nModel  {model}\nCurve  {picture}\nScores {result.folder / 'scores.csv'}"
-    console.print(files, highlight=False, soft_wrap=True)
+    console.print(files, highlight=False, markup=False, soft_wrap=True)
     notes.print(f"Done in {minutes:.1f} minutes.")
 
 
