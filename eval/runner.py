@@ -124,8 +124,8 @@ def sweep(
         control: for a model that names the base it was trained from, evaluate that base truncated the same way.
         batch_size: texts per forward pass.
         device: where to encode; None chooses.
-        dtype: what the models compute in. bfloat16 is up to twice as fast where the processor has it and differs
-            from float32 in the second decimal of a score; results of different types are kept apart.
+        dtype: what the models compute in. bfloat16 is faster where the processor has it and differs from
+            float32 in the second decimal of a score; results of different types are kept apart.
 
     Raises:
         FileNotFoundError: model or mirror data not there.

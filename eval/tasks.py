@@ -44,9 +44,10 @@ class TaskLoader:
         self.names = tuple(dict.fromkeys(names))
         self._mirror = Path(mirror).expanduser() if mirror is not None else None
         self._loaded: dict[str, AbsTask] = {}
-        self._metadata = {name: self._create(name).metadata for name in self.names}
-        if aggregates := [name for name in self.names if self._create(name).is_aggregate]:
-            parts = ", ".join(part.metadata.name for part in self._create(aggregates[0]).metadata.tasks)
+        prototypes = {name: self._create(name) for name in self.names}
+        self._metadata = {name: task.metadata for name, task in prototypes.items()}
+        if aggregates := [name for name, task in prototypes.items() if task.is_aggregate]:
+            parts = ", ".join(part.metadata.name for part in self._metadata[aggregates[0]].tasks)
             raise ValueError(f"{aggregates[0]} is a collection of tasks: name them instead ({parts})")
         if not_text := [name for name, metadata in self._metadata.items() if metadata.modalities != ["text"]]:
             raise ValueError(f"{', '.join(not_text)}: only tasks on text can be evaluated")
