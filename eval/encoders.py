@@ -1,20 +1,24 @@
-"""What mteb sees: one encoder per size, all of them slices of the same vectors."""
+"""What mteb sees: one encoder per size and precision, all of them cut from the same vectors."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from datasets import Dataset
 from mteb.models import ModelMeta, SearchEncoderWrapper
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 from mteb.types import PromptType
 
-from mrl_text.truncation import truncate
-
 from .cache import EmbeddingCache
+from .lines import Variant
+from .reduction import Corpus, Reduction
 
 if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.types import BatchedInput, RetrievalOutputType
     from torch.utils.data import DataLoader
@@ -22,20 +26,37 @@ if TYPE_CHECKING:
     from mrl_text.models import ModelSource
 
 
-class PrefixEncoder(AbsEncoder):
-    """An mteb encoder that answers with the first ``dim`` numbers of cached full-width vectors.
+@dataclass(frozen=True)
+class Call:
+    """What mteb asked to be encoded."""
+
+    split: str
+    subset: str
+    texts: list[str]
+    prompt: str | None
+    role: str | None
+
+
+class CellEncoder(AbsEncoder):
+    """An mteb encoder that answers with cached full-width vectors, cut to a size and a precision.
 
     Args:
         cache: embeddings of the model.
-        dim: numbers to keep.
+        variant: size, precision and method.
         meta: what the result is filed under; see :func:`model_meta`.
+        corpus: subset -> the corpus side of the task, for what is fitted on it.
     """
 
-    def __init__(self, cache: EmbeddingCache, dim: int, meta: ModelMeta) -> None:
+    def __init__(
+        self, cache: EmbeddingCache, variant: Variant, meta: ModelMeta, corpus: Callable[[str], Corpus]
+    ) -> None:
         self.model = None
         self.cache = cache
-        self.dim = dim
+        self.variant = variant
         self.mteb_model_meta = meta
+        self.calls: list[Call] = []
+        """Every call of :meth:`encode`."""
+        self._corpus = corpus
         prompts = {name: text for name, text in cache.model.prompts.items() if text}
         self.model_prompts, _ = self.validate_task_to_prompt_name(prompts, raise_for_invalid_keys=False)
 
@@ -50,18 +71,20 @@ class PrefixEncoder(AbsEncoder):
         **kwargs: Any,
     ) -> np.ndarray:
         """float32 array (n, dim): unit rows where the model compares by cosine, plain slices otherwise."""
-        texts = [text for batch in inputs for text in batch["text"]]
         name = self.get_prompt_name(task_metadata, prompt_type)
         prompt = self.model_prompts.get(name) if self.model_prompts and name else None
         role = prompt_type.value if prompt_type is not None else None
-        vectors = self.cache.embed(texts, prompt=prompt, role=role)
-        return truncate(vectors, self.dim, normalize=self.cache.model.similarity_fn_name == "cosine")
+        call = Call(hf_split, hf_subset, _texts(inputs), prompt, role)
+        self.calls.append(call)
+        vectors = self.cache.embed(call.texts, prompt=prompt, role=role)
+        normalize = self.cache.model.similarity_fn_name == "cosine"
+        return Reduction(self.variant, normalize, lambda: self._corpus(hf_subset))(vectors)
 
 
 class RecordingSearch(SearchEncoderWrapper):
     """mteb's own exact search, which also keeps the ranking of every query."""
 
-    def __init__(self, model: PrefixEncoder) -> None:
+    def __init__(self, model: CellEncoder) -> None:
         super().__init__(model)
         self.rankings: dict[tuple[str, str], RetrievalOutputType] = {}
         """(split, subset) -> query id -> document id -> similarity."""
@@ -73,21 +96,34 @@ class RecordingSearch(SearchEncoderWrapper):
         return ranking
 
 
-def model_meta(source: ModelSource, dim: int, dtype: str = "float32", similarity: str = "cosine") -> ModelMeta:
-    """mteb's description of a model at one size.
+def corpus_calls(task: AbsTask, calls: list[Call], subset: str) -> list[Call]:
+    """Which of the calls of an evaluation encoded what an index would hold.
 
-    The size is in ``experiment_kwargs``: mteb files results under it, and without it every size of a model would
-    read the first size's scores. A dtype other than float32 is there for the same reason.
+    Documents where there are any; the training split of a task that trains a classifier; else everything.
     """
-    experiment = {"embed_dim": dim} if dtype == "float32" else {"embed_dim": dim, "dtype": dtype}
+    own = list({(call.split, call.role, tuple(call.texts)): call for call in calls if call.subset == subset}.values())
+    documents = [call for call in own if call.role == "document"]
+    training = [call for call in own if call.split == getattr(task, "train_split", None)]
+    return documents or training or own
+
+
+def model_meta(source: ModelSource, variant: Variant, similarity: str = "cosine") -> ModelMeta:
+    """mteb's description of a model at one size and precision."""
     return ModelMeta.create_empty(
         overwrites={
             "name": source.name,
             "revision": source.revision,
-            "embed_dim": dim,
-            "experiment_kwargs": experiment,
+            "embed_dim": variant.cell.dim,
+            "experiment_kwargs": variant.experiment,
             "similarity_fn_name": ScoringFunction(similarity),
             "adapted_from": source.base_model,
             "framework": ["Sentence Transformers", "PyTorch"],
         }
     )
+
+
+def _texts(inputs: DataLoader[BatchedInput]) -> list[str]:
+    dataset = inputs.dataset
+    if isinstance(dataset, Dataset) and "text" in dataset.column_names:
+        return list(dataset["text"][:])  # what the batches hold, without making dictionaries of every row
+    return [text for batch in inputs for text in batch["text"]]

@@ -3,76 +3,130 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from mrl_text.files import write_atomically
 
-from .runner import Line, SweepResult
+from .lines import Line
+from .reference import Reference
+from .results import Results
 
 # Okabe and Ito's palette: told apart with every common kind of colour blindness
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _CONTROL_COLOR = "#6B6B6B"
+_CONTROL_DASHES = {"truncation": "--", "pca": "-.", "random": (0, (1, 1))}
+_MARKERS = {"float32": "o", "float16": "s", "int8": "^", "binary": "D"}
 
 
-def draw_curve(result: SweepResult, folder: Path | None = None) -> list[Path]:
-    """Draw score against size, one line a model, untrained bases dashed, and write ``curve.png`` and ``curve.svg``.
+def draw_curve(result: Results, folder: Path | None = None, references: Sequence[Reference] = ()) -> list[Path]:
+    """Draw score against bytes per vector and write ``curve.png`` and ``curve.svg``.
 
-    The size axis is logarithmic (base 2). With one task that has per-item scores the 95 % interval is shaded;
-    with several tasks the mean over tasks is drawn.
+    One colour a model, one marker a precision, controls dashed in grey, published curves thin. The byte axis is
+    logarithmic (base 2). The 95 % interval is shaded around float32 where there is one; a thin step marks the Pareto
+    front of the models. With several tasks the mean over tasks is drawn.
 
     Args:
-        result: a finished sweep.
-        folder: where to write; None is the sweep's own folder.
+        result: finished results.
+        folder: where to write; None is the first folder of the results.
+        references: published curves; one that lacks a task is not drawn.
 
     Returns:
         The two files.
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     colors = iter(_COLORS * (1 + len(result.lines) // len(_COLORS)))
     for line in result.lines:
-        control = line.role == "control"
-        _draw_line(axes, result, line, _CONTROL_COLOR if control else next(colors), control)
-    dims = sorted(set(result.scores["dim"]))
+        _draw_line(axes, result, line, _CONTROL_COLOR if line.role == "control" else next(colors))
+    for reference in references:
+        points = [(reference.bytes(dim), reference.mean(dim, list(result.tasks))) for dim in sorted(reference.scores)]
+        drawn = [(size, 100 * score) for size, score in points if score is not None]
+        if drawn:
+            axes.plot(*zip(*drawn, strict=True), "-", marker="x", lw=1, color=next(colors), label=reference.label)
+    if len({cell.precision for line in result.lines for cell in result.cells(line)}) > 1:
+        _draw_front(axes, result)
+    _label_axes(figure, axes, result)
+    return _save(figure, folder or result.folders[0])
+
+
+def _draw_line(axes: Axes, result: Results, line: Line, color: str) -> None:
+    control = line.role == "control"
+    precisions = list(dict.fromkeys(cell.precision for cell in result.cells(line)))
+    for precision in precisions:
+        cells = sorted(cell for cell in result.cells(line) if cell.precision == precision)
+        estimates = [(cell, estimate) for cell in cells if (estimate := result.estimate(line, cell)) is not None]
+        if not estimates:
+            continue
+        sizes = [cell.bytes for cell, _ in estimates]
+        axes.plot(
+            sizes,
+            [100 * estimate.value for _, estimate in estimates],
+            linestyle=_CONTROL_DASHES[line.method] if control else "-",
+            linewidth=1.2 if control else 1.8,
+            color=color,
+            marker=_MARKERS.get(precision, "o"),
+            markersize=4 if control else 5.5,
+            markerfacecolor="white" if control else color,
+            label=line.label if precision == precisions[0] else None,
+            alpha=1 if precision == precisions[0] else 0.75,
+        )
+        intervals = [interval for _, estimate in estimates if (interval := estimate.interval()) is not None]
+        if precision == "float32" and not control and len(intervals) == len(sizes):
+            low, high = ([100 * getattr(one, side) for one in intervals] for side in ("low", "high"))
+            axes.fill_between(sizes, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def _draw_front(axes: Axes, result: Results) -> None:
+    front = [(cell.bytes, result.estimate(line, cell)) for line, cell in result.pareto()]
+    points = sorted((size, 100 * estimate.value) for size, estimate in front if estimate is not None)
+    if len(points) > 1:
+        axes.step(*zip(*points, strict=True), where="post", color="black", lw=0.8, alpha=0.5, label="Pareto front")
+
+
+def _label_axes(figure: Figure, axes: Axes, result: Results) -> None:
+    sizes = sorted({cell.bytes for line in result.lines for cell in result.cells(line)})
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(dims))
+    ticks = sizes if len(sizes) <= 8 else [2**power for power in range(30) if sizes[0] <= 2**power <= sizes[-1]]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([str(dim) for dim in dims])
-    axes.set_xlabel("numbers per vector (float32: 4 bytes each)")
+    axes.set_xticklabels([f"{tick:,}" for tick in ticks])
+    axes.set_xlabel("bytes per vector")
     axes.set_ylabel(_score_label(result))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    handles, _ = axes.get_legend_handles_labels()
+    precisions = dict.fromkeys(cell.precision for line in result.lines for cell in result.cells(line))
+    if len(precisions) > 1:
+        handles += [
+            Line2D([], [], linestyle="", color="black", marker=_MARKERS.get(name, "o"), label=name)
+            for name in precisions
+        ]
+    figure.legend(handles=handles, frameon=False, loc="outside right upper", fontsize=9)
+
+
+def _save(figure: Figure, folder: Path) -> list[Path]:
     written = []
     for suffix in ("png", "svg"):
         stream = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "mrl-text", "svg.fonttype": "none"}):
             figure.savefig(stream, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
-        file = (folder or result.folder) / f"curve.{suffix}"
+        file = folder / f"curve.{suffix}"
         write_atomically(file, stream.getvalue())
         written.append(file)
     return written
 
 
-def _draw_line(axes: matplotlib.axes.Axes, result: SweepResult, line: Line, color: str, control: bool) -> None:
-    curve = sorted(result.curve(line).items())
-    dims, scores = [dim for dim, _ in curve], [100 * score for _, score in curve]
-    fill = "white" if control else color
-    axes.plot(dims, scores, "--" if control else "-", color=color, marker="o", markerfacecolor=fill, label=line.label)
-    rows = result.scores
-    rows = rows[(rows["model"] == line.source.name) & (rows["revision"] == line.source.revision)].sort_values("dim")
-    if len(rows) == len(dims) and rows["ci_low"].notna().all():
-        axes.fill_between(dims, 100 * rows["ci_low"], 100 * rows["ci_high"], color=color, alpha=0.15, linewidth=0)
-
-
-def _score_label(result: SweepResult) -> str:
-    tasks = list(dict.fromkeys(result.scores["task"]))
+def _score_label(result: Results) -> str:
+    tasks = list(result.tasks)
     metrics = list(dict.fromkeys(result.scores["metric"]))
     metric = metrics[0].replace("ndcg_at_", "nDCG@").replace("_", " ") if len(metrics) == 1 else "main score"
     return f"{tasks[0]}, {metric} (x100)" if len(tasks) == 1 else f"mean {metric} of {len(tasks)} tasks (x100)"

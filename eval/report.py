@@ -1,59 +1,116 @@
-"""What a sweep prints: one table a model, and the smallest size for each quality target."""
+"""What a sweep prints and writes: tables, the recommended size, the curve and the page."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from mrl_text.truncation import bytes_per_vector
+from .figures import draw_curve
+from .html import write_html
+from .lines import Cell, Line
+from .reference import Reference
+from .results import Results
+from .summary import KEEP, scopes, summarize
 
-from .runner import Line, SweepResult
-from .statistics import smallest_dim
-
-TARGETS = (0.99, 0.97, 0.95)
 _MOST_TASK_COLUMNS = 5
+_WIDTH_FOR_TASKS = 120
 
 
-def print_report(result: SweepResult, console: Console) -> None:
-    """Print the table of every model with its recommended sizes.
+def write_report(
+    result: Results,
+    folder: Path | None = None,
+    *,
+    keep: float = KEEP,
+    references: Sequence[Reference] = (),
+    failed: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """Write ``report.html``, ``curve.png`` and ``curve.svg``.
 
     Args:
-        result: a finished sweep.
+        result: finished results.
+        folder: where to write; None is the first folder of the results.
+        keep: target of the recommended sizes.
+        references: published curves to overlay.
+        failed: task -> why it was left out.
+
+    Returns:
+        The files.
+    """
+    folder = folder or result.folders[0]
+    data = summarize(result, keep=keep, references=references, failed=failed)
+    return [write_html(data, folder / "report.html"), *draw_curve(result, folder, references)]
+
+
+def print_report(result: Results, console: Console, *, keep: float = KEEP) -> None:
+    """Print the table of every model with its controls, and the recommended size, overall and per task type.
+
+    Args:
+        result: finished results.
         console: where to.
+        keep: target of the recommended sizes.
     """
     for line in result.lines:
-        console.print(score_table(result, line))
-        if line.role == "model":
-            console.print(recommendation(result, line), highlight=False)
+        if line.role != "model":
+            continue
+        console.print(score_table(result, line, with_tasks=console.width >= _WIDTH_FOR_TASKS))
+        if (controls := control_table(result, line)) is not None:
+            console.print(controls)
+        for sentence in recommendations(result, line, keep):
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         console.print()
 
 
-def score_table(result: SweepResult, line: Line) -> Table:
-    """Sizes as rows: bytes per float32 vector, scores x100 per task, their mean, and retention in percent."""
-    rows = result.scores
-    rows = rows[(rows["model"] == line.source.name) & (rows["revision"] == line.source.revision)]
-    tasks = list(dict.fromkeys(rows["task"]))
-    per_task = rows.groupby(["dim", "task"])["score"].mean()
-    curve = result.curve(line)
-    full = curve[max(curve)]
-    shown = tasks if 1 < len(tasks) <= _MOST_TASK_COLUMNS else []
+def recommendations(result: Results, line: Line, keep: float) -> list[str]:
+    """A sentence each: the smallest vectors that keep the target overall, and per task type."""
+    chosen = {scope: tasks for scope, tasks in scopes(result).items() if scope == "overall" or scope in result.types}
+    sentences = []
+    for scope, tasks in chosen.items():
+        choice = result.recommend(line, keep, tasks)
+        sentences.append(choice.sentence(scope) if choice else f"{scope}: no size can be recommended from these scores")
+    return sentences
+
+
+def score_table(result: Results, line: Line, *, with_tasks: bool = True) -> Table:
+    """One row per size and precision: bytes, mean score x100 with interval, retention in percent, a few tasks."""
+    tasks = list(result.tasks) if with_tasks and 1 < len(result.tasks) <= _MOST_TASK_COLUMNS else []
     table = Table(title=line.label, title_justify="left", title_style="bold")
-    for column in ("size", "bytes", *shown, tasks[0] if len(tasks) == 1 else "mean", "retention"):
-        table.add_column(column, justify="right")
-    for dim in sorted(curve, reverse=True):
-        scores = [per_task[dim, task] for task in shown] + [curve[dim]]
-        retention = f"{100 * curve[dim] / full:.1f} %" if full > 0 else "-"
-        table.add_row(str(dim), str(bytes_per_vector(dim)), *(f"{100 * score:.2f}" for score in scores), retention)
+    heading = next(iter(result.tasks)) if len(result.tasks) == 1 else f"mean of {len(result.tasks)} tasks"
+    for column in ("size", "precision", "bytes", heading, "retention", *tasks):
+        table.add_column(column, justify="left" if column == "precision" else "right")
+    cells = result.cells(line)
+    for number, cell in enumerate(cells):
+        estimate, retention = result.estimate(line, cell), result.retention(line, cell)
+        if estimate is None:
+            continue
+        interval = estimate.interval()
+        around = f" [{100 * interval.low:.2f}, {100 * interval.high:.2f}]" if interval else ""
+        kept = f"{100 * retention.value:.1f} %" if retention else "-"
+        last = number + 1 == len(cells) or cells[number + 1].dim != cell.dim
+        per_task = [_hundredfold(result, line, cell, [task]) for task in tasks]
+        score = f"{100 * estimate.value:.2f}{around}"
+        table.add_row(str(cell.dim), cell.precision, str(cell.bytes), score, kept, *per_task, end_section=last)
     return table
 
 
-def recommendation(result: SweepResult, line: Line) -> str:
-    """One sentence: the smallest size that keeps 99, 97 and 95 percent of the full-width score."""
-    curve = result.curve(line)
-    parts = []
-    for keep in TARGETS:
-        dim = smallest_dim(curve, keep)
-        if dim is not None:
-            saved = max(curve) / dim
-            parts.append(f"{keep:.0%}: {dim}" + (f" ({saved:.3g}x smaller)" if saved > 1 else ""))
-    return "Smallest size that keeps " + ", ".join(parts) if parts else "No size can be recommended from these scores"
+def control_table(result: Results, line: Line) -> Table | None:
+    """Mean scores x100 of a model and of what it is compared with, by size, all in float32; None without controls."""
+    followers = result.lines[result.lines.index(line) + 1 :]
+    stop = next((number for number, other in enumerate(followers) if other.role == "model"), len(followers))
+    controls = followers[:stop]
+    if not controls:
+        return None
+    table = Table(title="in float32, beside controls", title_justify="left", title_style="italic")
+    table.add_column("size", justify="right")
+    for one in (line, *controls):
+        table.add_column(one.label.removeprefix(line.label).strip(" ()") or "model", justify="right")
+    for dim in sorted({cell.dim for one in (line, *controls) for cell in result.cells(one)}, reverse=True):
+        table.add_row(str(dim), *(_hundredfold(result, one, Cell(dim)) for one in (line, *controls)))
+    return table
+
+
+def _hundredfold(result: Results, line: Line, cell: Cell, tasks: Sequence[str] | None = None) -> str:
+    estimate = result.estimate(line, cell, tasks)
+    return "-" if estimate is None else f"{100 * estimate.value:.2f}"

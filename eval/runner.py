@@ -1,159 +1,142 @@
-"""The one-pass evaluation: every model, every task, every size, each text encoded once."""
+"""The one-pass evaluation: every model, every task, every size and precision, each text encoded once."""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import mteb
+import numpy as np
 import pandas as pd
-import pytrec_eval
-from mteb.abstasks import AbsTask, AbsTaskRetrieval
+from filelock import FileLock
+from mteb.abstasks import AbsTaskRetrieval
 from mteb.cache import ResultCache
-from mteb.models import ModelMeta
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import write_atomically
-from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.models import ModelSource
 from mrl_text.training.recipe import EvalConfig, load_recipe
-from mrl_text.truncation import bytes_per_vector, check_dims
+from mrl_text.truncation import Precision
 
 from .cache import EmbeddingCache
-from .encoders import PrefixEncoder, RecordingSearch, model_meta
-from .statistics import Interval, bootstrap_mean, paired_bootstrap
+from .encoders import Call, CellEncoder, RecordingSearch, corpus_calls, model_meta
+from .items import TYPES_WITH_PREDICTIONS, collect_items, read_facts, write_items
+from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Dtype, Line, Plan, Variant, plan_lines
+from .own_data import As
+from .reduction import Corpus
+from .results import KEY_COLUMNS, TABLE, Results, items_file
 from .tasks import TaskLoader
 
 logger = logging.getLogger(__name__)
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 
-
-@dataclass(frozen=True)
-class Line:
-    """One model of a sweep: a line in the figure."""
-
-    source: ModelSource
-    dims: tuple[int, ...]
-    role: str
-    """``"model"``, or ``"control"`` for the untrained base of another model."""
-    dtype: Dtype = "float32"
-    """What the model computes in."""
-
-    @property
-    def label(self) -> str:
-        """Name in tables and figures."""
-        return f"{self.source.label} (untrained base)" if self.role == "control" else self.source.label
-
-    @property
-    def slug(self) -> str:
-        """Folder name for what belongs to these weights computed in this type."""
-        kind = "" if self.dtype == "float32" else f"-{self.dtype}"
-        return f"{self.source.name.replace('/', '__')}-{self.source.revision}{kind}"
-
-
-class SweepResult:
+class SweepResult(Results):
     """Scores of a sweep and where they are kept.
 
     Attributes:
-        scores: the tidy table, one row per model, task, split, subset and size; scores 0..1.
+        scores: the tidy table of this sweep, one row per model, line, task, split, subset, size, precision, seed.
         folder: where the files are.
-        lines: the models, in the order of the request, each control after its model.
         encoded: texts that were encoded in this process, by model name.
+        failed: task -> why it was not evaluated, or not to its end.
     """
 
-    def __init__(self, scores: pd.DataFrame, folder: Path, lines: list[Line], encoded: dict[str, int]) -> None:
-        self.scores = scores
+    def __init__(self, scores: pd.DataFrame, folder: Path, encoded: dict[str, int], failed: dict[str, str]) -> None:
+        super().__init__(scores, [folder])
         self.folder = folder
-        self.lines = lines
         self.encoded = encoded
-
-    def curve(self, line: Line) -> dict[int, float]:
-        """Size -> mean score over tasks; a task counts once, however many splits and subsets it has."""
-        rows = self.scores[
-            (self.scores["model"] == line.source.name) & (self.scores["revision"] == line.source.revision)
-        ]
-        means = rows.groupby(["dim", "task"])["score"].mean().groupby("dim").mean()
-        return dict(zip(means.index.astype(int).tolist(), means.astype(float).tolist(), strict=True))
-
-    def compare(self, task: str, line: Line, dim: int, other: Line, other_dim: int) -> Interval:
-        """Paired bootstrap of the score difference of two lines on one task with per-item scores.
-
-        Raises:
-            FileNotFoundError: the size was not evaluated.
-            ValueError: the task has no per-item scores.
-        """
-        scores = _read_items(_items_file(self.folder, line, dim, task))
-        control = _read_items(_items_file(self.folder, other, other_dim, task))
-        return paired_bootstrap(scores, control)
+        self.failed = failed
 
 
 def sweep(
     models: Sequence[str],
-    tasks: Sequence[str],
+    tasks: Sequence[str] = (),
     *,
     output: str | Path,
+    benchmark: str | None = None,
+    data: Sequence[str | Path] = (),
+    as_: As | None = None,
+    languages: Sequence[str] | None = None,
+    subsets: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
     dims: Sequence[int] | None = None,
+    precisions: Sequence[Precision] = EVALUATED_PRECISIONS,
+    controls: Sequence[Control] = CONTROLS,
     mirror: str | Path | None = None,
-    control: bool = True,
+    cache: str | Path | None = None,
+    pca_texts: Sequence[str] | None = None,
+    keep_going: bool = False,
     batch_size: int = 32,
     device: str | None = None,
     dtype: Dtype = "float32",
 ) -> SweepResult:
-    """Evaluate models on mteb tasks at every size from one encoding pass per text.
+    """Evaluate models on mteb tasks at every size and precision from one encoding pass per text.
 
-    Texts are encoded once at full width and kept in ``output/embeddings``; each size is a slice of that. Results
-    that ``output`` already holds for the same model revision, data revision and mteb version are not computed
+    Texts are encoded once at full width; each size is a slice of that, each precision a rounding of the slice.
+    Results that ``output`` already holds for the same model revision, data revision and mteb version are not computed
     again, so an interrupted sweep continues where it stopped.
 
     Args:
         models: names or folders, see :func:`mrl_text.models.find_model`.
         tasks: mteb task names, or ``DocstringRetrieval``.
-        output: folder for everything: ``results/`` in mteb's own layout, ``items/`` with per-query scores,
-            ``embeddings/``, and the tidy table ``scores.csv`` and ``scores.parquet``.
+        output: folder for everything: ``results/`` in mteb's own layout, ``items/`` with per-item scores,
+            ``embeddings/``, and the tidy table ``scores.csv`` and ``scores.parquet``. Several sweeps may share it.
+        benchmark: name of an mteb benchmark, whose tasks are added with its own languages and splits.
+        data: the user's own files and folders, see :func:`mrl_text.eval.own_data.own_task`.
+        as_: what files with ``text,label`` are, classification (None) or clustering.
+        languages: keep only subsets of ``tasks`` in these languages (``eng``, ``deu-Latn``).
+        subsets: keep only these subsets of ``tasks``, by the data set's own names.
+        splits: evaluate these splits of ``tasks`` instead of their own.
         dims: sizes to evaluate; None takes the trained sizes of a Matryoshka model and halvings of the width down
             to 16 of any other. Full width is always evaluated, since retention is measured against it, and sizes
             beyond a model's width are left out for that model.
+        precisions: what vectors are stored in. int8 takes the range of each dimension from the task's corpus side.
+        controls: lines to compare with. ``base``: for a model that names the base it was trained from, that base
+            truncated the same way; ``pca``: principal components, fitted on the task's corpus side or ``pca_texts``;
+            ``random``: random dimensions, mean of three seeds. All in float32.
         mirror: folder with local copies of hub data sets.
-        control: for a model that names the base it was trained from, evaluate that base truncated the same way.
+        cache: folder of full-width embeddings, one per model revision; None is ``output/embeddings``, and
+            ``"none"`` keeps none: embeddings live in memory until their task is done.
+        pca_texts: texts to fit PCA on.
+        keep_going: a task that cannot run, or fails, is reported and left out, instead of stopping the sweep.
         batch_size: texts per forward pass.
         device: where to encode; None chooses.
         dtype: what the models compute in. bfloat16 is faster where the processor has it and differs from
             float32 in the second decimal of a score; results of different types are kept apart.
 
     Raises:
-        FileNotFoundError: model or mirror data not there.
+        FileNotFoundError: model or data not there.
         ValueError: unknown task, impossible size (below 1, or beyond every model's width), no model.
     """
     folder = Path(output)
-    lines = _lines(models, dims, control, dtype)
-    loader = TaskLoader(tasks, mirror)
+    plans = plan_lines(models, dims=dims, precisions=precisions, controls=controls, dtype=dtype)
+    loader = TaskLoader(
+        tasks,
+        benchmark=benchmark,
+        data=data,
+        as_=as_,
+        languages=languages,
+        subsets=subsets,
+        splits=splits,
+        mirror=mirror,
+        keep_going=keep_going,
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    encoded: dict[str, int] = {}
-    total = len(loader.names) * sum(len(line.dims) for line in lines)
-    with tqdm(total=total, desc="Evaluating", unit="result", dynamic_ncols=True) as bar:
-        for line in lines:
-            cache = embedding_cache(folder, line, batch_size=batch_size, device=device)
-            for name in loader.names:
-                for dim in line.dims:
-                    bar.set_postfix_str(f"{line.source.label}, {name}, {dim}")
-                    result = _evaluate(folder, line, cache, loader, name, dim)
-                    rows.extend(_rows(folder, line, loader.metadata(name), dim, result))
-                    bar.update()
-                if line is lines[-1]:
-                    loader.release(name)
-            encoded[line.source.name] = cache.encoded
-    table = pd.DataFrame(rows)
-    write_atomically(folder / "scores.csv", table.to_csv(index=False).encode())
-    write_atomically(folder / "scores.parquet", table.to_parquet(index=False))
-    return SweepResult(table, folder, lines, encoded)
+    run = _Sweep(folder, loader, cache, pca_texts, keep_going, batch_size, device)
+    run.evaluate(plans)
+    if not run.rows:
+        raise ValueError("no task could be evaluated: " + "; ".join(f"{k}: {v}" for k, v in run.failed.items()))
+    result = SweepResult(pd.DataFrame(run.rows), folder, run.encoded, run.failed)
+    result.scores = result.table()
+    _write_table(folder, result.scores)
+    return result
 
 
 def recipe_eval(model: str) -> EvalConfig:
@@ -168,144 +151,237 @@ def recipe_eval(model: str) -> EvalConfig:
     return load_recipe(str(recipe)).eval if recipe.is_file() else EvalConfig()
 
 
-def _lines(models: Sequence[str], dims: Sequence[int] | None, control: bool, dtype: Dtype) -> list[Line]:
-    if not models:
-        raise ValueError("no model given")
-    lines: list[Line] = []
-    for name in models:
-        source = find_model(name)
-        lines.append(Line(source, _sizes(source, dims), "model", dtype))
-        if control and source.base_model is not None:
-            try:
-                base = find_model(source.base_model)
-                lines.append(Line(base, _sizes(base, lines[-1].dims), "control", dtype))
-            except FileNotFoundError as error:
-                logger.warning("%s is shown without the untrained base: %s", source.name, error)
-    if dims and (highest := max(max(line.dims) for line in lines)) < max(dims):
-        raise ValueError(f"dims asks for {max(dims)}, but the widest of these models has {highest} numbers")
-    unique: dict[tuple[str, str], Line] = {}
-    for line in lines:
-        known = unique.get((line.source.name, line.source.revision))
-        if known is None or (known.role == "control" and line.role == "model"):
-            unique[line.source.name, line.source.revision] = line
-    return list(unique.values())
+def embedding_cache(
+    folder: Path | None, line: Line, source: ModelSource, *, batch_size: int = 32, device: str | None = None
+) -> EmbeddingCache:
+    """The full-width embeddings of one model.
 
-
-def _sizes(source: ModelSource, dims: Sequence[int] | None) -> tuple[int, ...]:
-    width = peek_width(source)
-    wanted = check_dims(dims) if dims else source.matryoshka_dims
-    if width is None:
-        if not wanted:
-            raise ValueError(f"{source.name} does not tell its width: give the sizes with --dims, full width included")
-        return check_dims(wanted)
-    if not wanted:
-        wanted = tuple(width >> shift for shift in range(int(math.log2(max(width, 16) / 16)) + 1))
-    return check_dims([*(dim for dim in wanted if dim <= width), width])
-
-
-def embedding_cache(folder: Path, line: Line, *, batch_size: int = 32, device: str | None = None) -> EmbeddingCache:
-    """The full-width embeddings that a sweep into ``folder`` keeps of one model."""
+    Args:
+        folder: where the embeddings of all models are kept; None keeps them in memory.
+        line: the model.
+        source: where it is loaded from.
+        batch_size: texts per forward pass.
+        device: where to encode; None chooses.
+    """
 
     def load() -> MatryoshkaEncoder:
         try:
-            model = MatryoshkaEncoder(line.source.path, device=device, model_kwargs={"dtype": line.dtype})
+            model = MatryoshkaEncoder(source.path, device=device, model_kwargs={"dtype": line.dtype})
         except OSError as error:
             reason = " ".join(str(error).split())[:200]
-            raise FileNotFoundError(f"model {line.source.name} cannot be loaded: {reason}") from error
+            raise FileNotFoundError(f"model {source.name} cannot be loaded: {reason}") from error
         model.truncate_dim = None  # a cut saved with the model must not pass for full width
         model.warn_when_cut = False  # a benchmark's texts are as long as they are
         return model
 
-    return EmbeddingCache(load, folder / "embeddings" / line.slug, batch_size)
+    return EmbeddingCache(load, None if folder is None else folder / line.slug, batch_size)
 
 
-def _evaluate(folder: Path, line: Line, cache: EmbeddingCache, loader: TaskLoader, name: str, dim: int) -> TaskResult:
-    results = ResultCache(cache_path=folder)
-    meta = model_meta(line.source, dim, line.dtype)
-    items = _items_file(folder, line, dim, name)
-    data = loader.fingerprint(name)
-    known = _known_result(results, name, meta, items, data)
-    if known is not None:
-        return known
-    task = loader.fresh(name)
-    described = model_meta(line.source, dim, line.dtype, cache.model.similarity_fn_name)
-    encoder = PrefixEncoder(cache, dim, described)
-    model = RecordingSearch(encoder) if isinstance(task, AbsTaskRetrieval) else encoder
-    answer = mteb.evaluate(
-        model,
-        task,
-        cache=None,
-        co2_tracker=False,
-        show_progress_bar=False,
-        encode_kwargs={"batch_size": 32, "show_progress_bar": False},
-    )
-    result = answer.task_results[0]
-    scores = _per_query(task, model) if isinstance(model, RecordingSearch) else {}
-    write_atomically(items, json.dumps({"data": data, "scores": scores}).encode())
-    results.save_to_cache(result, meta)  # last: a result on disk means its items are, too
-    return result
+@dataclass
+class _Sweep:
+    """One sweep in progress."""
+
+    folder: Path
+    tasks: TaskLoader
+    cache: str | Path | None
+    pca_texts: Sequence[str] | None
+    keep_going: bool
+    batch_size: int
+    device: str | None
+
+    def __post_init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.encoded: dict[str, int] = {}
+        self.failed = dict(self.tasks.left_out)
+        self._results = ResultCache(cache_path=self.folder)
+
+    def evaluate(self, plans: Sequence[Plan]) -> None:
+        """Evaluate every line on every task; the lines of one model share its embeddings."""
+        groups = [list(group) for _, group in groupby(sorted(plans, key=_weights(plans)), key=_weights(plans))]
+        total = len(self.tasks.names) * sum(len(_variants([plan])) for plan in plans)
+        with tqdm(total=total, desc="Evaluating", unit="result", dynamic_ncols=True) as bar:
+            for group in groups:
+                line = group[0].line
+                cache = self._open_cache(group[0])
+                for name in self.tasks.names:
+                    done = bar.n
+                    if name not in self.failed:
+                        self._evaluate_or_report(group, cache, name, bar)
+                    bar.update(done + len(_variants(group)) - bar.n)
+                    if self.cache == "none":
+                        cache.forget()
+                    if group is groups[-1]:
+                        self.tasks.release(name)
+                self.encoded[line.model] = self.encoded.get(line.model, 0) + cache.encoded
+        self.rows = [row for row in self.rows if row["task"] not in self.failed]
+
+    def _open_cache(self, plan: Plan) -> EmbeddingCache:
+        folder = self.folder / "embeddings" if self.cache is None else Path(self.cache)
+        kept = None if self.cache == "none" else folder
+        return embedding_cache(kept, plan.line, plan.source, batch_size=self.batch_size, device=self.device)
+
+    def _evaluate_or_report(self, group: Sequence[Plan], cache: EmbeddingCache, name: str, bar: tqdm) -> None:
+        try:
+            _TaskOnModel(self, group[0].source, cache, name).evaluate(_variants(group), bar)
+        except Exception as error:
+            if not self.keep_going:
+                raise
+            self.failed[name] = " ".join(str(error).split()) or type(error).__name__
+            logger.warning("%s is left out: %s", name, self.failed[name])
 
 
-def _known_result(results: ResultCache, name: str, meta: ModelMeta, items: Path, data: str) -> TaskResult | None:
-    """The result of an earlier run, if it is whole and was measured on the same data with the same mteb."""
-    try:
-        known = results.load_task_result(name, meta)
-        same_data = json.loads(items.read_text(encoding="utf-8"))["data"] == data
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError):  # half a file
-        logger.warning("the result of %s for %s is damaged and is computed again", name, meta.name)
-        return None
-    return known if known is not None and same_data and known.mteb_version == mteb.__version__ else None
+class _TaskOnModel:
+    """One task on one model: all sizes, precisions and controls that need no other weights."""
 
+    def __init__(self, run: _Sweep, source: ModelSource, cache: EmbeddingCache, name: str) -> None:
+        self.run, self.source, self.cache, self.name = run, source, cache, name
+        self.data = run.tasks.fingerprint(name)
+        self._calls: list[Call] | None = None
+        self._corpora: dict[str, Corpus] = {}
 
-def _per_query(task: AbsTask, search: RecordingSearch) -> dict[str, float]:
-    """nDCG@10 of every query, by the evaluator that mteb itself uses; ids carry split and subset."""
-    scores = {}
-    for (split, subset), ranking in search.rankings.items():
-        judgements = task.dataset[subset][split]["relevant_docs"]
-        evaluator = pytrec_eval.RelevanceEvaluator(judgements, {"ndcg_cut.10"})
-        for query, measures in evaluator.evaluate(ranking).items():
-            scores[f"{split}/{subset}/{query}"] = float(measures["ndcg_cut_10"])
-    return scores
+    def evaluate(self, variants: Sequence[Variant], bar: tqdm) -> None:
+        """Evaluate what is not known yet.
 
+        What is fitted on the corpus side needs to know which texts that is. Any evaluation shows it; where all others
+        are known from an earlier run, full width is evaluated once more, which is cheap with its texts encoded.
+        """
+        known = {variant: self._known(variant) for variant in variants}
+        for variant in variants:
+            bar.set_postfix_str(f"{variant.line.label}, {self.name}, {variant.cell.dim} {variant.cell.precision}")
+            result = known[variant]
+            if result is None:
+                if variant.fitted and self._calls is None:
+                    self._calls = self._mteb(variants[0])[0].calls
+                result = self._evaluate(variant)
+            self.run.rows.extend(self._rows(variant, result))
+            bar.update()
 
-def _rows(folder: Path, line: Line, metadata: Any, dim: int, result: TaskResult) -> list[dict[str, Any]]:
-    items = _items_file(folder, line, dim, metadata.name)
-    per_item = _read_items(items)
-    rows = []
-    for split, subsets in result.scores.items():
-        for scores in subsets:
-            prefix = f"{split}/{scores['hf_subset']}/"
-            values = [score for item, score in per_item.items() if item.startswith(prefix)]
-            interval = bootstrap_mean(values) if values and metadata.main_score == "ndcg_at_10" else None
-            rows.append(
-                {
-                    "model": line.source.name,
-                    "revision": line.source.revision,
-                    "role": line.role,
-                    "task": metadata.name,
-                    "type": metadata.type,
-                    "split": split,
-                    "subset": scores["hf_subset"],
-                    "dim": dim,
-                    "precision": "float32",
-                    "dtype": line.dtype,
-                    "bytes": bytes_per_vector(dim),
-                    "metric": metadata.main_score,
-                    "score": float(scores["main_score"]),
-                    "ci_low": interval.low if interval else float("nan"),
-                    "ci_high": interval.high if interval else float("nan"),
-                    "n": interval.n if interval else pd.NA,
-                }
+    def _evaluate(self, variant: Variant) -> TaskResult:
+        encoder, result, items = self._mteb(variant)
+        self._calls = self._calls or encoder.calls
+        facts = {"data": self.data, "mteb": mteb.__version__, **self._calibration(variant, encoder)}
+        write_items(items_file(self.run.folder, variant, self.name), items, facts)
+        meta = encoder.mteb_model_meta
+        path = self.run._results.get_task_result_path(self.name, meta)
+        described = json.dumps(meta.to_dict(), default=str, indent=4)
+        write_atomically(path.parent / "model_meta.json", described.encode())
+        with tempfile.TemporaryDirectory() as scratch:
+            result.to_disk(Path(scratch) / path.name)
+            # last: a result on disk means its items are, too
+            write_atomically(path, (Path(scratch) / path.name).read_bytes())
+        return result
+
+    def _mteb(self, variant: Variant) -> tuple[CellEncoder, TaskResult, list[Any]]:
+        task = self.run.tasks.fresh(self.name)
+        meta = model_meta(self.source, variant, self.cache.model.similarity_fn_name)
+        encoder = CellEncoder(self.cache, variant, meta, self._corpus)
+        search = RecordingSearch(encoder) if isinstance(task, AbsTaskRetrieval) else None
+        with tempfile.TemporaryDirectory() as scratch:
+            keep = Path(scratch) if task.metadata.type in TYPES_WITH_PREDICTIONS else None
+            answer = mteb.evaluate(
+                search or encoder,
+                task,
+                cache=None,
+                co2_tracker=False,
+                show_progress_bar=False,
+                prediction_folder=keep,
+                encode_kwargs={"batch_size": 32, "show_progress_bar": False},
             )
-    return rows
+            result = answer.task_results[0]
+            predictions = keep / task.prediction_file_name if keep else None
+            items = collect_items(task, result, search, predictions)
+        return encoder, result, items
+
+    def _corpus(self, subset: str) -> Corpus:
+        if subset not in self._corpora:
+            task = self.run.tasks.prototype(self.name)
+            calls = corpus_calls(task, self._calls or [], subset)
+            texts = self.run.pca_texts
+            self._corpora[subset] = Corpus(
+                lambda: np.concatenate([self.cache.embed(c.texts, prompt=c.prompt, role=c.role) for c in calls]),
+                (lambda: self.cache.embed(texts, role="document")) if texts else None,
+            )
+        return self._corpora[subset]
+
+    def _calibration(self, variant: Variant, encoder: CellEncoder) -> dict[str, str]:
+        """On what int8 ranges or components were measured, and the ranges themselves."""
+        if not variant.fitted:
+            return {}
+        side = corpus_calls(self.run.tasks.prototype(self.name), self._calls or [], encoder.calls[0].subset)
+        what = "documents" if side and side[0].role == "document" else "texts"
+        facts = {"calibration": f"{sum(len(call.texts) for call in side):,} {what} of the task"}
+        if variant.line.method == "pca" and self.run.pca_texts:
+            facts["calibration"] = f"{len(self.run.pca_texts):,} given texts"
+        ranges = {subset: corpus.known_ranges(variant) for subset, corpus in self._corpora.items()}
+        stated = {subset: found.tolist() for subset, found in ranges.items() if found is not None}
+        return {**facts, "ranges": json.dumps(stated)} if stated else facts
+
+    def _known(self, variant: Variant) -> TaskResult | None:
+        """The result of an earlier run, if it is whole and was measured on the same data with the same mteb."""
+        meta = model_meta(self.source, variant)
+        try:
+            facts = read_facts(items_file(self.run.folder, variant, self.name))
+            known = self.run._results.load_task_result(self.name, meta)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, OSError):  # half a file
+            logger.warning("the result of %s for %s is damaged and is computed again", self.name, meta.name)
+            return None
+        if known is None or (facts.get("data"), facts.get("mteb")) != (self.data, mteb.__version__):
+            return None
+        return known if known.mteb_version == mteb.__version__ else None
+
+    def _rows(self, variant: Variant, result: TaskResult) -> list[dict[str, Any]]:
+        metadata, line, cell = self.run.tasks.metadata(self.name), variant.line, variant.cell
+        facts = read_facts(items_file(self.run.folder, variant, self.name))
+        return [
+            {
+                "model": line.model,
+                "revision": line.revision,
+                "role": line.role,
+                "method": line.method,
+                "dtype": line.dtype,
+                "task": metadata.name,
+                "type": metadata.type,
+                "split": split,
+                "subset": scores["hf_subset"],
+                "dim": cell.dim,
+                "precision": cell.precision,
+                "seed": pd.NA if variant.seed is None else variant.seed,
+                "bytes": cell.bytes,
+                "calibration": facts.get("calibration", ""),
+                "metric": metadata.main_score,
+                "score": float(scores["main_score"]),
+                "data": self.data,
+            }
+            for split, subsets in result.scores.items()
+            for scores in subsets
+        ]
 
 
-def _items_file(folder: Path, line: Line, dim: int, task: str) -> Path:
-    return folder / "items" / line.slug / f"embed_dim_{dim}" / f"{task}.json"
+def _weights(plans: Sequence[Plan]) -> Any:
+    order = list(dict.fromkeys(plan.line.slug for plan in plans))
+    return lambda plan: order.index(plan.line.slug)
 
 
-def _read_items(file: Path) -> dict[str, float]:
-    scores: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))["scores"]
-    return scores
+def _variants(group: Sequence[Plan]) -> list[Variant]:
+    """Everything to evaluate of one model, full width in float32 first."""
+    variants = [variant for plan in group for cell in plan.cells for variant in plan.line.variants(cell)]
+    return sorted(variants, key=lambda variant: variant.line.method != "truncation")
+
+
+def _write_table(folder: Path, table: pd.DataFrame) -> None:
+    """Write the table, keeping the rows that other sweeps left in the folder."""
+    with FileLock(folder / f".{TABLE}.lock"):
+        merged = table
+        file = folder / f"{TABLE}.parquet"
+        if file.is_file():
+            try:
+                older = pd.read_parquet(file)
+                mine = set(map(tuple, table[KEY_COLUMNS].astype(str).to_numpy()))
+                others = [tuple(row) not in mine for row in older[KEY_COLUMNS].astype(str).to_numpy()]
+                merged = pd.concat([table, older[others]], ignore_index=True)
+            except (ValueError, KeyError, OSError):
+                logger.warning("%s was damaged; it now holds this sweep only", file)
+        write_atomically(folder / f"{TABLE}.csv", merged.to_csv(index=False).encode())
+        write_atomically(file, merged.to_parquet(index=False))

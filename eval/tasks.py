@@ -1,20 +1,25 @@
-"""From task names to mteb tasks, from the hub or from a mirror."""
+"""From names, benchmarks and files to mteb tasks, from the hub, from a mirror or from the user."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mteb
+from datasets import Dataset
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 
 from mrl_text.suggest import did_you_mean
 
+from .availability import unavailable
 from .docstring_task import DocstringRetrieval
+from .mirror import check_mirror
+from .own_data import As, own_task
 
 logger = logging.getLogger(__name__)
 
@@ -23,47 +28,93 @@ OWN_TASKS: dict[str, type[AbsTask]] = {"DocstringRetrieval": DocstringRetrieval}
 
 
 class TaskLoader:
-    """Finds tasks by name, checks them, loads the data of each once and hands out fresh copies.
+    """Finds tasks, checks that they can run, loads the data of each once and hands out fresh copies.
 
     A fresh copy per evaluation matters: mteb's classification and clustering tasks draw samples from a random
     state in the task object. With one object for all sizes every size would see another sample, and differences
     between sizes would be noise.
 
     Args:
-        names: task names as in mteb, or from :data:`OWN_TASKS`.
+        names: task names as in mteb, or from :data:`OWN_TASKS`. A collection of tasks stands for its parts.
+        benchmark: name of an mteb benchmark, whose tasks, languages and splits are added.
+        data: the user's own files and folders, see :func:`mrl_text.eval.own_data.own_task`.
+        as_: what a file with ``text,label`` is: classification or clustering.
+        languages: keep only subsets in these languages (``eng``, ``deu-Latn``).
+        subsets: keep only these subsets, by the data set's own names.
+        splits: evaluate these splits instead of the task's own.
         mirror: folder with copies of hub data sets, ``MIRROR/<organisation>/<name>``; None loads from the hub.
+        keep_going: leave out what cannot run, with a warning each, instead of stopping.
+
+    Attributes:
+        names: the tasks that can run.
+        left_out: task -> why it cannot.
 
     Raises:
-        ValueError: an unknown task (the nearest is named), or one that is not about text.
-        FileNotFoundError: the mirror lacks a task's data; all that are missing are named.
+        ValueError: an unknown task or benchmark (the nearest is named), one that is not about text, a malformed file.
+        FileNotFoundError: data that is not there; all tasks that cannot run are named with the reason.
     """
 
-    def __init__(self, names: Sequence[str], mirror: str | Path | None = None) -> None:
-        if not names:
-            raise ValueError("no task given: name at least one, for example STSBenchmark or DocstringRetrieval")
-        self.names = tuple(dict.fromkeys(names))
+    def __init__(
+        self,
+        names: Sequence[str] = (),
+        *,
+        benchmark: str | None = None,
+        data: Sequence[str | Path] = (),
+        as_: As | None = None,
+        languages: Sequence[str] | None = None,
+        subsets: Sequence[str] | None = None,
+        splits: Sequence[str] | None = None,
+        mirror: str | Path | None = None,
+        keep_going: bool = False,
+    ) -> None:
         self._mirror = Path(mirror).expanduser() if mirror is not None else None
+        if self._mirror is not None and not self._mirror.is_dir():
+            raise FileNotFoundError(f"no mirror folder at {self._mirror}")
         self._loaded: dict[str, AbsTask] = {}
-        prototypes = {name: self._create(name) for name in self.names}
+        self._own: set[str] = set()
+        self._fingerprints: dict[str, str] = {}
+        self._make: dict[str, Callable[[], AbsTask]] = {}
+        for path in data:
+            self._add_own(own_task(path, as_))
+        for name in names:
+            if name in OWN_TASKS:
+                self._add_own(OWN_TASKS[name]())
+            else:
+                self._add(_mteb_task(name, languages, subsets, splits))
+        for task in _benchmark(benchmark) if benchmark is not None else ():
+            self._add(task)
+        if not self._make:
+            raise ValueError("no task given: name at least one, for example STSBenchmark or DocstringRetrieval")
+        self._prototypes = prototypes = {name: make() for name, make in self._make.items()}
         self._metadata = {name: task.metadata for name, task in prototypes.items()}
-        if aggregates := [name for name, task in prototypes.items() if task.is_aggregate]:
-            parts = ", ".join(part.metadata.name for part in self._metadata[aggregates[0]].tasks)
-            raise ValueError(f"{aggregates[0]} is a collection of tasks: name them instead ({parts})")
         if not_text := [name for name, metadata in self._metadata.items() if metadata.modalities != ["text"]]:
             raise ValueError(f"{', '.join(not_text)}: only tasks on text can be evaluated")
-        self._check_mirror()
+        self.left_out = self._unavailable(prototypes)
+        if self.left_out and not keep_going:
+            raise FileNotFoundError(f"cannot run here: {_by_reason(self.left_out)}. --keep-going evaluates the rest")
+        self.names = tuple(name for name in prototypes if name not in self.left_out)
+        if not self.names:
+            raise FileNotFoundError(f"none of the tasks can run here: {_by_reason(self.left_out)}")
+        if self.left_out:
+            logger.warning("%d of %d tasks cannot run here: %s", *self._counts(), _by_reason(self.left_out))
 
     def fresh(self, name: str) -> AbsTask:
-        """A new task object with its own random state, sharing the data of earlier ones."""
-        task = self._create(name)
+        """A new task object with its own random state, sharing the data of earlier ones.
+
+        Raises:
+            ValueError: a reranking task whose data does not say which documents to rank: evaluating it would
+                silently become retrieval from the whole corpus.
+        """
+        task = self._make[name]()
         loaded = self._loaded.get(name)
         if loaded is None:
-            task.load_data()
-            if isinstance(task, AbsTaskRetrieval):  # older tasks keep their parts elsewhere until they are evaluated
-                task.convert_v1_dataset_format_to_v2(num_proc=None)
-            self._loaded[name] = task
-            loaded = task
-            task = self._create(name)
+            loaded = self._make[name]()
+            loaded.load_data()
+            if isinstance(loaded, AbsTaskRetrieval):  # older tasks keep their parts elsewhere until they are evaluated
+                loaded.convert_v1_dataset_format_to_v2(num_proc=None)
+                _check_candidates(loaded)
+            loaded.dataset = _plain_columns(loaded.dataset)
+            self._loaded[name] = loaded
         task.dataset = _shallow(loaded.dataset)
         task.data_loaded = True
         return task
@@ -73,42 +124,177 @@ class TaskLoader:
         self._loaded.pop(name, None)
 
     def fingerprint(self, name: str) -> str:
-        """What tells two versions of a task's data apart: its revision and, in a mirror, its files."""
-        dataset = self._metadata[name].dataset
-        digest = hashlib.blake2b(str(dataset["revision"]).encode(), digest_size=16)
-        if self._mirror is not None and name not in OWN_TASKS:
+        """What tells two versions of what is evaluated apart: data revision, splits, subsets, a mirror's files."""
+        if name in self._fingerprints:
+            return self._fingerprints[name]
+        task, dataset = self.prototype(name), self._metadata[name].dataset
+        selection = f"{dataset['revision']}\0{sorted(task.eval_splits)}\0{sorted(task.hf_subsets)}"
+        digest = hashlib.blake2b(selection.encode(), digest_size=16)
+        if self._mirror is not None and name not in self._own:
             folder = Path(dataset["path"])
             for file in sorted(path for path in folder.rglob("*") if path.is_file()):
                 status = file.stat()
                 digest.update(f"{file.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-        return digest.hexdigest()
+        self._fingerprints[name] = digest.hexdigest()
+        return self._fingerprints[name]
 
     def metadata(self, name: str) -> Any:
         """mteb's ``TaskMetadata`` of a task."""
         return self._metadata[name]
 
-    def _create(self, name: str) -> AbsTask:
-        if name in OWN_TASKS:
-            return OWN_TASKS[name]()
-        try:
-            task = mteb.get_task(name)
-        except KeyError:
-            known = [*OWN_TASKS, *(item.metadata.name for item in mteb.get_tasks(exclude_superseded=False))]
-            raise ValueError(f"no task named {name!r}{did_you_mean(name, known)}") from None
-        if self._mirror is not None:
-            dataset = {**task.metadata.dataset, "path": str(self._mirror / task.metadata.dataset["path"])}
-            task.metadata = task.metadata.model_copy(update={"dataset": dataset})
-        return task
+    def prototype(self, name: str) -> AbsTask:
+        """A task object to look at: without data, not to be evaluated."""
+        return self._prototypes[name]
 
-    def _check_mirror(self) -> None:
-        if self._mirror is None:
+    def _counts(self) -> tuple[int, int]:
+        return len(self.left_out), len(self._make)
+
+    def _add_own(self, task: AbsTask) -> None:
+        name = task.metadata.name
+        if name in self._make:
+            raise ValueError(f"two tasks are named {name}: rename one of the files, or evaluate one at a time")
+        self._own.add(name)
+        self._make[name] = type(task)
+
+    def _add(self, task: AbsTask) -> None:
+        if task.is_aggregate:
+            logger.info("%s stands for its %d parts", task.metadata.name, len(task.metadata.tasks))
+            for part in task.metadata.tasks:
+                self._add(part)
             return
-        if not self._mirror.is_dir():
-            raise FileNotFoundError(f"no mirror folder at {self._mirror}")
-        paths = {name: self._metadata[name].dataset["path"] for name in self.names if name not in OWN_TASKS}
-        missing = [f"{name} ({path})" for name, path in paths.items() if not Path(path).is_dir()]
-        if missing:
-            raise FileNotFoundError(f"the mirror has no data for {', '.join(missing)}")
+        if task.metadata.name in self._own:
+            raise ValueError(f"two tasks are named {task.metadata.name}: rename the file")
+        subsets, splits = list(task.hf_subsets), list(task.eval_splits)
+        make = functools.partial(mteb.get_task, task.metadata.name, hf_subsets=subsets, eval_splits=splits)
+        self._make[task.metadata.name] = self._redirected(make)
+
+    def _redirected(self, make: Callable[[], AbsTask]) -> Callable[[], AbsTask]:
+        mirror = self._mirror
+        if mirror is None:
+            return make
+
+        def local() -> AbsTask:
+            task = make()
+            dataset = {**task.metadata.dataset, "path": str(mirror / task.metadata.dataset["path"])}
+            task.metadata = task.metadata.model_copy(update={"dataset": dataset})
+            return task
+
+        return local
+
+    def _unavailable(self, prototypes: dict[str, AbsTask]) -> dict[str, str]:
+        foreign = [task for name, task in prototypes.items() if name not in self._own]
+        if self._mirror is None:
+            return unavailable(foreign)
+        missing = {}
+        for task in foreign:
+            dataset = task.metadata.dataset
+            hub_path = Path(dataset["path"]).relative_to(self._mirror).as_posix()
+            try:
+                check_mirror(self._mirror, {**dataset, "path": hub_path})
+            except FileNotFoundError:
+                missing[task.metadata.name] = f"the mirror has no data at {hub_path}"
+            except ValueError as error:
+                missing[task.metadata.name] = str(error)
+        return missing
+
+
+def _by_reason(left_out: Mapping[str, str]) -> str:
+    grouped: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        grouped.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in grouped.items())
+
+
+def find_tasks(names: Sequence[str], benchmark: str | None = None) -> list[AbsTask]:
+    """mteb's tasks of these names and of a benchmark, collections replaced by their parts, without data.
+
+    Raises:
+        ValueError: none, or an unknown name; the nearest is named.
+    """
+    found = [_mteb_task(name, None, None, None) for name in names]
+    found += _benchmark(benchmark) if benchmark is not None else []
+    if not found:
+        raise ValueError("no task given: name at least one, for example STSBenchmark")
+    return [part for task in found for part in (task.metadata.tasks if task.is_aggregate else [task])]
+
+
+def _mteb_task(
+    name: str, languages: Sequence[str] | None, subsets: Sequence[str] | None, splits: Sequence[str] | None
+) -> AbsTask:
+    try:
+        known = mteb.get_task(name)
+    except KeyError:
+        names = [*OWN_TASKS, *(item.metadata.name for item in mteb.get_tasks(exclude_superseded=False))]
+        raise ValueError(f"no task named {name!r}{did_you_mean(name, names)}") from None
+    if known.is_aggregate or not (languages or subsets or splits):
+        return known
+    available = known.metadata.eval_splits
+    if unknown := [split for split in splits or () if split not in available]:
+        raise ValueError(f"{name} has no split {unknown[0]!r} to evaluate: there are {', '.join(available)}")
+    if unknown := [subset for subset in subsets or () if subset not in known.hf_subsets]:
+        raise ValueError(f"{name} has no subset {unknown[0]!r}: there are {', '.join(known.hf_subsets)}")
+    try:
+        return mteb.get_task(name, languages=languages, hf_subsets=subsets, eval_splits=splits)
+    except ValueError:
+        raise ValueError(f"{name} has nothing in {', '.join(languages or ())}; it is in {_languages(known)}") from None
+
+
+def _languages(task: AbsTask) -> str:
+    return ", ".join(sorted(task.metadata.languages)[:10])
+
+
+def _benchmark(name: str) -> list[AbsTask]:
+    try:
+        return list(mteb.get_benchmark(name).tasks)
+    except KeyError:
+        names = [benchmark.name for benchmark in mteb.get_benchmarks()]
+        raise ValueError(f"no benchmark named {name!r}{did_you_mean(name, names)}") from None
+
+
+def _check_candidates(task: AbsTaskRetrieval) -> None:
+    if task.metadata.type not in ("Reranking", "InstructionReranking"):
+        return
+    for subset, splits in task.dataset.items():
+        for split, data in splits.items():
+            if split in task.eval_splits and not data["top_ranked"]:
+                raise ValueError(
+                    f"{task.metadata.name} ({subset}, {split}) is a reranking task, but its data does not say which"
+                    " documents to rank, and it would become retrieval from the whole corpus: copy the complete"
+                    " repository, with its top_ranked configuration (mrl-text mirror does)"
+                )
+
+
+class _PlainColumns(Dataset):
+    """A data set whose columns are lists, as before datasets 4, instead of objects that read row by row.
+
+    scikit-learn's metrics turn the label column into an array many times over; reading 3,000 labels one by one for
+    each of them takes ten times as long as the classifier.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(
+            dataset.data,
+            info=dataset.info,
+            split=dataset.split,
+            indices_table=dataset._indices,
+            fingerprint=dataset._fingerprint,
+        )
+
+    def __getitem__(self, key: Any) -> Any:
+        value = super().__getitem__(key)
+        return value[:] if isinstance(key, str) else value
+
+
+def _plain_columns(dataset: Any) -> Any:
+    """The same containers with :class:`_PlainColumns` in them; the parts of retrieval tasks stay as they are."""
+    if isinstance(dataset, dict) and "relevant_docs" not in dataset:
+        copied = copy.copy(dataset)
+        for key, value in dataset.items():
+            copied[key] = _plain_columns(value)
+        return copied
+    if isinstance(dataset, Dataset) and dataset.format["type"] is None:
+        return _PlainColumns(dataset)
+    return dataset
 
 
 def _shallow(dataset: Any) -> Any:

@@ -32,6 +32,22 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class DataAs(StrEnum):
+    """Choices of ``--as``."""
+
+    classification = "classification"
+    clustering = "clustering"
+
+
+class Format(StrEnum):
+    """Choices of ``leaderboard --format``."""
+
+    terminal = "terminal"
+    csv = "csv"
+    markdown = "markdown"
+    html = "html"
+
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -158,48 +174,129 @@ def evaluate(
     tasks: Annotated[
         str | None, typer.Option(help="mteb tasks, comma-separated; default: those of the run's recipe.")
     ] = None,
+    benchmark: Annotated[str | None, typer.Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Your own data: a BEIR folder, or CSV, TSV, JSONL or Parquet. As often as you like."),
+    ] = None,
+    as_: Annotated[
+        DataAs | None, typer.Option("--as", help="What files with text,label are; default: classification.")
+    ] = None,
+    languages: Annotated[str | None, typer.Option(help="Keep these languages of --tasks: eng,deu-Latn.")] = None,
+    subsets: Annotated[str | None, typer.Option(help="Keep these subsets of --tasks.")] = None,
+    splits: Annotated[str | None, typer.Option(help="Evaluate these splits of --tasks.")] = None,
     dims: Annotated[
         str | None, typer.Option(help="Sizes, comma-separated; full width is always added. Default: the trained ones.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results, table and curve.")] = Path(
+    precisions: Annotated[str, typer.Option(help="What vectors are stored in.")] = "float32,float16,int8,binary",
+    controls: Annotated[
+        str, typer.Option(help="What models are compared with: base, pca, random, comma-separated, or none.")
+    ] = "base,pca,random",
+    pca_texts: Annotated[
+        Path | None, typer.Option(help="Fit PCA on these texts, one a line, instead of each task's corpus side.")
+    ] = None,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="CSV of published scores to draw beside: model, dim, task, score.")
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Share of the full score that the recommended size keeps.")] = 0.99,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results, table, curve and report.")] = Path(
         "evaluation"
     ),
-    mirror: Annotated[
-        Path | None, typer.Option(help="Folder with local copies of hub data sets (DIR/organisation/name).")
+    mirror: Annotated[Path | None, typer.Option(help="Folder that mrl-text mirror made; works offline.")] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Folder of embeddings to share between evaluations, or none to keep none.")
     ] = None,
-    control: Annotated[bool, typer.Option(help="Add the untrained base of a trained model, truncated.")] = True,
+    keep_going: Annotated[bool, typer.Option(help="Leave out tasks that cannot run or fail.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts per forward pass.")] = 32,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="What the models compute in.")] = Dtype.float32,
 ) -> None:
-    """Evaluate models on mteb tasks at every size, from one encoding pass."""
+    """Evaluate models on mteb tasks or your own data, at every size and precision, from one encoding pass."""
     sizes = _whole_numbers(dims) if dims else None
+    _check_share(keep)
     from rich.console import Console
 
     from mrl_text.quiet import quiet_libraries
 
     quiet_libraries()
-    from mrl_text.eval.figures import draw_curve
-    from mrl_text.eval.report import print_report
+    from mrl_text.eval.report import print_report, write_report
     from mrl_text.eval.runner import recipe_eval, sweep
 
     planned = recipe_eval(models[0])
-    names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else planned.tasks
+    chosen = _names(tasks) if tasks else [] if benchmark or data else planned.tasks
     planned_dims = planned.dims if len(models) == 1 else []
+    texts = _lines(pca_texts) if pca_texts else None
+    for file in reference or ():
+        if not file.is_file():
+            raise FileNotFoundError(f"no reference file at {file}")
     result = sweep(
         models,
-        names,
+        chosen,
         output=output,
+        benchmark=benchmark,
+        data=data or (),
+        as_=as_.value if as_ else None,
+        languages=_names(languages),
+        subsets=_names(subsets),
+        splits=_names(splits),
         dims=sizes or planned_dims or None,
+        precisions=_names(precisions),  # type: ignore[arg-type]  # checked by sweep
+        controls=[] if controls == "none" else _names(controls),  # type: ignore[arg-type]
         mirror=mirror,
-        control=control,
+        cache=cache,
+        pca_texts=texts,
+        keep_going=keep_going,
         batch_size=batch_size,
         device=device,
         dtype=dtype.value,
     )
-    print_report(result, Console())
-    written = [result.folder / "scores.csv", result.folder / "scores.parquet", *draw_curve(result)]
-    typer.echo("\n".join(str(file) for file in written))
+    from mrl_text.eval.reference import read_references
+
+    references = read_references(reference or (), result)
+    print_report(result, Console(), keep=keep)
+    for task, reason in result.failed.items():
+        typer.echo(f"{task} was left out: {reason}")
+    written = write_report(result, keep=keep, references=references, failed=result.failed)
+    typer.echo("\n".join(str(file) for file in (output / "scores.csv", output / "scores.parquet", *written)))
+
+
+@app.command()
+@_command
+def leaderboard(
+    results: Annotated[list[Path], typer.Argument(help="Output folders of mrl-text eval.")],
+    format_: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.terminal,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write instead; .html writes the interactive page.")
+    ] = None,
+    reference: Annotated[list[Path] | None, typer.Option(help="CSV of published scores for the page.")] = None,
+    keep: Annotated[float, typer.Option(help="Share of the full score that recommended sizes keep.")] = 0.99,
+) -> None:
+    """One table over models, sizes and precisions, from any number of evaluations."""
+    _check_share(keep)
+    from mrl_text.eval.leaderboard import load_results, write_leaderboard
+
+    kind = output.suffix.lstrip(".").lower().replace("md", "markdown") if output else format_.value
+    text = write_leaderboard(load_results(results), kind, output, keep=keep, references=reference or ())
+    typer.echo(text, nl=False)
+
+
+@app.command()
+@_command
+def mirror(
+    arguments: Annotated[list[str], typer.Argument(metavar="TASKS... DIR", help="mteb tasks, then the folder.")],
+    benchmark: Annotated[str | None, typer.Option(help="mteb benchmark, instead of or besides tasks.")] = None,
+) -> None:
+    """Copy the data sets of mteb tasks from the hub, for evaluation without a network."""
+    *names, folder = arguments
+    from mrl_text.quiet import quiet_libraries
+
+    quiet_libraries()
+    from mrl_text.eval.mirror import mirror_tasks
+    from mrl_text.eval.tasks import find_tasks
+
+    copied = mirror_tasks(find_tasks([one for name in names for one in _names(name)], benchmark), folder)
+    typer.echo("\n".join(f"{path}  {where}" for path, where in copied.items()))
+    typer.echo(f"Evaluate with  mrl-text eval MODEL --tasks ... --mirror {folder}")
 
 
 @app.command()
@@ -221,6 +318,22 @@ def quickstart(
     from mrl_text.quickstart import quickstart as run_quickstart
 
     run_quickstart(output, Console(), Console(stderr=True), overrides or ())
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else []
+
+
+def _lines(file: Path) -> list[str]:
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(lines) < 2:
+        raise ValueError(f"{file} has no texts, one a line, to fit PCA on")
+    return lines
+
+
+def _check_share(keep: float) -> None:
+    if not 0 < keep <= 1:
+        raise ValueError(f"--keep {keep}: expected a share of the full score, such as 0.99")
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mrl_text.models import find_model
 from mrl_text.training.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.training.precision import inference_dtype
 from mrl_text.training.recipe import load_recipe
@@ -48,7 +49,7 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
         KeyboardInterrupt: interrupted; the same call continues.
     """
     from mrl_text.eval import sweep
-    from mrl_text.eval.figures import draw_curve
+    from mrl_text.eval.report import write_report
 
     started = time.monotonic()
     recipe = load_recipe("quickstart", overrides)
@@ -58,14 +59,22 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
         "[bold]2/4 Evaluating[/bold] the untrained base and the trained model on packages held out from training"
     )
     dtype = inference_dtype()
-    result = sweep([str(model)], [TASK], output=output / "eval", dims=recipe.eval.dims, dtype=dtype)
+    result = sweep(
+        [str(model)],
+        [TASK],
+        output=output / "eval",
+        dims=recipe.eval.dims,
+        precisions=["float32"],
+        controls=["base"],
+        dtype=dtype,
+    )
     notes.print("[bold]3/4 Drawing[/bold] the curve")
-    picture = draw_curve(result)[0]
+    report, picture, _ = write_report(result)
     console.print(comparison(result), highlight=False, markup=False, soft_wrap=True)
     notes.print(f"[bold]4/4 Searching[/bold] the documentation of this environment at {DEMO_DIM} numbers per text")
-    console.print(demonstration(result), highlight=False, markup=False, soft_wrap=True)
+    console.print(demonstration(result, str(model)), highlight=False, markup=False, soft_wrap=True)
     minutes = (time.monotonic() - started) / 60
-    files = f"\nModel  {model}\nCurve  {picture}\nScores {result.folder / 'scores.csv'}"
+    files = f"\nModel  {model}\nCurve  {picture}\nReport {report}\nScores {result.folder / 'scores.csv'}"
     console.print(files, highlight=False, markup=False, soft_wrap=True)
     notes.print(f"Done in {minutes:.1f} minutes.")
 
@@ -97,7 +106,7 @@ def comparison(result: SweepResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def demonstration(result: SweepResult) -> str:
+def demonstration(result: SweepResult, model: str) -> str:
     """Answers to :data:`DEMO_QUERIES` among the held-out documentation, found on 32 numbers per text.
 
     The evaluation has encoded the texts already; the index is a slice of that.
@@ -105,7 +114,7 @@ def demonstration(result: SweepResult) -> str:
     from mrl_text.eval.runner import embedding_cache
 
     documents = load_docstrings(HELD_OUT_PACKAGES)
-    cache = embedding_cache(result.folder, result.lines[0])
+    cache = embedding_cache(result.folder / "embeddings", result.lines[0], find_model(model))
     index = truncate(cache.embed([doc.positive for doc in documents], role="document"), DEMO_DIM)
     lines = [f"{len(documents):,} texts, an index of {index.nbytes / 1e6:.2f} MB ({4 * DEMO_DIM} bytes each)"]
     for query in DEMO_QUERIES:

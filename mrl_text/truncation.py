@@ -110,6 +110,40 @@ def quantize(embeddings: np.ndarray, precision: Precision, *, ranges: np.ndarray
     return np.asarray(quantize_embeddings(embeddings, precision=precision, ranges=ranges))
 
 
+def dequantize(stored: np.ndarray, precision: Precision, dim: int, *, ranges: np.ndarray | None = None) -> np.ndarray:
+    """The float32 vectors that stored ones stand for, for comparing them as an index would.
+
+    int8 and uint8 codes become the centre of their bucket, as scalar quantisation does in FAISS and in vector
+    databases; binary becomes plus or minus one over the root of ``dim``, so that the dot product of two vectors is
+    1 - 2 * (Hamming distance) / dim.
+
+    Args:
+        stored: what :func:`quantize` returned.
+        precision: of ``stored``.
+        dim: numbers per vector before packing.
+        ranges: (2, dim) that the int8 or uint8 codes were made with.
+
+    Returns:
+        float32 array (n, dim).
+
+    Raises:
+        ValueError: unknown precision, or int8 and uint8 without ranges.
+    """
+    if precision in ("float32", "float16"):
+        return stored.astype(np.float32)
+    if precision in ("int8", "uint8"):
+        if ranges is None:
+            raise ValueError(f"{precision} codes mean nothing without the ranges they were made with")
+        low, high = ranges.astype(np.float32)
+        centre = stored.astype(np.float32) + (128.5 if precision == "int8" else 0.5)
+        return np.where(high > low, low + centre * ((high - low) / 255), low).astype(np.float32)
+    if precision in ("binary", "ubinary"):
+        packed = (stored.astype(np.int16) + 128).astype(np.uint8) if precision == "binary" else stored
+        bits = np.unpackbits(packed, axis=-1, count=dim).astype(np.float32)
+        return np.asarray((2 * bits - 1) / np.float32(np.sqrt(dim)))
+    raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+
+
 def bytes_per_vector(dim: int, precision: Precision = "float32") -> int:
     """Bytes that one stored vector takes: ``dim`` numbers of that precision, rounded up to whole bytes."""
     return -(-dim * _BITS[precision] // 8)

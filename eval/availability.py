@@ -1,0 +1,208 @@
+"""Which tasks cannot run here, told before the first one runs: hours later is too late for a licence or a cable."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets.config
+from datasets.naming import camelcase_to_snakecase
+from huggingface_hub import DatasetInfo, HfApi, constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import (
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from mteb.abstasks import AbsTask, AbsTaskRetrieval
+
+SCRIPT = "needs a loading script, which datasets 4 and newer do not run"
+_OFFLINE = (
+    "not in the local cache and HF_HUB_OFFLINE is set: unset it, or copy the data with `mrl-text mirror` "
+    "where there is a network"
+)
+_UNREACHABLE = "the hub cannot be reached: check the connection, or evaluate from a copy made with `mrl-text mirror`"
+_TIMEOUT = 10.0
+_THREADS = 8
+_COMMIT = re.compile("[0-9a-f]{7,40}")
+
+# the hub library answers trouble on the line with its HTTP client's errors; which client that is depends on its
+# version, but its own errors always derive from the client's
+_CLIENT_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
+HUB_ERRORS: tuple[type[Exception], ...] = (
+    _CLIENT_ERROR,
+    ConnectionError,
+    LocalEntryNotFoundError,
+    FileMetadataError,
+    HFValidationError,
+    json.JSONDecodeError,
+)
+"""What a call to the hub can raise, besides trouble with the local disk."""
+
+
+def unavailable(tasks: Sequence[AbsTask]) -> dict[str, str]:
+    """Find the tasks whose data cannot be had here.
+
+    Data that datasets has prepared at the revision of the task is taken as it is, and so is a folder; the hub is asked
+    about the rest, once for each repository, and no more after it could not be reached.
+
+    Args:
+        tasks: tasks that read their data from the hub or from a folder. A task that makes its own data has a made-up
+            path and would be reported as missing: leave it out.
+
+    Returns:
+        Task name -> why it cannot run, in a few words, with the fix; empty if all can. In the order of ``tasks``.
+    """
+    reasons: dict[str, str] = {}
+    to_ask: dict[str, tuple[str, str]] = {}
+    for task in tasks:
+        dataset = task.metadata.dataset
+        path, revision = str(dataset["path"]), str(dataset["revision"])
+        if dataset.get("trust_remote_code"):
+            reasons[task.metadata.name] = SCRIPT
+        elif Path(path).is_dir() or _is_prepared(task):
+            continue
+        elif constants.HF_HUB_OFFLINE:
+            reasons[task.metadata.name] = _OFFLINE
+        else:
+            to_ask[task.metadata.name] = path, revision
+    answers = _ask(list(dict.fromkeys(to_ask.values())))
+    reasons.update({name: str(answers[key]) for name, key in to_ask.items() if key in answers})
+    names = dict.fromkeys(task.metadata.name for task in tasks)
+    return {name: reasons[name] for name in names if name in reasons}
+
+
+def look_up(path: str, revision: str, *, sizes: bool = False) -> DatasetInfo:
+    """Ask the hub for the files of a data set, and whether this user may read them.
+
+    Args:
+        path: the repository, ``organisation/name``.
+        revision: commit, branch or tag.
+        sizes: also get size and checksum of every file.
+
+    Raises:
+        ValueError: the data set needs a loading script.
+        PermissionError: gated, or the hub refuses access.
+        FileNotFoundError: no such repository or revision, or a private one.
+        ConnectionError: the hub cannot be reached.
+        OSError: the hub answers with another error.
+    """
+    try:
+        info = HfApi().dataset_info(path, revision=revision, files_metadata=sizes, timeout=_TIMEOUT)
+        if info.gated:
+            _try_file(path, info)
+    except HUB_ERRORS as error:
+        raise hub_error(error, path, revision) from error
+    if any(file.rfilename == f"{path.rpartition('/')[2]}.py" for file in info.siblings or ()):
+        raise ValueError(SCRIPT)
+    return info
+
+
+def _try_file(path: str, info: DatasetInfo) -> None:
+    """Ask for the head of a data file: listing and card of a gated data set are open to everyone, data files are not.
+
+    ``HfApi.auth_check`` is there for this, but waits without limit for an answer.
+    """
+    names = (file.rfilename for file in info.siblings or ())
+    name = next((name for name in names if not name.startswith(".") and name != constants.REPOCARD_NAME), None)
+    if name is not None:
+        get_hf_file_metadata(hf_hub_url(path, name, repo_type="dataset", revision=info.sha), timeout=_TIMEOUT)
+
+
+def hub_error(error: Exception, path: str, revision: str) -> OSError:
+    """Put one of :data:`HUB_ERRORS` into a few words with the fix; which errors it returns, :func:`look_up` lists."""
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    answer: OSError
+    if isinstance(error, GatedRepoError):
+        page = f"{constants.ENDPOINT}/datasets/{path}"
+        answer = PermissionError(f"gated: accept the terms at {page} and log in with `hf auth login`")
+    elif isinstance(error, RevisionNotFoundError):
+        answer = FileNotFoundError(f"the hub has no revision {revision} of {path}: another version of mteb may help")
+    elif isinstance(error, RepositoryNotFoundError):
+        answer = FileNotFoundError(f"{path} is not found or private: check the name, or log in with `hf auth login`")
+    elif isinstance(error, HFValidationError):
+        answer = FileNotFoundError(f"{path!r} does not name a data set on the hub")
+    elif isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status in (401, 403):
+            answer = PermissionError(f"the hub refuses access (status {status}): log in with `hf auth login`")
+        else:
+            answer = OSError(f"the hub answers with status {status}: try again later")
+    elif isinstance(error, OfflineModeIsEnabled):
+        answer = ConnectionError("HF_HUB_OFFLINE is set: unset it")
+    elif isinstance(error, (_CLIENT_ERROR, ConnectionError)):
+        answer = ConnectionError(_UNREACHABLE)
+    else:  # a page of a proxy or a hotel, for example
+        answer = ConnectionError(f"what answers at {constants.ENDPOINT} is not the hub: check the connection")
+    return answer
+
+
+def _ask(repositories: list[tuple[str, str]]) -> dict[tuple[str, str], Exception]:
+    """Look up each (path, revision); those that cannot be read, with the reason."""
+    lost: list[Exception] = []
+    stop = threading.Event()
+
+    def ask(repository: tuple[str, str]) -> Exception | None:
+        if stop.is_set():
+            return lost[0]
+        try:
+            look_up(*repository)
+        except ConnectionError as error:
+            lost.append(error)
+            stop.set()
+            return error
+        except (OSError, ValueError) as error:
+            return error
+        return None
+
+    # the first alone: without a network there is one wait, not one for each thread
+    answers = [ask(repository) for repository in repositories[:1]]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        answers += pool.map(ask, repositories[1:])
+    pairs = zip(repositories, answers, strict=True)
+    return {repository: answer for repository, answer in pairs if answer is not None}
+
+
+def _is_prepared(task: AbsTask) -> bool:
+    """Whether datasets loads the task's data, all of it and of the right revision, without a network.
+
+    The hub's own cache does not count: what was only downloaded, datasets does not load without a network.
+    """
+    dataset = task.metadata.dataset
+    prepared = _prepared_configurations(str(dataset["path"]), str(dataset["revision"]))
+    subsets = list(task.hf_subsets) if task.metadata.is_multilingual else []
+    if not isinstance(task, AbsTaskRetrieval):
+        needed = {dataset["name"]} if "name" in dataset else set(subsets)
+        return bool(prepared) and needed <= prepared
+    needed = {f"{subset}-{part}" for subset in subsets for part in ("corpus", "queries", "qrels")}
+    # without the hub mteb does not see that there are candidates to rerank or instructions, and goes on without them
+    blind = any(name.endswith(("top_ranked", "instruction")) for name in prepared)
+    return (needed or {"corpus", "queries", "default"}) <= prepared and not blind
+
+
+def _prepared_configurations(path: str, revision: str) -> set[str]:
+    """Names of the configurations that datasets has made tables of, from this revision.
+
+    Without a network datasets takes the table made last, whatever revision is asked for: only that one counts.
+    """
+    organisation, _, name = path.rpartition("/")
+    folder = f"{organisation}___" if organisation else ""
+    root = Path(datasets.config.HF_DATASETS_CACHE) / f"{folder}{camelcase_to_snakecase(name)}"
+    found = set()
+    for configuration in root.glob("*"):
+        tables = [info.parent for info in configuration.glob("*/*/dataset_info.json")]
+        if tables:
+            commit = max(tables, key=lambda table: table.stat().st_mtime).name
+            # of a branch it is not recorded which commit it was
+            if not _COMMIT.fullmatch(revision) or (_COMMIT.fullmatch(commit) and commit.startswith(revision)):
+                found.add(configuration.name)
+    return found

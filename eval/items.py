@@ -1,0 +1,237 @@
+"""The per-item scores behind a task's main score: kept in a file, resampled for intervals."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytrec_eval
+from mteb.abstasks import AbsTask
+from mteb.results import TaskResult
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from mrl_text.files import write_atomically
+
+from .encoders import RecordingSearch
+from .statistics import Units
+
+TYPES_WITH_PREDICTIONS = ("STS", "PairClassification", "BitextMining", "Summarization")
+"""Task types whose items come from the predictions that mteb writes."""
+
+_TREC = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
+
+
+@dataclass(frozen=True)
+class Items:
+    """Units of one split and subset, and what one of them is called."""
+
+    split: str
+    subset: str
+    unit: str
+    units: Units
+
+
+def collect_items(
+    task: AbsTask, result: TaskResult, search: RecordingSearch | None, predictions: Path | None
+) -> list[Items]:
+    """The units of every split and subset of a result.
+
+    Queries of retrieval and reranking tasks, pairs of STS and pair classification, texts of bitext mining and
+    summarisation. Classification and clustering tasks resample themselves: their experiments are the units. Where
+    the units do not reproduce the main score, or a type has none, the split and subset is left out.
+
+    Args:
+        task: the evaluated task, data loaded.
+        result: its result.
+        search: the search that answered, for retrieval tasks.
+        predictions: mteb's prediction file, for :data:`TYPES_WITH_PREDICTIONS`.
+    """
+    predicted = json.loads(predictions.read_text(encoding="utf-8")) if predictions and predictions.is_file() else {}
+    collected = []
+    for split, subsets in result.scores.items():
+        for scores in subsets:
+            subset, main = scores["hf_subset"], task.metadata.main_score
+            found: Items | None
+            if search is not None:
+                found = _queries(task, search, split, subset, main)
+            elif (answer := predicted.get(subset, predicted.get("parallel", {})).get(split)) is not None:
+                found = _predicted(task, answer, split, subset, main)
+            else:
+                found = _experiments(scores, split, subset, main)
+            if found is not None and abs(found.units.score() - scores["main_score"]) < 1e-4:
+                collected.append(found)
+    return collected
+
+
+def write_items(file: Path, items: list[Items], facts: Mapping[str, str]) -> None:
+    """Write items as Parquet: split, subset, id, and the numbers that make the score; ``facts`` as metadata."""
+    columns: dict[str, list[Any]] = {"split": [], "subset": [], "id": []}
+    names = sorted({name for one in items for name in one.units.columns})
+    columns.update({name: [] for name in names})
+    for one in items:
+        n = len(one.units)
+        columns["split"] += [one.split] * n
+        columns["subset"] += [one.subset] * n
+        columns["id"] += one.units.ids.tolist()
+        for name in names:
+            columns[name] += one.units.columns[name].tolist() if name in one.units.columns else [None] * n
+    kinds = {f"{one.split}/{one.subset}": [one.units.statistic, one.unit] for one in items}
+    schema = pa.schema(
+        [(name, pa.string() if name in ("split", "subset", "id") else pa.float64()) for name in columns],
+        metadata={**facts, "statistics": json.dumps(kinds)},
+    )
+    stream = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=schema), stream)
+    write_atomically(file, stream.getvalue())
+
+
+def read_facts(file: Path) -> dict[str, str]:
+    """The facts that :func:`write_items` stored.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a whole Parquet file.
+    """
+    metadata = pq.read_schema(file).metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
+def read_items(file: Path) -> list[Items]:
+    """What :func:`write_items` wrote."""
+    table = pq.read_table(file)
+    statistics = json.loads((table.schema.metadata or {})[b"statistics"])
+    pairs = zip(table["split"].to_pylist(), table["subset"].to_pylist(), strict=True)
+    ids = np.array(table["id"].to_pylist(), dtype=np.str_)
+    groups = np.array([f"{split}/{subset}" for split, subset in pairs], dtype=np.str_)
+    numbers = {name: table[name].to_numpy() for name in table.column_names if name not in ("split", "subset", "id")}
+    items = []
+    for key, (statistic, unit) in statistics.items():
+        mask = groups == key
+        split, _, subset = key.partition("/")
+        columns = {name: values[mask] for name, values in numbers.items() if not np.isnan(values[mask]).any()}
+        items.append(Items(split, subset, unit, Units(ids[mask], columns, statistic)))
+    return items
+
+
+def _queries(task: AbsTask, search: RecordingSearch, split: str, subset: str, main: str) -> Items | None:
+    """Per-query scores by the evaluator that mteb itself uses."""
+    match = re.fullmatch(r"(ndcg|map|recall|precision|hit_rate|mrr)_at_(\d+)", main)
+    if match is None:
+        return None
+    judgements, ranking = task.dataset[subset][split]["relevant_docs"], search.rankings[split, subset]
+    if task.skip_first_result:
+        ranking = {
+            query: dict(sorted(found.items(), key=lambda pair: pair[1], reverse=True)[1:])
+            for query, found in ranking.items()
+        }
+    name, depth = match[1], int(match[2])
+    if name == "mrr":
+        scores = {query: _reciprocal_rank(ranking[query], judgements[query], depth) for query in ranking}
+    else:
+        measured = pytrec_eval.RelevanceEvaluator(judgements, {f"{_TREC[name]}.{depth}"}).evaluate(ranking)
+        scores = {query: measures[f"{_TREC[name]}_{depth}"] for query, measures in measured.items()}
+    ordered = sorted(scores)
+    return Items(split, subset, "query", _mean(ordered, [scores[query] for query in ordered]))
+
+
+def _reciprocal_rank(found: Mapping[str, float], judged: Mapping[str, int], depth: int) -> float:
+    best = sorted(found, key=lambda document: (found[document], document), reverse=True)[:depth]
+    return next((1 / rank for rank, document in enumerate(best, 1) if judged.get(document, 0) > 0), 0.0)
+
+
+def _predicted(task: AbsTask, answer: Any, split: str, subset: str, main: str) -> Items | None:
+    if task.metadata.type == "BitextMining":
+        return _bitext(task, answer, split, subset, main)
+    if task.metadata.type == "Summarization":
+        return _summaries(answer, split, subset, main)
+    data = task.dataset.get(subset, task.dataset)
+    similarities = {
+        "cosine": np.array(answer["cosine_scores"]),
+        "similarity": np.array(answer["similarity_scores"]),
+        "euclidean": np.array(answer["euclidean_distances"]),
+        "manhattan": np.array(answer["manhattan_distances"]),
+    }
+    if task.metadata.type == "STS":
+        gold = np.array(data[split]["score"][:], dtype=np.float64)
+        kind, _, statistic = main.rpartition("_")
+        similarities[""] = similarities["similarity"]
+        if kind not in similarities or statistic not in ("spearman", "pearson"):
+            return None
+        columns = {"value": similarities[kind], "gold": gold}
+        return Items(split, subset, "pair", Units(_numbered(len(gold)), columns, statistic))
+    rows = data[split]
+    labels = rows[task.label_column_name][:]
+    if len(labels) == 1:  # older data sets keep all pairs in one row
+        labels = labels[0]
+    similarities |= {"dot": np.array(answer["dot_scores"])}
+    for distance in ("euclidean", "manhattan"):
+        similarities[distance] = -similarities[distance]
+    kind, _, statistic = main.rpartition("_")
+    if statistic != "ap" or (kind != "max" and kind not in similarities):
+        return None
+    chosen = similarities if kind == "max" else {kind: similarities[kind]}
+    columns = {f"value_{name}": values for name, values in chosen.items()}
+    columns["gold"] = np.array(labels, dtype=np.float64)
+    return Items(split, subset, "pair", Units(_numbered(len(labels)), columns, "ap"))
+
+
+def _bitext(task: AbsTask, answer: Any, split: str, subset: str, main: str) -> Items | None:
+    """Weighted F1 is the mean over texts of the F1 of their own label; accuracy is the mean of hits."""
+    answer = answer.get("-".join(task._get_pairs(False)[0]), answer.get(subset)) if isinstance(answer, dict) else answer
+    if answer is None or main not in ("f1", "accuracy"):
+        return None
+    data = task.dataset.get(subset, task.dataset)[split]
+    paired = isinstance(data, dict) and "gold" in data  # BUCC; elsewhere line belongs to line
+    gold = data["gold"] if paired else [(row, row) for row in range(len(answer))]
+    labels, found = np.array([pair[1] for pair in gold]), np.array([row["corpus_id"] for row in answer])
+    values = (labels == found).astype(np.float64)
+    if main == "f1":
+        per_label = f1_score(labels, found, labels=labels, average=None, zero_division=0)
+        values = np.asarray(per_label, dtype=np.float64)
+    return Items(split, subset, "text", _mean(_numbered(len(values)), values))
+
+
+def _summaries(answer: Any, split: str, subset: str, main: str) -> Items | None:
+    match = re.fullmatch(r"(?:(cosine|dot)_)?(spearman|pearson)", main)
+    if match is None:
+        return None
+    correlate = stats.spearmanr if match[2] == "spearman" else stats.pearsonr
+    machine = answer[f"{match[1]}_scores" if match[1] else "similarity_scores"]
+    values = [correlate(human, scored).statistic for human, scored in zip(answer["human_scores"], machine, strict=True)]
+    return Items(split, subset, "text", _mean(_numbered(len(values)), values))
+
+
+def _experiments(scores: Mapping[str, Any], split: str, subset: str, main: str) -> Items | None:
+    """Scores of the experiments that classification and clustering tasks repeat on samples of their own."""
+    values: list[float] = []
+    if experiments := scores.get("scores_per_experiment"):
+        values = [experiment.get(main) for experiment in experiments]
+        if any(value is None for value in values):
+            return None
+    elif (measured := scores.get(f"{main}s")) is not None:
+        if isinstance(measured, Mapping):  # hierarchical clustering: the levels of one experiment belong together
+            levels = list(measured.values())
+            if len({len(level) for level in levels}) != 1:
+                return None
+            measured = np.mean(levels, axis=0).tolist()
+        values = list(measured)
+    if len(values) < 2:
+        return None
+    return Items(split, subset, "experiment", _mean(_numbered(len(values)), values))
+
+
+def _mean(ids: Any, values: Any) -> Units:
+    return Units(np.array(ids, dtype=np.str_), {"value": np.asarray(values, dtype=np.float64)}, "mean")
+
+
+def _numbered(n: int) -> np.ndarray:
+    return np.arange(n).astype(np.str_)

@@ -1,0 +1,176 @@
+"""One table over models, sizes and precisions, from the folders of any number of sweeps."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from mrl_text.files import write_atomically
+
+from .html import render_html
+from .reference import read_references
+from .results import KEY_COLUMNS, TABLE, Results
+from .summary import KEEP, summarize
+
+logger = logging.getLogger(__name__)
+
+_MOST_TASK_COLUMNS = 8
+
+
+def load_results(folders: Sequence[str | Path]) -> Results:
+    """The results of sweeps, together; what several folders hold is taken from the first.
+
+    Only tasks that every model has been evaluated on are kept: means over different tasks do not compare.
+
+    Raises:
+        FileNotFoundError: a folder has no results.
+        ValueError: no folder, a damaged table, or no task that all models share.
+    """
+    if not folders:
+        raise ValueError("no results given: name the output folder of an evaluation")
+    tables = []
+    for folder in folders:
+        file = Path(folder) / f"{TABLE}.parquet"
+        if not file.is_file():
+            raise FileNotFoundError(f"no results in {folder}: expected {file}, which mrl-text eval writes")
+        try:
+            tables.append(pd.read_parquet(file))
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"{file} is damaged ({error}): run the evaluation again, it computes nothing twice"
+            ) from None
+    table = pd.concat(tables, ignore_index=True)
+    table = table[~table[KEY_COLUMNS].astype(str).duplicated()]
+    models = table[table["role"] == "model"]
+    have = models.groupby("task")[["model", "revision", "dtype"]].apply(lambda rows: len(rows.drop_duplicates()))
+    everyone = len(models[["model", "revision", "dtype"]].drop_duplicates())
+    shared = [task for task in dict.fromkeys(table["task"]) if have.get(task, 0) == everyone]
+    if not shared:
+        raise ValueError("these models share no task: evaluate them on the same ones")
+    if missing := [task for task in dict.fromkeys(table["task"]) if task not in shared]:
+        logger.warning("left out, since not every model was evaluated on it: %s", ", ".join(missing))
+    table = table[table["task"].isin(shared)]
+    for task, versions in table.groupby("task")["data"].nunique().items():
+        if versions > 1:
+            logger.warning("%s was not measured on the same data everywhere: its scores may not compare", task)
+    return Results(table.reset_index(drop=True), [Path(folder) for folder in folders])
+
+
+def leaderboard(results: Results) -> pd.DataFrame:
+    """One row per line, size and precision, best first.
+
+    Returns:
+        Columns ``model`` (with what was done to it), ``dim``, ``precision``, ``bytes``, ``score``, ``low``, ``high``,
+        ``retention``, ``retention_low``, ``retention_high``, then the mean of each task, or of each type if there are
+        more than eight tasks. Scores 0..1.
+    """
+    by_type = len(results.tasks) > _MOST_TASK_COLUMNS
+    groups = results.types if by_type else {task: [task] for task in results.tasks}
+    rows = []
+    for line in results.lines:
+        for cell in results.cells(line):
+            score, retention = results.estimate(line, cell), results.retention(line, cell)
+            if score is None:
+                continue
+            interval, kept = score.interval(), retention.interval() if retention else None
+            row = {
+                "model": line.label,
+                "dim": cell.dim,
+                "precision": cell.precision,
+                "bytes": cell.bytes,
+                "score": score.value,
+                "low": interval.low if interval else None,
+                "high": interval.high if interval else None,
+                "retention": retention.value if retention else None,
+                "retention_low": kept.low if kept else None,
+                "retention_high": kept.high if kept else None,
+            }
+            parts = {name: results.estimate(line, cell, tasks) for name, tasks in groups.items() if len(groups) > 1}
+            rows.append(row | {name: part.value if part else None for name, part in parts.items()})
+    table = pd.DataFrame(rows)
+    return table.sort_values(["score", "bytes"], ascending=[False, True], kind="stable", ignore_index=True)
+
+
+def write_leaderboard(
+    results: Results,
+    kind: str = "terminal",
+    file: Path | None = None,
+    *,
+    keep: float = KEEP,
+    references: Sequence[str | Path] = (),
+) -> str:
+    """The leaderboard as text to print.
+
+    Args:
+        results: of one sweep or several.
+        kind: ``terminal``, ``csv``, ``markdown`` or ``html``.
+        file: where to write it; the answer is then its name. None returns the leaderboard itself.
+        keep: target of the recommended sizes on the HTML page.
+        references: CSV files of published scores for the HTML page.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    table = leaderboard(results)
+    if kind == "terminal":
+        text = _terminal(table)
+    elif kind == "csv":
+        text = table.to_csv(index=False)
+    elif kind == "markdown":
+        text = markdown(table)
+    elif kind == "html":
+        text = render_html(summarize(results, keep=keep, references=read_references(references, results)))
+    else:
+        raise ValueError(f"a leaderboard can be csv, markdown (.md) or html, not {kind!r}")
+    if file is None:
+        return text
+    write_atomically(file, text.encode())
+    return f"{file}\n"
+
+
+def _terminal(table: pd.DataFrame) -> str:
+    shown = formatted(table)
+    grid = Table()
+    for column in shown.columns:
+        grid.add_column(column, justify="left" if column in ("model", "precision") else "right")
+    for row in shown.astype(str).itertuples(index=False):
+        grid.add_row(*row)
+    stream = io.StringIO()
+    width = None if sys.stdout.isatty() else 200
+    Console(file=stream, width=width, force_terminal=sys.stdout.isatty()).print(grid)
+    return stream.getvalue()
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The leaderboard as a Markdown table: scores x100, intervals in brackets."""
+    shown = formatted(table)
+    lines = [list(map(str, shown.columns)), ["---"] * len(shown.columns), *shown.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n"
+
+
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """The leaderboard with numbers as text, for people."""
+    shown = table[["model", "dim", "precision", "bytes"]].rename(columns={"dim": "size"}).copy()
+    shown["score"] = [_with_interval(*row) for row in table[["score", "low", "high"]].itertuples(index=False)]
+    kept = table[["retention", "retention_low", "retention_high"]].itertuples(index=False)
+    shown["retention %"] = [_with_interval(*row) for row in kept]
+    for column in table.columns[10:]:
+        shown[column] = [_hundredfold(value) for value in table[column]]
+    return shown
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    if pd.isna(low) or pd.isna(high):
+        return _hundredfold(value)
+    return f"{_hundredfold(value)} [{_hundredfold(low)}, {_hundredfold(high)}]"
+
+
+def _hundredfold(value: float | None) -> str:
+    return "-" if value is None or pd.isna(value) else f"{100 * value:.2f}"

@@ -1,0 +1,191 @@
+"""What a sweep measures: lines (a model, or a control of it) made of cells (a size at a precision)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.truncation import PRECISIONS, Precision, bytes_per_vector, check_dims
+
+logger = logging.getLogger(__name__)
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Method = Literal["truncation", "pca", "random"]
+Control = Literal["base", "pca", "random"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+EVALUATED_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "binary")
+RANDOM_SEEDS = (0, 1, 2)
+
+_METHOD_LABELS = {"truncation": "", "pca": " (PCA)", "random": " (random dimensions)"}
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """A size at a precision."""
+
+    dim: int
+    precision: Precision = "float32"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that one stored vector takes."""
+        return bytes_per_vector(self.dim, self.precision)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line in a figure: a model, its untrained base, or another way to make its vectors smaller."""
+
+    model: str
+    revision: str
+    role: str = "model"
+    """``"model"``, or ``"control"`` for what a model is compared with."""
+    method: Method = "truncation"
+    """How vectors are made smaller: their first numbers, principal components, or random numbers of them."""
+    dtype: Dtype = "float32"
+    """What the model computes in."""
+
+    @property
+    def label(self) -> str:
+        """Name in tables and figures."""
+        name = self.model.removeprefix("local/").rpartition("/")[2]
+        base = " (untrained base)" if self.role == "control" and self.method == "truncation" else ""
+        return f"{name}{base}{_METHOD_LABELS[self.method]}"
+
+    @property
+    def slug(self) -> str:
+        """Folder name for what belongs to these weights computed in this type."""
+        kind = "" if self.dtype == "float32" else f"-{self.dtype}"
+        return f"{self.model.replace('/', '__')}-{self.revision}{kind}"
+
+    def variants(self, cell: Cell) -> list[Variant]:
+        """What is evaluated for a cell: one thing, or one per seed for random dimensions."""
+        seeds = RANDOM_SEEDS if self.method == "random" else (None,)
+        return [Variant(self, cell, seed) for seed in seeds]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One evaluation of a task: a line, a cell and, for random dimensions, a seed."""
+
+    line: Line
+    cell: Cell
+    seed: int | None = None
+
+    @property
+    def experiment(self) -> dict[str, str | int]:
+        """What distinguishes the result from others of the same model, as mteb's ``experiment_kwargs``.
+
+        mteb files results under it; without the size in it every size would read the first size's scores.
+        ``output_dtypes`` is mteb's own word for the precision of stored vectors.
+        """
+        kwargs: dict[str, str | int] = {"embed_dim": self.cell.dim}
+        if self.line.dtype != "float32":
+            kwargs["dtype"] = self.line.dtype
+        if self.cell.precision != "float32":
+            kwargs["output_dtypes"] = self.cell.precision
+        if self.line.method != "truncation":
+            kwargs["reduction"] = self.line.method if self.seed is None else f"{self.line.method}-{self.seed}"
+        return kwargs
+
+    @property
+    def fitted(self) -> bool:
+        """Whether something is measured on a corpus to make it."""
+        return self.line.method == "pca" or self.cell.precision in ("int8", "uint8")
+
+    @property
+    def slug(self) -> str:
+        """Folder name of the variant among those of its model."""
+        return "__".join(f"{key}_{value}" for key, value in sorted(self.experiment.items()) if key != "dtype")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A line with where its model comes from and the cells to evaluate."""
+
+    line: Line
+    source: ModelSource
+    dims: tuple[int, ...]
+    cells: tuple[Cell, ...] = field(default=())
+
+
+def plan_lines(
+    models: Sequence[str],
+    *,
+    dims: Sequence[int] | None = None,
+    precisions: Sequence[Precision] = EVALUATED_PRECISIONS,
+    controls: Sequence[Control] = CONTROLS,
+    dtype: Dtype = "float32",
+) -> list[Plan]:
+    """Resolve models into lines, each model followed by its controls; models that appear twice are planned once.
+
+    A model is planned at every size and precision, and always at full width in float32, since retention is measured
+    against that. Controls are planned in float32.
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: no model, an unknown precision or control, or sizes no model has.
+    """
+    if not models:
+        raise ValueError("no model given")
+    _check_names("precision", precisions, PRECISIONS)
+    _check_names("control", controls, CONTROLS)
+    plans: list[Plan] = []
+    for name in models:
+        source = find_model(name)
+        own = _sizes(source, dims)
+        plans.append(_plan(source, own, precisions, "model", "truncation", dtype))
+        if "base" in controls and source.base_model is not None:
+            try:
+                base = find_model(source.base_model)
+                plans.append(_plan(base, _sizes(base, own), ["float32"], "control", "truncation", dtype))
+            except FileNotFoundError as error:
+                logger.warning("%s is shown without the untrained base: %s", source.name, error)
+        if "pca" in controls:
+            plans.append(_plan(source, own, ["float32"], "control", "pca", dtype))
+        if "random" in controls and len(own) > 1:  # all dimensions in another order are the model itself
+            plans.append(_plan(source, own[:-1], ["float32"], "control", "random", dtype))
+    if dims and (highest := max(max(plan.dims) for plan in plans)) < max(dims):
+        raise ValueError(f"dims asks for {max(dims)}, but the widest of these models has {highest} numbers")
+    unique: dict[tuple[str, str, str], Plan] = {}
+    for plan in plans:
+        key = plan.line.model, plan.line.revision, plan.line.method
+        if key not in unique or (unique[key].line.role == "control" and plan.line.role == "model"):
+            unique[key] = plan
+    return list(unique.values())
+
+
+def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no {what} named {unknown[0]!r}; there are {', '.join(known)}")
+
+
+def _plan(
+    source: ModelSource,
+    dims: tuple[int, ...],
+    precisions: Sequence[Precision],
+    role: str,
+    method: Method,
+    dtype: Dtype,
+) -> Plan:
+    cells = dict.fromkeys(Cell(dim, precision) for dim in dims for precision in precisions)
+    if method == "truncation":
+        cells.setdefault(Cell(dims[-1]))
+    ordered = sorted(cells, key=lambda cell: (-cell.dim, PRECISIONS.index(cell.precision)))
+    return Plan(Line(source.name, source.revision, role, method, dtype), source, dims, tuple(ordered))
+
+
+def _sizes(source: ModelSource, dims: Sequence[int] | None) -> tuple[int, ...]:
+    width = peek_width(source)
+    wanted = check_dims(dims) if dims else source.matryoshka_dims
+    if width is None:
+        if not wanted:
+            raise ValueError(f"{source.name} does not tell its width: give the sizes with --dims, full width included")
+        return check_dims(wanted)
+    if not wanted:
+        wanted = tuple(width >> shift for shift in range(int(math.log2(max(width, 16) / 16)) + 1))
+    return check_dims([*(dim for dim in wanted if dim <= width), width])

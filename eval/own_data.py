@@ -1,0 +1,370 @@
+"""A user's own data as ordinary mteb tasks: a BEIR folder, or a table of pairs or of labelled texts."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+from weakref import WeakValueDictionary
+
+from datasets import Dataset, DatasetDict
+from mteb.abstasks import (
+    AbsTask,
+    AbsTaskClassification,
+    AbsTaskClustering,
+    AbsTaskPairClassification,
+    AbsTaskRetrieval,
+    AbsTaskSTS,
+)
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from mteb.abstasks.task_metadata import TaskMetadata
+
+from mrl_text.suggest import did_you_mean
+
+from . import rows
+from .rows import Problems, Table, checked, read_table
+
+logger = logging.getLogger(__name__)
+
+As = Literal["classification", "clustering"]
+
+Parts = dict[str, tuple[Path, bytes]]
+"""What a file is for (``"data"``, ``"train"``, ``"corpus"``...) -> where it is and its content."""
+
+LAYOUTS: tuple[tuple[str, ...], ...] = (
+    ("sentence1", "sentence2", "score"),
+    ("sentence1", "sentence2", "label"),
+    ("text", "label"),
+)
+"""Columns of a table that can be evaluated; others are ignored."""
+
+_SPLITS = ("test", "dev", "validation")
+_SEED = 42
+_HIGHEST_JUDGEMENT = 10**6  # the evaluator makes room for every grade up to the highest
+_MADE: WeakValueDictionary[tuple[Path, As | None, str], type[AbsTask]] = WeakValueDictionary()
+
+
+class _Classification(AbsTaskClassification):
+    """mteb's own; labels are read once per experiment, not row by row by every metric, which takes minutes."""
+
+    def _calculate_scores(self, y_test: Any, y_pred: Any) -> Any:
+        return super()._calculate_scores(y_test[:], y_pred)
+
+
+_KINDS: dict[type[AbsTask], tuple[str, str, str]] = {
+    AbsTaskRetrieval: ("Retrieval", "t2t", "ndcg_at_10"),
+    AbsTaskSTS: ("STS", "t2t", "cosine_spearman"),
+    AbsTaskPairClassification: ("PairClassification", "t2t", "max_ap"),
+    _Classification: ("Classification", "t2c", "accuracy"),
+    AbsTaskClustering: ("Clustering", "t2c", "v_measure"),
+}
+"""mteb's base class -> its name for the type of task, the category and the main score."""
+
+
+def own_task(path: str | Path, as_: As | None = None) -> AbsTask:
+    """Make an mteb task of a user's data; all of it is checked here, before anything is encoded.
+
+    ``type(task)()`` is another task on the same rows with a random state of its own. The rows are parsed once as
+    long as the files stay the same and a task on them is alive.
+
+    Args:
+        path: a BEIR folder (``corpus.jsonl``, ``queries.jsonl``, ``qrels/*.tsv``), a folder with ``train`` and
+            ``test`` tables of labelled texts, or one table with the columns of :data:`LAYOUTS`. A table is .csv,
+            .tsv, .jsonl, .json (one object per line) or .parquet.
+        as_: what to do with labelled texts; None classifies. To be classified, a single table is split in halves
+            stratified by label, always the same ones.
+
+    Raises:
+        FileNotFoundError: nothing there, or a part of a folder is missing.
+        ValueError: an unknown layout or type of file, or malformed rows, each named by file and line; or data on
+            which the score is not defined: one label only, equal scores, or no positive judgement.
+    """
+    if as_ not in (None, *get_args(As)):
+        raise ValueError(f"labelled texts cannot be evaluated as {as_!r}{did_you_mean(str(as_), get_args(As))}")
+    place = Path(path).expanduser().absolute()
+    place = place.resolve() if ".." in place.parts else place
+    parts = {role: (file, rows.read_bytes(file)) for role, file in _find_parts(place, as_).items()}
+    digest = hashlib.sha256()
+    for role, (_, content) in parts.items():
+        digest.update(f"{role} {len(content)}\0".encode() + content)
+    key = (place, as_, digest.hexdigest())
+    made = _MADE.get(key)
+    if made is None:
+        problems = Problems(place)
+        made = _retrieval(place, parts, problems) if "corpus" in parts else _tables(place, parts, as_, problems)
+        _MADE[key] = made
+    return made()
+
+
+def task_name(path: Path) -> str:
+    """Name of a file without its ending, or of a folder, in characters that are safe in file names."""
+    stem = path.stem if path.suffix.lower() in rows.SUFFIXES else path.name
+    return re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:80] or "own-data"
+
+
+def _find_parts(place: Path, as_: As | None) -> dict[str, Path]:
+    if not place.is_dir():
+        return {"data": place}
+    if any((place / name).exists() for name in ("corpus.jsonl", "queries.jsonl", "qrels")):
+        if as_ is not None:
+            raise ValueError(f"{place} is a retrieval task: only labelled texts can be evaluated as {as_}")
+        parts = {"corpus": place / "corpus.jsonl", "queries": place / "queries.jsonl", "qrels": _judgements(place)}
+    else:
+        if as_ == "clustering":
+            raise ValueError(f"{place} is a folder: clustering takes one table, so give the path of the file")
+        parts = {role: _split_file(place, role) for role in ("train", "test")}
+    if absent := [file.name for file in parts.values() if not file.is_file()]:
+        raise FileNotFoundError(f"{place} lacks {' and '.join(absent)}")
+    return parts
+
+
+def _judgements(place: Path) -> Path:
+    files = {file.stem: file for file in sorted((place / "qrels").glob("*.tsv"))}
+    chosen = next((split for split in _SPLITS if split in files), None)
+    if chosen is None and len(files) != 1:
+        found = f"has {', '.join(files)}" if files else "has no .tsv file"
+        raise FileNotFoundError(f"{place / 'qrels'} {found}: name the judgements to use test.tsv")
+    return files[chosen] if chosen else next(iter(files.values()))
+
+
+def _split_file(place: Path, split: str) -> Path:
+    names = [f"{split}{suffix}" for suffix in rows.SUFFIXES]
+    found = [place / name for name in names if (place / name).is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{place} has none of {', '.join(names)}; a folder holds either train and test tables of labelled texts or"
+            " corpus.jsonl, queries.jsonl and qrels/test.tsv, anything else is given by the path of its file"
+        )
+    if len(found) > 1:
+        raise ValueError(f"{place} has {' and '.join(file.name for file in found)}: keep one")
+    return found[0]
+
+
+def _tables(place: Path, parts: Parts, as_: As | None, problems: Problems) -> type[AbsTask]:
+    names = {name for layout in LAYOUTS for name in layout}
+    tables = {role: read_table(file, content, names, problems) for role, (file, content) in parts.items()}
+    layouts = {role: _layout(table, as_) for role, table in tables.items()}
+    made = functools.partial(_make, place, parts)
+    if "data" not in tables:
+        if other := [table for role, table in tables.items() if layouts[role] != LAYOUTS[2]]:
+            raise ValueError(f"{other[0].file} has pairs: train and test go with labelled texts, so give its own path")
+        splits = {role: _labelled_texts(table, problems) for role, table in tables.items()}
+        problems.raise_if_any()
+        return made(_Classification, _splits(_numbered(place, splits)))
+    table = tables["data"]
+    if layouts["data"] == LAYOUTS[2]:
+        labelled = _labelled_texts(table, problems)
+        problems.raise_if_any()
+        if as_ == "clustering":
+            options = {"max_fraction_of_documents_to_embed": None, "input_column_name": "text"}
+            data = _splits(_numbered(place, {"test": labelled}))
+            return made(AbsTaskClustering, data, label_column_name="label", **options)
+        return made(_Classification, _splits(_numbered(place, _halves(place, *labelled))))
+    return _pairs(table, layouts["data"][-1], made, problems)
+
+
+def _layout(table: Table, as_: As | None) -> tuple[str, ...]:
+    allowed = LAYOUTS[2:] if as_ else LAYOUTS
+    rows.require(table, *allowed)
+    fitting = [layout for layout in allowed if set(layout) <= set(table.columns)]
+    if len(fitting) > 1:
+        choices = " and ".join(f"({', '.join(layout)})" for layout in fitting)
+        raise ValueError(f"the columns of {table.file} fit {choices}: leave out what should not be evaluated")
+    return fitting[0]
+
+
+def _pairs(table: Table, target: str, made: Callable[..., type[AbsTask]], problems: Problems) -> type[AbsTask]:
+    data: dict[str, list[Any]] = {
+        name: checked(table, name, rows.text, problems) for name in ("sentence1", "sentence2")
+    }
+    number = functools.partial(rows.number, typed=table.typed)
+    convert = number if target == "score" else functools.partial(_zero_or_one, number)
+    answers = checked(table, target, convert, problems)
+    problems.raise_if_any()
+    if len(set(answers)) < 2:
+        raise ValueError(f"{table.file}: every {target} is {answers[0]:g}; at least two different ones are needed")
+    if target == "score":
+        data["score"] = answers
+        return made(AbsTaskSTS, _splits({"test": data}), min_score=min(answers), max_score=max(answers))
+    data["labels"] = [int(answer) for answer in answers]
+    return made(AbsTaskPairClassification, _splits({"test": data}))
+
+
+def _zero_or_one(number: Callable[[object], float], value: object) -> float:
+    try:
+        if (label := number(value)) in (0, 1):
+            return label
+    except ValueError:
+        pass
+    raise ValueError(f"is {rows.shown(value)}: the label of a pair is 0 or 1")
+
+
+def _labelled_texts(table: Table, problems: Problems) -> tuple[list[str], list[str]]:
+    return checked(table, "text", rows.text, problems), checked(table, "label", rows.class_name, problems)
+
+
+def _halves(place: Path, texts: list[str], labels: list[str]) -> dict[str, tuple[list[str], list[str]]]:
+    """Train and test with the rows of every label halved at random; the odd one goes to train."""
+    draw = random.Random(_SEED)
+    by_label: dict[str, list[int]] = {}
+    for row, label in enumerate(labels):
+        by_label.setdefault(label, []).append(row)
+    in_test: set[int] = set()
+    for _, members in sorted(by_label.items()):
+        in_test.update(draw.sample(members, len(members) // 2))
+    if not in_test:
+        raise ValueError(f"{place}: no label has two rows, so that one could be tested after training on the other")
+    parts: dict[str, list[int]] = {"train": [], "test": []}
+    for row in range(len(texts)):
+        parts["test" if row in in_test else "train"].append(row)
+    return {name: ([texts[row] for row in kept], [labels[row] for row in kept]) for name, kept in parts.items()}
+
+
+def _numbered(place: Path, splits: dict[str, tuple[list[str], list[str]]]) -> dict[str, dict[str, list[Any]]]:
+    """Labels as numbers: those of the test split first, in alphabetical order.
+
+    mteb's average precision of two classes is defined only if they are 0 and 1, and its clustering leaves out -1.
+    """
+    tested = set(splits["test"][1])
+    known = set(splits.get("train", splits["test"])[1])
+    if len(known) < 2:
+        raise ValueError(f"{place}: the only label is {rows.shown(known.pop())}; at least two are needed")
+    if unseen := sorted(tested - known):
+        logger.warning("%s: no row to train on has the label %s", place, ", ".join(unseen[:5]))
+    numbers = {label: number for number, label in enumerate([*sorted(tested), *sorted(known - tested)])}
+    return {
+        name: {"text": texts, "label": [numbers[label] for label in labels]} for name, (texts, labels) in splits.items()
+    }
+
+
+def _splits(splits: dict[str, dict[str, list[Any]]]) -> Callable[[], DatasetDict]:
+    data = {name: Dataset.from_dict(columns) for name, columns in splits.items()}
+    return lambda: DatasetDict({name: split.with_format(None) for name, split in data.items()})
+
+
+def _retrieval(place: Path, parts: Parts, problems: Problems) -> type[AbsTask]:
+    corpus, queries = (read_table(*parts[role], ("_id", "title", "text"), problems) for role in ("corpus", "queries"))
+    qrels = read_table(*parts["qrels"], ("query-id", "corpus-id", "score"), problems)
+    for table, names in (
+        (corpus, ("_id", "text")),
+        (queries, ("_id", "text")),
+        (qrels, ("query-id", "corpus-id", "score")),
+    ):
+        rows.require(table, names)
+    documents = {
+        "id": checked(corpus, "_id", _unique(), problems),
+        "title": checked(corpus, "title", rows.any_text, problems, default=""),
+        "text": checked(corpus, "text", rows.any_text, problems),
+    }
+    questions = {
+        "id": checked(queries, "_id", _unique(), problems),
+        "text": checked(queries, "text", rows.text, problems),
+    }
+    relevant = _relevant(
+        qrels,
+        checked(qrels, "query-id", functools.partial(_one_of, queries, set(questions["id"])), problems),
+        checked(qrels, "corpus-id", functools.partial(_one_of, corpus, set(documents["id"])), problems),
+        checked(qrels, "score", _grade, problems),
+        problems,
+    )
+    blank = sum(not (title + text).strip() for title, text in zip(documents["title"], documents["text"], strict=True))
+    if blank:  # published collections have such documents, and without them the scores would be others
+        logger.warning("%s: %d of %d documents are empty", corpus.file, blank, len(corpus.lines))
+    data = Dataset.from_dict(documents), Dataset.from_dict(questions)
+    keep = [row for row, name in enumerate(questions["id"]) if name in relevant]
+    return _make(place, parts, AbsTaskRetrieval, lambda: _split_data(data[0], data[1].select(keep), relevant))
+
+
+def _unique() -> Callable[[object], str]:
+    seen: set[str] = set()
+
+    def convert(value: object) -> str:
+        name = rows.identifier(value)
+        if name in seen:
+            raise ValueError(f"{rows.shown(name)} is used before")
+        seen.add(name)
+        return name
+
+    return convert
+
+
+def _one_of(table: Table, known: set[str], value: object) -> str:
+    if (name := rows.identifier(value)) not in known:
+        raise ValueError(f"{rows.shown(name)} is not in {table.file.name}")
+    return name
+
+
+def _grade(value: object) -> int:
+    grade = rows.number(value, typed=False)
+    if not 0 <= grade <= _HIGHEST_JUDGEMENT or grade != int(grade):
+        raise ValueError(f"is {rows.shown(value)}, not a whole number from 0 to {_HIGHEST_JUDGEMENT}")
+    return int(grade)
+
+
+def _relevant(
+    qrels: Table, queries: list[str], documents: list[str], grades: list[int], problems: Problems
+) -> dict[str, dict[str, int]]:
+    """Query -> document -> grade; all that was noted before is raised here."""
+    problems.raise_if_any()
+    relevant: dict[str, dict[str, int]] = {}
+    for line, query, document, grade in zip(qrels.lines, queries, documents, grades, strict=True):
+        if (earlier := relevant.setdefault(query, {}).setdefault(document, grade)) != grade:
+            problems.add(qrels, line, f"judges {query!r} and {document!r} as {grade}, an earlier line as {earlier}")
+    problems.raise_if_any()
+    if not any(grades):
+        raise ValueError(f"{qrels.file} has no positive judgement: at least one score must be above 0")
+    return relevant
+
+
+def _split_data(corpus: Dataset, queries: Dataset, relevant: dict[str, dict[str, int]]) -> Any:
+    copied = {query: dict(grades) for query, grades in relevant.items()}
+    corpus, queries = corpus.with_format(None), queries.with_format(None)
+    split = RetrievalSplitData(corpus=corpus, queries=queries, relevant_docs=copied, top_ranked=None)
+    return {"default": {"test": split}}
+
+
+def _make(place: Path, parts: Parts, base: type[AbsTask], build: Callable[[], Any], **options: Any) -> type[AbsTask]:
+    """A task class whose ``load_data`` hands out what ``build`` returns.
+
+    The revision is a hash of the files and of the type of task: the same texts clustered are another task than
+    the same texts classified, and no result of one may pass for a result of the other.
+    """
+    kind, category, main_score = _KINDS[base]
+    digest = hashlib.sha256(kind.encode())
+    for _, content in parts.values():
+        digest.update(f"\0{len(content)}\0".encode() + content)
+    metadata = TaskMetadata(
+        name=task_name(place),
+        dataset={"path": str(place), "revision": digest.hexdigest()[:16]},
+        description=f"{kind} on the data in {place.name}.",
+        reference=None,
+        type=kind,
+        category=category,
+        modalities=["text"],
+        eval_splits=["test"],
+        eval_langs=["und-Zyyy"],  # nobody said which language
+        main_score=main_score,
+        date=None,
+        domains=[],
+        task_subtypes=[],
+        license="not specified",
+        annotations_creators=None,
+        dialect=[],
+        sample_creation="found",
+        bibtex_citation=None,
+        is_public=False,
+    )
+
+    def load_data(self: AbsTask, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Hand out the rows that were parsed when the class was made."""
+        if not self.data_loaded:
+            self.dataset = build()
+            self.data_loaded = True
+
+    namespace = {"__doc__": metadata.description, "__module__": __name__, "metadata": metadata, "load_data": load_data}
+    return type(f"Own{kind}", (base,), {**namespace, **options})

@@ -1,0 +1,306 @@
+"""The scores of a sweep, and every question that can be asked of them: means, retention, differences, the choice."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mrl_text.truncation import PRECISIONS
+
+from .items import Items, read_items
+from .lines import Cell, Line, Variant
+from .statistics import Estimate, Interval, Units, bootstrap, mean_estimate
+
+TABLE = "scores"
+"""Name of the table's files, without suffix."""
+
+LINE_COLUMNS = ["model", "revision", "role", "method", "dtype"]
+KEY_COLUMNS = [*LINE_COLUMNS, "task", "split", "subset", "dim", "precision", "seed"]
+GB = 1e9
+VECTORS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The smallest vectors that keep a target, and what they save."""
+
+    line: Line
+    cell: Cell
+    keep: float
+    retention: Estimate
+    full: Cell
+    """What is kept from and compared with: full width in float32."""
+
+    @property
+    def sureness(self) -> float | None:
+        """Bootstrap probability that the retention is at least the target; None without per-item scores."""
+        return self.retention.sureness(self.keep)
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes saved per vector."""
+        return self.full.bytes - self.cell.bytes
+
+    def headline(self) -> str:
+        """In a few words: size, precision, bytes, retention."""
+        if self.cell == self.full:
+            return (
+                f"Stay at {_cell_words(self.cell)}: nothing smaller keeps {self.keep:.0%} of the score with confidence"
+            )
+        return (
+            f"{_cell_words(self.cell)}: {self.cell.bytes} bytes per vector instead of {self.full.bytes}"
+            f" keep {100 * self.retention.value:.1f} % of the score"
+        )
+
+    def sentence(self, scope: str = "") -> str:
+        """In words: size, precision, retention with interval, sureness, savings."""
+        interval, sureness = self.retention.interval(), self.sureness
+        where = f"{scope}: " if scope else ""
+        kept = f"keeps {100 * self.retention.value:.2f} %"
+        if self.cell == self.full:
+            return f"{where}nothing smaller than {_cell_words(self.cell)} keeps {self.keep:.0%} with confidence"
+        if interval is not None and sureness is not None:
+            kept += f" [{100 * interval.low:.2f}, {100 * interval.high:.2f}] of the full score"
+            kept += f" (at least {self.keep:.0%}: {_percent(sureness)} sure)"
+        else:
+            kept += " of the full score (a point estimate: nothing to resample)"
+        smaller, saved = self.full.bytes / self.cell.bytes, gigabytes(self.saved_bytes)
+        return (
+            f"{where}{_cell_words(self.cell)} {kept}; {self.cell.bytes} bytes per vector instead of"
+            f" {self.full.bytes} ({smaller:.3g}x smaller), {saved:.4g} GB less per 100 million"
+        )
+
+
+class Results:
+    """Scores of models at sizes and precisions, with their per-item scores.
+
+    Args:
+        scores: the tidy table, one row per model, line, task, split, subset, size, precision and seed; scores 0..1.
+        folders: where per-item scores lie, ``<folder>/items``.
+    """
+
+    def __init__(self, scores: pd.DataFrame, folders: Sequence[Path]) -> None:
+        self.scores = scores.astype({"seed": "Int64"})
+        self.folders = [Path(folder) for folder in folders]
+        self._estimates: dict[str, dict[tuple[Line, Cell], Estimate]] = {}
+        self._part_estimates: dict[str, dict[tuple[Variant, str, str], Estimate]] = {}
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """Every line, in the order of the table."""
+        return [Line(*row) for row in self.scores[LINE_COLUMNS].drop_duplicates().itertuples(index=False, name=None)]
+
+    @cached_property
+    def tasks(self) -> dict[str, str]:
+        """Task -> type, in the order of the table."""
+        unique = self.scores[["task", "type"]].drop_duplicates()
+        return dict(zip(unique["task"], unique["type"], strict=True))
+
+    @cached_property
+    def types(self) -> dict[str, list[str]]:
+        """Type -> its tasks."""
+        grouped: dict[str, list[str]] = defaultdict(list)
+        for task, kind in self.tasks.items():
+            grouped[kind].append(task)
+        return dict(grouped)
+
+    def cells(self, line: Line) -> list[Cell]:
+        """Cells of a line, largest first."""
+        rows = self._of(line)[["dim", "precision"]].drop_duplicates()
+        cells = [Cell(int(dim), precision) for dim, precision in rows.itertuples(index=False, name=None)]
+        return sorted(cells, key=lambda cell: (-cell.dim, PRECISIONS.index(cell.precision)))
+
+    def estimate(self, line: Line, cell: Cell, tasks: Iterable[str] | None = None) -> Estimate | None:
+        """Mean score over tasks, each counting once however many splits and subsets it has; None if one is missing."""
+        chosen = list(self.tasks if tasks is None else tasks)
+        found = [self._task(task).get((line, cell)) for task in chosen]
+        known = [estimate for estimate in found if estimate is not None]
+        return mean_estimate(known) if known and len(known) == len(chosen) else None
+
+    def curve(self, line: Line, precision: str = "float32", tasks: Iterable[str] | None = None) -> dict[int, float]:
+        """Size -> mean score over tasks at one precision."""
+        chosen = list(self.tasks if tasks is None else tasks)
+        found = {
+            cell.dim: self.estimate(line, cell, chosen) for cell in self.cells(line) if cell.precision == precision
+        }
+        return {dim: estimate.value for dim, estimate in found.items() if estimate is not None}
+
+    def full(self, line: Line) -> tuple[Line, Cell] | None:
+        """What the retention of a line is measured against: the same model, untouched, at its full width."""
+        whole = [
+            (other, cell)
+            for other in self.lines
+            if (other.model, other.revision, other.dtype) == (line.model, line.revision, line.dtype)
+            and other.method == "truncation"
+            for cell in self.cells(other)
+            if cell.precision == "float32"
+        ]
+        return max(whole, key=lambda pair: pair[1].dim, default=None)
+
+    def retention(self, line: Line, cell: Cell, tasks: Iterable[str] | None = None) -> Estimate | None:
+        """Score divided by the full-width float32 score of the same model; None where either is missing or zero."""
+        chosen = list(self.tasks if tasks is None else tasks)
+        reference, score = self.full(line), self.estimate(line, cell, chosen)
+        whole = self.estimate(*reference, chosen) if reference else None
+        return score / whole if score is not None and whole is not None and whole.value > 0 else None
+
+    def compare(self, task: str, line: Line, cell: Cell | int, other: Line, other_cell: Cell | int) -> Interval:
+        """Paired bootstrap of the score difference of two lines on one task; a plain number is a size in float32.
+
+        Raises:
+            KeyError: the size was not evaluated.
+            ValueError: the task gives nothing to resample, or the two were not measured on the same items.
+        """
+        left, right = (Cell(one) if isinstance(one, int) else one for one in (cell, other_cell))
+        estimates = self._task(task)
+        interval = (estimates[line, left] - estimates[other, right]).interval()
+        if interval is None:
+            raise ValueError(f"{task} has no per-item scores that both share")
+        return interval
+
+    def recommend(self, line: Line, keep: float, tasks: Iterable[str] | None = None) -> Recommendation | None:
+        """The smallest vectors whose retention's lower bound clears ``keep``.
+
+        Sizes are tried from full width down, one precision after the other, and a precision is left at the first
+        size that fails: this fixed sequence keeps the error rate of a single test within a precision, and a small
+        size that clears the bar by luck below one that does not is not chosen. Without an interval the point
+        estimate decides.
+
+        Returns:
+            None where full width was not measured or its score is not positive.
+
+        Raises:
+            ValueError: ``keep`` is not between 0 and 1.
+        """
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep is a share of the full score, above 0 and at most 1; got {keep}")
+        chosen = list(self.tasks if tasks is None else tasks)
+        reference = self.full(line)
+        if reference is None or (whole := self.retention(*reference, chosen)) is None:
+            return None
+        best = Recommendation(line, reference[1], keep, whole, reference[1])
+        cells = self.cells(line)
+        for precision in dict.fromkeys(cell.precision for cell in cells):
+            for cell in sorted((one for one in cells if one.precision == precision), reverse=True):
+                retention = self.retention(line, cell, chosen)
+                if retention is None or _bound(retention) < keep:
+                    break
+                if cell.bytes < best.cell.bytes:
+                    best = Recommendation(line, cell, keep, retention, reference[1])
+        return best
+
+    def pareto(self, tasks: Iterable[str] | None = None) -> set[tuple[Line, Cell]]:
+        """Of the models' cells, those that no other beats in score with as few bytes."""
+        chosen = list(self.tasks if tasks is None else tasks)
+        points = [
+            (cell.bytes, -estimate.value, line, cell)
+            for line in self.lines
+            if line.role == "model"
+            for cell in self.cells(line)
+            if (estimate := self.estimate(line, cell, chosen)) is not None
+        ]
+        front, best = set(), float("inf")
+        for _, negative, line, cell in sorted(points, key=lambda point: point[:2]):
+            if negative < best:
+                best = negative
+                front.add((line, cell))
+        return front
+
+    def table(self) -> pd.DataFrame:
+        """The tidy table with interval, units, retention and its interval in every row."""
+        rows = []
+        for row in self.scores.to_dict("records"):
+            variant, where, parts = _variant(row), (row["split"], row["subset"]), self._parts(row["task"])
+            estimate, reference = parts.get((variant, *where)), self.full(variant.line)
+            whole = parts.get((Variant(*reference), *where)) if reference else None
+            rows.append({**row, **_columns(estimate, estimate / whole if estimate and whole else None)})
+        return pd.DataFrame(rows).astype({"seed": "Int64", "n": "Int64"})
+
+    def _of(self, line: Line) -> pd.DataFrame:
+        mask = pd.Series(True, index=self.scores.index)
+        for column in LINE_COLUMNS:
+            mask &= self.scores[column] == getattr(line, column)
+        return self.scores[mask]
+
+    def _task(self, task: str) -> dict[tuple[Line, Cell], Estimate]:
+        """Estimates of every line and cell on a task."""
+        if task not in self._estimates:
+            grouped: dict[tuple[Line, Cell], list[Estimate]] = defaultdict(list)
+            for (variant, _, _), estimate in self._parts(task).items():
+                grouped[variant.line, variant.cell].append(estimate)
+            self._estimates[task] = {key: mean_estimate(estimates) for key, estimates in grouped.items()}
+        return self._estimates[task]
+
+    def _parts(self, task: str) -> dict[tuple[Variant, str, str], Estimate]:
+        """Estimates by variant, split and subset; computed once per task, all with the same draws."""
+        if task not in self._part_estimates:
+            rows = self.scores[self.scores["task"] == task]
+            parts: dict[tuple[Variant, str, str], Estimate] = {}
+            units: dict[tuple[str, str, bytes], dict[Variant, Units]] = defaultdict(dict)
+            for row in rows.to_dict("records"):
+                point = Estimate(float(row["score"]), None, float("inf"), 0)
+                parts[_variant(row), row["split"], row["subset"]] = point
+            for variant in dict.fromkeys(variant for variant, _, _ in parts):
+                for one in self._items(variant, task):
+                    if (variant, one.split, one.subset) in parts:
+                        units[one.split, one.subset, one.units.ids.tobytes()][variant] = one.units
+            for (split, subset, _), group in units.items():
+                estimates = bootstrap(list(group.values()), f"{task}/{split}/{subset}")
+                parts.update({(variant, split, subset): one for variant, one in zip(group, estimates, strict=True)})
+            self._part_estimates[task] = parts
+        return self._part_estimates[task]
+
+    def _items(self, variant: Variant, task: str) -> list[Items]:
+        for folder in self.folders:
+            file = items_file(folder, variant, task)
+            if file.is_file():
+                return read_items(file)
+        return []
+
+
+def _variant(row: Any) -> Variant:
+    line, cell = Line(*(row[column] for column in LINE_COLUMNS)), Cell(int(row["dim"]), row["precision"])
+    return Variant(line, cell, None if pd.isna(row["seed"]) else int(row["seed"]))
+
+
+def items_file(folder: Path, variant: Variant, task: str) -> Path:
+    """Where the per-item scores of one evaluation lie."""
+    return folder / "items" / variant.line.slug / variant.slug / f"{task}.parquet"
+
+
+def gigabytes(bytes_per_vector: int) -> float:
+    """GB (10^9 bytes) that 100 million vectors take."""
+    return bytes_per_vector * VECTORS / GB
+
+
+def _bound(retention: Estimate) -> float:
+    interval = retention.interval()
+    return retention.value if interval is None else interval.low
+
+
+def _columns(score: Estimate | None, retention: Estimate | None) -> dict[str, Any]:
+    interval = score.interval() if score else None
+    kept = retention.interval() if retention else None
+    return {
+        "ci_low": interval.low if interval else np.nan,
+        "ci_high": interval.high if interval else np.nan,
+        "n": interval.n if interval else pd.NA,
+        "retention": retention.value if retention else np.nan,
+        "retention_low": kept.low if kept else np.nan,
+        "retention_high": kept.high if kept else np.nan,
+    }
+
+
+def _cell_words(cell: Cell) -> str:
+    return f"{cell.dim} x {cell.precision}"
+
+
+def _percent(share: float) -> str:
+    return "more than 99.9 %" if share > 0.999 else f"{100 * share:.1f} %"

@@ -1,0 +1,185 @@
+"""Everything a report shows, as plain data: lines, cells, recommendations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mrl_text import __version__
+
+from .lines import Cell, Line
+from .reference import Reference
+from .results import Recommendation, Results, gigabytes
+from .statistics import CONFIDENCE, Estimate
+
+KEEP = 0.99
+"""Share of the full-width score that a recommended size keeps, unless told otherwise."""
+
+
+def summarize(
+    results: Results,
+    *,
+    keep: float = KEEP,
+    references: Sequence[Reference] = (),
+    failed: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> dict[str, Any]:
+    """All that the HTML report shows, ready for JSON; scores 0..1, an interval None where there is nothing to resample.
+
+    Args:
+        results: of a sweep, or of several.
+        keep: target of the recommendations.
+        references: published curves to overlay.
+        failed: task -> why it was left out.
+        title: of the page; None names the models.
+    """
+    models = [line for line in results.lines if line.role == "model"]
+    front = results.pareto()
+    ids = {line: f"m{number}" for number, line in enumerate(results.lines)}
+    return {
+        "title": title or ", ".join(dict.fromkeys(line.label for line in models)),
+        "version": __version__,
+        "keep": keep,
+        "confidence": CONFIDENCE,
+        "lines": [_line(ids[line], line) for line in results.lines] + [_reference_line(one) for one in references],
+        "tasks": [
+            {"name": task, "type": kind, "metric": _metric(results, task)} for task, kind in results.tasks.items()
+        ],
+        "cells": [
+            _cell(results, ids[line], line, cell, (line, cell) in front)
+            for line in results.lines
+            for cell in results.cells(line)
+        ]
+        + [cell for one in references for cell in _reference_cells(results, one)],
+        "recommendations": [
+            {**_recommendation(choice, scope), "line": ids[line]}
+            for line in models
+            for scope, tasks in scopes(results).items()
+            if (choice := results.recommend(line, keep, tasks)) is not None
+        ],
+        "notes": _notes(results, failed or {}),
+    }
+
+
+def scopes(results: Results) -> dict[str, list[str]]:
+    """What a recommendation can be about: overall, each type, each task; a name stands for one set of tasks."""
+    named = {"overall": list(results.tasks)}
+    if len(results.types) > 1:
+        named |= results.types
+    if len(results.tasks) > 1:
+        named |= {task: [task] for task in results.tasks}
+    return named
+
+
+def _line(identity: str, line: Line) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "label": line.label,
+        "role": line.role,
+        "method": line.method,
+        "model": line.model,
+        "revision": line.revision,
+        "dtype": line.dtype,
+    }
+
+
+def _reference_line(reference: Reference) -> dict[str, Any]:
+    facts = {"role": "reference", "method": "truncation", "model": reference.model, "revision": "", "dtype": "float32"}
+    return {"id": f"r-{reference.model}", "label": reference.label, **facts}
+
+
+def _metric(results: Results, task: str) -> str:
+    return str(results.scores.loc[results.scores["task"] == task, "metric"].iloc[0])
+
+
+def _cell(results: Results, identity: str, line: Line, cell: Cell, pareto: bool) -> dict[str, Any]:
+    def numbers(tasks: Iterable[str]) -> dict[str, Any] | None:
+        return _numbers(results.estimate(line, cell, tasks), results.retention(line, cell, tasks))
+
+    return {
+        "line": identity,
+        "dim": cell.dim,
+        "precision": cell.precision,
+        "bytes": cell.bytes,
+        "gb_per_100m": gigabytes(cell.bytes),
+        "pareto": pareto,
+        "overall": numbers(results.tasks),
+        "types": {kind: found for kind, tasks in results.types.items() if (found := numbers(tasks))},
+        "tasks": {task: found for task in results.tasks if (found := numbers([task]))},
+    }
+
+
+def _numbers(score: Estimate | None, retention: Estimate | None) -> dict[str, Any] | None:
+    if score is None:
+        return None
+    interval, kept = score.interval(), retention.interval() if retention else None
+    return {
+        "score": score.value,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "retention": retention.value if retention else None,
+        "retention_low": kept.low if kept else None,
+        "retention_high": kept.high if kept else None,
+        "n": interval.n if interval else None,
+    }
+
+
+def _reference_cells(results: Results, reference: Reference) -> list[dict[str, Any]]:
+    widest = max(reference.scores)
+
+    def numbers(dim: int, tasks: Sequence[str]) -> dict[str, Any] | None:
+        score, whole = reference.mean(dim, tasks), reference.mean(widest, tasks)
+        if score is None:
+            return None
+        return {**_EMPTY, "score": score, "retention": score / whole if whole else None}
+
+    return [
+        {
+            "line": f"r-{reference.model}",
+            "dim": dim,
+            "precision": "float32",
+            "bytes": reference.bytes(dim),
+            "gb_per_100m": gigabytes(reference.bytes(dim)),
+            "pareto": False,
+            "overall": numbers(dim, list(results.tasks)),
+            "types": {kind: found for kind, tasks in results.types.items() if (found := numbers(dim, tasks))},
+            "tasks": {task: found for task in results.tasks if (found := numbers(dim, [task]))},
+        }
+        for dim in sorted(reference.scores, reverse=True)
+    ]
+
+
+_EMPTY = dict.fromkeys(("score", "low", "high", "retention", "retention_low", "retention_high", "n"))
+
+
+def _recommendation(choice: Recommendation, scope: str) -> dict[str, Any]:
+    interval = choice.retention.interval()
+    return {
+        "scope": scope,
+        "dim": choice.cell.dim,
+        "precision": choice.cell.precision,
+        "bytes": choice.cell.bytes,
+        "retention": choice.retention.value,
+        "low": interval.low if interval else None,
+        "sureness": choice.sureness,
+        "saved_bytes": choice.saved_bytes,
+        "saved_gb_per_100m": gigabytes(choice.saved_bytes),
+        "times_smaller": choice.full.bytes / choice.cell.bytes,
+        "text": choice.headline(),
+    }
+
+
+def _notes(results: Results, failed: Mapping[str, str]) -> list[str]:
+    notes = [f"{task} was left out: {reason}" for task, reason in failed.items()]
+    rows = results.scores[(results.scores["precision"] == "int8") & (results.scores["calibration"] != "")]
+    for task, what in rows.groupby("task", sort=False)["calibration"].first().items():
+        notes.append(f"{task}: the int8 ranges of each dimension were measured on {what}")
+    if without := [task for task in results.tasks if _has_no_interval(results, task)]:
+        notes.append(f"no interval, since there is nothing to resample: {', '.join(without)}")
+    return notes
+
+
+def _has_no_interval(results: Results, task: str) -> bool:
+    line = results.lines[0]
+    estimate = results.estimate(line, results.cells(line)[0], [task])
+    return estimate is not None and estimate.replicates is None
