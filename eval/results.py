@@ -113,9 +113,7 @@ class Results:
 
     def cells(self, line: Line) -> list[Cell]:
         """Cells of a line, largest first."""
-        rows = self._of(line)[["dim", "precision"]].drop_duplicates()
-        cells = [Cell(int(dim), precision) for dim, precision in rows.itertuples(index=False, name=None)]
-        return sorted(cells, key=lambda cell: (-cell.dim, PRECISIONS.index(cell.precision)))
+        return self._cells.get(line, [])
 
     def estimate(self, line: Line, cell: Cell, tasks: Iterable[str] | None = None) -> Estimate | None:
         """Mean score over tasks, each counting once however many splits and subsets it has; None if one is missing."""
@@ -220,14 +218,19 @@ class Results:
             variant, where, parts = _variant(row), (row["split"], row["subset"]), self._parts(row["task"])
             estimate, reference = parts.get((variant, *where)), self.full(variant.line)
             whole = parts.get((Variant(*reference), *where)) if reference else None
-            rows.append({**row, **_columns(estimate, estimate / whole if estimate and whole else None)})
+            facts: dict[str, Any] = dict(row)  # type: ignore[arg-type]  # column names are strings
+            rows.append(facts | _columns(estimate, estimate / whole if estimate and whole else None))
         return pd.DataFrame(rows).astype({"seed": "Int64", "n": "Int64"})
 
-    def _of(self, line: Line) -> pd.DataFrame:
-        mask = pd.Series(True, index=self.scores.index)
-        for column in LINE_COLUMNS:
-            mask &= self.scores[column] == getattr(line, column)
-        return self.scores[mask]
+    @cached_property
+    def _cells(self) -> dict[Line, list[Cell]]:
+        rows = self.scores[[*LINE_COLUMNS, "dim", "precision"]].drop_duplicates()
+        cells: dict[Line, list[Cell]] = defaultdict(list)
+        for *line, dim, precision in rows.itertuples(index=False, name=None):
+            cells[Line(*line)].append(Cell(int(dim), precision))
+        for own in cells.values():
+            own.sort(key=lambda cell: (-cell.dim, PRECISIONS.index(cell.precision)))
+        return dict(cells)
 
     def _task(self, task: str) -> dict[tuple[Line, Cell], Estimate]:
         """Estimates of every line and cell on a task."""
@@ -247,7 +250,8 @@ class Results:
             for row in rows.to_dict("records"):
                 point = Estimate(float(row["score"]), None, float("inf"), 0)
                 parts[_variant(row), row["split"], row["subset"]] = point
-            for variant in dict.fromkeys(variant for variant, _, _ in parts):
+            variants = list(dict.fromkeys([key[0] for key in parts]))
+            for variant in variants:
                 for one in self._items(variant, task):
                     if (variant, one.split, one.subset) in parts:
                         units[one.split, one.subset, one.units.ids.tobytes()][variant] = one.units

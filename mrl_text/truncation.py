@@ -136,11 +136,12 @@ def dequantize(stored: np.ndarray, precision: Precision, dim: int, *, ranges: np
             raise ValueError(f"{precision} codes mean nothing without the ranges they were made with")
         low, high = ranges.astype(np.float32)
         centre = stored.astype(np.float32) + (128.5 if precision == "int8" else 0.5)
-        return np.where(high > low, low + centre * ((high - low) / 255), low).astype(np.float32)
+        values = np.where(high > low, low + centre * ((high - low) / 255), low)
+        return np.asarray(values, dtype=np.float32)
     if precision in ("binary", "ubinary"):
         packed = (stored.astype(np.int16) + 128).astype(np.uint8) if precision == "binary" else stored
         bits = np.unpackbits(packed, axis=-1, count=dim).astype(np.float32)
-        return np.asarray((2 * bits - 1) / np.float32(np.sqrt(dim)))
+        return np.asarray((2 * bits - 1) / np.float32(np.sqrt(dim)), dtype=np.float32)
     raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
 
 
