@@ -76,7 +76,7 @@ def _draw_line(axes: Axes, result: Results, line: Line, color: str) -> None:
             marker=_MARKERS.get(precision, "o"),
             markersize=4 if control else 5.5,
             markerfacecolor="white" if control else color,
-            label=line.label if precision == precisions[0] else None,
+            label=result.labels[line] if precision == precisions[0] else None,
             alpha=1 if precision == precisions[0] else 0.75,
         )
         intervals = [interval for _, estimate in estimates if (interval := estimate.interval()) is not None]

@@ -81,7 +81,7 @@ def leaderboard(results: Results) -> pd.DataFrame:
                 continue
             interval, kept = score.interval(), retention.interval() if retention else None
             row = {
-                "model": line.label,
+                "model": results.labels[line],
                 "dim": cell.dim,
                 "precision": cell.precision,
                 "bytes": cell.bytes,

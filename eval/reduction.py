@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from mrl_text.truncation import dequantize, quantize, truncate
 
 from .lines import Variant
+
+Blocks = Callable[[], Iterator[np.ndarray]]
 
 
 class Corpus:
@@ -19,24 +21,26 @@ class Corpus:
     classification task, else on all texts of the task. No label is used.
 
     Args:
-        vectors: returns that side at full width, float32 (n, width).
-        pca_vectors: returns float32 (m, width) to fit PCA on instead.
+        blocks: returns that side at full width, in blocks of float32 (n, width).
+        pca_blocks: the same for what PCA is fitted on instead.
     """
 
-    def __init__(self, vectors: Callable[[], np.ndarray], pca_vectors: Callable[[], np.ndarray] | None = None) -> None:
-        self._vectors = vectors
-        self._pca_vectors = pca_vectors or vectors
+    def __init__(self, blocks: Blocks, pca_blocks: Blocks | None = None) -> None:
+        self._blocks = blocks
+        self._pca_blocks = pca_blocks or blocks
         self._pca: tuple[np.ndarray, np.ndarray] | None = None
         self._ranges: dict[tuple[str, int | None, int], np.ndarray] = {}
 
     def pca(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean (width,) and components (width, width) in columns, largest variance first."""
         if self._pca is None:
-            vectors = self._pca_vectors().astype(np.float64)
-            mean = vectors.mean(axis=0)
-            vectors -= mean
+            count, total, products = 0, np.zeros(1), np.zeros((1, 1))
+            for block in self._pca_blocks():
+                wide = block.astype(np.float64)
+                count, total, products = count + len(wide), total + wide.sum(axis=0), products + wide.T @ wide
+            mean = total / count
             # the covariance has a full basis even where there are fewer texts than numbers
-            _, components = np.linalg.eigh(vectors.T @ vectors / len(vectors))
+            _, components = np.linalg.eigh(products / count - np.outer(mean, mean))
             self._pca = mean.astype(np.float32), np.ascontiguousarray(components[:, ::-1], dtype=np.float32)
         return self._pca
 
@@ -44,8 +48,9 @@ class Corpus:
         """Smallest and largest value (2, dim) of each dimension after ``cut``."""
         key = variant.line.method, variant.seed, variant.cell.dim
         if key not in self._ranges:
-            values = cut(self._vectors())
-            self._ranges[key] = np.stack([values.min(axis=0), values.max(axis=0)])
+            extremes = [(values.min(axis=0), values.max(axis=0)) for block in self._blocks() for values in [cut(block)]]
+            low, high = zip(*extremes, strict=True)
+            self._ranges[key] = np.stack([np.min(low, axis=0), np.max(high, axis=0)])
         return self._ranges[key]
 
     def known_ranges(self, variant: Variant) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,6 +96,15 @@ class Results:
     def lines(self) -> list[Line]:
         """Every line, in the order of the table."""
         return [Line(*row) for row in self.scores[LINE_COLUMNS].drop_duplicates().itertuples(index=False, name=None)]
+
+    @cached_property
+    def labels(self) -> dict[Line, str]:
+        """Line -> its name; with revision and type where two would have the same."""
+        count = Counter(line.label for line in self.lines)
+        return {
+            line: line.label if count[line.label] == 1 else f"{line.label} [{line.revision[:8]}, {line.dtype}]"
+            for line in self.lines
+        }
 
     @cached_property
     def tasks(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -31,11 +31,14 @@ from .encoders import Call, CellEncoder, RecordingSearch, corpus_calls, model_me
 from .items import TYPES_WITH_PREDICTIONS, collect_items, read_facts, write_items
 from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Dtype, Line, Plan, Variant, plan_lines
 from .own_data import As
-from .reduction import Corpus
+from .reduction import Blocks, Corpus
 from .results import KEY_COLUMNS, TABLE, Results, items_file
 from .tasks import TaskLoader
 
 logger = logging.getLogger(__name__)
+
+_BLOCK = 50_000
+"""Texts whose vectors are looked at together; what mteb encodes of a corpus at a time."""
 
 
 class SweepResult(Results):
@@ -269,7 +272,8 @@ class _TaskOnModel:
             result.to_disk(Path(scratch) / path.name)
             # last: a result on disk means its items are, too
             write_atomically(path, (Path(scratch) / path.name).read_bytes())
-        return result
+        # as it will be read when the sweep is continued: mteb rounds what it writes
+        return TaskResult.from_disk(path)
 
     def _mteb(self, variant: Variant) -> tuple[CellEncoder, TaskResult, list[Any]]:
         task = self.run.tasks.fresh(self.name)
@@ -296,12 +300,19 @@ class _TaskOnModel:
         if subset not in self._corpora:
             task = self.run.tasks.prototype(self.name)
             calls = corpus_calls(task, self._calls or [], subset)
-            texts = self.run.pca_texts
-            self._corpora[subset] = Corpus(
-                lambda: np.concatenate([self.cache.embed(c.texts, prompt=c.prompt, role=c.role) for c in calls]),
-                (lambda: self.cache.embed(texts, role="document")) if texts else None,
-            )
+            given = [Call("", "", list(self.run.pca_texts), None, "document")] if self.run.pca_texts else None
+            self._corpora[subset] = Corpus(self._blocks(calls), self._blocks(given) if given else None)
         return self._corpora[subset]
+
+    def _blocks(self, calls: list[Call]) -> Blocks:
+        """Embeddings of the texts of calls, some at a time: a corpus may have millions."""
+
+        def blocks() -> Iterator[np.ndarray]:
+            for call in calls:
+                for start in range(0, len(call.texts), _BLOCK):
+                    yield self.cache.embed(call.texts[start : start + _BLOCK], prompt=call.prompt, role=call.role)
+
+        return blocks
 
     def _calibration(self, variant: Variant, encoder: CellEncoder) -> dict[str, str]:
         """On what int8 ranges or components were measured, and the ranges themselves."""

@@ -37,11 +37,12 @@ def summarize(
     front = results.pareto()
     ids = {line: f"m{number}" for number, line in enumerate(results.lines)}
     return {
-        "title": title or ", ".join(dict.fromkeys(line.label for line in models)),
+        "title": title or ", ".join(dict.fromkeys(results.labels[line] for line in models)),
         "version": __version__,
         "keep": keep,
         "confidence": CONFIDENCE,
-        "lines": [_line(ids[line], line) for line in results.lines] + [_reference_line(one) for one in references],
+        "lines": [_line(ids[line], line, results.labels[line]) for line in results.lines]
+        + [_reference_line(one) for one in references],
         "tasks": [
             {"name": task, "type": kind, "metric": _metric(results, task)} for task, kind in results.tasks.items()
         ],
@@ -71,10 +72,10 @@ def scopes(results: Results) -> dict[str, list[str]]:
     return named
 
 
-def _line(identity: str, line: Line) -> dict[str, Any]:
+def _line(identity: str, line: Line, label: str) -> dict[str, Any]:
     return {
         "id": identity,
-        "label": line.label,
+        "label": label,
         "role": line.role,
         "method": line.method,
         "model": line.model,

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from mrl_text.eval.figures import draw_curve
+from mrl_text.eval.lines import Cell, Line
+from mrl_text.eval.reference import Reference
+from mrl_text.eval.report import control_table, print_report, recommendations, score_table, write_report
+from mrl_text.eval.results import Results
+from mrl_text.eval.summary import summarize
+from tests.eval.test_results import (
+    BASE,
+    MODEL,
+    OTHER,
+    PCA,
+    RANDOM,
+    MadeUpSweep,
+    chosen,
+    interval_of,
+    queries,
+    share_kept,
+    value_of,
+)
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> Results:
+    """One retrieval task: a model in two precisions with all its controls, and another model without."""
+    whole = queries(0.6)
+    sweep = MadeUpSweep(tmp_path).curve({64: whole, 16: share_kept(whole, 0.8, noise=0.01)})
+    sweep.curve({(64, "int8"): share_kept(whole, 0.995), (16, "int8"): share_kept(whole, 0.79)})
+    sweep.curve({64: 0.5, 16: 0.3}, BASE).curve({64: 0.6, 16: 0.45}, PCA).curve({16: 0.2}, RANDOM, seed=0)
+    return sweep.curve({32: queries(0.55, seed=1)}, OTHER).results()
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Results:
+    """Two tasks of different type."""
+    sweep = MadeUpSweep(tmp_path).curve({64: 0.6, 16: 0.597})
+    return sweep.curve({64: 0.8, 16: 0.4}, task="Pairs", kind="STS", metric="cosine_spearman").results()
+
+
+def columns(table: Table | None) -> dict[str, list[str]]:
+    assert table is not None
+    return {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
+
+
+def labels(svg: Path) -> list[str]:
+    """Every text in a figure."""
+    root = ElementTree.parse(svg).getroot()
+    return ["".join(element.itertext()).strip() for element in root.iter(f"{SVG}text")]
+
+
+def test_the_score_table_has_the_numbers_of_the_results(single: Results) -> None:
+    table = score_table(single, MODEL)
+    assert table.title == "tuned"
+    interval = interval_of(single.estimate(MODEL, Cell(16)))
+    found = columns(table)
+    assert list(found) == ["size", "precision", "bytes", "Search", "retention"]
+    assert found["size"] == ["64", "64", "16", "16"]
+    assert found["precision"] == ["float32", "int8"] * 2
+    assert found["bytes"] == ["256", "64", "64", "16"]
+    assert found["retention"] == ["100.0 %", "99.5 %", "80.0 %", "79.0 %"]
+    assert found["Search"][2] == f"48.00 [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+    assert [cell.partition(" ")[0] for cell in found["Search"]] == ["60.00", "59.70", "48.00", "47.40"]
+    assert [row.end_section for row in table.rows] == [False, True, False, True]
+
+
+def test_the_score_table_of_several_tasks_has_their_mean_and_each(several: Results) -> None:
+    assert columns(score_table(several, MODEL)) == {
+        "size": ["64", "16"],
+        "precision": ["float32", "float32"],
+        "bytes": ["256", "64"],
+        "mean of 2 tasks": ["70.00", "49.85"],
+        "retention": ["100.0 %", "71.2 %"],
+        "Search": ["60.00", "59.70"],
+        "Pairs": ["80.00", "40.00"],
+    }
+
+
+@pytest.mark.parametrize(("count", "shown"), [(5, 5), (6, 0)])
+def test_the_score_table_stays_narrow(count: int, shown: int, tmp_path: Path) -> None:
+    sweep = MadeUpSweep(tmp_path)
+    for number in range(count):
+        sweep.add(0.5, task=f"Task{number}")
+    found = columns(score_table(sweep.results(), MODEL))
+    assert len([name for name in found if name.startswith("Task")]) == shown
+    assert f"mean of {count} tasks" in found
+
+
+def test_the_score_table_leaves_out_sizes_that_lack_a_task_and_shares_of_nothing(tmp_path: Path) -> None:
+    sweep = MadeUpSweep(tmp_path).curve({64: 0.0, 16: 0.1}).curve({64: 0.0}, task="Pairs")
+    found = columns(score_table(sweep.results(), MODEL))
+    assert (found["size"], found["retention"]) == (["64"], ["-"])
+
+
+def test_the_control_table_has_every_line_beside_the_model_in_float32(single: Results) -> None:
+    found = columns(control_table(single, MODEL))
+    assert list(found)[:2] == ["size", "model"]
+    assert [name.rstrip(")") for name in list(found)[2:]] == ["base (untrained base", "PCA", "random dimensions"]
+    assert list(found.values()) == [
+        ["64", "16"],
+        ["60.00", "48.00"],
+        ["50.00", "30.00"],
+        ["60.00", "45.00"],
+        ["-", "20.00"],
+    ]
+
+
+def test_a_model_without_controls_has_no_control_table(single: Results, several: Results) -> None:
+    assert control_table(single, OTHER) is None
+    assert control_table(several, MODEL) is None
+
+
+def test_recommendations_are_made_overall_and_per_type(several: Results, single: Results) -> None:
+    assert recommendations(several, MODEL, 0.99) == [
+        "overall: nothing smaller than 64 x float32 keeps 99% with confidence",
+        "Retrieval: 16 x float32 keeps 99.50 % of the full score (a point estimate: nothing to resample);"
+        " 64 bytes per vector instead of 256 (4x smaller), 19.2 GB less per 100 million",
+        "STS: nothing smaller than 64 x float32 keeps 99% with confidence",
+    ]
+    assert recommendations(single, MODEL, 0.99) == [chosen(single, 0.99).sentence("overall")]
+
+
+def test_a_model_whose_full_score_is_nothing_gets_a_sentence_too(tmp_path: Path) -> None:
+    results = MadeUpSweep(tmp_path).curve({64: 0.0, 16: 0.1}).results()
+    assert recommendations(results, MODEL, 0.99) == ["overall: no size can be recommended from these scores"]
+
+
+def test_what_is_printed_holds_tables_controls_and_sentences_of_every_model(single: Results) -> None:
+    console = Console(width=200, record=True, quiet=True)
+    print_report(single, console, keep=0.9)
+    text = console.export_text()
+    for line in (MODEL, OTHER):
+        assert chosen(single, 0.9, line).sentence("overall") in text
+        for cell in single.cells(line):
+            (row,) = re.findall(rf"^│ +{cell.dim} │ {cell.precision} +│ +{cell.bytes} │(.*)$", text, re.MULTILINE)
+            assert f"{100 * value_of(single.estimate(line, cell)):.2f}" in row
+            assert f"{100 * value_of(single.retention(line, cell)):.1f} %" in row
+    assert text.count("beside controls") == 1
+
+
+def test_a_report_is_a_page_and_two_pictures(single: Results, tmp_path: Path) -> None:
+    reference = Reference("vendor/small", {32: {"Search": 0.4}})
+    failed = {"Pairs": "no data"}
+    files = write_report(single, keep=0.9, references=[reference], failed=failed)
+    assert files == [single.folders[0] / name for name in ("report.html", "curve.png", "curve.svg")]
+    page, png, svg = files
+    found = re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    assert json.loads(found[1]) == summarize(single, keep=0.9, references=[reference], failed=failed)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert "small (published)" in labels(svg)
+    elsewhere = write_report(single, tmp_path / "new" / "folder")
+    assert {file.parent for file in elsewhere} == {tmp_path / "new" / "folder"}
+    assert all(file.stat().st_size for file in elsewhere)
+
+
+def test_a_figure_names_every_line_once_every_precision_and_every_size(single: Results, tmp_path: Path) -> None:
+    _, svg = draw_curve(single, tmp_path)
+    found = labels(svg)
+    names = [line.label for line in single.lines]
+    assert sorted(set(names) & set(found)) == sorted(names)
+    assert all(found.count(name) == 1 for name in [*names, "Pareto front", "float32", "int8"])
+    assert {"16", "64", "128", "256", "bytes per vector", "Search, nDCG@10 (x100)"} <= set(found)
+    assert "binary" not in found
+
+
+def test_a_figure_of_one_precision_has_neither_markers_to_explain_nor_a_front(several: Results, tmp_path: Path) -> None:
+    found = labels(draw_curve(several, tmp_path)[1])
+    assert found.count("tuned") == 1
+    assert not {"float32", "Pareto front"} & set(found)
+    assert "mean main score of 2 tasks (x100)" in found
+
+
+def test_a_figure_has_a_curve_for_every_line_and_precision(single: Results, tmp_path: Path) -> None:
+    _, svg = draw_curve(single, tmp_path)
+    root = ElementTree.parse(svg).getroot()
+    (axes,) = (group for group in root.iter(f"{SVG}g") if group.get("id") == "axes_1")
+    paths = [path for path in axes.iter(f"{SVG}path") if "clip-path" in path.attrib]
+    styles = [path.get("style", "") for path in paths]
+    dashed = [style for style in styles if "stroke-dasharray" in style and "#6b6b6b" in style]
+    assert len(dashed) == 3  # controls, in grey
+    curves = [style for style in styles if "fill: none" in style and re.search("#0072b2|#d55e00", style)]
+    assert len(curves) == 3  # the first model in two precisions, the second in one
+    bands = [element for element in axes.iter(f"{SVG}g") if "FillBetween" in element.get("id", "")]
+    assert len(bands) == 2  # intervals of the two models
+
+
+def test_a_published_curve_that_lacks_a_task_is_not_drawn(several: Results, tmp_path: Path) -> None:
+    whole = Reference("vendor/whole", {64: {"Search": 0.4, "Pairs": 0.5}, 32: {"Search": 0.3}})
+    partial = Reference("vendor/partial", {64: {"Search": 0.4}})
+    found = labels(draw_curve(several, tmp_path, [whole, partial])[1])
+    assert "whole (published)" in found
+    assert "partial (published)" not in found
+
+
+def test_a_figure_is_the_same_bytes_again(single: Results, tmp_path: Path) -> None:
+    first, second = (draw_curve(single, tmp_path / name) for name in "ab")
+    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
+
+
+def test_many_sizes_are_marked_at_powers_of_two(tmp_path: Path) -> None:
+    results = MadeUpSweep(tmp_path).curve({dim: 0.5 for dim in range(8, 8 * 12, 8)}).results()
+    found = labels(draw_curve(results)[1])
+    assert {"32", "64", "128", "256"} <= set(found)
+    assert not {"96", "192"} & set(found)
+
+
+def test_more_lines_than_colours_are_drawn(tmp_path: Path) -> None:
+    sweep = MadeUpSweep(tmp_path)
+    for number in range(13):
+        sweep.curve({64: number / 20, 16: number / 30}, Line(f"someone/model{number}", "r"))
+    found = labels(draw_curve(sweep.results())[1])
+    assert [name for name in found if name.startswith("model")] == [f"model{number}" for number in range(13)]
