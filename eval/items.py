@@ -27,6 +27,7 @@ from .statistics import Units
 TYPES_WITH_PREDICTIONS = ("STS", "PairClassification", "BitextMining", "Summarization")
 """Task types whose items come from the predictions that mteb writes."""
 
+_MERGED = "max_over_subqueries_"
 _TREC = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
 
 
@@ -118,17 +119,22 @@ def read_items(file: Path) -> list[Items]:
         mask = groups == key
         split, _, subset = key.partition("/")
         columns = {name: values[mask] for name, values in numbers.items() if not np.isnan(values[mask]).any()}
-        items.append(Items(split, subset, unit, Units(ids[mask], columns, statistic)))
+        own = np.array(ids[mask].tolist(), dtype=np.str_)  # as wide as its own longest, whatever else the file holds
+        items.append(Items(split, subset, unit, Units(own, columns, statistic)))
     return items
 
 
 def _queries(task: AbsTask, search: RecordingSearch, split: str, subset: str, main: str) -> Items | None:
     """Per-query scores by the evaluator that mteb itself uses."""
-    match = re.fullmatch(r"(ndcg|map|recall|precision|hit_rate|mrr)_at_(\d+)", main)
+    merged, plain = main.startswith(_MERGED), main.removeprefix(_MERGED)
+    plain = "recall_at_1" if plain == "accuracy" else plain  # mteb's word where one answer is right
+    match = re.fullmatch(r"(ndcg|map|recall|precision|hit_rate|mrr)_at_(\d+)", plain)
     if match is None:
         return None
     judgements, ranking = task.dataset[subset][split]["relevant_docs"], search.rankings[split, subset]
-    if task.skip_first_result:
+    if merged:
+        judgements, ranking = _merge_subqueries(judgements, ranking)
+    elif task.skip_first_result:
         ranking = {
             query: dict(sorted(found.items(), key=lambda pair: pair[1], reverse=True)[1:])
             for query, found in ranking.items()
@@ -141,6 +147,21 @@ def _queries(task: AbsTask, search: RecordingSearch, split: str, subset: str, ma
         scores = {query: measures[f"{_TREC[name]}_{depth}"] for query, measures in measured.items()}
     ordered = sorted(scores)
     return Items(split, subset, "query", _mean(ordered, [scores[query] for query in ordered]))
+
+
+def _merge_subqueries(
+    judgements: Mapping[str, Mapping[str, int]], ranking: Mapping[str, Mapping[str, float]]
+) -> tuple[dict[str, Mapping[str, int]], dict[str, dict[str, float]]]:
+    """One query for all whose ids differ after the last ``_``: a document counts as the most similar one found it."""
+    judged: dict[str, Mapping[str, int]] = {}
+    best: dict[str, dict[str, float]] = {}
+    for query, relevant in judgements.items():
+        base = query.rpartition("_")[0]
+        judged[base] = relevant
+        found = best.setdefault(base, {})
+        for document, similarity in ranking[query].items():
+            found[document] = max(similarity, found.get(document, similarity))
+    return judged, best
 
 
 def _reciprocal_rank(found: Mapping[str, float], judged: Mapping[str, int], depth: int) -> float:
@@ -217,7 +238,7 @@ def _experiments(scores: Mapping[str, Any], split: str, subset: str, main: str) 
         values = [experiment.get(main) for experiment in experiments]
         if any(value is None for value in values):
             return None
-    elif (measured := scores.get(f"{main}s")) is not None:
+    elif (measured := scores.get(f"{main}s", scores.get(f"{main}_scores"))) is not None:
         if isinstance(measured, Mapping):  # hierarchical clustering: the levels of one experiment belong together
             levels = list(measured.values())
             if len({len(level) for level in levels}) != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -262,7 +263,7 @@ class _TaskOnModel:
     def _evaluate(self, variant: Variant) -> TaskResult:
         encoder, result, items = self._mteb(variant)
         self._calls = self._calls or encoder.calls
-        facts = {"data": self.data, "mteb": mteb.__version__, **self._calibration(variant, encoder)}
+        facts = {"data": self._version(variant), "mteb": mteb.__version__, **self._calibration(variant, encoder)}
         write_items(items_file(self.run.folder, variant, self.name), items, facts)
         meta = encoder.mteb_model_meta
         path = self.run._results.get_task_result_path(self.name, meta)
@@ -327,6 +328,13 @@ class _TaskOnModel:
         stated = {subset: found.tolist() for subset, found in ranges.items() if found is not None}
         return {**facts, "ranges": json.dumps(stated)} if stated else facts
 
+    def _version(self, variant: Variant) -> str:
+        """What a result depends on besides model and mteb: the task's data, and the texts that PCA was fitted on."""
+        if variant.line.method != "pca" or not self.run.pca_texts:
+            return self.data
+        digest = hashlib.blake2b("\0".join(self.run.pca_texts).encode(), digest_size=8)
+        return f"{self.data}-{digest.hexdigest()}"
+
     def _known(self, variant: Variant) -> TaskResult | None:
         """The result of an earlier run, if it is whole and was measured on the same data with the same mteb."""
         meta = model_meta(self.source, variant)
@@ -338,7 +346,7 @@ class _TaskOnModel:
         except (ValueError, KeyError, OSError):  # half a file
             logger.warning("the result of %s for %s is damaged and is computed again", self.name, meta.name)
             return None
-        if known is None or (facts.get("data"), facts.get("mteb")) != (self.data, mteb.__version__):
+        if known is None or (facts.get("data"), facts.get("mteb")) != (self._version(variant), mteb.__version__):
             return None
         return known if known.mteb_version == mteb.__version__ else None
 

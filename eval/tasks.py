@@ -284,6 +284,9 @@ class _PlainColumns(Dataset):
         value = super().__getitem__(key)
         return value[:] if isinstance(key, str) else value
 
+    def select(self, *args: Any, **kwargs: Any) -> _PlainColumns:
+        return _PlainColumns(super().select(*args, **kwargs))
+
 
 def _plain_columns(dataset: Any) -> Any:
     """The same containers with :class:`_PlainColumns` in them; the parts of retrieval tasks stay as they are."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import logging
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 import mrl_text
 from mrl_text.cli import app, main
 from mrl_text.training.recipe import load_recipe
+from tests.conftest import WORDS
 
 SHIPPED = sorted(
     item.name.removesuffix(".yaml") for item in files("mrl_text.recipes").iterdir() if item.name.endswith(".yaml")
@@ -216,3 +219,70 @@ def test_a_run_is_resumed_or_repeated_from_its_folder_alone(tmp_path: Path, monk
     assert runner.invoke(app, ["train", str(tmp_path), "--resume"]).exit_code == 0
     assert runner.invoke(app, ["train", str(tmp_path), "--output", str(tmp_path / "again")]).exit_code == 0
     assert calls == [(recipe, tmp_path, True), (recipe, tmp_path / "again", False)]
+
+
+def test_eval_of_own_data_then_leaderboard_then_page(tiny_bert: Path, tmp_path: Path) -> None:
+    data = tmp_path / "opinions.csv"
+    rows = [f"the {word} is {'fast' if index % 2 else 'slow'},{index % 2}" for index, word in enumerate(WORDS)]
+    data.write_text("text,label\n" + "\n".join(rows), encoding="utf-8")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"a {word}" for word in WORDS), encoding="utf-8")
+    out = tmp_path / "out"
+    options = ["--dims", "8,32", "--precisions", "float32,binary", "--pca-texts", str(texts), "--cache", "none"]
+    result = invoke("eval", str(tiny_bert), "--data", str(data), *options, "--output", str(out), "--keep", "0.9")
+    assert result.exit_code == 0, result.output
+    assert "opinions" in result.stdout
+    assert "overall: " in result.stdout
+    written = [Path(line) for line in result.stdout.splitlines() if line.startswith(str(out))]
+    assert {file.name for file in written} == {
+        "scores.csv",
+        "scores.parquet",
+        "report.html",
+        "curve.png",
+        "curve.svg",
+    }
+    assert all(file.is_file() for file in written)
+    assert not (out / "embeddings").exists()
+    table = pd.read_csv(out / "scores.csv")
+    assert set(table["type"]) == {"Classification"}
+    assert set(zip(table["method"], table["precision"], strict=True)) == {
+        ("truncation", "float32"),
+        ("truncation", "binary"),
+        ("pca", "float32"),
+        ("random", "float32"),
+    }
+    assert set(table.loc[table["method"] == "pca", "calibration"]) == {f"{len(WORDS)} given texts"}
+    page = tmp_path / "board.html"
+    assert invoke("leaderboard", str(out), "--output", str(page)).stdout.strip() == str(page)
+    assert '"opinions"' in page.read_text(encoding="utf-8")
+    board = pd.read_csv(io.StringIO(invoke("leaderboard", str(out), "--format", "csv").stdout))
+    full = table[(table["method"] == "truncation") & (table["dim"] == 32) & (table["precision"] == "float32")]
+    row = board[(board["dim"] == 32) & (board["precision"] == "float32") & ~board["model"].str.contains("PCA")]
+    assert row["score"].item() == pytest.approx(full["score"].mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data", "BAD"], ("bad.csv", "line 3")),
+        (["--data", "nowhere.csv"], ("nowhere.csv",)),
+        (["--benchmark", "MTEB(eng, v3)"], ("no benchmark named", "MTEB(eng, v2)")),
+        (["--data", "GOOD", "--keep", "1.5"], ("--keep 1.5",)),
+        (["--data", "GOOD", "--precisions", "int3"], ("no precision named 'int3'",)),
+        (["--data", "GOOD", "--controls", "lda"], ("no control named 'lda'",)),
+        (["--data", "GOOD", "--reference", "nowhere.csv"], ("no reference file at nowhere.csv",)),
+        (["--data", "GOOD", "--data", "GOOD"], ("two tasks are named good",)),
+        (["--tasks", "STSBenchmark"], ("STSBenchmark", "HF_HUB_OFFLINE", "--keep-going")),
+        (["--tasks", "STS17", "--languages", "xyz", "--mirror", "."], ("STS17 has nothing in xyz",)),
+    ],
+)
+def test_a_mistake_in_an_evaluation_is_told_before_a_model_is_loaded(
+    options: list[str], words: tuple[str, ...], tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrl_text.eval.runner.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.chdir(tmp_path)
+    Path("bad.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,much\n", encoding="utf-8")
+    Path("good.csv").write_text("text,label\na,0\nb,1\nc,0\nd,1\n", encoding="utf-8")
+    given = [{"BAD": "bad.csv", "GOOD": "good.csv"}.get(option, option) for option in options]
+    assert_one_line_error(invoke("eval", str(tiny_bert), *given, "--output", "out"), *words)
+    assert not Path("out").exists()

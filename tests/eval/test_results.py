@@ -323,6 +323,7 @@ def test_full_width_stays_where_nothing_smaller_will_do(tmp_path: Path) -> None:
     choice = chosen(results, 0.99)
     assert (choice.cell, choice.saved_bytes, choice.retention.value) == (Cell(64), 0, 1)
     assert choice.sentence() == "nothing smaller than 64 x float32 keeps 99% with confidence"
+    assert choice.headline() == "Stay at 64 x float32: nothing smaller keeps 99% of the score with confidence"
 
 
 def test_without_items_the_point_estimate_decides_and_nothing_is_sure(tmp_path: Path) -> None:
@@ -360,6 +361,7 @@ def test_a_sentence_has_the_numbers(tmp_path: Path) -> None:
     scores: dict[int | tuple[int, str], Values] = {384: whole, (128, "int8"): share_kept(whole, 0.993, noise=0.002)}
     results = MadeUpSweep(tmp_path).curve(scores).results()
     choice = chosen(results, 0.99)
+    assert choice.headline() == "128 x int8: 128 bytes per vector instead of 1536 keep 99.3 % of the score"
     interval = interval_of(choice.retention)
     assert choice.sentence("Retrieval") == (
         f"Retrieval: 128 x int8 keeps 99.30 % [{100 * interval.low:.2f}, {100 * interval.high:.2f}] of the full score"
@@ -370,6 +372,20 @@ def test_a_sentence_has_the_numbers(tmp_path: Path) -> None:
     sentence = Recommendation(MODEL, Cell(96), 0.95, estimate, Cell(384)).sentence()
     assert "(at least 95%: 97.0 % sure)" in sentence
     assert sentence.startswith("96 x float32 keeps 99.50 %")
+
+
+def test_lines_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    newer, coarse = Line("someone/tuned", "0123456789abcdef"), Line("else/tuned", "r1", dtype="bfloat16")
+    sweep = MadeUpSweep(tmp_path)
+    for line in (MODEL, newer, coarse, OTHER, PCA):
+        sweep.add(0.5, line)
+    assert list(sweep.results().labels.values()) == [
+        "tuned [r1, float32]",
+        "tuned [01234567, float32]",
+        "tuned [r1, bfloat16]",
+        "other",
+        "tuned (PCA)",
+    ]
 
 
 def test_bytes_become_gigabytes_of_a_hundred_million_vectors() -> None:

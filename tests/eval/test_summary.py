@@ -18,7 +18,7 @@ from mrl_text.eval.summary import KEEP, scopes, summarize
 from tests.eval.test_results import BASE, MODEL, OTHER, PCA, RANDOM, MadeUpSweep, chosen, queries, share_kept
 
 STRUCTURE = {
-    "": {"title", "version", "keep", "lines", "tasks", "cells", "recommendations", "notes"},
+    "": {"title", "version", "keep", "confidence", "lines", "tasks", "cells", "recommendations", "notes"},
     "lines": {"id", "label", "role", "method", "model", "revision", "dtype"},
     "tasks": {"name", "type", "metric"},
     "cells": {"line", "dim", "precision", "bytes", "gb_per_100m", "pareto", "overall", "types", "tasks"},
@@ -98,6 +98,7 @@ def test_it_is_plain_json_and_comes_back_from_the_page(data: dict[str, Any]) -> 
 
 def test_facts_about_the_sweep(data: dict[str, Any], results: Results) -> None:
     assert (data["title"], data["version"], data["keep"]) == ("tuned, other", mrl_text.__version__, KEEP)
+    assert data["confidence"] == 0.95
     assert summarize(results, title="mine", keep=0.9)["title"] == "mine"
     assert summarize(results, keep=0.9)["keep"] == 0.9
     assert data["tasks"] == [
@@ -170,7 +171,7 @@ def test_every_model_is_given_a_choice_for_every_scope(data: dict[str, Any], res
     assert found == {
         **{"line": "m0", "scope": "Retrieval", "dim": 64, "precision": "int8", "bytes": 64},
         **{"retention": choice.retention.value, "low": interval.low, "sureness": 1.0},
-        **{"saved_bytes": 192, "saved_gb_per_100m": 19.2, "times_smaller": 4.0, "text": choice.sentence()},
+        **{"saved_bytes": 192, "saved_gb_per_100m": 19.2, "times_smaller": 4.0, "text": choice.headline()},
     }
     assert found["retention"] == pytest.approx(0.995)
     without = by_scope["m0", "Pairs"]
@@ -180,19 +181,12 @@ def test_every_model_is_given_a_choice_for_every_scope(data: dict[str, Any], res
 
 
 def test_the_target_decides_the_choice(results: Results) -> None:
-    overall = {
-        keep: next(one for one in summarize(results, keep=keep)["recommendations"] if one["scope"] == "overall")
-        for keep in (0.99, 0.999, 0.8)
-    }
-    assert (
-        [(one["dim"], one["precision"]) for one in overall.values()]
-        == [
-            (64, "int8"),
-            (64, "float32"),
-            (64, "int8"),  # as small as 16 x float32, and tried with the same bytes
-        ]
-        or [(one["dim"], one["precision"]) for one in overall.values()][:2] == [(64, "int8"), (64, "float32")]
-    )
+    def retrieval(keep: float) -> tuple[int, str]:
+        chosen_ones = summarize(results, keep=keep)["recommendations"]
+        (one,) = (one for one in chosen_ones if (one["line"], one["scope"]) == ("m0", "Retrieval"))
+        return one["dim"], one["precision"]
+
+    assert [retrieval(keep) for keep in (0.994, 0.996)] == [(64, "int8"), (64, "float32")]
 
 
 @pytest.mark.parametrize(
@@ -240,8 +234,9 @@ def test_there_are_no_notes_where_there_is_nothing_to_note(tmp_path: Path) -> No
     assert summarize(sweep.results())["notes"] == []
 
 
-def test_models_of_one_name_share_a_title(tmp_path: Path) -> None:
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     sweep = MadeUpSweep(tmp_path).curve({64: 0.6}).curve({64: 0.5}, Line("someone/tuned", "r9"))
     data = summarize(sweep.results())
-    assert data["title"] == "tuned"
-    assert [line["id"] for line in data["lines"]] == ["m0", "m1"]
+    names = ["tuned [r1, float32]", "tuned [r9, float32]"]
+    assert data["title"] == ", ".join(names)
+    assert [(line["id"], line["label"]) for line in data["lines"]] == list(zip(("m0", "m1"), names, strict=True))
