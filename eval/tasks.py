@@ -74,8 +74,8 @@ class TaskLoader:
         self._own: set[str] = set()
         self._fingerprints: dict[str, str] = {}
         self._make: dict[str, Callable[[], AbsTask]] = {}
-        for path in data:
-            self._add_own(own_task(path, as_))
+        for task in _own_tasks(data, as_):
+            self._add_own(task)
         for name in names:
             if name in OWN_TASKS:
                 self._add_own(OWN_TASKS[name]())
@@ -196,6 +196,18 @@ class TaskLoader:
             except ValueError as error:
                 missing[task.metadata.name] = str(error)
         return missing
+
+
+def _own_tasks(data: Sequence[str | Path], as_: As | None) -> list[AbsTask]:
+    """Tasks of the user's files; ``as_`` is about those with ``text,label`` and leaves the others alone."""
+    tasks = [own_task(path) for path in data]
+    labelled = [task.metadata.type == "Classification" for task in tasks]
+    if as_ is not None and not any(labelled):
+        raise ValueError(f"--as {as_} is for files with the columns text,label, and none was given")
+    return [
+        own_task(path, as_) if as_ == "clustering" and chosen else task
+        for path, task, chosen in zip(data, tasks, labelled, strict=True)
+    ]
 
 
 def _by_reason(left_out: Mapping[str, str]) -> str:

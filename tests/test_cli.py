@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import mrl_text
 from mrl_text.cli import app, main
+from mrl_text.eval.tasks import TaskLoader
 from mrl_text.training.recipe import load_recipe
 from tests.conftest import WORDS
 
@@ -272,6 +273,7 @@ def test_eval_of_own_data_then_leaderboard_then_page(tiny_bert: Path, tmp_path: 
         (["--data", "GOOD", "--controls", "lda"], ("no control named 'lda'",)),
         (["--data", "GOOD", "--reference", "nowhere.csv"], ("no reference file at nowhere.csv",)),
         (["--data", "GOOD", "--data", "GOOD"], ("two tasks are named good",)),
+        (["--data", "PAIRS", "--as", "clustering"], ("--as clustering", "text,label")),
         (["--tasks", "STSBenchmark"], ("STSBenchmark", "HF_HUB_OFFLINE", "--keep-going")),
         (["--tasks", "STS17", "--languages", "xyz", "--mirror", "."], ("STS17 has nothing in xyz",)),
     ],
@@ -283,6 +285,15 @@ def test_a_mistake_in_an_evaluation_is_told_before_a_model_is_loaded(
     monkeypatch.chdir(tmp_path)
     Path("bad.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,much\n", encoding="utf-8")
     Path("good.csv").write_text("text,label\na,0\nb,1\nc,0\nd,1\n", encoding="utf-8")
-    given = [{"BAD": "bad.csv", "GOOD": "good.csv"}.get(option, option) for option in options]
+    Path("pairs.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,2\n", encoding="utf-8")
+    names = {"BAD": "bad.csv", "GOOD": "good.csv", "PAIRS": "pairs.csv"}
+    given = [names.get(option, option) for option in options]
     assert_one_line_error(invoke("eval", str(tiny_bert), *given, "--output", "out"), *words)
     assert not Path("out").exists()
+
+
+def test_as_clustering_leaves_other_files_as_they_are(tmp_path: Path) -> None:
+    Path("labelled.csv").write_text("text,label\na,0\nb,1\nc,0\nd,1\n", encoding="utf-8")
+    Path("pairs.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,2\n", encoding="utf-8")
+    loader = TaskLoader(data=["labelled.csv", "pairs.csv"], as_="clustering")
+    assert {name: loader.metadata(name).type for name in loader.names} == {"labelled": "Clustering", "pairs": "STS"}

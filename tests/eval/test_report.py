@@ -184,6 +184,8 @@ def test_a_figure_of_one_precision_has_neither_markers_to_explain_nor_a_front(se
     assert found.count("tuned") == 1
     assert not {"float32", "Pareto front"} & set(found)
     assert "mean main score of 2 tasks (x100)" in found
+    numbers = {float(label) for label in found if re.fullmatch(r"\d+(\.\d+)?", label)}
+    assert {50, 60, 70, 64, 256} <= numbers  # scores 49.85 and 70, bytes 64 and 256
 
 
 def test_a_figure_has_a_curve_for_every_line_and_precision(single: Results, tmp_path: Path) -> None:

@@ -398,7 +398,7 @@ def test_the_front_holds_what_no_model_beats_in_score_with_as_few_bytes(tmp_path
     precisions = ("float32", "float16", "int8", "binary")
     for line in (MODEL, OTHER):
         sweep.curve({(dim, kind): float(rng.random()) for dim in (8, 16, 24, 32) for kind in precisions}, line)
-    results = sweep.curve({8: 0.99}, BASE).results()  # controls never stand on it
+    results = sweep.curve({(8, "binary"): 1.0}, BASE).results()  # controls never stand on it
     points = [
         ((line, cell), cell.bytes, value_of(results.estimate(line, cell)))
         for line in (MODEL, OTHER)

@@ -1,0 +1,274 @@
+"""Smaller vectors and fewer bits, against sentence-transformers, scikit-learn and arithmetic by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mteb
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer, quantize_embeddings
+from sklearn.decomposition import PCA
+
+from mrl_text import MatryoshkaEncoder
+from mrl_text.eval import sweep
+from mrl_text.eval import tasks as eval_tasks
+from mrl_text.eval.items import read_facts
+from mrl_text.eval.lines import RANDOM_SEEDS, Cell, Line, Method, Variant
+from mrl_text.eval.reduction import Corpus, Reduction
+from mrl_text.eval.results import items_file
+from mrl_text.eval.tasks import TaskLoader
+from mrl_text.truncation import Precision, dequantize, quantize
+from tests.eval.task_types import TASKS
+
+WIDTH = 32
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, task in TASKS.items():
+        monkeypatch.setitem(eval_tasks.OWN_TASKS, name, task)
+
+
+def vectors(count: int, seed: int = 0) -> np.ndarray:
+    """Vectors with a mean, and with directions that differ in variance."""
+    generator = np.random.default_rng(seed)
+    mixed = generator.normal(size=(count, WIDTH)) * np.geomspace(3, 0.1, WIDTH)
+    rotation = np.linalg.qr(np.random.default_rng(99).normal(size=(WIDTH, WIDTH)))[0]
+    return (mixed @ rotation + 0.3).astype(np.float32)
+
+
+def corpus(*blocks: np.ndarray) -> Corpus:
+    return Corpus(lambda: iter(blocks))
+
+
+def no_corpus() -> Corpus:
+    raise AssertionError("nothing is to be fitted here")
+
+
+def variant(dim: int, precision: Precision = "float32", method: Method = "truncation", seed: int | None = None) -> Any:
+    return Variant(Line("model", "1", method=method), Cell(dim, precision), seed)
+
+
+def unit(cut: np.ndarray) -> np.ndarray:
+    return cut / np.linalg.norm(cut, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("dim", [1, 8, 32])
+def test_int8_codes_are_those_of_sentence_transformers_calibrated_on_the_corpus(dim: int) -> None:
+    documents, queries = vectors(200, 1), vectors(50, 2)
+    side = corpus(documents[:150], documents[150:])
+    reduced = Reduction(variant(dim, "int8"), True, lambda: side)(queries)
+    calibration, cut = unit(documents[:, :dim]), unit(queries[:, :dim])
+    codes = np.asarray(quantize_embeddings(cut, "int8", calibration_embeddings=calibration)).astype(np.float64)
+    low, high = calibration.min(axis=0).astype(np.float64), calibration.max(axis=0).astype(np.float64)
+    ranges = side.known_ranges(variant(dim, "int8"))
+    assert ranges is not None
+    np.testing.assert_allclose(ranges, [low, high], atol=1e-6)
+    recovered = (reduced - low) / ((high - low) / 255) - 128.5
+    differing = np.abs(recovered - codes) > 1e-2  # a value on the edge of a bucket may go either way
+    assert differing.mean() < 0.005
+    assert np.abs(recovered - codes).max() < 1.01
+
+
+def test_values_beyond_the_ranges_are_clipped() -> None:
+    documents = np.tile(np.linspace(-1, 1, 256, dtype=np.float32)[:, None], WIDTH)
+    queries = np.stack([np.full(WIDTH, value, np.float32) for value in (-7, -1.01, 0.5, 1.01, 7)])
+    reduced = Reduction(variant(8, "int8"), False, lambda: corpus(documents))(queries)
+    assert reduced.shape == (5, 8)
+    np.testing.assert_array_equal(reduced[0], reduced[1])
+    np.testing.assert_array_equal(reduced[3], reduced[4])
+    np.testing.assert_allclose(reduced[0], -1, atol=1 / 255 + 1e-6)
+    np.testing.assert_allclose(reduced[4], 1, atol=1 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+def test_rounding_moves_a_value_by_half_a_bucket_at_most(precision: Precision) -> None:
+    documents = unit(vectors(300, 3))
+    ranges = np.stack([documents.min(axis=0), documents.max(axis=0)])
+    stored = quantize(documents, precision, ranges=ranges)
+    half = (ranges[1] - ranges[0]) / 255 / 2
+    moved = np.abs(dequantize(stored, precision, WIDTH, ranges=ranges) - documents)
+    assert (moved <= half * 1.001 + 1e-7).all()
+    assert (moved.max(axis=0) > 0.9 * half).all()
+    reduced = Reduction(variant(WIDTH, precision), True, lambda: corpus(documents))(documents)
+    np.testing.assert_allclose(reduced, documents, atol=float(half.max()) * 1.01)
+
+
+def test_a_dimension_in_which_all_documents_agree_keeps_its_value() -> None:
+    documents = vectors(20, 4)
+    documents[:, 2] = 0.25
+    reduced = Reduction(variant(4, "int8"), False, lambda: corpus(documents))(vectors(5, 5))
+    np.testing.assert_array_equal(reduced[:, 2], np.float32(0.25))
+
+
+@pytest.mark.parametrize("dim", [1, 8, 11, 32])
+def test_the_dot_product_of_binary_vectors_counts_equal_bits(dim: int) -> None:
+    some = vectors(60, 6)
+    reduced = Reduction(variant(dim, "binary"), True, no_corpus)(some)
+    np.testing.assert_allclose(np.linalg.norm(reduced, axis=1), 1, atol=1e-6)
+    bits = np.unpackbits(np.asarray(quantize_embeddings(some[:, :dim], "ubinary")), axis=1)
+    hamming = (bits[:, None] != bits[None]).sum(axis=2)
+    np.testing.assert_allclose(reduced @ reduced.T, 1 - 2 * hamming / dim, atol=1e-5)
+
+
+def test_float16_is_the_rounding_of_numpy() -> None:
+    some = vectors(30, 7)
+    reduced = Reduction(variant(16, "float16"), True, no_corpus)(some)
+    np.testing.assert_allclose(reduced, unit(some[:, :16]).astype(np.float16).astype(np.float32), atol=2**-12)
+    np.testing.assert_array_equal(reduced, reduced.astype(np.float16))
+    assert reduced.dtype == np.float32
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8", "binary"])
+def test_no_texts_are_no_vectors(precision: Precision) -> None:
+    assert Reduction(variant(8, precision), True, no_corpus)(np.zeros((0, WIDTH), np.float32)).shape == (0, 8)
+
+
+@pytest.mark.parametrize("dim", [1, 5, 32])
+@pytest.mark.parametrize("blocks", [1, 7])
+def test_principal_components_are_those_of_scikit_learn_up_to_sign(dim: int, blocks: int) -> None:
+    documents, queries = vectors(400, 8), vectors(40, 9)
+    side = corpus(*np.array_split(documents, blocks))
+    expected = PCA(n_components=dim, svd_solver="full").fit(documents).transform(queries)
+    reduced = Reduction(variant(dim, method="pca"), False, lambda: side)(queries)
+    signs = np.sign((reduced * expected).sum(axis=0))
+    np.testing.assert_allclose(reduced * signs, expected, atol=2e-3)
+    normalized = Reduction(variant(dim, method="pca"), True, lambda: side)(queries)
+    np.testing.assert_allclose(normalized * signs, unit(expected), atol=2e-3)
+    assert reduced.dtype == np.float32
+
+
+def test_principal_components_are_fitted_on_other_texts_where_given() -> None:
+    documents, others = vectors(100, 10), vectors(100, 11) * np.linspace(0.1, 4, WIDTH, dtype=np.float32)
+    side = Corpus(lambda: iter([documents]), lambda: iter([others]))
+    reduced = Reduction(variant(4, method="pca"), False, lambda: side)(documents)
+    expected = PCA(n_components=4, svd_solver="full").fit(others).transform(documents)
+    np.testing.assert_allclose(np.abs(reduced), np.abs(expected), atol=2e-3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_fewer_texts_than_dimensions_still_give_every_size(count: int) -> None:
+    documents = vectors(count, 12)
+    side = corpus(documents)
+    full = Reduction(variant(WIDTH, method="pca"), False, lambda: side)(documents)
+    centred = documents - documents.mean(axis=0)
+    np.testing.assert_allclose(full @ full.T, centred @ centred.T, atol=1e-2)  # a rotation
+    np.testing.assert_allclose(full[:, count - 1 :], 0, atol=1e-2)  # n texts span n - 1 directions
+    others = vectors(20, 13)
+    rotated = Reduction(variant(WIDTH, method="pca"), False, lambda: side)(others)
+    moved = others - documents.mean(axis=0)
+    np.testing.assert_allclose(rotated @ rotated.T, moved @ moved.T, atol=1e-2)
+    for dim in (1, 8, WIDTH):
+        reduced = Reduction(variant(dim, method="pca"), True, lambda: side)(others)
+        assert reduced.shape == (20, dim)
+        np.testing.assert_allclose(np.linalg.norm(reduced, axis=1), 1, atol=1e-5)
+
+
+def test_random_dimensions_are_fixed_by_their_seed_and_nested() -> None:
+    some = vectors(25, 14)
+
+    def chosen(dim: int, seed: int) -> np.ndarray:
+        return Reduction(variant(dim, method="random", seed=seed), False, no_corpus)(some)
+
+    for seed in RANDOM_SEEDS:
+        np.testing.assert_array_equal(chosen(8, seed), chosen(8, seed))
+        np.testing.assert_array_equal(chosen(16, seed)[:, :8], chosen(8, seed))
+        columns = [int(np.flatnonzero((some == column[:, None]).all(axis=0))[0]) for column in chosen(WIDTH, seed).T]
+        assert sorted(columns) == list(range(WIDTH))
+    assert len({chosen(8, seed).tobytes() for seed in RANDOM_SEEDS}) == len(RANDOM_SEEDS)
+
+
+def test_vectors_of_dot_product_models_keep_their_length() -> None:
+    some = vectors(10, 15)
+    plain = Reduction(variant(8), False, no_corpus)(some)
+    np.testing.assert_array_equal(plain, some[:, :8])
+    np.testing.assert_allclose(np.linalg.norm(Reduction(variant(8), True, no_corpus)(some), axis=1), 1, atol=1e-6)
+
+
+def test_a_corpus_is_read_once_for_each_size() -> None:
+    read: list[int] = []
+
+    def blocks() -> Iterator[np.ndarray]:
+        read.append(1)
+        yield vectors(20, 16)
+
+    side = Corpus(blocks)
+    for dim in (8, 16, 8, 16):
+        Reduction(variant(dim, "int8"), True, lambda: side)(vectors(3, 17))
+    assert len(read) == 2
+    assert side.known_ranges(variant(32, "int8")) is None
+
+
+def _texts_of(name: str) -> dict[str, list[str]]:
+    """Subset -> what int8 is to be calibrated on, read from the data of the task."""
+    data: Any = TaskLoader([name]).fresh(name).dataset
+    if name == "Rerank":
+        documents = data["default"]["test"]["corpus"]
+        titled = zip(documents["title"], documents["text"], strict=True)
+        return {"default": [f"{title} {text}" for title, text in titled]}
+    if name == "ManySTS":
+        return {
+            subset: [text for rows in splits.values() for side in ("sentence1", "sentence2") for text in rows[side]]
+            for subset, splits in data.items()
+        }
+    if name == "Clusters":
+        return {"default": list(data["test"]["sentences"])}
+    return {subset: list(splits["train"]["text"]) for subset, splits in data.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "stated"),
+    [
+        ("Rerank", "50 documents of the task"),
+        ("ManySTS", "160 texts of the task"),
+        ("Clusters", "80 texts of the task"),
+        ("Classes", "texts of the task"),
+    ],
+)
+def test_the_side_that_an_index_would_hold_is_what_int8_is_calibrated_on(
+    name: str, stated: str, tiny_bert: Path, tmp_path: Path
+) -> None:
+    result = sweep([str(tiny_bert)], [name], output=tmp_path, dims=[8], precisions=["int8"], controls=[])
+    facts = read_facts(items_file(tmp_path, Variant(result.lines[0], Cell(8, "int8")), name))
+    assert facts["calibration"].endswith(stated)
+    ranges, texts = json.loads(facts["ranges"]), _texts_of(name)
+    assert set(ranges) == set(texts)
+    model = SentenceTransformer(str(tiny_bert), truncate_dim=8)
+    for subset, some in texts.items():
+        encoded = model.encode(some, normalize_embeddings=True)
+        low, high = ranges[subset]
+        if name == "Classes":  # a sample of the training texts, of which each experiment takes a few
+            assert (np.array(low) >= encoded.min(axis=0) - 1e-5).all()
+            assert (np.array(high) <= encoded.max(axis=0) + 1e-5).all()
+            distances = [np.abs(encoded[:, dim, None] - [low[dim], high[dim]]).min(axis=0) for dim in range(8)]
+            np.testing.assert_allclose(distances, 0, atol=1e-5)
+        else:
+            np.testing.assert_allclose([low, high], [encoded.min(axis=0), encoded.max(axis=0)], atol=1e-5)
+
+
+def test_a_dot_product_model_scores_as_in_plain_mteb_without_normalisation(tiny_bert: Path, tmp_path: Path) -> None:
+    model = MatryoshkaEncoder(str(tiny_bert), similarity_fn_name="dot")
+    model.save_pretrained(str(tmp_path / "dotted"))
+    name, scores = "Search_ndcg_at_10", {}
+    result = sweep(
+        [str(tmp_path / "dotted")], [name], output=tmp_path / "out", dims=[8, 32], precisions=["float32"], controls=[]
+    )
+    for normalize in (False, True):
+        for dim in (8, 32):
+            plain = SentenceTransformer(str(tmp_path / "dotted"), truncate_dim=dim)
+            assert plain.similarity_fn_name == "dot"
+            evaluated = mteb.evaluate(
+                plain,
+                TASKS[name](),
+                cache=None,
+                co2_tracker=False,
+                show_progress_bar=False,
+                encode_kwargs={"normalize_embeddings": normalize},
+            )
+            scores[normalize, dim] = evaluated.task_results[0].get_score()
+    assert result.curve(result.lines[0]) == pytest.approx({dim: scores[False, dim] for dim in (8, 32)}, abs=1e-4)
+    assert scores[False, 8] != pytest.approx(scores[True, 8], abs=1e-3)
