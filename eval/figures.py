@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def draw_curve(result: Results, folder: Path | None = None, references: Sequence
     figure = Figure(figsize=(10, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    colors = iter(_COLORS * (1 + len(result.lines) // len(_COLORS)))
+    colors = itertools.cycle(_COLORS)
     for line in result.lines:
         _draw_line(axes, result, line, _CONTROL_COLOR if line.role == "control" else next(colors))
     for reference in references:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mrl_text.files import write_atomically
@@ -46,6 +47,10 @@ def load_results(folders: Sequence[str | Path]) -> Results:
             raise ValueError(
                 f"{file} is damaged ({error}): run the evaluation again, it computes nothing twice"
             ) from None
+        if lacking := [name for name in (*KEY_COLUMNS, "data") if name not in tables[-1]]:
+            raise ValueError(
+                f"{file} has no column {lacking[0]}, an older version wrote it: evaluate into a new folder"
+            )
     table = pd.concat(tables, ignore_index=True)
     table = table[~table[KEY_COLUMNS].astype(str).duplicated()]
     models = table[table["role"] == "model"]
@@ -139,9 +144,9 @@ def _terminal(table: pd.DataFrame) -> str:
     shown = formatted(table)
     grid = Table()
     for column in shown.columns:
-        grid.add_column(column, justify="left" if column in ("model", "precision") else "right")
+        grid.add_column(escape(column), justify="left" if column in ("model", "precision") else "right")
     for row in shown.astype(str).itertuples(index=False):
-        grid.add_row(*row)
+        grid.add_row(*map(escape, row))
     stream = io.StringIO()
     width = None if sys.stdout.isatty() else 200
     Console(file=stream, width=width, force_terminal=sys.stdout.isatty()).print(grid)

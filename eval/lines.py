@@ -155,6 +155,7 @@ def plan_lines(
     for plan in plans:
         key = plan.line.model, plan.line.revision, plan.line.method
         if key not in unique or (unique[key].line.role == "control" and plan.line.role == "model"):
+            unique.pop(key, None)  # a base that is a model itself stands before its own controls, not among another's
             unique[key] = plan
     return list(unique.values())
 

@@ -70,7 +70,10 @@ def _read(file: str | Path, table: pd.DataFrame, results: Results) -> list[Refer
     values = pd.to_numeric(table[score], errors="coerce") / scale
     if values.isna().any():
         row = int(values.isna().to_numpy().argmax())
-        raise ValueError(f"{file}, line {row + 2}: {table[score].iloc[row]!r} is not a score")
+        raise ValueError(f"{file}, line {row + 2}: {str(table[score].iloc[row])!r} is not a score")
+    if (values.abs() > 1).any():
+        wrong = table[score].iloc[int((values.abs() > 1).to_numpy().argmax())]
+        raise ValueError(f"{file}: {score} goes from 0 to {scale}; found {wrong}")
     table = table.assign(_score=values, _dim=_dims(file, table, results))
     references = []
     for model, rows in table.groupby("model", sort=False):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .figures import draw_curve
@@ -76,10 +77,10 @@ def recommendations(result: Results, line: Line, keep: float) -> list[str]:
 def score_table(result: Results, line: Line, *, with_tasks: bool = True) -> Table:
     """One row per size and precision: bytes, mean score x100 with interval, retention in percent, a few tasks."""
     tasks = list(result.tasks) if with_tasks and 1 < len(result.tasks) <= _MOST_TASK_COLUMNS else []
-    table = Table(title=result.labels[line], title_justify="left", title_style="bold")
+    table = Table(title=escape(result.labels[line]), title_justify="left", title_style="bold")
     heading = next(iter(result.tasks)) if len(result.tasks) == 1 else f"mean of {len(result.tasks)} tasks"
     for column in ("size", "precision", "bytes", heading, "retention", *tasks):
-        table.add_column(column, justify="left" if column == "precision" else "right")
+        table.add_column(escape(column), justify="left" if column == "precision" else "right")
     cells = result.cells(line)
     for number, cell in enumerate(cells):
         estimate, retention = result.estimate(line, cell), result.retention(line, cell)
@@ -105,10 +106,16 @@ def control_table(result: Results, line: Line) -> Table | None:
     table = Table(title="in float32, beside controls", title_justify="left", title_style="italic")
     table.add_column("size", justify="right")
     for one in (line, *controls):
-        table.add_column(result.labels[one].removeprefix(line.label).strip(" ()") or "model", justify="right")
+        table.add_column(escape(_beside(result, line, one)), justify="right")
     for dim in sorted({cell.dim for one in (line, *controls) for cell in result.cells(one)}, reverse=True):
         table.add_row(str(dim), *(_hundredfold(result, one, Cell(dim)) for one in (line, *controls)))
     return table
+
+
+def _beside(result: Results, line: Line, one: Line) -> str:
+    if one.model != line.model:
+        return result.labels[one]
+    return one.label.removeprefix(line.label).strip(" ()") or "model"
 
 
 def _hundredfold(result: Results, line: Line, cell: Cell, tasks: Sequence[str] | None = None) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,8 @@ class Recommendation:
     def headline(self) -> str:
         """In a few words: size, precision, bytes, retention."""
         if self.cell == self.full:
-            return (
-                f"Stay at {_cell_words(self.cell)}: nothing smaller keeps {self.keep:.0%} of the score with confidence"
-            )
+            kept = f"{_share(self.keep)} of the score"
+            return f"Stay at {_cell_words(self.cell)}: nothing smaller keeps {kept} with confidence"
         return (
             f"{_cell_words(self.cell)}: {self.cell.bytes} bytes per vector instead of {self.full.bytes}"
             f" keep {100 * self.retention.value:.1f} % of the score"
@@ -65,10 +65,10 @@ class Recommendation:
         where = f"{scope}: " if scope else ""
         kept = f"keeps {100 * self.retention.value:.2f} %"
         if self.cell == self.full:
-            return f"{where}nothing smaller than {_cell_words(self.cell)} keeps {self.keep:.0%} with confidence"
+            return f"{where}nothing smaller than {_cell_words(self.cell)} keeps {_share(self.keep)} with confidence"
         if interval is not None and sureness is not None:
             kept += f" [{100 * interval.low:.2f}, {100 * interval.high:.2f}] of the full score"
-            kept += f" (at least {self.keep:.0%}: {_percent(sureness)} sure)"
+            kept += f" (at least {_share(self.keep)}: {_percent(sureness)} sure)"
         else:
             kept += " of the full score (a point estimate: nothing to resample)"
         smaller, saved = self.full.bytes / self.cell.bytes, gigabytes(self.saved_bytes)
@@ -161,9 +161,11 @@ class Results:
     def compare(self, task: str, line: Line, cell: Cell | int, other: Line, other_cell: Cell | int) -> Interval:
         """Paired bootstrap of the score difference of two lines on one task; a plain number is a size in float32.
 
+        What was not measured on the same items is resampled apart, as independent samples are.
+
         Raises:
             KeyError: the size was not evaluated.
-            ValueError: the task gives nothing to resample, or the two were not measured on the same items.
+            ValueError: the task gives nothing to resample.
         """
         left, right = (Cell(one) if isinstance(one, int) else one for one in (cell, other_cell))
         estimates = self._task(task)
@@ -244,9 +246,12 @@ class Results:
     def _task(self, task: str) -> dict[tuple[Line, Cell], Estimate]:
         """Estimates of every line and cell on a task."""
         if task not in self._estimates:
+            seeds: dict[tuple[Line, Cell, str, str], list[Estimate]] = defaultdict(list)
+            for (variant, split, subset), estimate in self._parts(task).items():
+                seeds[variant.line, variant.cell, split, subset].append(estimate)
             grouped: dict[tuple[Line, Cell], list[Estimate]] = defaultdict(list)
-            for (variant, _, _), estimate in self._parts(task).items():
-                grouped[variant.line, variant.cell].append(estimate)
+            for (line, cell, _, _), estimates in seeds.items():
+                grouped[line, cell].append(_mean_of_seeds(estimates))
             self._estimates[task] = {key: mean_estimate(estimates) for key, estimates in grouped.items()}
         return self._estimates[task]
 
@@ -255,7 +260,7 @@ class Results:
         if task not in self._part_estimates:
             rows = self.scores[self.scores["task"] == task]
             parts: dict[tuple[Variant, str, str], Estimate] = {}
-            units: dict[tuple[str, str, bytes], dict[Variant, Units]] = defaultdict(dict)
+            units: dict[tuple[str, str, str], dict[Variant, Units]] = defaultdict(dict)
             for row in rows.to_dict("records"):
                 point = Estimate(float(row["score"]), None, float("inf"), 0)
                 parts[_variant(row), row["split"], row["subset"]] = point
@@ -263,9 +268,10 @@ class Results:
             for variant in variants:
                 for one in self._items(variant, task):
                     if (variant, one.split, one.subset) in parts:
-                        units[one.split, one.subset, one.units.ids.tobytes()][variant] = one.units
-            for (split, subset, _), group in units.items():
-                estimates = bootstrap(list(group.values()), f"{task}/{split}/{subset}")
+                        units[one.split, one.subset, _digest(one.units)][variant] = one.units
+            for (split, subset, digest), group in units.items():
+                # equal draws would pair scores that have nothing to do with each other
+                estimates = bootstrap(list(group.values()), f"{task}/{split}/{subset}/{digest}")
                 parts.update({(variant, split, subset): one for variant, one in zip(group, estimates, strict=True)})
             self._part_estimates[task] = parts
         return self._part_estimates[task]
@@ -281,6 +287,16 @@ class Results:
 def _variant(row: Any) -> Variant:
     line, cell = Line(*(row[column] for column in LINE_COLUMNS)), Cell(int(row["dim"]), row["precision"])
     return Variant(line, cell, None if pd.isna(row["seed"]) else int(row["seed"]))
+
+
+def _digest(units: Units) -> str:
+    return hashlib.blake2b("\n".join(units.ids.tolist()).encode(), digest_size=8).hexdigest()
+
+
+def _mean_of_seeds(estimates: Sequence[Estimate]) -> Estimate:
+    """More seeds on the same items are no more items."""
+    mean = mean_estimate(estimates)
+    return replace(mean, dof=min(one.dof for one in estimates), n=min(one.n for one in estimates))
 
 
 def items_file(folder: Path, variant: Variant, task: str) -> Path:
@@ -313,6 +329,10 @@ def _columns(score: Estimate | None, retention: Estimate | None) -> dict[str, An
 
 def _cell_words(cell: Cell) -> str:
     return f"{cell.dim} x {cell.precision}"
+
+
+def _share(keep: float) -> str:
+    return f"{100 * keep:.4g}%"
 
 
 def _percent(share: float) -> str:

@@ -69,7 +69,8 @@ class Estimate:
 
     Attributes:
         value: the point estimate.
-        replicates: (RESAMPLES,) values; None where the task gives nothing to resample.
+        replicates: (RESAMPLES,) numbers; None where the task gives nothing to resample, or so little that some
+            resamples have no score (a precision without a single positive).
         dof: degrees of freedom behind the spread of the replicates.
         n: units that were resampled, summed over tasks.
     """
@@ -106,6 +107,8 @@ class Estimate:
             return Estimate(value, None, math.inf, 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             replicates = operation(self.replicates, other.replicates)
+        if not np.isfinite(replicates).all():  # the other is zero in some of them
+            return Estimate(value, None, math.inf, 0)
         return Estimate(value, replicates, min(self.dof, other.dof), min(self.n, other.n))
 
 
@@ -172,7 +175,12 @@ def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -
     distribution = np.asarray(result.bootstrap_distribution, dtype=np.float64).reshape(len(units), -1)
     centre = np.array(values)[:, None]
     widened = centre + (distribution - centre) * math.sqrt(n / (n - 1))
-    return [Estimate(value, replicates, n - 1.0, items) for value, replicates in zip(values, widened, strict=True)]
+    return [
+        Estimate(value, replicates, n - 1.0, items)
+        if np.isfinite(replicates).all()
+        else Estimate(value, None, math.inf, items)
+        for value, replicates in zip(values, widened, strict=True)
+    ]
 
 
 def bootstrap_mean(values: npt.ArrayLike, *, confidence: float = CONFIDENCE, key: str = "") -> Interval:

@@ -42,7 +42,7 @@ def summarize(
         "keep": keep,
         "confidence": CONFIDENCE,
         "lines": [_line(ids[line], line, results.labels[line]) for line in results.lines]
-        + [_reference_line(one) for one in references],
+        + [_reference_line(f"r{number}", one) for number, one in enumerate(references)],
         "tasks": [
             {"name": task, "type": kind, "metric": _metric(results, task)} for task, kind in results.tasks.items()
         ],
@@ -51,7 +51,7 @@ def summarize(
             for line in results.lines
             for cell in results.cells(line)
         ]
-        + [cell for one in references for cell in _reference_cells(results, one)],
+        + [cell for number, one in enumerate(references) for cell in _reference_cells(results, f"r{number}", one)],
         "recommendations": [
             {**_recommendation(choice, scope), "line": ids[line]}
             for line in models
@@ -84,9 +84,9 @@ def _line(identity: str, line: Line, label: str) -> dict[str, Any]:
     }
 
 
-def _reference_line(reference: Reference) -> dict[str, Any]:
+def _reference_line(identity: str, reference: Reference) -> dict[str, Any]:
     facts = {"role": "reference", "method": "truncation", "model": reference.model, "revision": "", "dtype": "float32"}
-    return {"id": f"r-{reference.model}", "label": reference.label, **facts}
+    return {"id": identity, "label": reference.label, **facts}
 
 
 def _metric(results: Results, task: str) -> str:
@@ -125,7 +125,7 @@ def _numbers(score: Estimate | None, retention: Estimate | None) -> dict[str, An
     }
 
 
-def _reference_cells(results: Results, reference: Reference) -> list[dict[str, Any]]:
+def _reference_cells(results: Results, identity: str, reference: Reference) -> list[dict[str, Any]]:
     widest = max(reference.scores)
 
     def numbers(dim: int, tasks: Sequence[str]) -> dict[str, Any] | None:
@@ -136,7 +136,7 @@ def _reference_cells(results: Results, reference: Reference) -> list[dict[str, A
 
     return [
         {
-            "line": f"r-{reference.model}",
+            "line": identity,
             "dim": dim,
             "precision": "float32",
             "bytes": reference.bytes(dim),

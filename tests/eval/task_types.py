@@ -261,32 +261,19 @@ def _in_subsets() -> dict[str, DatasetDict]:
     }
 
 
-_both_ways = {"eval_langs": {"one-two": LANGUAGES["one"], "two-one": LANGUAGES["two"]}}
-_task(
-    "Bitext",
-    AbsTaskBitextMining,
-    "BitextMining",
-    "f1",
-    lambda: _test(dict(zip(("sentence1", "sentence2"), _translations(), strict=True))),
-)
-_task("BitextSubsets", AbsTaskBitextMining, "BitextMining", "f1", _in_subsets, described=_both_ways)
-_task(
-    "BitextParallel",
-    AbsTaskBitextMining,
-    "BitextMining",
-    "accuracy",
-    lambda: _test(dict(zip(("one", "two"), _translations(), strict=True))),
-    described=_both_ways,
-    parallel_subsets=True,
-)
-_task(
-    "BitextMined",
-    AbsTaskBitextMining,
-    "BitextMining",
-    "f1",
-    _mined,
-    described={"eval_langs": {"one-two": LANGUAGES["one"]}},
-)
+def _bitext_task(name: str, main: str, data: Callable[[], Any], *subsets: str, **attributes: Any) -> None:
+    described = {"eval_langs": {subset: LANGUAGES[subset[:3]] for subset in subsets}} if subsets else {}
+    _task(name, AbsTaskBitextMining, "BitextMining", main, data, described=described, **attributes)
+
+
+def _columns(*names: str) -> DatasetDict:
+    return _test(dict(zip(names, _translations(), strict=True)))
+
+
+_bitext_task("Bitext", "f1", lambda: _columns("sentence1", "sentence2"))
+_bitext_task("BitextSubsets", "f1", _in_subsets, "one-two", "two-one")
+_bitext_task("BitextParallel", "accuracy", lambda: _columns("one", "two"), "one-two", "two-one", parallel_subsets=True)
+_bitext_task("BitextMined", "f1", _mined, "one-two")
 
 
 def _summaries() -> DatasetDict:

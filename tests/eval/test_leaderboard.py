@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from mrl_text.cli import app
 from mrl_text.eval.leaderboard import formatted, leaderboard, load_results, markdown, write_leaderboard
-from mrl_text.eval.lines import RANDOM_SEEDS, Cell
+from mrl_text.eval.lines import RANDOM_SEEDS, Cell, Line
 from mrl_text.eval.results import Results
 from tests.eval.test_results import BASE, MODEL, OTHER, PCA, RANDOM, MadeUpSweep, interval_of, queries, share_kept
 
@@ -128,6 +128,13 @@ def test_what_cannot_be_loaded_is_named(first: Path, tmp_path: Path) -> None:
         load_results([first])
 
 
+def test_a_table_of_an_older_version_is_refused(first: Path) -> None:
+    file = first / "scores.parquet"
+    pd.read_parquet(file).drop(columns=["precision", "seed"]).to_parquet(file)
+    with pytest.raises(ValueError, match=r"scores\.parquet has no column precision, an older version wrote it"):
+        load_results([first])
+
+
 def test_models_that_share_no_task_do_not_compare(tmp_path: Path) -> None:
     folders = [
         MadeUpSweep(tmp_path / task).curve({64: 0.4}, line, task=task).save()
@@ -227,6 +234,13 @@ def test_the_terminal_shows_every_row(first: Path) -> None:
     for row, value in zip(rows, leaderboard(results)["score"], strict=True):
         assert f"{100 * value:.2f}" in row
     assert "…" not in text
+
+
+def test_the_terminal_tells_models_of_one_name_apart(tmp_path: Path) -> None:
+    sweep = MadeUpSweep(tmp_path).curve({64: 0.6}).curve({64: 0.5}, Line(MODEL.model, "r9"))
+    text = write_leaderboard(sweep.results())
+    assert "tuned [r1, float32]" in text
+    assert "tuned [r9, float32]" in text
 
 
 def test_html_holds_the_summary_with_published_curves(first: Path, tmp_path: Path) -> None:

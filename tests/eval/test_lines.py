@@ -242,6 +242,12 @@ def test_a_base_that_is_asked_for_itself_is_a_model_in_every_precision(first: st
     assert {cell.precision for cell in plan.cells} == set(EVALUATED_PRECISIONS)
 
 
+def test_controls_follow_the_model_they_belong_to_even_if_its_base_is_a_model_too(tuned: str, base: str) -> None:
+    own = [("model", "truncation"), ("control", "pca"), ("control", "random")]
+    expected = [(name, *kind) for name in ("local/tuned", "local/base") for kind in own]
+    assert kinds(plan_lines([tuned, base])) == expected
+
+
 def test_copies_with_other_weights_are_models_of_their_own(base: str, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere" / "base"
     shutil.copytree(base, copy)

@@ -100,7 +100,9 @@ def test_a_reference_has_a_label_bytes_and_means() -> None:
             ["model,dim,task,score", "a,8,Search,0.4", "a,8,Pairs,good"],
             r"published\.csv, line 3: 'good' is not a score",
         ),
-        (["model,dim,task,score", "a,8,Search,"], "line 2: .*nan.* is not a score"),
+        (["model,dim,task,score", "a,8,Search,"], "line 2: 'nan' is not a score"),
+        (["model,dim,task,score", "a,8,Search,62.3"], "score goes from 0 to 1; found 62.3"),
+        (["model,dim,task,main_score_x100", "a,8,Search,623"], "main_score_x100 goes from 0 to 100; found 623"),
         (["model,dim,task,score", "a,half,Search,0.4"], "dim must be a whole number, at least 1, in every row"),
         (["model,dim,task,score", "a,,Search,0.4"], "dim must be a whole number"),
         (["model,dim,task,score", "a,0,Search,0.4"], "dim must be a whole number"),
@@ -154,9 +156,19 @@ def test_a_page_shows_published_scores_where_the_tasks_are_there(results: Result
     assert not any(one["line"] == line["id"] for one in data["recommendations"])
 
 
+def test_two_files_about_one_model_are_two_curves(results: Results) -> None:
+    references = [Reference("vendor/small", {32: {"Search": score}}) for score in (0.4, 0.5)]
+    data = summarize(results, references=references)
+    names = [line["id"] for line in data["lines"] if line["role"] == "reference"]
+    assert len(set(names)) == 2
+    cells = [cell for cell in data["cells"] if cell["line"] in names]
+    found = [(cell["line"], cell["tasks"]["Search"]["score"]) for cell in cells]
+    assert found == list(zip(names, (0.4, 0.5), strict=True))
+
+
 def test_a_reference_at_full_width_stands_beside_the_model_it_is_of(file: Path, results: Results) -> None:
     written(file, "model,task,main_score_x100", "someone/tuned,Search,61", "someone/tuned,Pairs,79")
     data = summarize(results, references=read_references([file], results))
-    published = [cell for cell in data["cells"] if cell["line"] == "r-someone/tuned"]
+    published = [cell for cell in data["cells"] if cell["line"] == "r0"]
     assert [(cell["dim"], cell["overall"]["score"]) for cell in published] == [(64, pytest.approx(0.7))]
     assert MODEL.model == "someone/tuned"

@@ -106,8 +106,7 @@ def test_the_score_table_leaves_out_sizes_that_lack_a_task_and_shares_of_nothing
 
 def test_the_control_table_has_every_line_beside_the_model_in_float32(single: Results) -> None:
     found = columns(control_table(single, MODEL))
-    assert list(found)[:2] == ["size", "model"]
-    assert [name.rstrip(")") for name in list(found)[2:]] == ["base (untrained base", "PCA", "random dimensions"]
+    assert list(found) == ["size", "model", "base (untrained base)", "PCA", "random dimensions"]
     assert list(found.values()) == [
         ["64", "16"],
         ["60.00", "48.00"],
@@ -115,6 +114,18 @@ def test_the_control_table_has_every_line_beside_the_model_in_float32(single: Re
         ["60.00", "45.00"],
         ["-", "20.00"],
     ]
+
+
+def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
+    twin = Line(MODEL.model, "r9")
+    sweep = MadeUpSweep(tmp_path).curve({64: 0.6}, task="own [data]").curve({64: 0.5}, twin, task="own [data]")
+    results = sweep.curve({64: 0.4}, Line(MODEL.model, "r9", "control", "pca"), task="own [data]").results()
+    console = Console(width=100, file=io.StringIO())
+    print_report(results, console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]  # the stream two lines above
+    for text in ("tuned [r1, float32]", "tuned [r9, float32]", "own [data]", " model ", " PCA "):
+        assert text in printed
+    assert list(columns(control_table(results, twin))) == ["size", "model", "PCA"]
 
 
 def test_a_model_without_controls_has_no_control_table(single: Results, several: Results) -> None:
@@ -208,6 +219,12 @@ def test_a_published_curve_that_lacks_a_task_is_not_drawn(several: Results, tmp_
     found = labels(draw_curve(several, tmp_path, [whole, partial])[1])
     assert "whole (published)" in found
     assert "partial (published)" not in found
+
+
+def test_more_published_curves_than_colours_are_drawn(several: Results, tmp_path: Path) -> None:
+    references = [Reference(f"vendor/v{number}", {64: {"Search": 0.4, "Pairs": 0.5}}) for number in range(7)]
+    found = labels(draw_curve(several, tmp_path, references)[1])
+    assert [name for name in found if "published" in name] == [f"v{number} (published)" for number in range(7)]
 
 
 def test_a_figure_is_the_same_bytes_again(single: Results, tmp_path: Path) -> None:

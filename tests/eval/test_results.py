@@ -148,6 +148,14 @@ def test_random_dimensions_score_the_mean_of_their_seeds(tmp_path: Path) -> None
     assert results.scores["seed"].tolist() == [pd.NA, *RANDOM_SEEDS]
 
 
+def test_more_seeds_are_no_more_items(tmp_path: Path) -> None:
+    sweep, values = MadeUpSweep(tmp_path).add(queries(0.6, 10)), queries(0.6, 10)
+    for seed in RANDOM_SEEDS:
+        sweep.add(values, RANDOM, Cell(16), seed=seed)
+    results = sweep.results()
+    assert interval_of(results.estimate(RANDOM, Cell(16))) == interval_of(results.estimate(MODEL, Cell(64)))
+
+
 def test_a_mean_over_tasks_needs_all_of_them(tmp_path: Path) -> None:
     sweep = MadeUpSweep(tmp_path).curve({64: 0.5, 16: 0.4}).curve({64: 0.7}, task="Pairs")
     results = sweep.results()
@@ -260,6 +268,15 @@ def test_a_comparison_needs_items_and_sizes_that_were_evaluated(tmp_path: Path) 
         results.compare("Search", MODEL, 48, MODEL, 64)
 
 
+def test_what_was_measured_on_other_items_is_not_paired(tmp_path: Path) -> None:
+    values, names = queries(0.6, noise=0.2), [f"x{number}" for number in range(100)]
+    sweep = MadeUpSweep(tmp_path).add(values).add(values, OTHER, ids=names).add(values, PCA)
+    results = sweep.results()
+    assert results.compare("Search", MODEL, 64, PCA, 64).high == 0
+    apart, alone = results.compare("Search", MODEL, 64, OTHER, 64), interval_of(results.estimate(MODEL, Cell(64)))
+    assert apart.high - apart.low == pytest.approx(math.sqrt(2) * (alone.high - alone.low), rel=0.1)
+
+
 def test_the_smallest_vectors_that_surely_keep_the_target_are_chosen(tmp_path: Path) -> None:
     whole = queries(0.6)
     scores: dict[int | tuple[int, str], Values] = {
@@ -323,6 +340,8 @@ def test_full_width_stays_where_nothing_smaller_will_do(tmp_path: Path) -> None:
     choice = chosen(results, 0.99)
     assert (choice.cell, choice.saved_bytes, choice.retention.value) == (Cell(64), 0, 1)
     assert choice.sentence() == "nothing smaller than 64 x float32 keeps 99% with confidence"
+    assert "keeps 99.5% with" in chosen(results, 0.995).sentence()
+    assert "keeps 99.5% of" in chosen(results, 0.995).headline()
     assert choice.headline() == "Stay at 64 x float32: nothing smaller keeps 99% of the score with confidence"
 
 
@@ -335,6 +354,20 @@ def test_without_items_the_point_estimate_decides_and_nothing_is_sure(tmp_path: 
         "32 x float32 keeps 99.00 % of the full score (a point estimate: nothing to resample);"
         " 128 bytes per vector instead of 256 (2x smaller), 12.8 GB less per 100 million"
     )
+
+
+def test_a_score_that_some_resamples_lack_is_a_point_estimate(tmp_path: Path) -> None:
+    results = MadeUpSweep(tmp_path).curve({64: 1.0, 32: 0.5}).results()
+    gold, ids = np.array([1.0] + [0.0] * 9), np.arange(10).astype(np.str_)  # no positive in every third resample
+    for dim, first in ((64, 10.0), (32, 0.5)):
+        columns = {"value": np.r_[first, 1.0, np.zeros(8)], "gold": gold}
+        items = [Items("test", "default", "pair", Units(ids, columns, "ap"))]
+        write_items(items_file(tmp_path, Variant(MODEL, Cell(dim)), "Search"), items, {})
+    retention = results.retention(MODEL, Cell(32))
+    assert retention is not None
+    assert (retention.value, retention.interval()) == (pytest.approx(0.5), None)
+    assert chosen(results, 0.99).cell == Cell(64)
+    assert chosen(results, 0.49).cell == Cell(32)
 
 
 def test_the_choice_is_made_for_the_tasks_asked_about(tmp_path: Path) -> None:

@@ -311,6 +311,18 @@ def test_a_share_of_nothing_is_no_number() -> None:
         assert ratio.interval() is None
 
 
+def test_a_score_that_some_resamples_lack_has_no_interval() -> None:
+    value = np.random.default_rng(15).uniform(size=12)
+    rare = units("ap", value=value, gold=[1] + [0] * 11)
+    sound = units("ap", value=value, gold=[1] * 11 + [0])
+    few, many = bootstrap([rare, sound], "task")
+    assert (few.value, few.interval(), few.sureness(0.1)) == (pytest.approx(rare.score()), None, None)
+    assert interval_of(many).low < many.value
+    score, sometimes_nothing = (Estimate(0.5, np.array(values), 9, 10) for values in ([0.4, 0.6], [0.0, 1.0]))
+    assert (score / sometimes_nothing).interval() is None
+    assert (sometimes_nothing / score).interval() is not None
+
+
 def test_sureness_is_the_share_of_replicates_that_reach_the_threshold() -> None:
     estimate = Estimate(0.99, np.array([0.97, 0.98, 0.99, 1.0]), 9, 10)
     assert [estimate.sureness(keep) for keep in (0.9, 0.98, 0.985, 0.99, 1.01)] == [1, 0.75, 0.5, 0.5, 0]
