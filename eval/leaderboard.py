@@ -17,7 +17,7 @@ from mrl_text.files import write_atomically
 
 from .html import render_html
 from .reference import read_references
-from .results import KEY_COLUMNS, TABLE, Results
+from .results import KEY_COLUMNS, TABLE, Results, numbers
 from .summary import KEEP, summarize
 
 logger = logging.getLogger(__name__)
@@ -84,19 +84,14 @@ def leaderboard(results: Results) -> pd.DataFrame:
             score, retention = results.estimate(line, cell), results.retention(line, cell)
             if score is None:
                 continue
-            interval, kept = score.interval(), retention.interval() if retention else None
             row = {
                 "model": results.labels[line],
                 "dim": cell.dim,
                 "precision": cell.precision,
                 "bytes": cell.bytes,
-                "score": score.value,
-                "low": interval.low if interval else None,
-                "high": interval.high if interval else None,
-                "retention": retention.value if retention else None,
-                "retention_low": kept.low if kept else None,
-                "retention_high": kept.high if kept else None,
+                **numbers(score, retention),
             }
+            del row["n"]
             parts = {name: results.estimate(line, cell, tasks) for name, tasks in groups.items() if len(groups) > 1}
             rows.append(row | {name: part.value if part else None for name, part in parts.items()})
     table = pd.DataFrame(rows)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 MANIFEST = "mirror.json"
 """Name of the file in a mirror that says what was copied; one entry for each data set."""
 
-_BLOCK = 1 << 20
 _TOOL_FOLDER = (".cache", "huggingface")  # what the download keeps beside the data to go on after an interruption
 
 
@@ -226,11 +225,8 @@ def _checksum(file: Path) -> str:
 
 @functools.cache
 def _sha256(file: Path, size: int, mtime_ns: int) -> str:  # size and time are there to be told apart in the cache
-    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:

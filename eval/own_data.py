@@ -49,18 +49,11 @@ _HIGHEST_JUDGEMENT = 10**6  # the evaluator makes room for every grade up to the
 _MADE: WeakValueDictionary[tuple[Path, As | None, str], type[AbsTask]] = WeakValueDictionary()
 
 
-class _Classification(AbsTaskClassification):
-    """mteb's own; labels are read once per experiment, not row by row by every metric, which takes minutes."""
-
-    def _calculate_scores(self, y_test: Any, y_pred: Any) -> Any:
-        return super()._calculate_scores(y_test[:], y_pred)
-
-
 _KINDS: dict[type[AbsTask], tuple[str, str, str]] = {
     AbsTaskRetrieval: ("Retrieval", "t2t", "ndcg_at_10"),
     AbsTaskSTS: ("STS", "t2t", "cosine_spearman"),
     AbsTaskPairClassification: ("PairClassification", "t2t", "max_ap"),
-    _Classification: ("Classification", "t2c", "accuracy"),
+    AbsTaskClassification: ("Classification", "t2c", "accuracy"),
     AbsTaskClustering: ("Clustering", "t2c", "v_measure"),
 }
 """mteb's base class -> its name for the type of task, the category and the main score."""
@@ -155,7 +148,7 @@ def _tables(place: Path, parts: Parts, as_: As | None, problems: Problems) -> ty
             raise ValueError(f"{other[0].file} has pairs: train and test go with labelled texts, so give its own path")
         splits = {role: _labelled_texts(table, problems) for role, table in tables.items()}
         problems.raise_if_any()
-        return made(_Classification, _splits(_numbered(place, splits)))
+        return made(AbsTaskClassification, _splits(_numbered(place, splits)))
     table = tables["data"]
     if layouts["data"] == LAYOUTS[2]:
         labelled = _labelled_texts(table, problems)
@@ -164,7 +157,7 @@ def _tables(place: Path, parts: Parts, as_: As | None, problems: Problems) -> ty
             options = {"max_fraction_of_documents_to_embed": None, "input_column_name": "text"}
             data = _splits(_numbered(place, {"test": labelled}))
             return made(AbsTaskClustering, data, label_column_name="label", **options)
-        return made(_Classification, _splits(_numbered(place, _halves(place, *labelled))))
+        return made(AbsTaskClassification, _splits(_numbered(place, _halves(place, *labelled))))
     return _pairs(table, layouts["data"][-1], made, problems)
 
 

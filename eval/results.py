@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mrl_text.truncation import PRECISIONS
@@ -24,6 +23,7 @@ TABLE = "scores"
 
 LINE_COLUMNS = ["model", "revision", "role", "method", "dtype"]
 KEY_COLUMNS = [*LINE_COLUMNS, "task", "split", "subset", "dim", "precision", "seed"]
+_TABLE_NAMES = {"low": "ci_low", "high": "ci_high"}
 GB = 1e9
 VECTORS = 100_000_000
 
@@ -230,8 +230,11 @@ class Results:
             estimate, reference = parts.get((variant, *where)), self.full(variant.line)
             whole = parts.get((Variant(*reference), *where)) if reference else None
             facts: dict[str, Any] = dict(row)  # type: ignore[arg-type]  # column names are strings
-            rows.append(facts | _columns(estimate, estimate / whole if estimate and whole else None))
-        return pd.DataFrame(rows).astype({"seed": "Int64", "n": "Int64"})
+            found = numbers(estimate, estimate / whole if estimate and whole else None)
+            del found["score"]  # the table has mteb's own
+            rows.append(facts | {_TABLE_NAMES.get(name, name): value for name, value in found.items()})
+        floats = dict.fromkeys(("ci_low", "ci_high", "retention", "retention_low", "retention_high"), float)
+        return pd.DataFrame(rows).astype({"seed": "Int64", "n": "Int64", **floats})
 
     @cached_property
     def _cells(self) -> dict[Line, list[Cell]]:
@@ -314,16 +317,17 @@ def _bound(retention: Estimate) -> float:
     return retention.value if interval is None else interval.low
 
 
-def _columns(score: Estimate | None, retention: Estimate | None) -> dict[str, Any]:
-    interval = score.interval() if score else None
-    kept = retention.interval() if retention else None
+def numbers(score: Estimate | None, retention: Estimate | None) -> dict[str, Any]:
+    """Score, interval and units, retention and its interval; None for what is not known."""
+    interval, kept = score.interval() if score else None, retention.interval() if retention else None
     return {
-        "ci_low": interval.low if interval else np.nan,
-        "ci_high": interval.high if interval else np.nan,
-        "n": interval.n if interval else pd.NA,
-        "retention": retention.value if retention else np.nan,
-        "retention_low": kept.low if kept else np.nan,
-        "retention_high": kept.high if kept else np.nan,
+        "score": score.value if score else None,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "n": interval.n if interval else None,
+        "retention": retention.value if retention else None,
+        "retention_low": kept.low if kept else None,
+        "retention_high": kept.high if kept else None,
     }
 
 

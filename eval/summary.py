@@ -9,8 +9,8 @@ from mrl_text import __version__
 
 from .lines import Cell, Line
 from .reference import Reference
-from .results import Recommendation, Results, gigabytes
-from .statistics import CONFIDENCE, Estimate
+from .results import Recommendation, Results, gigabytes, numbers
+from .statistics import CONFIDENCE
 
 KEEP = 0.99
 """Share of the full-width score that a recommended size keeps, unless told otherwise."""
@@ -94,8 +94,9 @@ def _metric(results: Results, task: str) -> str:
 
 
 def _cell(results: Results, identity: str, line: Line, cell: Cell, pareto: bool) -> dict[str, Any]:
-    def numbers(tasks: Iterable[str]) -> dict[str, Any] | None:
-        return _numbers(results.estimate(line, cell, tasks), results.retention(line, cell, tasks))
+    def found(tasks: Iterable[str]) -> dict[str, Any] | None:
+        score = results.estimate(line, cell, tasks)
+        return None if score is None else numbers(score, results.retention(line, cell, tasks))
 
     return {
         "line": identity,
@@ -104,35 +105,20 @@ def _cell(results: Results, identity: str, line: Line, cell: Cell, pareto: bool)
         "bytes": cell.bytes,
         "gb_per_100m": gigabytes(cell.bytes),
         "pareto": pareto,
-        "overall": numbers(results.tasks),
-        "types": {kind: found for kind, tasks in results.types.items() if (found := numbers(tasks))},
-        "tasks": {task: found for task in results.tasks if (found := numbers([task]))},
-    }
-
-
-def _numbers(score: Estimate | None, retention: Estimate | None) -> dict[str, Any] | None:
-    if score is None:
-        return None
-    interval, kept = score.interval(), retention.interval() if retention else None
-    return {
-        "score": score.value,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
-        "retention": retention.value if retention else None,
-        "retention_low": kept.low if kept else None,
-        "retention_high": kept.high if kept else None,
-        "n": interval.n if interval else None,
+        "overall": found(results.tasks),
+        "types": {kind: one for kind, tasks in results.types.items() if (one := found(tasks))},
+        "tasks": {task: one for task in results.tasks if (one := found([task]))},
     }
 
 
 def _reference_cells(results: Results, identity: str, reference: Reference) -> list[dict[str, Any]]:
     widest = max(reference.scores)
 
-    def numbers(dim: int, tasks: Sequence[str]) -> dict[str, Any] | None:
+    def found(dim: int, tasks: Sequence[str]) -> dict[str, Any] | None:
         score, whole = reference.mean(dim, tasks), reference.mean(widest, tasks)
         if score is None:
             return None
-        return {**_EMPTY, "score": score, "retention": score / whole if whole else None}
+        return {**numbers(None, None), "score": score, "retention": score / whole if whole else None}
 
     return [
         {
@@ -142,15 +128,12 @@ def _reference_cells(results: Results, identity: str, reference: Reference) -> l
             "bytes": reference.bytes(dim),
             "gb_per_100m": gigabytes(reference.bytes(dim)),
             "pareto": False,
-            "overall": numbers(dim, list(results.tasks)),
-            "types": {kind: found for kind, tasks in results.types.items() if (found := numbers(dim, tasks))},
-            "tasks": {task: found for task in results.tasks if (found := numbers(dim, [task]))},
+            "overall": found(dim, list(results.tasks)),
+            "types": {kind: one for kind, tasks in results.types.items() if (one := found(dim, tasks))},
+            "tasks": {task: one for task in results.tasks if (one := found(dim, [task]))},
         }
         for dim in sorted(reference.scores, reverse=True)
     ]
-
-
-_EMPTY = dict.fromkeys(("score", "low", "high", "retention", "retention_low", "retention_high", "n"))
 
 
 def _recommendation(choice: Recommendation, scope: str) -> dict[str, Any]:
