@@ -1,7 +1,9 @@
-"""Contrastive losses over nested prefix sizes."""
+"""Losses at every prefix size at once: contrastive and self-distilling, fused and linear in memory."""
 
 from __future__ import annotations
 
-from mrl_text.losses.nested_infonce import nested_infonce
+from mrl_text.losses.layers import nested_infonce_2d
+from mrl_text.losses.nested import NestedLoss, nested_infonce, self_distillation
+from mrl_text.losses.objectives import InfoNCE, SelfDistillation
 
-__all__ = ["nested_infonce"]
+__all__ = ["InfoNCE", "NestedLoss", "SelfDistillation", "nested_infonce", "nested_infonce_2d", "self_distillation"]

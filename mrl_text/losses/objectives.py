@@ -1,0 +1,189 @@
+"""What embeddings are trained for, at every prefix size: contrast and self-distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from sentence_transformers.util import all_gather_with_grad, get_rank, get_world_size
+from torch import Tensor
+
+from mrl_text.losses.kernel import Neighbours, NestedValue, Positives, nested_cross_entropy
+from mrl_text.truncation import check_dims
+
+Reduction = Literal["sum", "mean"]
+
+
+class Objective(Protocol):
+    """A term of :class:`~mrl_text.losses.NestedLoss`."""
+
+    name: str
+    dims: tuple[int, ...]
+    weight_of: dict[int, float]
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings, for the model card."""
+
+    def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The value at ``dims``, some or all of the objective's own, for one embedding per column (n, width)."""
+
+
+class InfoNCE:
+    """Every anchor finds its own positive among the batch's positives and hard negatives (arXiv 1807.03748).
+
+    Args:
+        dims: sizes, any order.
+        weights: one per size in the order of ``dims``, at least 0; None is 1 for each.
+        scale: inverse temperature, for all sizes or one per size in the order of ``dims``.
+        reduction: ``sum`` over the sizes (the default, as ``MatryoshkaLoss``: a learning rate carries over from
+            there) or the weighted ``mean`` (one learning rate for any number of sizes).
+        symmetric: the mean of this and the other direction, in which every positive finds its own anchor among the
+            anchors. As ``MultipleNegativesRankingLoss(directions=("query_to_doc", "doc_to_query"),
+            partition_mode="per_direction")``.
+        gather_across_devices: candidates are the positives and negatives of all processes, with gradients. Every
+            process needs as many rows: train with ``dataloader_drop_last=True``.
+
+    Raises:
+        ValueError: impossible sizes, weights or scales.
+    """
+
+    name = "infonce"
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        *,
+        weights: Sequence[float] | None = None,
+        scale: float | Sequence[float] = 20.0,
+        reduction: Reduction = "sum",
+        symmetric: bool = False,
+        gather_across_devices: bool = False,
+    ) -> None:
+        self.dims, self.weight_of, self.scale_of = _checked(dims, weights, scale, reduction)
+        self.symmetric = symmetric
+        self.gather_across_devices = gather_across_devices
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings, for the model card."""
+        return {**_described(self.weight_of, self.scale_of), "symmetric": self.symmetric}
+
+    def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The value for columns anchor, positive, negative...; ``teacher`` is not used.
+
+        Raises:
+            ValueError: fewer than two columns.
+        """
+        if len(columns) < 2:
+            raise ValueError(f"InfoNCE needs the columns anchor and positive, got {len(columns)} column")
+        anchors, positives = columns[0], columns[1]
+        all_anchors, candidates = anchors, columns[1:]
+        offset = 0
+        if self.gather_across_devices and get_world_size() > 1:
+            all_anchors = all_gather_with_grad(anchors) if self.symmetric else anchors
+            candidates = [all_gather_with_grad(column) for column in candidates]
+            offset = get_rank() * len(anchors)
+        own = torch.arange(offset, offset + len(anchors), device=anchors.device)
+        forward = self._one_direction(anchors, torch.cat(list(candidates)), own, dims)
+        if not self.symmetric:
+            return forward
+        backward = self._one_direction(positives, all_anchors, own, dims)
+        return NestedValue((forward.total + backward.total) / 2, (forward.per_size + backward.per_size) / 2)
+
+    def _one_direction(self, queries: Tensor, candidates: Tensor, own: Tensor, dims: Sequence[int]) -> NestedValue:
+        return nested_cross_entropy(
+            queries,
+            candidates,
+            dims,
+            Positives(own),
+            weights=[self.weight_of[dim] for dim in dims],
+            scales=[self.scale_of[dim] for dim in dims],
+        )
+
+
+class SelfDistillation:
+    """Every prefix keeps the neighbourhood that the full width has: no labels needed.
+
+    For each text of the batch the softmax over its similarities to all others, at every size, is pulled towards the
+    same softmax of a teacher (Kullback-Leibler divergence). All columns of the batch count as texts alike. The
+    teacher is what :class:`~mrl_text.losses.NestedLoss` is given (the frozen base, precomputed or run along); without
+    one it is the model's own full width, which then gets no gradient as teacher. It works on batches of texts that
+    are near each other (:mod:`mrl_text.neighbours`): random batches hold little to be kept.
+
+    Args:
+        dims: sizes, any order.
+        weights: one per size in the order of ``dims``, at least 0; None is 1 for each.
+        scale: inverse temperature of both distributions, for all sizes or one per size; the teacher's is that of the
+            largest size.
+        reduction: ``sum`` over the sizes (the default) or the weighted ``mean``.
+        strength: multiplies the whole, beside another objective.
+
+    Raises:
+        ValueError: impossible sizes, weights or scales.
+    """
+
+    name = "distill"
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        *,
+        weights: Sequence[float] | None = None,
+        scale: float | Sequence[float] = 10.0,
+        reduction: Reduction = "sum",
+        strength: float = 1.0,
+    ) -> None:
+        self.dims, weight_of, self.scale_of = _checked(dims, weights, scale, reduction)
+        if not 0 < strength < float("inf"):
+            raise ValueError(f"strength must be above 0, got {strength}")
+        self.weight_of = {dim: strength * weight for dim, weight in weight_of.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings, for the model card."""
+        return _described(self.weight_of, self.scale_of)
+
+    def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The value for one or more columns of texts; ``teacher`` has a vector for each, of any width.
+
+        Raises:
+            ValueError: a batch of a single text, or a teacher with other columns than the student.
+        """
+        texts = torch.cat(columns)
+        target = texts.detach() if teacher is None else torch.cat(teacher)
+        if len(target) != len(texts):
+            raise ValueError(f"the teacher has {len(target)} vectors for {len(texts)} texts of the batch")
+        if len(texts) < 2:
+            raise ValueError("self-distillation compares the texts of a batch: it needs at least two")
+        target = torch.nn.functional.normalize(target.to(texts.device, torch.promote_types(texts.dtype, torch.float32)))
+        own = torch.arange(len(texts), device=texts.device)
+        return nested_cross_entropy(
+            texts,
+            texts,
+            dims,
+            Neighbours(target, target, self.scale_of[self.dims[-1]], own),
+            weights=[self.weight_of[dim] for dim in dims],
+            scales=[self.scale_of[dim] for dim in dims],
+        )
+
+
+def _described(weight_of: dict[int, float], scale_of: dict[int, float]) -> dict[str, Any]:
+    return {"weights": {str(dim): weight for dim, weight in weight_of.items()}, "scales": list(scale_of.values())}
+
+
+def _checked(
+    dims: Sequence[int], weights: Sequence[float] | None, scale: float | Sequence[float], reduction: str
+) -> tuple[tuple[int, ...], dict[int, float], dict[int, float]]:
+    ascending = check_dims(dims)
+    if len(set(dims)) != len(dims):
+        raise ValueError(f"dims names a size twice: {list(dims)}")
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction must be sum or mean, got {reduction!r}")
+    given = [1.0] * len(dims) if weights is None else [float(weight) for weight in weights]
+    if len(given) != len(dims) or min(given) < 0 or not 0 < sum(given) < float("inf"):
+        raise ValueError(f"expected {len(dims)} weights of at least 0, not all 0, one for each size; got {given}")
+    scales = [float(one) for one in scale] if isinstance(scale, Sequence) else [float(scale)] * len(dims)
+    if len(scales) != len(dims) or not all(0 < one < float("inf") for one in scales):
+        raise ValueError(f"expected a positive scale, or {len(dims)}, one for each size; got {scale}")
+    total = sum(given) if reduction == "mean" else 1.0
+    weight_of = {dim: weight / total for dim, weight in zip(dims, given, strict=True)}
+    return ascending, weight_of, dict(zip(dims, scales, strict=True))

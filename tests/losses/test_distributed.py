@@ -1,0 +1,109 @@
+"""Two processes with halves of a batch against one process with the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.losses import InfoNCE, NestedLoss
+from tests.losses.reference import ragged, without_dropout
+
+DIMS = [8, 16, 32]
+WORLD = 2
+CASES: dict[str, dict[str, Any]] = {
+    "pairs": {"columns": 2, "symmetric": False, "mini_batch_size": None},
+    "negatives": {"columns": 4, "symmetric": False, "mini_batch_size": None},
+    "symmetric": {"columns": 3, "symmetric": True, "mini_batch_size": None},
+    "pairs, cached": {"columns": 2, "symmetric": False, "mini_batch_size": 7},
+    "symmetric, cached": {"columns": 3, "symmetric": True, "mini_batch_size": 7},
+}
+Result = tuple[float, dict[str, Tensor]]
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo"
+)
+
+
+def load(folder: str) -> MatryoshkaEncoder:
+    model = MatryoshkaEncoder(folder, device="cpu").double().train()
+    without_dropout(model)
+    return model
+
+
+def measure(folder: str, case: dict[str, Any], rank: int | None) -> Result:
+    """Loss and gradients of the whole batch (rank None), or of one rank's half with the model in DDP."""
+    model = load(folder)
+    objective = InfoNCE(
+        DIMS,
+        weights=[1, 2, 3],
+        symmetric=case["symmetric"],
+        gather_across_devices=rank is not None,
+    )
+    loss = NestedLoss(model, objective, mini_batch_size=case["mini_batch_size"])
+    features = [model.preprocess(column) for column in ragged(80, case["columns"], longest=20)]
+    if rank is not None:
+        loss.model = DistributedDataParallel(model, find_unused_parameters=True)  # the pooler is not used
+        half = slice(rank * 40, rank * 40 + 40)
+        features = [
+            {key: value[half] if isinstance(value, Tensor) else value for key, value in column.items()}
+            for column in features
+        ]
+    value = torch.stack(list(loss(features, None).values())).sum()
+    value.backward()
+    total = loss.compute_loss_from_embeddings([loss.model(dict(c))["sentence_embedding"] for c in features]).detach()
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    return total.item(), gradients
+
+
+def draw(folder: str, rank: int) -> list[tuple[str, ...]]:
+    torch.manual_seed(100 + rank)
+    model = load(folder)
+    loss = NestedLoss(model, InfoNCE(DIMS), InfoNCE([4, 12, 20]), dims_per_step=1)
+    features = [model.preprocess(column) for column in ragged(4, 2, longest=5)]
+    return [tuple(loss(features, None)) for _ in range(12)]
+
+
+def work(rank: int, folder: str, output: str) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{output}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD)
+    try:
+        results: dict[str, Any] = {name: measure(folder, case, rank) for name, case in CASES.items()}
+        results["sizes"] = draw(folder, rank)
+        torch.save(results, f"{output}/{rank}.pt")
+        torch.distributed.barrier()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of the two processes found, in all cases: they are started once."""
+    output = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(work, (str(tiny_bert), str(output)), nprocs=WORLD)
+    return [torch.load(output / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_and_gradients_are_those_of_one_process(tiny_bert: Path, ranks: list[dict[str, Any]], name: str) -> None:
+    expected_loss, expected = measure(str(tiny_bert), CASES[name], None)
+    losses = [rank[name][0] for rank in ranks]
+    assert losses[0] != losses[1]
+    assert sum(losses) / WORLD == pytest.approx(expected_loss, rel=1e-10)
+    floor = 1e-3 * max(float(gradient.abs().max()) for gradient in expected.values())
+    for rank in ranks:
+        found = rank[name][1]
+        for weight, gradient in expected.items():
+            largest = max(float(gradient.abs().max()), floor)
+            assert (found[weight] - gradient).abs().max() < 1e-9 * largest, weight
+
+
+def test_all_processes_draw_the_same_sizes_though_their_seeds_differ(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["sizes"] == ranks[1]["sizes"]
+    assert len(set(ranks[0]["sizes"])) > 3
