@@ -1,9 +1,10 @@
-"""The quality-against-size curve."""
+"""The quality-against-size curve, and the map of sizes and depths."""
 
 from __future__ import annotations
 
 import io
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -114,13 +116,59 @@ def _label_axes(figure: Figure, axes: Axes, result: Results) -> None:
     figure.legend(handles=handles, frameon=False, loc="outside right upper", fontsize=9)
 
 
-def _save(figure: Figure, folder: Path) -> list[Path]:
+def draw_depths(result: Results, folder: Path | None = None) -> list[Path]:
+    """Draw float32 scores over size and number of layers as heat maps, ``depths.png`` and ``depths.svg``.
+
+    One map for each model that was evaluated with fewer layers, and for its base, all on one colour scale; the most
+    layers on top.
+
+    Args:
+        result: finished results.
+        folder: where to write; None is the first folder of the results.
+
+    Returns:
+        The two files; none where every model has one depth only.
+    """
+    maps = {line: depths for line in result.lines if line.layers is None and (depths := result.depths(line))}
+    if not maps:
+        return []
+    curves = {one: result.curve(one) for depths in maps.values() for one in depths}
+    scores = [100 * score for curve in curves.values() for score in curve.values()]
+    if not scores:  # no model has been evaluated on all tasks
+        return []
+    rows = max(map(len, maps.values()))
+    figure = Figure(figsize=(5.2 * len(maps) + 1, 0.55 * rows + 2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (line, depths) in zip(panels, maps.items(), strict=True):
+        drawn = _draw_map(axes, [curves[one] for one in depths], (min(scores), max(scores)))
+        axes.set_yticks(range(len(depths)), [one.depth or "all layers" for one in depths])
+        axes.set_title(result.labels[line], fontsize=10)
+    figure.colorbar(drawn, ax=panels, label=_score_label(result))
+    return _save(figure, folder or result.folders[0], "depths")
+
+
+def _draw_map(axes: Axes, curves: Sequence[dict[int, float]], limits: tuple[float, float]) -> AxesImage:
+    sizes = sorted({size for curve in curves for size in curve})
+    values = [[100 * curve.get(size, math.nan) for size in sizes] for curve in curves]
+    image = axes.imshow(values, cmap="cividis", vmin=limits[0], vmax=limits[1], aspect="auto")
+    middle = sum(limits) / 2
+    for row, scores in enumerate(values):
+        for column, score in enumerate(scores):
+            shown = "" if math.isnan(score) else f"{score:.1f}"
+            axes.text(column, row, shown, ha="center", va="center", color="black" if score > middle else "white")
+    axes.set_xticks(range(len(sizes)), list(map(str, sizes)))
+    axes.set_xlabel("numbers per vector")
+    return image
+
+
+def _save(figure: Figure, folder: Path, name: str = "curve") -> list[Path]:
     written = []
     for suffix in ("png", "svg"):
         stream = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "mrl-text", "svg.fonttype": "none"}):
             figure.savefig(stream, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
-        file = folder / f"curve.{suffix}"
+        file = folder / f"{name}.{suffix}"
         write_atomically(file, stream.getvalue())
         written.append(file)
     return written

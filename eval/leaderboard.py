@@ -17,12 +17,13 @@ from mrl_text.files import write_atomically
 
 from .html import render_html
 from .reference import read_references
-from .results import KEY_COLUMNS, TABLE, Results, numbers
+from .results import KEY_COLUMNS, TABLE, Results, numbers, with_layers
 from .summary import KEEP, summarize
 
 logger = logging.getLogger(__name__)
 
 _MOST_TASK_COLUMNS = 8
+_MODEL_COLUMNS = ["model", "revision", "dtype", "layers"]
 
 
 def load_results(folders: Sequence[str | Path]) -> Results:
@@ -42,7 +43,7 @@ def load_results(folders: Sequence[str | Path]) -> Results:
         if not file.is_file():
             raise FileNotFoundError(f"no results in {folder}: expected {file}, which mrl-text eval writes")
         try:
-            tables.append(pd.read_parquet(file))
+            tables.append(with_layers(pd.read_parquet(file)))
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"{file} is damaged ({error}): run the evaluation again, it computes nothing twice"
@@ -54,8 +55,8 @@ def load_results(folders: Sequence[str | Path]) -> Results:
     table = pd.concat(tables, ignore_index=True)
     table = table[~table[KEY_COLUMNS].astype(str).duplicated()]
     models = table[table["role"] == "model"]
-    have = models.groupby("task")[["model", "revision", "dtype"]].apply(lambda rows: len(rows.drop_duplicates()))
-    everyone = len(models[["model", "revision", "dtype"]].drop_duplicates())
+    have = models.groupby("task")[_MODEL_COLUMNS].apply(lambda rows: len(rows.drop_duplicates()))
+    everyone = len(models[_MODEL_COLUMNS].drop_duplicates())
     shared = [task for task in dict.fromkeys(table["task"]) if have.get(task, 0) == everyone]
     if not shared:
         raise ValueError("these models share no task: evaluate them on the same ones")

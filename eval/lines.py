@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from mrl_text.layers import check_layers, peek_layers
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.truncation import PRECISIONS, Precision, bytes_per_vector, check_dims
 
@@ -19,8 +20,9 @@ Control = Literal["base", "pca", "random"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 EVALUATED_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "binary")
 RANDOM_SEEDS = (0, 1, 2)
+_OF_THE_LINE = ("dtype", "num_layers")  # in the folder name of the line already
 
-_METHOD_LABELS = {"truncation": "", "pca": " (PCA)", "random": " (random dimensions)"}
+_METHOD_LABELS = {"truncation": "", "pca": "PCA", "random": "random dimensions"}
 
 
 @dataclass(frozen=True, order=True)
@@ -48,18 +50,27 @@ class Line:
     """How vectors are made smaller: their first numbers, principal components, or random numbers of them."""
     dtype: Dtype = "float32"
     """What the model computes in."""
+    layers: int | None = None
+    """Transformer layers kept; None is all of them."""
 
     @property
     def label(self) -> str:
         """Name in tables and figures."""
         name = self.model.removeprefix("local/").rpartition("/")[2]
-        base = " (untrained base)" if self.role == "control" and self.method == "truncation" else ""
-        return f"{name}{base}{_METHOD_LABELS[self.method]}"
+        base = "untrained base" if self.role == "control" and self.method == "truncation" else ""
+        notes = [note for note in (base, _METHOD_LABELS[self.method], self.depth) if note]
+        return f"{name} ({', '.join(notes)})" if notes else name
+
+    @property
+    def depth(self) -> str:
+        """How many layers are kept, in words; empty where all are."""
+        return "" if self.layers is None else f"{self.layers} layer{'s' if self.layers > 1 else ''}"
 
     @property
     def slug(self) -> str:
-        """Folder name for what belongs to these weights computed in this type."""
+        """Folder name for what belongs to these weights and layers computed in this type."""
         kind = "" if self.dtype == "float32" else f"-{self.dtype}"
+        kind += "" if self.layers is None else f"-{self.layers}layers"
         return f"{self.model.replace('/', '__')}-{self.revision}{kind}"
 
     def variants(self, cell: Cell) -> list[Variant]:
@@ -86,6 +97,8 @@ class Variant:
         kwargs: dict[str, str | int] = {"embed_dim": self.cell.dim}
         if self.line.dtype != "float32":
             kwargs["dtype"] = self.line.dtype
+        if self.line.layers is not None:
+            kwargs["num_layers"] = self.line.layers
         if self.cell.precision != "float32":
             kwargs["output_dtypes"] = self.cell.precision
         if self.line.method != "truncation":
@@ -100,7 +113,7 @@ class Variant:
     @property
     def slug(self) -> str:
         """Folder name of the variant among those of its model."""
-        return "__".join(f"{key}_{value}" for key, value in sorted(self.experiment.items()) if key != "dtype")
+        return "__".join(f"{key}_{value}" for key, value in sorted(self.experiment.items()) if key not in _OF_THE_LINE)
 
 
 @dataclass(frozen=True)
@@ -120,18 +133,21 @@ def plan_lines(
     precisions: Sequence[Precision] = EVALUATED_PRECISIONS,
     controls: Sequence[Control] = CONTROLS,
     dtype: Dtype = "float32",
+    layers: Sequence[int] | None = None,
 ) -> list[Plan]:
     """Resolve models into lines, each model followed by its controls; models that appear twice are planned once.
 
     A model is planned at every size and precision, and always at full width in float32, since retention is measured
-    against that. Controls are planned in float32.
+    against that. Controls are planned in float32. With ``layers`` the same model follows at each depth below its own,
+    with its base cut to the same depth.
 
     Raises:
         FileNotFoundError: no such model.
-        ValueError: no model, an unknown precision or control, or sizes no model has.
+        ValueError: no model, an unknown precision or control, or sizes or depths no model has.
     """
     if not models:
         raise ValueError("no model given")
+    depths = sorted({check_layers(number, None) for number in layers or ()}, reverse=True)
     _check_names("precision", precisions, PRECISIONS)
     _check_names("control", controls, CONTROLS)
     plans: list[Plan] = []
@@ -139,21 +155,24 @@ def plan_lines(
         source = find_model(name)
         own = _sizes(source, dims)
         plans.append(_plan(source, own, precisions, "model", "truncation", dtype))
-        if "base" in controls and source.base_model is not None:
-            try:
-                base = find_model(source.base_model)
-                plans.append(_plan(base, _sizes(base, own), ["float32"], "control", "truncation", dtype))
-            except FileNotFoundError as error:
-                logger.warning("%s is shown without the untrained base: %s", source.name, error)
+        base = _base(source) if "base" in controls else None
+        if base is not None:
+            plans.append(_plan(base, _sizes(base, own), ["float32"], "control", "truncation", dtype))
         if "pca" in controls:
             plans.append(_plan(source, own, ["float32"], "control", "pca", dtype))
         if "random" in controls and len(own) > 1:  # all dimensions in another order are the model itself
             plans.append(_plan(source, own[:-1], ["float32"], "control", "random", dtype))
+        for depth in _depths(source, depths):
+            plans.append(_plan(source, own, precisions, "model", "truncation", dtype, depth))
+            if base is not None and depth in _depths(base, depths):
+                plans.append(_plan(base, _sizes(base, own), ["float32"], "control", "truncation", dtype, depth))
     if dims and (highest := max(max(plan.dims) for plan in plans)) < max(dims):
         raise ValueError(f"dims asks for {max(dims)}, but the widest of these models has {highest} numbers")
-    unique: dict[tuple[str, str, str], Plan] = {}
+    if depths and depths[0] > (deepest := max(peek_layers(plan.source) or 0 for plan in plans)):
+        raise ValueError(f"layers asks for {depths[0]}, but the deepest of these models has {deepest}")
+    unique: dict[tuple[str, str, str, int | None], Plan] = {}
     for plan in plans:
-        key = plan.line.model, plan.line.revision, plan.line.method
+        key = plan.line.model, plan.line.revision, plan.line.method, plan.line.layers
         if key not in unique or (unique[key].line.role == "control" and plan.line.role == "model"):
             unique.pop(key, None)  # a base that is a model itself stands before its own controls, not among another's
             unique[key] = plan
@@ -172,12 +191,35 @@ def _plan(
     role: str,
     method: Method,
     dtype: Dtype,
+    layers: int | None = None,
 ) -> Plan:
     cells = dict.fromkeys(Cell(dim, precision) for dim in dims for precision in precisions)
     if method == "truncation":
         cells.setdefault(Cell(dims[-1]))
     ordered = sorted(cells, key=lambda cell: (-cell.dim, PRECISIONS.index(cell.precision)))
-    return Plan(Line(source.name, source.revision, role, method, dtype), source, dims, tuple(ordered))
+    return Plan(Line(source.name, source.revision, role, method, dtype, layers), source, dims, tuple(ordered))
+
+
+def _base(source: ModelSource) -> ModelSource | None:
+    """The untrained base of a model, where it names one that can be found."""
+    try:
+        base = find_model(source.base_model) if source.base_model is not None else None
+        if base is not None:
+            peek_width(base)
+        return base
+    except FileNotFoundError as error:
+        logger.warning("%s is shown without the untrained base: %s", source.name, error)
+        return None
+
+
+def _depths(source: ModelSource, depths: Sequence[int]) -> list[int]:
+    """Which of the wanted depths are below the model's own, which is there anyway."""
+    if not depths:
+        return []
+    full = peek_layers(source)
+    if full is None:
+        raise ValueError(f"{source.name} does not tell how many layers it has: leave layers out")
+    return [depth for depth in depths if depth < full]
 
 
 def _sizes(source: ModelSource, dims: Sequence[int] | None) -> tuple[int, ...]:

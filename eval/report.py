@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .figures import draw_curve
+from .figures import draw_curve, draw_depths
 from .html import write_html
 from .lines import Cell, Line
 from .reference import Reference
@@ -28,7 +29,7 @@ def write_report(
     references: Sequence[Reference] = (),
     failed: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Write ``report.html``, ``curve.png`` and ``curve.svg``.
+    """Write ``report.html``, ``curve.png`` and ``curve.svg``, and ``depths.png`` and ``.svg`` with several depths.
 
     Args:
         result: finished results.
@@ -42,11 +43,15 @@ def write_report(
     """
     folder = folder or result.folders[0]
     data = summarize(result, keep=keep, references=references, failed=failed)
-    return [write_html(data, folder / "report.html"), *draw_curve(result, folder, references)]
+    pictures = [*draw_curve(result, folder, references), *draw_depths(result, folder)]
+    return [write_html(data, folder / "report.html"), *pictures]
 
 
 def print_report(result: Results, console: Console, *, keep: float = KEEP) -> None:
     """Print the table of every model with its controls, and the recommended size, overall and per task type.
+
+    A model that was evaluated with fewer layers has a table of sizes and depths, its base another, and recommended
+    sizes for every depth.
 
     Args:
         result: finished results.
@@ -54,13 +59,17 @@ def print_report(result: Results, console: Console, *, keep: float = KEEP) -> No
         keep: target of the recommended sizes.
     """
     for line in result.lines:
-        if line.role != "model":
+        if line.role != "model" or line.layers is not None:
             continue
         console.print(score_table(result, line, with_tasks=console.width >= _WIDTH_FOR_TASKS))
         if (controls := control_table(result, line)) is not None:
             console.print(controls)
-        for sentence in recommendations(result, line, keep):
-            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        for one in (line, *_controls(result, line)):
+            if (depths := depth_table(result, one)) is not None:
+                console.print(depths)
+        for one in result.depths(line) or [line]:
+            for sentence in recommendations(result, one, keep):
+                console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         console.print()
 
 
@@ -70,7 +79,11 @@ def recommendations(result: Results, line: Line, keep: float) -> list[str]:
     sentences = []
     for scope, tasks in chosen.items():
         choice = result.recommend(line, keep, tasks)
-        sentences.append(choice.sentence(scope) if choice else f"{scope}: no size can be recommended from these scores")
+        where = f"{line.depth}, {scope}" if line.depth else scope
+        nothing = "no size can be recommended from these scores"
+        if line.depth and result.retention(line, result.cells(line)[0], tasks) is not None:
+            nothing = f"no size keeps {100 * keep:.4g}% of the score of all layers with confidence"
+        sentences.append(choice.sentence(where) if choice else f"{where}: {nothing}")
     return sentences
 
 
@@ -98,9 +111,7 @@ def score_table(result: Results, line: Line, *, with_tasks: bool = True) -> Tabl
 
 def control_table(result: Results, line: Line) -> Table | None:
     """Mean scores x100 of a model and of what it is compared with, by size, all in float32; None without controls."""
-    followers = result.lines[result.lines.index(line) + 1 :]
-    stop = next((number for number, other in enumerate(followers) if other.role == "model"), len(followers))
-    controls = followers[:stop]
+    controls = _controls(result, line)
     if not controls:
         return None
     table = Table(title="in float32, beside controls", title_justify="left", title_style="italic")
@@ -110,6 +121,25 @@ def control_table(result: Results, line: Line) -> Table | None:
     for dim in sorted({cell.dim for one in (line, *controls) for cell in result.cells(one)}, reverse=True):
         table.add_row(str(dim), *(_hundredfold(result, one, Cell(dim)) for one in (line, *controls)))
     return table
+
+
+def depth_table(result: Results, line: Line) -> Table | None:
+    """Mean scores x100 of a line in float32, by size and number of layers; None where only one depth is known."""
+    depths = result.depths(line)
+    if not depths or line.layers is not None:
+        return None
+    table = Table(title=f"{escape(result.labels[line])}, in float32", title_justify="left", title_style="italic")
+    for column in ("size", *(one.depth or "all layers" for one in depths)):
+        table.add_column(column, justify="right")
+    for dim in sorted({cell.dim for one in depths for cell in result.cells(one)}, reverse=True):
+        table.add_row(str(dim), *(_hundredfold(result, one, Cell(dim)) for one in depths))
+    return table
+
+
+def _controls(result: Results, line: Line) -> list[Line]:
+    """The lines that follow a model up to the next."""
+    followers = result.lines[result.lines.index(line) + 1 :]
+    return list(itertools.takewhile(lambda one: one.role != "model", followers))
 
 
 def _beside(result: Results, line: Line, one: Line) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from .statistics import Estimate, Interval, Units, bootstrap, mean_estimate
 TABLE = "scores"
 """Name of the table's files, without suffix."""
 
-LINE_COLUMNS = ["model", "revision", "role", "method", "dtype"]
+LINE_COLUMNS = ["model", "revision", "role", "method", "dtype", "layers"]
 KEY_COLUMNS = [*LINE_COLUMNS, "task", "split", "subset", "dim", "precision", "seed"]
 _TABLE_NAMES = {"low": "ci_low", "high": "ci_high"}
 GB = 1e9
@@ -87,7 +88,7 @@ class Results:
     """
 
     def __init__(self, scores: pd.DataFrame, folders: Sequence[Path]) -> None:
-        self.scores = scores.astype({"seed": "Int64"})
+        self.scores = with_layers(scores).astype({"seed": "Int64"})
         self.folders = [Path(folder) for folder in folders]
         self._estimates: dict[str, dict[tuple[Line, Cell], Estimate]] = {}
         self._part_estimates: dict[str, dict[tuple[Variant, str, str], Estimate]] = {}
@@ -95,7 +96,7 @@ class Results:
     @cached_property
     def lines(self) -> list[Line]:
         """Every line, in the order of the table."""
-        return [Line(*row) for row in self.scores[LINE_COLUMNS].drop_duplicates().itertuples(index=False, name=None)]
+        return [_line(row) for row in self.scores[LINE_COLUMNS].drop_duplicates().itertuples(index=False, name=None)]
 
     @cached_property
     def labels(self) -> dict[Line, str]:
@@ -140,16 +141,22 @@ class Results:
         return {dim: estimate.value for dim, estimate in found.items() if estimate is not None}
 
     def full(self, line: Line) -> tuple[Line, Cell] | None:
-        """What the retention of a line is measured against: the same model, untouched, at its full width."""
+        """What the retention of a line is measured against: the same model, with all layers, at its full width."""
         whole = [
             (other, cell)
             for other in self.lines
             if (other.model, other.revision, other.dtype) == (line.model, line.revision, line.dtype)
             and other.method == "truncation"
+            and other.layers is None
             for cell in self.cells(other)
             if cell.precision == "float32"
         ]
         return max(whole, key=lambda pair: pair[1].dim, default=None)
+
+    def depths(self, line: Line) -> list[Line]:
+        """The same line with all its layers and with fewer, deepest first; empty where only one depth is known."""
+        same = [one for one in self.lines if replace(one, layers=None, role=line.role) == replace(line, layers=None)]
+        return sorted(same, key=lambda one: -(one.layers or math.inf)) if len(same) > 1 else []
 
     def retention(self, line: Line, cell: Cell, tasks: Iterable[str] | None = None) -> Estimate | None:
         """Score divided by the full-width float32 score of the same model; None where either is missing or zero."""
@@ -180,10 +187,11 @@ class Results:
         Sizes are tried from full width down, one precision after the other, and a precision is left at the first
         size that fails: this fixed sequence keeps the error rate of a single test within a precision, and a small
         size that clears the bar by luck below one that does not is not chosen. Without an interval the point
-        estimate decides.
+        estimate decides. A line with fewer layers is held against all layers at full width, too.
 
         Returns:
-            None where full width was not measured or its score is not positive.
+            None where full width was not measured or its score is not positive, and for a line with fewer layers none
+            of whose sizes clears the bar.
 
         Raises:
             ValueError: ``keep`` is not between 0 and 1.
@@ -194,14 +202,14 @@ class Results:
         reference = self.full(line)
         if reference is None or (whole := self.retention(*reference, chosen)) is None:
             return None
-        best = Recommendation(line, reference[1], keep, whole, reference[1])
+        best = Recommendation(line, reference[1], keep, whole, reference[1]) if line.layers is None else None
         cells = self.cells(line)
         for precision in dict.fromkeys(cell.precision for cell in cells):
             for cell in sorted((one for one in cells if one.precision == precision), reverse=True):
                 retention = self.retention(line, cell, chosen)
                 if retention is None or _bound(retention) < keep:
                     break
-                if cell.bytes < best.cell.bytes:
+                if best is None or cell.bytes < best.cell.bytes:
                     best = Recommendation(line, cell, keep, retention, reference[1])
         return best
 
@@ -234,14 +242,14 @@ class Results:
             del found["score"]  # the table has mteb's own
             rows.append(facts | {_TABLE_NAMES.get(name, name): value for name, value in found.items()})
         floats = dict.fromkeys(("ci_low", "ci_high", "retention", "retention_low", "retention_high"), float)
-        return pd.DataFrame(rows).astype({"seed": "Int64", "n": "Int64", **floats})
+        return pd.DataFrame(rows).astype({"seed": "Int64", "layers": "Int64", "n": "Int64", **floats})
 
     @cached_property
     def _cells(self) -> dict[Line, list[Cell]]:
         rows = self.scores[[*LINE_COLUMNS, "dim", "precision"]].drop_duplicates()
         cells: dict[Line, list[Cell]] = defaultdict(list)
         for *line, dim, precision in rows.itertuples(index=False, name=None):
-            cells[Line(*line)].append(Cell(int(dim), precision))
+            cells[_line(line)].append(Cell(int(dim), precision))
         for own in cells.values():
             own.sort(key=lambda cell: (-cell.dim, PRECISIONS.index(cell.precision)))
         return dict(cells)
@@ -287,8 +295,18 @@ class Results:
         return []
 
 
+def with_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the column ``layers`` (Int64, missing for all layers), which older versions did not write."""
+    return (table if "layers" in table else table.assign(layers=None)).astype({"layers": "Int64"})
+
+
+def _line(row: Iterable[Any]) -> Line:
+    model, revision, role, method, dtype, layers = row
+    return Line(model, revision, role, method, dtype, None if pd.isna(layers) else int(layers))
+
+
 def _variant(row: Any) -> Variant:
-    line, cell = Line(*(row[column] for column in LINE_COLUMNS)), Cell(int(row["dim"]), row["precision"])
+    line, cell = _line(row[column] for column in LINE_COLUMNS), Cell(int(row["dim"]), row["precision"])
     return Variant(line, cell, None if pd.isna(row["seed"]) else int(row["seed"]))
 
 

@@ -33,7 +33,7 @@ from .items import TYPES_WITH_PREDICTIONS, collect_items, read_facts, write_item
 from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Dtype, Line, Plan, Variant, plan_lines
 from .own_data import As
 from .reduction import Blocks, Corpus
-from .results import KEY_COLUMNS, TABLE, Results, items_file
+from .results import KEY_COLUMNS, TABLE, Results, items_file, with_layers
 from .tasks import TaskLoader
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ def sweep(
     batch_size: int = 32,
     device: str | None = None,
     dtype: Dtype = "float32",
+    layers: Sequence[int] | None = None,
 ) -> SweepResult:
     """Evaluate models on mteb tasks at every size and precision from one encoding pass per text.
 
@@ -114,13 +115,16 @@ def sweep(
         device: where to encode; None chooses.
         dtype: what the models compute in. bfloat16 is faster where the processor has it and differs from
             float32 in the second decimal of a score; results of different types are kept apart.
+        layers: numbers of transformer layers to evaluate besides all of them, each a line of its own with its own
+            encoding pass (:meth:`mrl_text.MatryoshkaEncoder.truncate_layers`), beside the base cut to the same depth.
+            Numbers beyond a model's are left out for that model.
 
     Raises:
         FileNotFoundError: model or data not there.
-        ValueError: unknown task, impossible size (below 1, or beyond every model's width), no model.
+        ValueError: unknown task, impossible size or depth (below 1, or beyond every model's), no model.
     """
     folder = Path(output)
-    plans = plan_lines(models, dims=dims, precisions=precisions, controls=controls, dtype=dtype)
+    plans = plan_lines(models, dims=dims, precisions=precisions, controls=controls, dtype=dtype, layers=layers)
     loader = TaskLoader(
         tasks,
         benchmark=benchmark,
@@ -162,7 +166,7 @@ def embedding_cache(
 
     Args:
         folder: where the embeddings of all models are kept; None keeps them in memory.
-        line: the model.
+        line: the model, and how many of its layers.
         source: where it is loaded from.
         batch_size: texts per forward pass.
         device: where to encode; None chooses.
@@ -176,7 +180,7 @@ def embedding_cache(
             raise FileNotFoundError(f"model {source.name} cannot be loaded: {reason}") from error
         model.truncate_dim = None  # a cut saved with the model must not pass for full width
         model.warn_when_cut = False  # a benchmark's texts are as long as they are
-        return model
+        return model if line.layers is None else model.truncate_layers(line.layers)
 
     return EmbeddingCache(load, None if folder is None else folder / line.slug, batch_size)
 
@@ -360,6 +364,7 @@ class _TaskOnModel:
                 "role": line.role,
                 "method": line.method,
                 "dtype": line.dtype,
+                "layers": pd.NA if line.layers is None else line.layers,
                 "task": metadata.name,
                 "type": metadata.type,
                 "split": split,
@@ -396,7 +401,7 @@ def _write_table(folder: Path, table: pd.DataFrame) -> None:
         file = folder / f"{TABLE}.parquet"
         if file.is_file():
             try:
-                older = pd.read_parquet(file)
+                older = with_layers(pd.read_parquet(file))
                 mine = set(map(tuple, table[KEY_COLUMNS].astype(str).to_numpy()))
                 others = [tuple(row) not in mine for row in older[KEY_COLUMNS].astype(str).to_numpy()]
                 merged = pd.concat([table, older[others]], ignore_index=True)

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 
 from mrl_text.files import write_atomically
+from mrl_text.layers import truncate_backbone
 from mrl_text.models import METADATA_KEY, find_model
 from mrl_text.truncation import PRECISIONS, Precision, check_dim, check_dims, quantize, truncate
 
@@ -188,6 +190,31 @@ class MatryoshkaEncoder(SentenceTransformer):
     def encode_document(self, inputs: Any, *args: Any, normalize_embeddings: bool = True, **kwargs: Any) -> Any:
         """:meth:`encode` with the model's ``document`` prompt and route; takes ``dim`` and everything else."""
         return super().encode_document(inputs, *args, normalize_embeddings=normalize_embeddings, **kwargs)
+
+    def truncate_layers(self, layers: int) -> MatryoshkaEncoder:
+        """Keep the first ``layers`` transformer layers and drop the others: fewer parameters, faster, smaller file.
+
+        In place, as ``half()`` and ``resize_token_embeddings`` are. The configuration follows, so that the saved model
+        loads with that depth in plain sentence-transformers. What stands after the layers stays: pooling and, in
+        ModernBERT and decoders, the final norm, which is then applied to layer ``layers``. Only a model trained for it
+        (:func:`mrl_text.losses.nested_infonce_2d`; arXiv 2402.14776) keeps its quality.
+
+        Args:
+            layers: how many to keep, 1 to all of them.
+
+        Returns:
+            This model.
+
+        Raises:
+            ValueError: an impossible number, a model without layers (static embeddings), one with a backbone per
+                route, or one whose list of layers is not certain.
+        """
+        backbones = [module for module in self.modules() if isinstance(module, Transformer)]
+        if len(backbones) != 1:
+            reason = "no transformer" if not backbones else f"{len(backbones)} transformers, one per route"
+            raise ValueError(f"layers can be dropped from a model with one transformer; this one has {reason}")
+        truncate_backbone(backbones[0].model, layers)
+        return self
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Save as sentence-transformers does, with the trained sizes where plain readers and servers find them.

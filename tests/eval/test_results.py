@@ -55,6 +55,7 @@ class MadeUpSweep:
         self.rows.append(
             {
                 **{name: getattr(line, name) for name in ("model", "revision", "role", "method", "dtype")},
+                "layers": pd.NA if line.layers is None else line.layers,
                 **{"task": task, "type": kind, "split": split, "subset": subset},
                 **{"dim": cell.dim, "precision": cell.precision, "seed": pd.NA if seed is None else seed},
                 **{"bytes": cell.bytes, "calibration": calibration, "metric": metric},
