@@ -13,11 +13,16 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mrl_text.training.run import explain_failed_write
+
 logger = logging.getLogger(__name__)
 
 
 class MetricsLog(TrainerCallback):
-    """Appends every logged value to ``metrics.jsonl``: one JSON object per line, with ``step`` and ``time``."""
+    """Appends every logged value to ``metrics.jsonl``: one JSON object per line, with ``step`` and ``time``.
+
+    The Trainer's closing summary is left out: it counts from the last resume on, not from the run's beginning.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -31,10 +36,28 @@ class MetricsLog(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write the values."""
-        if not state.is_world_process_zero or not logs:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        with self.file.open("a", encoding="utf-8") as stream:
+        with explain_failed_write("the log", self.file.parent), self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": state.global_step, "time": round(time.time(), 1), **logs}) + "\n")
+
+
+class LogBeforeSaving(TrainerCallback):
+    """Logs at every checkpoint, where the Trainer's running mean of the loss, which no checkpoint keeps, begins anew.
+
+    Without it the first value after a resume would be the mean over fewer steps than in an undisturbed run.
+    Comes after :class:`StopOnInterrupt`, which asks for a checkpoint, too.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask for a log line where a checkpoint is asked for."""
+        control.should_log |= control.should_save
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a log line where a checkpoint is asked for."""
+        control.should_log |= control.should_save
 
 
 class ProgressLine(TrainerCallback):
@@ -83,6 +106,10 @@ class ProgressLine(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the bar, also where training stopped with an error, so that the message gets a line of its own."""
         if self._bar is not None:
             self._bar.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,7 @@ def load_source(source: SourceConfig) -> Dataset:
     """
     if source.source == "docstrings":
         return _docstring_pairs(source)
-    data = _load_local(source) if _is_local(source.source) else _load_hub(source)
-    data = _select_columns(data, source)
+    data = _select_columns(open_source(source), source)
     if source.limit is not None:
         data = data.select(range(min(source.limit, len(data))))
     return _without_blank_rows(data, source.source)
@@ -73,6 +73,49 @@ def check_source(source: SourceConfig) -> None:
         _local_files(source.source)
     if held_out := sorted(set(source.packages or ()) & set(HELD_OUT_PACKAGES)):
         raise ValueError(f"packages {', '.join(held_out)} are held out for evaluation and are never trained on")
+
+
+def open_source(source: SourceConfig, *, streaming: bool = False) -> Any:
+    """A local or hub source as it is, with all its columns.
+
+    Args:
+        source: its description in a recipe.
+        streaming: an ``IterableDataset`` that reads as it goes.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`load_source`.
+    """
+    return (_load_local if _is_local(source.source) else _load_hub)(source, streaming)
+
+
+def target_columns(source: SourceConfig, present: Sequence[str]) -> dict[str, str]:
+    """Which columns are used, and what they are called from now on.
+
+    Args:
+        source: its description in a recipe.
+        present: the columns that are there.
+
+    Returns:
+        Column of the source -> ``anchor``, ``positive``, ``negative``, ``negative_2``..., in this order.
+
+    Raises:
+        ValueError: a column is missing, named twice, or it is not clear which to use.
+    """
+    columns = source.columns
+    if columns is None:
+        columns = [name for name in ("anchor", "positive") if name in present]
+        columns += [name for name in present if name.startswith("negative")]
+        if len(columns) < 2 or columns[:2] != ["anchor", "positive"]:
+            raise ValueError(
+                f"{source.source} has the columns {', '.join(present)}: name those to use with"
+                " columns: [ANCHOR, POSITIVE]"
+            )
+    if missing := [name for name in columns if name not in present]:
+        raise ValueError(f"{source.source} has no column {missing[0]!r}; it has {', '.join(present)}")
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise ValueError(f"{source.source}: columns names {', '.join(twice)} twice")
+    targets = ["anchor", "positive", "negative", *(f"negative_{number}" for number in range(2, len(columns) - 1))]
+    return dict(zip(columns, targets, strict=False))
 
 
 def _docstring_pairs(source: SourceConfig) -> Dataset:
@@ -115,7 +158,7 @@ def _local_files(source: str) -> list[Path]:
     return found
 
 
-def _load_local(source: SourceConfig) -> Dataset:
+def _load_local(source: SourceConfig, streaming: bool) -> Any:
     from datasets import load_dataset
 
     found = _local_files(source.source)
@@ -124,16 +167,22 @@ def _load_local(source: SourceConfig) -> Dataset:
     if _BUILDERS[suffix] == "csv":  # only an empty cell is missing: "None" and "NA" are words
         options = {"sep": "\t" if suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
     try:
-        return load_dataset(_BUILDERS[suffix], data_files=[str(file) for file in found], split="train", **options)
+        return load_dataset(
+            _BUILDERS[suffix],
+            data_files=[str(file) for file in found],
+            split="train",
+            streaming=streaming,
+            **options,
+        )
     except Exception as error:  # the readers raise many types; each means the file is not what its suffix says
         raise ValueError(f"{source.source} cannot be read as {suffix}: {_one_line(error)}") from error
 
 
-def _load_hub(source: SourceConfig) -> Dataset:
+def _load_hub(source: SourceConfig, streaming: bool) -> Any:
     from datasets import load_dataset
 
     try:
-        return load_dataset(source.source, source.subset, split=source.split)
+        return load_dataset(source.source, source.subset, split=source.split, streaming=streaming)
     except OSError as error:
         raise FileNotFoundError(
             f"{source.source} is neither a local file nor a hub data set that can be reached from here"
@@ -145,23 +194,9 @@ def _load_hub(source: SourceConfig) -> Dataset:
 
 
 def _select_columns(data: Dataset, source: SourceConfig) -> Dataset:
-    columns = source.columns
-    if columns is None:
-        columns = [name for name in ("anchor", "positive") if name in data.column_names]
-        columns += [name for name in data.column_names if name.startswith("negative")]
-        if len(columns) < 2 or columns[:2] != ["anchor", "positive"]:
-            raise ValueError(
-                f"{source.source} has the columns {', '.join(data.column_names)}: name those to use with"
-                " columns: [ANCHOR, POSITIVE]"
-            )
-    if missing := [name for name in columns if name not in data.column_names]:
-        raise ValueError(f"{source.source} has no column {missing[0]!r}; it has {', '.join(data.column_names)}")
-    if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise ValueError(f"{source.source}: columns names {', '.join(twice)} twice")
-    data = data.select_columns(columns)
-    targets = ["anchor", "positive", "negative", *(f"negative_{number}" for number in range(2, len(columns) - 1))]
-    names = dict(zip(columns, targets, strict=False))
-    for name in columns:
+    names = target_columns(source, data.column_names)
+    data = data.select_columns(list(names))
+    for name in names:
         if getattr(data.features[name], "dtype", None) not in ("string", "large_string", "null"):
             raise ValueError(f"{source.source}: column {name!r} holds {data.features[name]}, not text")
     data = data.rename_columns({old: f"{new}\0" for old, new in names.items()})  # two steps, as names may swap

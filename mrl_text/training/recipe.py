@@ -18,6 +18,7 @@ from yaml import MarkedYAMLError, YAMLError
 from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import check_dims
 
+DEFAULT_SEED = 42
 PositiveInt = Annotated[StrictInt, Field(ge=1)]
 
 
@@ -36,6 +37,38 @@ class ModelConfig(_Section):
     """Dropout probability while training; None keeps the model's own."""
     freeze_embeddings: bool = False
     """Leave the token embeddings as they are: less memory, and the rare words keep what they know."""
+    prompts: dict[Literal["query", "document"], str] = {}
+    """Text put before anchors (``query``) and before positives and negatives (``document``), in training and, as they
+    are saved with the model, afterwards."""
+    width: PositiveInt | None = None
+    """Narrow the model to this many numbers by a linear layer that begins as the plain cut; None keeps its width."""
+    static: PositiveInt | None = None
+    """Train a table of token vectors of this width from scratch instead, over the model's vocabulary."""
+    rotation: bool = False
+    """Begin with an orthogonal rotation that gathers what matters in the first numbers, fitted on the training texts
+    (:mod:`mrl_text.adapt`); the full width's similarities stay as they are."""
+
+
+class MiningConfig(_Section):
+    """Hard negatives: positives of other rows that the starting model places near the anchor."""
+
+    num: PositiveInt = 3
+    """Negatives per row; rows with fewer candidates are left out."""
+    range_min: Annotated[StrictInt, Field(ge=0)] = 10
+    """Pass over this many of the nearest, which may well be right answers."""
+    range_max: PositiveInt = 50
+    """Look no further than this many."""
+    relative_margin: Annotated[float, Field(ge=0, lt=1)] | None = 0.05
+    """Leave out what comes closer to the anchor than the positive's similarity less this part of it."""
+    max_score: Annotated[float, Field(gt=-1, le=1)] | None = None
+    """Leave out what has a higher cosine similarity to the anchor than this."""
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> MiningConfig:
+        if self.num > self.range_max - self.range_min:
+            between = f"range_min={self.range_min} and range_max={self.range_max}"
+            raise ValueError(f"num={self.num} negatives cannot be found between {between}: widen the range")
+        return self
 
 
 class SourceConfig(_Section):
@@ -55,6 +88,10 @@ class SourceConfig(_Section):
     """For ``docstrings``: top-level import names; None takes the whole environment. Held-out ones never count."""
     limit_per_package: PositiveInt | None = None
     """For ``docstrings``: at most this many pairs of each package."""
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Share of the batches, relative to the other sources; None for all of them goes by their numbers of rows."""
+    mine_negatives: MiningConfig | None = None
+    """Find hard negatives for pairs with the starting model."""
 
     @property
     def label(self) -> str:
@@ -69,6 +106,8 @@ class SourceConfig(_Section):
             raise ValueError("packages and limit_per_package belong to source 'docstrings'")
         if self.columns is not None and len(self.columns) < 2:
             raise ValueError("columns needs at least two names: anchor and positive")
+        if self.mine_negatives is not None and self.columns is not None and len(self.columns) > 2:
+            raise ValueError("mine_negatives is for pairs: columns names a negative already")
         return self
 
 
@@ -77,21 +116,86 @@ class DataConfig(_Section):
 
     train: list[SourceConfig] = Field(min_length=1)
     validation: list[SourceConfig] = []
+    batches: Literal["no_duplicates", "neighbours", "by_length"] = "no_duplicates"
+    """``no_duplicates``: rows in random order. ``neighbours``: rows whose anchors are near each other. ``by_length``:
+    rows of similar length, for less padding. A batch never has a text twice, and its rows are of one source."""
+    stream: bool = False
+    """Read the sources while training, for data that does not fit on the disk or in memory; needs
+    ``training.max_steps``."""
+    deduplicate: bool = True
+    """Leave out rows that were there before, in the same source or another; case and spacing ignored."""
+    check_against: list[str] | None = None
+    """Evaluation data whose texts must not be trained on: mteb tasks, files, BEIR folders; None is ``eval.tasks``."""
+    mirror: str | None = None
+    """Folder that ``mrl-text mirror`` made, for the tasks of ``check_against``; None asks the hub."""
+    on_leak: Literal["refuse", "drop", "allow"] = "refuse"
+    """What to do about training rows with a text of the evaluation data."""
+
+    @model_validator(mode="after")
+    def _weights_for_all_or_none(self) -> DataConfig:
+        weighted = [source.weight is not None for source in self.train]
+        if any(weighted) and not all(weighted):
+            missing = self.train[weighted.index(False)].label
+            raise ValueError(f"train: {missing} has no weight, but others have: give it to all sources or to none")
+        return self
+
+    @model_validator(mode="after")
+    def _stream_fits(self) -> DataConfig:
+        if not self.stream:
+            return self
+        if self.batches != "no_duplicates":
+            raise ValueError(f"batches: {self.batches} needs all rows at once: leave it out, or stream")
+        if any(source.source == "docstrings" for source in self.train):
+            raise ValueError("stream: docstrings are read at once: leave stream out, or the source")
+        if any(source.mine_negatives for source in self.train):
+            raise ValueError("stream: mine_negatives needs all rows at once: leave one of the two out")
+        return self
 
 
 class LossConfig(_Section):
-    """Contrastive loss at several prefix sizes at once."""
+    """Contrast, self-distillation or both, at several prefix sizes at once."""
 
-    name: Literal["nested_infonce"] = "nested_infonce"
-    """Multiple negatives ranking loss (InfoNCE with in-batch negatives), summed over the sizes."""
+    name: Literal["nested_infonce", "self_distillation", "nested_infonce_2d", "rotation"] = "nested_infonce"
+    """``nested_infonce``: multiple negatives ranking loss. ``self_distillation``: every size keeps the teacher's
+    neighbourhoods, no labels. ``nested_infonce_2d``: multiple negatives ranking over sizes and layers. ``rotation``:
+    the encoder stays as it is, and the numbers of its vectors are rotated (:mod:`mrl_text.adapt`)."""
     dims: list[StrictInt]
     """Sizes to train; the model's full width should be among them."""
     weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     """One weight per size, in the order of ``dims``; None is 1 for each."""
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
-    """Inverse temperature of the softmax over cosine similarities."""
+    """Inverse temperature of the softmax over cosine similarities in the contrastive loss."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Over the sizes."""
+    symmetric: bool = False
+    """Positives find their anchors, too."""
+    gather_across_devices: bool = False
+    """With several processes: negatives from all of them."""
     mini_batch_size: PositiveInt | None = None
     """Encode the batch in pieces of this size with cached gradients: large batches in little memory."""
+    dims_per_step: PositiveInt | None = None
+    """Train this many sizes per step, drawn at random; None trains all."""
+    distill_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Weight of self-distillation beside ``nested_infonce``."""
+    distill_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    """Inverse temperature of self-distillation."""
+    distill_weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
+    """One weight per size for self-distillation; None takes ``weights``."""
+    teacher: Literal["base", "self"] = "base"
+    """Of self-distillation: the frozen starting model, whose vectors are computed once, or the model's own full
+    width as it trains."""
+    layers_per_step: PositiveInt = 1
+    """Of ``nested_infonce_2d``: this many layers besides the last per step, drawn at random."""
+
+    @property
+    def distills(self) -> bool:
+        """Whether self-distillation is part of the loss."""
+        return self.name == "self_distillation" or self.distill_weight > 0
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the base's vectors have to be computed."""
+        return self.distills and self.teacher == "base"
 
     @field_validator("dims")
     @classmethod
@@ -103,10 +207,23 @@ class LossConfig(_Section):
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> LossConfig:
-        if self.weights is not None and len(self.weights) != len(self.dims):
-            raise ValueError(f"weights has {len(self.weights)} values for {len(self.dims)} dims")
-        if self.weights is not None and not any(self.weights):
-            raise ValueError("weights are all zero: there would be nothing to train")
+        for name, weights in (("weights", self.weights), ("distill_weights", self.distill_weights)):
+            if weights is not None and len(weights) != len(self.dims):
+                raise ValueError(f"{name} has {len(weights)} values for {len(self.dims)} dims")
+            if weights is not None and not any(weights):
+                raise ValueError(f"{name} are all zero: there would be nothing to train")
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_name(self) -> LossConfig:
+        if self.distill_weight and self.name != "nested_infonce":
+            raise ValueError("distill_weight adds self-distillation to nested_infonce and to nothing else")
+        if self.name == "nested_infonce_2d":
+            unused = ("mini_batch_size", "symmetric", "gather_across_devices")
+            if given := [name for name in unused if getattr(self, name)]:
+                raise ValueError(f"nested_infonce_2d does not take {', '.join(given)}")
+            if self.reduction != "sum":
+                raise ValueError("nested_infonce_2d sums over the sizes: leave reduction out")
         return self
 
 
@@ -115,6 +232,8 @@ class EvalConfig(_Section):
 
     tasks: list[str] = []
     dims: list[StrictInt] = []
+    layers: list[PositiveInt] = []
+    """Numbers of layers besides all of them."""
 
     @field_validator("dims")
     @classmethod
@@ -142,6 +261,11 @@ class Recipe(_Section):
         if "output_dir" in training:
             raise ValueError("output_dir: a run is one folder, chosen with --output")
         return training
+
+    @property
+    def seed(self) -> int:
+        """Of everything that is drawn in the run."""
+        return int(self.training.get("seed", DEFAULT_SEED))
 
     def to_yaml(self) -> str:
         """The recipe as YAML with every default written out, so that it means the same in a later version."""
@@ -242,6 +366,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "eval": EvalConfig,
     "train": SourceConfig,
     "validation": SourceConfig,
+    "mine_negatives": MiningConfig,
 }
 
 

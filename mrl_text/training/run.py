@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import logging
+import os
 import platform
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrl_text.files import write_atomically
 from mrl_text.training.recipe import Recipe
 
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
 logger = logging.getLogger(__name__)
 
+DataFacts = dict[str, dict[str, Any]]
+"""Source -> its rows and the hash of its texts."""
+
+_STREAMED_ROWS = 1000
 _RECORDED_PACKAGES = ("mrl-text", "sentence-transformers", "torch", "transformers", "datasets", "accelerate", "numpy")
 
 
@@ -33,6 +47,16 @@ class RunFolder:
     def metrics(self) -> Path:
         """Logged values, one JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def data(self) -> Path:
+        """Rows and hash of every source, so that a run goes on with the data it began with."""
+        return self.path / "data.json"
+
+    @property
+    def versions(self) -> Path:
+        """Python and library versions."""
+        return self.path / "versions.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -67,30 +91,64 @@ class RunFolder:
                 changed = _first_difference(previous, text)
                 raise ValueError(f"cannot resume {self.path} with another recipe ({changed}); choose another --output")
             return
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and any(not file.name.startswith(".recipe.yaml.") for file in self.path.iterdir()):
             raise FileExistsError(f"{self.path} is not empty and holds no run: choose another --output")
 
-    def start(self, recipe: Recipe) -> None:
-        """Claim the folder for this recipe; a run that is resumed keeps what it has."""
-        if self.recipe.exists():
+    def check_data(self, data: DataFacts) -> None:
+        """See whether a run that is resumed has the data it began with; writes nothing.
+
+        Args:
+            data: as :func:`describe_data` gives it.
+
+        Raises:
+            ValueError: a source has other texts, another order, or is a different one.
+        """
+        if not self.data.is_file():  # not started, or by a version that did not record it
             return
-        write_atomically(self.recipe, recipe.to_yaml().encode())
-        write_atomically(self.path / "versions.json", json.dumps(_versions(), indent=2).encode())
+        began = json.loads(self.data.read_text(encoding="utf-8"))
+        for name in [*began, *data]:
+            before, now = began.get(name), data.get(name)
+            if before != now:
+                raise ValueError(
+                    f"cannot resume {self.path}: the data of {name!r} is not what the run began with"
+                    f" ({_facts_words(before)}, now {_facts_words(now)}); bring the old data back,"
+                    " or choose another --output"
+                )
+
+    def start(self, recipe: Recipe, data: DataFacts | None = None) -> None:
+        """Claim the folder for this recipe and data; a run that is resumed keeps what it has."""
+        contents: dict[Path, Any] = {self.data: data, self.versions: _versions()}
+        if not self.recipe.exists():
+            write_atomically(self.recipe, recipe.to_yaml().encode())  # first: with it the folder holds a run
+        for file, content in contents.items():
+            if content is not None and not file.exists():
+                write_atomically(file, json.dumps(content, indent=2).encode())
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to the end; the Trainer writes its state file last."""
-        found = sorted(self.checkpoints.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-        for folder in reversed(found):
-            try:
-                json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                logger.warning("%s was not written to the end and is passed over", folder)
-                continue
-            return folder
+        """The newest checkpoint that was written to the end and can be read."""
+        for folder in reversed(self._all_checkpoints()):
+            if _is_whole(folder):
+                return folder
+            logger.warning("%s was not written to the end and is passed over", folder)
         return None
 
+    def rewind(self, checkpoint: Path | None) -> None:
+        """Forget what came after a checkpoint, as resuming from there repeats it: log lines, unfinished checkpoints.
+
+        Args:
+            checkpoint: what :meth:`last_checkpoint` gave; None forgets everything.
+        """
+        step = -1 if checkpoint is None else _step_of(checkpoint)
+        self.rewind_metrics(step)
+        for folder in self._all_checkpoints():
+            if _step_of(folder) > step:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _all_checkpoints(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of)
+
     def rewind_metrics(self, step: int) -> None:
-        """Forget what was logged after ``step``: resuming from there repeats it."""
+        """Forget what was logged after ``step``."""
         if not self.metrics.exists():
             return
         kept = []
@@ -106,6 +164,90 @@ class RunFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``."""
         write_atomically(self.result, json.dumps(result, indent=2).encode())
+
+
+def describe_data(sources: Mapping[str, Dataset | IterableDataset]) -> DataFacts:
+    """Rows and hash of the texts of every source, in order.
+
+    Of a streamed source the first 1,000 rows count: reading all of it is what streaming avoids.
+
+    Args:
+        sources: label -> data set; only its columns of text are looked at.
+
+    Returns:
+        Label -> ``{"rows": n, "hash": hexadecimal}``; rows is None for a streamed source.
+    """
+    return {label: _facts_of(data) for label, data in sources.items()}
+
+
+def _facts_of(data: Dataset | IterableDataset) -> dict[str, Any]:
+    streamed = not hasattr(data, "__len__")
+    texts = [name for name, value in next(iter(data), {}).items() if isinstance(value, str)]
+    batches = data.select_columns(texts).iter(_STREAMED_ROWS)
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in itertools.islice(batches, 1 if streamed else None):
+        digest.update(json.dumps(batch).encode())
+    return {"rows": None if streamed else len(data), "hash": digest.hexdigest()}
+
+
+def _facts_words(facts: Mapping[str, Any] | None) -> str:
+    if facts is None:
+        return "not there"
+    rows = "a stream" if facts["rows"] is None else f"{facts['rows']:,} rows"
+    return f"{rows} with hash {facts['hash'][:8]}"
+
+
+@contextmanager
+def explain_failed_write(what: str, folder: Path) -> Iterator[None]:
+    """Turn the many errors of a full disk into one that says what to do.
+
+    torch reports a full disk as a ``RuntimeError``, safetensors as an error of its own.
+
+    Args:
+        what: what is being written.
+        folder: where; it need not exist.
+
+    Raises:
+        OSError: in place of an ``OSError``, a ``RuntimeError`` or a safetensors error.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        free = shutil.disk_usage(there).free / 1e6
+        reason = " ".join(str(error).split())[:200]
+        raise OSError(
+            f"{what} could not be written to {folder} ({free:,.0f} MB free there): {reason}; the checkpoints before it"
+            " are kept: make room and go on with --resume"
+        ) from error
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether every file of a checkpoint is there to its end; the Trainer writes its state file last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        tensors = [file for file in checkpoint.rglob("*.safetensors") if not _tensors_are_whole(file)]
+    except (OSError, ValueError):
+        return False
+    archives = (file for pattern in ("*.pt", "*.pth") for file in checkpoint.glob(pattern))
+    return not tensors and all(zipfile.is_zipfile(file) for file in archives)
+
+
+def _tensors_are_whole(file: Path) -> bool:
+    """Whether a safetensors file is as long as its head says; see the format's description at huggingface.co."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length < os.fstat(stream.fileno()).st_size:
+            return False
+        head = json.loads(stream.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
+    return file.stat().st_size == 8 + length + max(ends, default=0)
 
 
 def _versions() -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,39 +15,40 @@ import torch
 from datasets import Dataset, DatasetDict
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sentence_transformers import (
-    SentenceTransformerModelCardData,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from sentence_transformers.base.training_args import BatchSamplers
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.losses import nested_infonce
-from mrl_text.models import ModelSource, find_model, peek_width
-from mrl_text.training.callbacks import MetricsLog, ProgressLine, StopOnInterrupt
-from mrl_text.training.data import check_source, load_source, load_sources
+from mrl_text.files import write_atomically
+from mrl_text.models import ModelSource
+from mrl_text.training.base import check_recipe, load_base
+from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
+from mrl_text.training.card import sizes_measured, write_card
+from mrl_text.training.corpus import batch_arguments, load_training_data, training_prompts
+from mrl_text.training.data import load_source
 from mrl_text.training.evaluator import NestedRetrievalEvaluator
+from mrl_text.training.losses import build_loss
 from mrl_text.training.precision import training_precision
-from mrl_text.training.recipe import Recipe
-from mrl_text.training.run import RunFolder
+from mrl_text.training.prepare import prepare
+from mrl_text.training.recipe import DEFAULT_SEED, Recipe
+from mrl_text.training.run import RunFolder, describe_data, explain_failed_write
 
 logger = logging.getLogger(__name__)
 
 _DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 1,
-    "batch_sampler": BatchSamplers.NO_DUPLICATES,
     "warmup_steps": 0.1,
     "save_strategy": "steps",
     "save_steps": 0.25,
     "save_total_limit": 2,
     "logging_steps": 0.02,
     "report_to": "none",
-    "seed": 42,
+    "seed": DEFAULT_SEED,
 }
-"""Where a recipe is silent. In-batch negatives need batches without duplicates: a second copy of the positive
-would be counted as wrong."""
+"""Where a recipe is silent."""
 
 
 def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
@@ -80,40 +83,42 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
     if folder.result.exists():
         logger.info("%s is already complete", folder.path)
         return folder.model
-    data = load_sources(recipe.data.train)
+    data = load_training_data(recipe)
+    sources = data if isinstance(data, DatasetDict) else {recipe.data.train[0].label: data}
+    data_facts = describe_data(sources)
+    if main_process:
+        folder.check_data(data_facts)
     evaluator = _evaluator(recipe, int(arguments.per_device_eval_batch_size))
     set_seed(arguments.seed)
     model = load_base(recipe, source)
     checkpoint = folder.last_checkpoint()
     if main_process:
-        folder.start(recipe)
-        folder.rewind_metrics(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
-    trainer = _trainer(recipe, model, arguments, data, evaluator, folder)
+        folder.start(recipe, data_facts)
+        folder.rewind(checkpoint)
+    card: dict[str, Any] = {"data": {name: one["rows"] for name, one in data_facts.items()}}
+    if evaluator is not None and main_process:
+        card["before"] = _starting_scores(evaluator, model, folder)
     started = time.monotonic()
-    with StopOnInterrupt() as interrupt:
-        trainer.add_callback(interrupt)
+    with arguments.main_process_first():  # the others find its files
+        model, data = prepare(recipe, model, data, folder)
+    arguments.prompts = training_prompts(recipe, data)
+    if recipe.loss.name == "rotation":  # fitted, and the encoder stays as it is
+        if main_process:
+            result = {"seconds_this_session": round(time.monotonic() - started, 1)}
+            _save(recipe, model, folder, source, result, card, evaluator)
+        return folder.model
+    trainer = _trainer(recipe, model, arguments, data, evaluator, folder)
+    progress = ProgressLine(evaluator.primary_metric if evaluator else None)
+    with StopOnInterrupt() as interrupt, closing(progress):
+        for callback in (progress, interrupt, LogBeforeSaving()):  # in this order: an interrupt asks for a checkpoint
+            trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if interrupt.requested and trainer.state.global_step < trainer.state.max_steps:
         raise KeyboardInterrupt(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
     if trainer.is_world_process_zero():
-        _save(model, folder, source, trainer, time.monotonic() - started)
+        _save(recipe, model, folder, source, _facts(trainer, time.monotonic() - started), card, evaluator)
     trainer.accelerator.wait_for_everyone()
     return folder.model
-
-
-def check_recipe(recipe: Recipe) -> ModelSource:
-    """Check all that can be known before data and weights are loaded: the model's name and width, local files.
-
-    Raises:
-        FileNotFoundError, ValueError: as for :func:`train`.
-    """
-    source = find_model(recipe.model.name)
-    for data_source in (*recipe.data.train, *recipe.data.validation):
-        check_source(data_source)
-    width = peek_width(source)
-    if width is not None:
-        _check_sizes(recipe, width)
-    return source
 
 
 def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformerTrainingArguments:
@@ -131,7 +136,7 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformer
         given.setdefault("eval_steps", 0.25)
     try:
         return SentenceTransformerTrainingArguments(
-            output_dir=str(checkpoints), disable_tqdm=True, **{**_DEFAULTS, **given}
+            output_dir=str(checkpoints), disable_tqdm=True, **{**_DEFAULTS, **batch_arguments(recipe), **given}
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"training: {' '.join(str(error).split())}") from error
@@ -151,42 +156,6 @@ def _check_values(given: dict[str, Any]) -> None:
             raise ValueError(f"training.{name}={value}: must be at least {least}")
 
 
-def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
-    """The recipe's starting model, ready to train.
-
-    Raises:
-        FileNotFoundError: a hub model that cannot be reached.
-        ValueError: a size larger than the model.
-    """
-    try:
-        model = MatryoshkaEncoder(source.path, model_card_data=_ModelCard())
-    except OSError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FileNotFoundError(f"model {recipe.model.name} cannot be loaded: {reason}") from error
-    if model.width is not None:
-        _check_sizes(recipe, model.width)
-    model.truncate_dim = None  # a cut saved with the base is not a cut of the model to be trained
-    model.matryoshka_dims = recipe.loss.dims
-    if not source.name.startswith("local/"):
-        model.model_card_data.base_model = source.name
-    model.warn_when_cut = False  # the recipe chose the length
-    if recipe.model.max_seq_length is not None:
-        model.max_seq_length = recipe.model.max_seq_length
-    if recipe.model.dropout is not None:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = recipe.model.dropout
-    if recipe.model.freeze_embeddings and model.transformers_model is not None:
-        model.transformers_model.get_input_embeddings().requires_grad_(False)
-    return model
-
-
-def _check_sizes(recipe: Recipe, width: int) -> None:
-    for section, dims in (("loss", recipe.loss.dims), ("eval", recipe.eval.dims)):
-        if dims and max(dims) > width:
-            raise ValueError(f"{section}.dims asks for {max(dims)}, but {recipe.model.name} has width {width}")
-
-
 def _evaluator(recipe: Recipe, batch_size: int) -> NestedRetrievalEvaluator | None:
     if not recipe.data.validation:
         return None
@@ -196,15 +165,9 @@ def _evaluator(recipe: Recipe, batch_size: int) -> NestedRetrievalEvaluator | No
     return NestedRetrievalEvaluator(anchors, positives, recipe.loss.dims, batch_size=max(batch_size, 32))
 
 
-class _ModelCard(SentenceTransformerModelCardData):
-    """The parent's card, without random training sentences as examples: what users train on is theirs to show."""
-
-    def set_widget_examples(self, dataset: Any) -> None:
-        """Leave the examples empty."""
-
-
 class _Trainer(SentenceTransformerTrainer):
-    """Stops before a loss that is no number reaches the weights; the parent logs such a loss as 0 and goes on."""
+    """Stops before a loss that is no number reaches the weights (the parent logs such a loss as 0 and goes on), at
+    the last step (the parent takes one more after resuming there), and at a full disk in plain words."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
@@ -215,6 +178,16 @@ class _Trainer(SentenceTransformerTrainer):
             )
         return loss
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with explain_failed_write(f"the checkpoint of step {self.state.global_step}", Path(self.args.output_dir)):
+            super()._save_checkpoint(*args, **kwargs)
+
 
 def _trainer(
     recipe: Recipe,
@@ -224,49 +197,60 @@ def _trainer(
     evaluator: NestedRetrievalEvaluator | None,
     folder: RunFolder,
 ) -> SentenceTransformerTrainer:
-    loss = nested_infonce(
-        model,
-        recipe.loss.dims,
-        weights=recipe.loss.weights,
-        scale=recipe.loss.scale,
-        mini_batch_size=recipe.loss.mini_batch_size,
-    )
     trainer = _Trainer(
         model=model,
         args=arguments,
         train_dataset=data,
-        loss=loss,
+        loss=build_loss(recipe.loss, model),
         evaluator=evaluator,
-        callbacks=[MetricsLog(folder.metrics), ProgressLine(evaluator.primary_metric if evaluator else None)],
+        callbacks=[MetricsLog(folder.metrics)],
     )
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
     return trainer
 
 
+def _facts(trainer: SentenceTransformerTrainer, seconds: float) -> dict[str, Any]:
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    arguments = trainer.args
+    return {
+        "steps": trainer.state.global_step,
+        "last_loss": losses[-1] if losses else None,
+        "seconds_this_session": round(seconds, 1),
+        "device": str(arguments.device),
+        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
+    }
+
+
+def _starting_scores(
+    evaluator: NestedRetrievalEvaluator, model: MatryoshkaEncoder, folder: RunFolder
+) -> dict[int, float]:
+    """What the starting model scores per size; measured once, a run that is resumed reads it."""
+    file = folder.path / "start.json"
+    if not file.exists():
+        write_atomically(file, json.dumps(sizes_measured(evaluator(model))).encode())
+    return {int(dim): score for dim, score in json.loads(file.read_text(encoding="utf-8")).items()}
+
+
 def _save(
+    recipe: Recipe,
     model: MatryoshkaEncoder,
     folder: RunFolder,
     source: ModelSource,
-    trainer: SentenceTransformerTrainer,
-    seconds: float,
+    facts: dict[str, Any],
+    card: dict[str, Any],
+    evaluator: NestedRetrievalEvaluator | None,
 ) -> None:
     base_model = str(Path(source.path).resolve()) if source.name.startswith("local/") else source.name
     model.describe(name=folder.path.resolve().name, base_model=base_model)
+    after = sizes_measured(evaluator(model)) if evaluator is not None else None
     temporary = folder.path / ".model.partial"
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(str(temporary))
-    shutil.rmtree(folder.model, ignore_errors=True)
-    temporary.rename(folder.model)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    arguments = trainer.args
-    folder.finish(
-        {
-            "base_model": {"name": source.name, "revision": source.revision},
-            "steps": trainer.state.global_step,
-            "last_loss": losses[-1] if losses else None,
-            "seconds_this_session": round(seconds, 1),
-            "device": str(arguments.device),
-            "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
-        }
-    )
+    with explain_failed_write("the model", folder.path):
+        model.save_pretrained(str(temporary))
+        versions = json.loads(folder.versions.read_text(encoding="utf-8"))
+        about = {"dims": recipe.loss.dims, "recipe": recipe.to_yaml(), "versions": versions, "run": str(folder.path)}
+        write_card(temporary, after=after, **about, **card)
+        shutil.rmtree(folder.model, ignore_errors=True)
+        temporary.rename(folder.model)
+        folder.finish({"base_model": {"name": source.name, "revision": source.revision}, **facts})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_a_minimal_recipe_takes_the_defaults(write: Writer) -> None:
         ("loss.scales=5", "loss.scales: unknown key; did you mean 'scale'?"),
         ("eval.task=[STSBenchmark]", "eval.task: unknown key; did you mean 'tasks'?"),
         ("training.lerning_rate=1", "lerning_rate: unknown training argument; did you mean 'learning_rate'?"),
-        ("loss.temperature=5", "known: dims, mini_batch_size, name, scale, weights"),
+        ("loss.temperature=5", "loss.temperature: unknown key; known: dims, "),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(write: Writer, override: str, nearest: str) -> None:
@@ -270,8 +271,8 @@ def test_a_recipe_written_as_yaml_is_the_same_recipe_again(write: Writer, name: 
 
 def test_a_recipe_is_written_with_its_defaults_so_that_a_later_version_reads_the_same() -> None:
     written = yaml.safe_load(Recipe.model_validate(MINIMAL).to_yaml())
-    assert written["model"] == {**MINIMAL["model"], "freeze_embeddings": False}
-    assert written["loss"] == {**MINIMAL["loss"], "name": "nested_infonce", "scale": 20.0}
+    assert written["model"] == {**MINIMAL["model"], "freeze_embeddings": False, "prompts": {}, "rotation": False}
+    assert written["loss"].items() >= {"dims": [8, 16, 32], "name": "nested_infonce", "scale": 20.0}.items()
     assert Recipe.model_validate(written) == Recipe.model_validate(MINIMAL)
 
 
@@ -279,3 +280,41 @@ def test_a_recipe_cannot_be_changed_in_place() -> None:
     recipe = load_recipe("quickstart")
     with pytest.raises(ValueError, match="frozen"):
         recipe.loss.scale = 5.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.batches=random", "data.batches: Input should be 'no_duplicates', 'neighbours' or 'by_length'"),
+        ("data.on_leak=ignore", "data.on_leak: Input should be 'refuse', 'drop' or 'allow'"),
+        ("data.train=[{source: a.csv, weight: 0}]", "data.train.0.weight: .* greater than 0"),
+        (
+            "data.train=[{source: a.csv, weight: 1}, {source: b.csv}]",
+            "data: train: b has no weight, but others have: give it to all sources or to none",
+        ),
+        ("data.train=[{source: a.csv, mine_negatives: {nun: 3}}]", "unknown key; did you mean 'num'"),
+        (
+            "data.train=[{source: a.csv, mine_negatives: {num: 5, range_min: 10, range_max: 14}}]",
+            "mine_negatives: num=5 negatives cannot be found between range_min=10 and range_max=14: widen the range",
+        ),
+        (
+            "data.train=[{source: a.csv, columns: [a, b, c], mine_negatives: {}}]",
+            "mine_negatives is for pairs: columns names a negative already",
+        ),
+        ("model.prompts={question: 'q: '}", "model.prompts.question"),
+    ],
+)
+def test_a_wrong_data_option_is_refused_with_its_key(write: Writer, override: str, message: str) -> None:
+    assert re.search(message, one_line_error(write(MINIMAL), [override]))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"batches": "neighbours"}, "data: batches: neighbours needs all rows at once"),
+        ({"train": [{"source": "docstrings"}]}, "data: stream: docstrings are read at once"),
+        ({"train": [{"source": "a.csv", "mine_negatives": {}}]}, "data: stream: mine_negatives needs all rows at once"),
+    ],
+)
+def test_what_needs_all_rows_cannot_be_streamed(write: Writer, data: dict[str, Any], message: str) -> None:
+    assert message in one_line_error(write({**MINIMAL, "data": {**MINIMAL["data"], "stream": True, **data}}))

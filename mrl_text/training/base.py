@@ -1,0 +1,90 @@
+"""The model that a recipe starts from."""
+
+from __future__ import annotations
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbedding
+
+from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.training.card import ModelCard
+from mrl_text.training.corpus import check_data
+from mrl_text.training.recipe import ModelConfig, Recipe
+
+
+def check_recipe(recipe: Recipe) -> ModelSource:
+    """Check all that can be known before data and weights are loaded: the model's name and width, local files.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`mrl_text.training.train`.
+    """
+    source = find_model(recipe.model.name)
+    check_data(recipe)
+    base_width = peek_width(source)
+    if base_width is not None and recipe.model.width is not None and recipe.model.width > base_width:
+        raise ValueError(f"model.width={recipe.model.width}, but {recipe.model.name} has only {base_width}")
+    width = recipe.model.static or recipe.model.width or base_width
+    if width is not None:
+        _check_sizes(recipe, width)
+    return source
+
+
+def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
+    """The recipe's starting model, ready to train.
+
+    Raises:
+        FileNotFoundError: a hub model that cannot be reached.
+        ValueError: a size larger than the model.
+    """
+    try:
+        model = MatryoshkaEncoder(source.path, model_card_data=ModelCard())
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(f"model {recipe.model.name} cannot be loaded: {reason}") from error
+    model.truncate_dim = None  # a cut saved with the base is not a cut of the model to be trained
+    if recipe.model.static is not None:
+        model = _static(model, recipe.model.static)
+    if recipe.model.width is not None:
+        _narrow(model, recipe.model.width)
+    if model.width is not None:
+        _check_sizes(recipe, model.width)
+    model.matryoshka_dims = recipe.loss.dims
+    if not source.name.startswith("local/"):
+        model.model_card_data.base_model = source.name
+    model.warn_when_cut = False  # the recipe chose the length
+    _set_options(model, recipe.model)
+    return model
+
+
+def _set_options(model: MatryoshkaEncoder, config: ModelConfig) -> None:
+    model.prompts.update(config.prompts)  # saved with the model, and used by encode_query and encode_document
+    if config.max_seq_length is not None and config.static is None:
+        model.max_seq_length = config.max_seq_length
+    if config.dropout is not None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = config.dropout
+    if config.freeze_embeddings and model.transformers_model is not None:
+        model.transformers_model.get_input_embeddings().requires_grad_(False)
+
+
+def _static(model: MatryoshkaEncoder, width: int) -> MatryoshkaEncoder:
+    """A table of one vector per token, from scratch, over the model's vocabulary (sentence-transformers' module)."""
+    table = StaticEmbedding(model.tokenizer.backend_tokenizer, embedding_dim=width)
+    return MatryoshkaEncoder(modules=[table], model_card_data=ModelCard())
+
+
+def _narrow(model: MatryoshkaEncoder, width: int) -> None:
+    """Put a linear layer to ``width`` numbers behind the pooling; it begins as the plain cut."""
+    full = model.width
+    if full is None or width > full:
+        raise ValueError(f"model.width={width}, but the model has {full}")
+    layer = Dense(full, width, bias=False, activation_function=torch.nn.Identity(), init_weight=torch.eye(width, full))
+    last = len(model) - (type(model[-1]).__name__ == "Normalize")
+    model.insert(last, layer.to(model.device))
+
+
+def _check_sizes(recipe: Recipe, width: int) -> None:
+    for section, dims in (("loss", recipe.loss.dims), ("eval", recipe.eval.dims)):
+        if dims and max(dims) > width:
+            raise ValueError(f"{section}.dims asks for {max(dims)}, but {recipe.model.name} has width {width}")

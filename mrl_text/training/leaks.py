@@ -1,0 +1,142 @@
+"""Evaluation texts that must not be trained on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrl_text.training.texts import normalised, text_hash
+
+logger = logging.getLogger(__name__)
+
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+_MIN_WORDS = 4
+_MIN_CHARACTERS = 10  # where words are not set apart by blanks
+
+
+def evaluation_hashes(check_against: Iterable[str], mirror: str | None = None) -> np.ndarray:
+    """Hashes of every text of evaluation data, see :func:`mrl_text.training.texts.text_hash`.
+
+    Of a task, the splits it is evaluated on; of files and folders, every cell. Texts of fewer than four words are
+    left out (in scripts without blanks: of fewer than ten characters): ``yes`` or ``a dog`` in the training data
+    says nothing. Data that cannot be reached is not checked, and a warning says so.
+
+    Args:
+        check_against: names of mteb tasks, files (CSV, TSV, JSONL, JSON, Parquet), folders of them.
+        mirror: folder with copies of hub data sets; None asks the hub.
+
+    Returns:
+        uint64 (n,), sorted, without repeats.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+        ValueError: an unknown task (the nearest is named), or a file that cannot be read.
+    """
+    hashes: set[int] = set()
+    for item in check_against:
+        path = Path(item).expanduser()
+        if path.exists() or path.suffix.lower() in _SUFFIXES or "/" in item:
+            texts = _file_texts(path)
+        else:
+            texts = _task_texts(item, mirror)
+        hashes.update(text_hash(text) for text in texts if _says_something(text))
+    return np.sort(np.fromiter(hashes, dtype=np.uint64, count=len(hashes)))
+
+
+def leaked_rows(hashes: np.ndarray, evaluation: np.ndarray) -> np.ndarray:
+    """Rows with a text of the evaluation data.
+
+    Args:
+        hashes: of the training texts, uint64 (n, columns).
+        evaluation: from :func:`evaluation_hashes`.
+
+    Returns:
+        bool (n,).
+    """
+    return np.asarray(np.isin(hashes, evaluation).any(axis=1))
+
+
+def _says_something(text: str) -> bool:
+    words = normalised(text).split()
+    without_blanks = any(character >= "\u0e00" for character in text)  # Thai, Khmer, Chinese, Japanese...
+    return len(words) >= _MIN_WORDS or (without_blanks and len("".join(words)) >= _MIN_CHARACTERS)
+
+
+def _task_texts(name: str, mirror: str | None) -> Iterator[str]:
+    from mrl_text.eval.tasks import TaskLoader  # eval stands on this package; a recipe names its tasks
+
+    try:
+        loader = TaskLoader([name], mirror=mirror)
+        for part in loader.names:
+            task = loader.fresh(part)
+            yield from _dataset_texts(task.dataset, set(task.eval_splits))
+            loader.release(part)
+    except OSError as error:
+        reason = " ".join(str(error).split())[:300]
+        logger.warning("NOT CHECKED: whether texts of %s are in the training data (%s)", name, reason)
+
+
+def _dataset_texts(data: Any, splits: set[str]) -> Iterator[str]:
+    """Texts of what mteb loaded: data sets in dictionaries by subset, split and part of a retrieval task."""
+    if isinstance(data, dict):
+        if evaluated := splits & set(data):
+            data = {name: data[name] for name in evaluated}
+        for name, part in data.items():
+            if name not in ("relevant_docs", "top_ranked"):
+                yield from _dataset_texts(part, splits)
+        return
+    if data is None or not hasattr(data, "column_names"):
+        return
+    for row in data:
+        yield from _strings(row)
+        if row.get("title") and isinstance(row.get("text"), str):
+            yield f"{row['title']} {row['text']}"  # as it is encoded
+
+
+def _file_texts(path: Path) -> Iterator[str]:
+    if not path.exists():
+        raise FileNotFoundError(f"data.check_against: nothing at {path}")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+    if not files or files[0].suffix.lower() not in _SUFFIXES:
+        raise ValueError(f"data.check_against: {path} is no file or folder of {', '.join(_SUFFIXES)}")
+    for file in files:
+        try:
+            for row in _rows(file):
+                yield from _strings(row)
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"data.check_against: {file} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _rows(file: Path) -> Iterator[Any]:
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        for batch in pq.ParquetFile(file).iter_batches():
+            yield from batch.to_pylist()
+        return
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        if suffix in (".csv", ".tsv"):
+            yield from csv.reader(stream, delimiter="\t" if suffix == ".tsv" else ",")
+        elif suffix == ".json":
+            yield json.load(stream)
+        else:
+            yield from (json.loads(line) for line in stream if line.strip())
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string inside lists and dictionaries."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)

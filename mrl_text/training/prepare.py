@@ -1,0 +1,71 @@
+"""What a run computes once before its first step: the teacher's vectors and the rotation."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+
+from mrl_text.training.corpus import training_prompts
+from mrl_text.training.precision import inference_dtype
+from mrl_text.training.recipe import Recipe
+from mrl_text.training.run import RunFolder
+
+if TYPE_CHECKING:
+    from mrl_text.encoder import MatryoshkaEncoder
+
+logger = logging.getLogger(__name__)
+
+_ROTATION_TEXTS = 100_000
+"""More texts do not make a better rotation, only a slower one."""
+
+
+def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFolder) -> tuple[MatryoshkaEncoder, Any]:
+    """Mine negatives, add the base's vectors to the data and rotate the model, where the recipe asks for it.
+
+    What it computes is kept on disk, so that a run that is resumed finds it.
+
+    Args:
+        recipe: the recipe.
+        model: its starting model.
+        data: its training data, as :func:`mrl_text.training.corpus.load_training_data` gives them.
+        folder: of the run.
+
+    Returns:
+        The model to train and its data; with a ``label`` column of vectors where the loss or the batches need one.
+    """
+    prompts = training_prompts(recipe, data)
+    if any(source.mine_negatives for source in recipe.data.train):
+        from mrl_text.training.negatives import mine_sources
+
+        data = mine_sources(data, recipe.data.train, model, prompts=prompts)
+    rotates = recipe.model.rotation or recipe.loss.name == "rotation"
+    keeps = recipe.loss.needs_teacher or recipe.data.batches == "neighbours"
+    if not (rotates or keeps):
+        return model, data
+    from mrl_text.training.teacher import add_teacher
+
+    teacher = copy.deepcopy(model).to(getattr(torch, inference_dtype()))
+    taught = add_teacher(data, teacher, prompts=prompts, cache=folder.path / "teacher")
+    if rotates:
+        from mrl_text.adapt import apply, fit, load_adaptation
+
+        file = folder.path / "rotation.npy"
+        if not file.exists():
+            fit(_vectors(taught, model.width or 0, recipe.seed), dims=recipe.loss.dims, seed=recipe.seed).save(file)
+        model = apply(model, load_adaptation(file))
+        model.matryoshka_dims = recipe.loss.dims
+    return model, taught if keeps else data
+
+
+def _vectors(data: Dataset | DatasetDict, width: int, seed: int) -> np.ndarray:
+    """The vectors of up to 100,000 texts of the data, each text once, float32 (n, width)."""
+    parts = data.values() if isinstance(data, DatasetDict) else [data]
+    tables = [np.asarray(part.with_format("numpy")["label"][:], dtype=np.float32).reshape(-1, width) for part in parts]
+    vectors = np.unique(np.concatenate(tables), axis=0)
+    generator = np.random.default_rng(seed)
+    return vectors[np.sort(generator.permutation(len(vectors))[:_ROTATION_TEXTS])]

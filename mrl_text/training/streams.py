@@ -1,0 +1,130 @@
+"""Training data that is read while training: for what does not fit on the disk or in memory."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mrl_text.training.data import open_source, target_columns
+from mrl_text.training.recipe import SourceConfig
+from mrl_text.training.texts import text_hash
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+logger = logging.getLogger(__name__)
+
+_SHUFFLE_BUFFER = 10_000
+
+
+def stream_sources(
+    sources: Sequence[SourceConfig], *, seed: int, deduplicate: bool = True, evaluation: np.ndarray | None = None
+) -> IterableDataset:
+    """One endless stream of all sources, row by row at random by their weights.
+
+    Each source is shuffled in a window of 10,000 rows. One that ends starts over in another order. Sources without
+    weights have the same share each, as nobody knows how long they are. As the stream has no end, and so no epochs,
+    a resumed run finds its place by the number of rows alone.
+
+    Args:
+        sources: local files and hub data sets.
+        seed: decides the order.
+        deduplicate: remember the rows of each source (about 100 bytes a row) and leave out those that come again
+            before the source starts over.
+        evaluation: hashes of evaluation texts (:func:`mrl_text.training.leaks.evaluation_hashes`); rows with one of
+            them are left out. None leaves all in.
+
+    Returns:
+        Stream with the columns ``anchor``, ``positive`` and, where there are any, ``negative``...
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`mrl_text.training.data.load_source`, or sources with other columns
+            than the first.
+    """
+    from datasets import interleave_datasets
+
+    parts = [_stream(source, seed, deduplicate, evaluation) for source in sources]
+    columns = [", ".join(part.column_names) for part in parts]
+    if len(set(columns)) > 1:
+        raise ValueError(f"data.stream: all sources need the same columns, and they have {'; '.join(columns)}")
+    if len(parts) == 1:
+        return parts[0]
+    weights = np.array([source.weight or 1.0 for source in sources])
+    return interleave_datasets(parts, probabilities=(weights / weights.sum()).tolist(), seed=seed)
+
+
+def _stream(source: SourceConfig, seed: int, deduplicate: bool, evaluation: np.ndarray | None) -> IterableDataset:
+    from datasets import Features, IterableDataset, Value
+
+    raw = open_source(source, streaming=True)
+    if source.limit is not None:
+        raw = raw.take(source.limit)
+    try:
+        first = next(iter(raw), None)
+    except Exception as error:  # the readers raise many types; nothing has been read before
+        raise ValueError(f"{source.source} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    if first is None:
+        raise ValueError(f"{source.source} has no row")
+    names = target_columns(source, list(first))
+    for name in names:
+        if not isinstance(first[name], str | None):
+            raise ValueError(f"{source.source}: column {name!r} holds {type(first[name]).__name__}, not text")
+    features = Features({name: Value("string") for name in names.values()})
+    options = {
+        "raw": raw,
+        "names": names,
+        "label": source.label,
+        "seed": seed,
+        "deduplicate": deduplicate,
+        "forbidden": frozenset(evaluation.tolist() if evaluation is not None else ()),
+    }
+    return IterableDataset.from_generator(_rows, features=features, gen_kwargs=options)
+
+
+def _rows(
+    raw: IterableDataset,
+    names: Mapping[str, str],
+    label: str,
+    seed: int,
+    deduplicate: bool,
+    forbidden: frozenset[int],
+) -> Iterator[dict[str, str]]:
+    """Pass after pass, each in an order of its own."""
+    for number in itertools.count():
+        shuffled = raw.shuffle(seed=seed + number, buffer_size=_SHUFFLE_BUFFER)
+        left_out = Counter[str]()
+        kept = 0
+        for texts in _kept(shuffled, list(names), deduplicate, forbidden, left_out):
+            kept += 1
+            yield dict(zip(names.values(), texts, strict=True))
+        if not kept:
+            raise ValueError(f"{label}: no row is left without blank cells and evaluation texts")
+        if left_out and not number:
+            counted = ", ".join(f"{count} for {reason}" for reason, count in sorted(left_out.items()))
+            logger.warning("%s: rows left out: %s", label, counted)
+
+
+def _kept(
+    raw: IterableDataset, columns: list[str], deduplicate: bool, forbidden: frozenset[int], left_out: Counter[str]
+) -> Iterator[list[str]]:
+    """Texts of the rows of one pass that may be trained on; the others are counted."""
+    seen: set[int] = set()
+    for row in raw:
+        texts = [row[name] for name in columns]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            left_out["blank cells"] += 1
+            continue
+        hashes = tuple(text_hash(text) for text in texts) if deduplicate or forbidden else ()
+        if not forbidden.isdisjoint(hashes):
+            left_out["evaluation texts"] += 1
+        elif deduplicate and hash(hashes) in seen:
+            left_out["repeats"] += 1
+        else:
+            if deduplicate:
+                seen.add(hash(hashes))
+            yield texts

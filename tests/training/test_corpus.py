@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from datasets import Dataset, DatasetDict, IterableDataset
+from sentence_transformers import SentenceTransformerTrainingArguments
+from sentence_transformers.base.training_args import BatchSamplers
+
+from mrl_text.training.batches import SAMPLERS, WeightedBatchSampler
+from mrl_text.training.corpus import batch_arguments, check_data, load_training_data, training_prompts
+from mrl_text.training.recipe import Recipe
+
+Row = dict[str, str]
+ROWS: list[Row] = [
+    {"anchor": f"anchor number {index}", "positive": f"its positive number {index}"} for index in range(8)
+]
+LEAK: Row = {"anchor": "a QUESTION  that is asked", "positive": "and an answer to it"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield
+
+
+def write(file: Path, rows: list[Row]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def recipe(
+    sources: list[Any],
+    *,
+    training: Any = None,
+    prompts: Any = None,
+    tasks: Any = (),
+    loss: Any = None,
+    **data: Any,
+) -> Recipe:
+    train = [source if isinstance(source, dict) else {"source": source} for source in sources]
+    return Recipe.model_validate(
+        {
+            "model": {"name": "some/model", "prompts": prompts or {}},
+            "data": {"train": train, **data},
+            "loss": {"dims": [8], **(loss or {})},
+            "training": training or {},
+            "eval": {"tasks": list(tasks)},
+        }
+    )
+
+
+def test_repeated_rows_are_left_out_inside_sources_and_across(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shouted = {name: f" {text.upper()} " for name, text in ROWS[1].items()}
+    half = {"anchor": ROWS[0]["anchor"], "positive": "another positive"}  # not the same row
+    first = write(tmp_path / "a.jsonl", [*ROWS[:4], ROWS[0], shouted, half])
+    second = write(tmp_path / "b.jsonl", [ROWS[2], *ROWS[4:]])
+    with caplog.at_level(logging.INFO):
+        loaded = load_training_data(recipe([first, second]))
+    assert isinstance(loaded, DatasetDict)
+    assert [part.to_list() for part in loaded.values()] == [[*ROWS[:4], half], ROWS[4:]]
+    assert "1 a: 2 of 7 rows were there before and are left out" in caplog.text
+    assert "2 b: 1 of 5 rows were there before and are left out" in caplog.text
+    kept = load_training_data(recipe([first, second], deduplicate=False))
+    assert [len(part) for part in kept.values()] == [7, 5]
+
+
+def test_a_source_of_repeats_alone_is_refused(tmp_path: Path) -> None:
+    sources = [write(tmp_path / f"{name}.jsonl", ROWS) for name in "ab"]
+    with pytest.raises(ValueError, match=r"^2 b: no row is left without repeats and evaluation texts"):
+        load_training_data(recipe(sources))
+
+
+@pytest.fixture
+def leaking(tmp_path: Path) -> dict[str, Any]:
+    """A source with a text of an evaluation file in its sixth row and another in its last."""
+    train = write(tmp_path / "train.jsonl", [*ROWS[:5], LEAK, *ROWS[5:], {**ROWS[0], "positive": "It is asked, too."}])
+    queries = write(tmp_path / "eval.jsonl", [{"text": "A question that is asked"}, {"text": "it is asked, too."}])
+    return {"sources": [train], "check_against": [queries]}
+
+
+def test_evaluation_texts_in_the_training_data_are_refused(leaking: dict[str, Any]) -> None:
+    with pytest.raises(ValueError) as refused:
+        load_training_data(recipe(**leaking))
+    message = str(refused.value)
+    assert "2 of 10 rows of train have a text that is also in" in message
+    assert f"{leaking['check_against'][0]}, first row 6: 'a QUESTION  that is asked'" in message
+    assert "data.on_leak=drop" in message
+    assert "\n" not in message
+
+
+def test_leaking_rows_are_dropped_or_kept_as_told(leaking: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    dropped = load_training_data(recipe(**leaking, on_leak="drop"))
+    assert isinstance(dropped, Dataset)
+    assert dropped.to_list() == ROWS
+    assert "2 of 10 rows of train have a text" in caplog.text
+    assert "they are left out" in caplog.text
+    allowed = load_training_data(recipe(**leaking, on_leak="allow"))
+    assert len(allowed) == 10
+    assert "trained on as told" in caplog.text
+    leaking["check_against"] = []
+    assert len(load_training_data(recipe(**leaking))) == 10
+
+
+def test_the_evaluation_tasks_are_checked_unless_told_otherwise(
+    leaking: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the task's data the warning shows what was looked for."""
+    leaking["check_against"] = None
+    load_training_data(recipe(**leaking, tasks=["STSBenchmark"], mirror=str(tmp_path)))
+    assert "NOT CHECKED: whether texts of STSBenchmark are" in caplog.text
+
+
+@pytest.mark.data
+def test_sentences_of_a_task_are_found_in_training_data(test_data: Path, tmp_path: Path) -> None:
+    task = test_data / "mteb-mirror" / "mteb" / "stsbenchmark-sts"
+    test = datasets.Dataset.from_parquet(str(task / "test.parquet"), cache_dir=str(tmp_path / "cache"))
+    rows = [{"anchor": test[index]["sentence1"].upper(), "positive": "a fine and new text"} for index in range(100)]
+    source = write(tmp_path / "train.jsonl", [*ROWS, *rows])
+    options = {"tasks": ["STSBenchmark"], "mirror": str(test_data / "mteb-mirror")}
+    with pytest.raises(ValueError, match=r"rows of train have a text that is also in STSBenchmark, first row"):
+        load_training_data(recipe([source], **options))
+    kept = load_training_data(recipe([source], **options, on_leak="drop"))
+    short = sum(len(row["anchor"].split()) < 4 for row in rows)
+    assert len(kept) == len(ROWS) + short
+
+
+@pytest.mark.data
+def test_no_training_text_of_the_test_data_is_in_its_evaluation_data(test_data: Path) -> None:
+    tasks = ["STSBenchmark", "STS12", "STS13", "SICK-R", "SciFact"]
+    files = ["captions", "parasci", "nli-triplets"]
+    sources = [str(test_data / "train" / f"{name}.parquet") for name in files]
+    load_training_data(recipe(sources, tasks=tasks, mirror=str(test_data / "mteb-mirror")))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "data.stream: nobody knows where a stream ends: set training.max_steps"),
+        ({"training": {"max_steps": -1}}, "set training.max_steps"),
+        ({"training": {"max_steps": 5}, "tasks": ["STSBenchmark"]}, "set data.on_leak=drop"),
+        ({"training": {"max_steps": 5}, "loss": {"distill_weight": 1.0}}, "distil with loss.teacher=self"),
+        ({"training": {"max_steps": 5}, "loss": {"name": "rotation"}}, "leave stream out, or the rotation"),
+    ],
+)
+def test_a_stream_needs_an_end_and_no_surprises(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    source = write(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(ValueError, match=message):
+        check_data(recipe([source], stream=True, **options))
+
+
+def test_a_stream_leaves_out_evaluation_texts_as_they_come(leaking: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"stream": True, "training": {"max_steps": 5}}
+    stream = load_training_data(recipe(**leaking, **options, on_leak="drop"))
+    assert isinstance(stream, IterableDataset)
+    found = [row["anchor"] for row in itertools.islice(stream, 16)]
+    assert sorted(found) == sorted(2 * [row["anchor"] for row in ROWS])
+    allowed = load_training_data(recipe(**leaking, **options, on_leak="allow"))
+    assert LEAK in list(itertools.islice(allowed, 10))
+
+
+def test_check_data_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no training data at .*missing.csv"):
+        check_data(recipe([str(tmp_path / "missing.csv")]))
+
+
+def test_anchors_get_the_query_prompt_and_all_others_the_document_prompt() -> None:
+    data = DatasetDict(
+        {
+            "a": Dataset.from_list([{"anchor": "a", "positive": "b", "label": 1.0}]),
+            "b": Dataset.from_list([{"anchor": "a", "positive": "b", "negative": "c", "negative_2": "d"}]),
+        }
+    )
+    both = recipe(["a.csv"], prompts={"query": "query: ", "document": "passage: "})
+    documents = dict.fromkeys(["positive", "negative", "negative_2"], "passage: ")
+    assert training_prompts(both, data) == {"anchor": "query: ", **documents}
+    one = recipe(["a.csv"], prompts={"query": "find: "})
+    assert training_prompts(one, data["a"]) == {"anchor": "find: ", "positive": ""}
+    assert training_prompts(recipe(["a.csv"]), data) is None
+
+
+@pytest.mark.parametrize("batches", SAMPLERS)
+def test_the_batches_of_the_recipe_are_training_arguments(batches: str, tmp_path: Path) -> None:
+    arguments = batch_arguments(recipe(["a.csv", "b.csv"], batches=batches))
+    assert arguments == {"batch_sampler": SAMPLERS[batches]}  # type: ignore[index]
+    weighted = recipe([{"source": "a.csv", "weight": 1}, {"source": "b.csv", "weight": 2.5}], batches=batches)
+    mixed = batch_arguments(weighted)["multi_dataset_batch_sampler"]
+    assert isinstance(mixed, functools.partial)
+    assert (mixed.func, mixed.keywords) == (WeightedBatchSampler, {"weights": [1.0, 2.5]})
+    taken = SentenceTransformerTrainingArguments(output_dir=str(tmp_path), **batch_arguments(weighted))
+    assert taken.batch_sampler is SAMPLERS[batches]  # type: ignore[index]
+    alone = batch_arguments(recipe([{"source": "a.csv", "weight": 3}]))
+    assert "multi_dataset_batch_sampler" not in alone
+    stream = recipe(["a.csv"], stream=True, training={"max_steps": 3})
+    assert batch_arguments(stream) == {"batch_sampler": BatchSamplers.BATCH_SAMPLER}
