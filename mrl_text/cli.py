@@ -39,6 +39,14 @@ class DataAs(StrEnum):
     clustering = "clustering"
 
 
+class AdaptMethod(StrEnum):
+    """Choices of ``--method``."""
+
+    rotation = "rotation"
+    pca = "pca"
+    linear = "linear"
+
+
 class Format(StrEnum):
     """Choices of ``leaderboard --format``."""
 
@@ -167,6 +175,58 @@ def train(
     typer.echo(run_training(loaded, folder, resume=resume))
 
 
+@app.command()
+@_command
+def adapt(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder, hub id or packaged model; leave it out with --embeddings.")
+    ] = None,
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Texts like those the model is for: .txt, CSV, TSV, JSONL or Parquet. As often as you like."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the model; with --embeddings a .npy file.")
+    ] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Vectors of any provider instead of model and texts: .npy, or Parquet.")
+    ] = None,
+    method: Annotated[AdaptMethod, typer.Option(help="How to fit.")] = AdaptMethod.rotation,
+    dims: Annotated[
+        str | None, typer.Option(help="Sizes, comma-separated; default: powers of two from 16, and the width.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="For linear: table with anchor and positive; with --embeddings a .npy of row numbers."),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the texts; default: every column of text.")] = None,
+    limit: Annotated[int, typer.Option(help="Texts to fit on, at most.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Of sampling and fit.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts per forward pass.")] = 64,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")] = None,
+) -> None:
+    """Make a frozen model Matryoshka in minutes, without labels and with nothing lost at full width."""
+    sizes = _whole_numbers(dims, "--dims", "64,128,256") if dims else None
+    if output is None:
+        raise ValueError("say where the result goes: --output FOLDER, or --output FILE.npy with --embeddings")
+    if (model is None) == (embeddings is None):
+        raise ValueError("give either a model with --texts, or --embeddings")
+    if embeddings is not None and (texts or column or device):
+        raise ValueError("--embeddings needs no --texts, --column or --device: nothing is encoded")
+    from mrl_text.quiet import quiet_libraries
+
+    quiet_libraries()
+    from mrl_text.adapt import adapt as run_adapt
+    from mrl_text.adapt import adapt_vectors
+
+    common: dict[str, Any] = {"method": method.value, "dims": sizes, "pairs": pairs, "limit": limit, "seed": seed}
+    if embeddings is not None:
+        typer.echo(adapt_vectors(embeddings, output, **common))
+    else:
+        options: dict[str, Any] = {"column": column, "batch_size": batch_size, "device": device}
+        typer.echo(run_adapt(str(model), texts or [], output, **common, **options))
+
+
 @app.command("eval")
 @_command
 def evaluate(
@@ -187,6 +247,9 @@ def evaluate(
     splits: Annotated[str | None, typer.Option(help="Evaluate these splits of --tasks.")] = None,
     dims: Annotated[
         str | None, typer.Option(help="Sizes, comma-separated; full width is always added. Default: the trained ones.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Numbers of layers to evaluate besides all of them, comma-separated.")
     ] = None,
     precisions: Annotated[str, typer.Option(help="What vectors are stored in.")] = "float32,float16,int8,binary",
     controls: Annotated[
@@ -212,7 +275,8 @@ def evaluate(
     dtype: Annotated[Dtype, typer.Option(help="What the models compute in.")] = Dtype.float32,
 ) -> None:
     """Evaluate models on mteb tasks or your own data, at every size and precision, from one encoding pass."""
-    sizes = _whole_numbers(dims) if dims else None
+    sizes = _whole_numbers(dims, "--dims", "64,128,256") if dims else None
+    depths = _whole_numbers(layers, "--layers", "2,4") if layers else None
     _check_share(keep)
     from rich.console import Console
 
@@ -249,6 +313,7 @@ def evaluate(
         batch_size=batch_size,
         device=device,
         dtype=dtype.value,
+        layers=depths or planned.layers or None,
     )
     from mrl_text.eval.reference import read_references
 
@@ -336,8 +401,8 @@ def _check_share(keep: float) -> None:
         raise ValueError(f"--keep {keep}: expected a share of the full score, such as 0.99")
 
 
-def _whole_numbers(text: str) -> list[int]:
+def _whole_numbers(text: str, option: str, example: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--dims {text!r}: expected whole numbers separated by commas, such as 64,128,256") from None
+        raise ValueError(f"{option} {text!r}: expected whole numbers separated by commas, such as {example}") from None
