@@ -1,0 +1,111 @@
+"""A matrix that reorders what vectors say, and how it is kept."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from mrl_text.files import write_atomically
+from mrl_text.truncation import check_dims, truncate
+
+Method = Literal["rotation", "linear", "pca"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""What :func:`~mrl_text.adapt.fit` can do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """A square matrix for vectors of one model, applied as ``vectors @ matrix``.
+
+    Args:
+        matrix: float32 (width, width).
+        dims: sizes it was fitted for, ascending.
+        method: how it was fitted; ``rotation`` and ``pca`` are orthogonal, so they keep every similarity of the full
+            width.
+        facts: what is worth knowing about the fit (JSON values).
+    """
+
+    matrix: np.ndarray
+    dims: tuple[int, ...]
+    method: Method
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Numbers per vector."""
+        return int(self.matrix.shape[0])
+
+    def transform(self, vectors: np.ndarray, dim: int | None = None) -> np.ndarray:
+        """Vectors in the new order of importance, cut and made unit length.
+
+        Args:
+            vectors: float array (n, width) or (width,) of the model that the matrix was fitted for.
+            dim: numbers to keep; None keeps all.
+
+        Returns:
+            float32 array (n, dim) or (dim,) with unit rows; a zero vector stays zero.
+
+        Raises:
+            ValueError: vectors of another width, or an impossible ``dim``.
+        """
+        if vectors.ndim not in (1, 2) or vectors.shape[-1] != self.width:
+            raise ValueError(f"expected vectors of {self.width} numbers, got an array of shape {vectors.shape}")
+        return truncate(vectors.astype(np.float32, copy=False) @ self.matrix, dim)
+
+    def save(self, file: str | Path) -> None:
+        """Write the matrix to ``file`` (``.npy``) and method, sizes and facts beside it (``.json``).
+
+        Raises:
+            ValueError: a file name that does not end in ``.npy``.
+        """
+        path = matrix_file(file)
+        stream = io.BytesIO()
+        np.save(stream, self.matrix)
+        write_atomically(path, stream.getvalue())
+        write_atomically(path.with_suffix(".json"), self.describe().encode())
+
+    def describe(self) -> str:
+        """Method, sizes and facts as JSON."""
+        return json.dumps({"method": self.method, "dims": list(self.dims), **self.facts}, indent=2) + "\n"
+
+
+def load_adaptation(file: str | Path) -> Adaptation:
+    """Read what :meth:`Adaptation.save` wrote.
+
+    Raises:
+        FileNotFoundError: the matrix, or the JSON file beside it, is not there.
+        ValueError: a file that holds something else.
+    """
+    path = matrix_file(file)
+    beside = path.with_suffix(".json")
+    if missing := [str(one) for one in (path, beside) if not one.is_file()]:
+        raise FileNotFoundError(f"no adaptation at {path}: {' and '.join(missing)} not found")
+    try:
+        matrix = np.load(path, allow_pickle=False)
+        facts = json.loads(beside.read_text(encoding="utf-8"))
+        method, dims = facts.pop("method"), facts.pop("dims")
+    except (ValueError, KeyError, AttributeError, TypeError, EOFError) as error:
+        raise ValueError(f"{path} and {beside.name} are no adaptation: {' '.join(str(error).split())}") from error
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype.kind != "f":
+        raise ValueError(f"{path} holds {matrix.dtype} of shape {matrix.shape}, expected a square float matrix")
+    if method not in METHODS:
+        raise ValueError(f"{beside} names the method {method!r}, expected one of {', '.join(METHODS)}")
+    return Adaptation(matrix.astype(np.float32), check_dims(dims, len(matrix)), method, facts)
+
+
+def matrix_file(file: str | Path) -> Path:
+    """The path, if it can hold a matrix.
+
+    Raises:
+        ValueError: it does not end in ``.npy``.
+    """
+    path = Path(file)
+    if path.suffix != ".npy":
+        raise ValueError(f"a matrix is written to a .npy file, got {path}: try {path.with_suffix('.npy')}")
+    return path

@@ -1,0 +1,255 @@
+"""From a model and texts, or from vectors alone, to an adaptation on disk."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrl_text.adapt.adaptation import METHODS, Adaptation, Method, matrix_file
+from mrl_text.adapt.fitting import fit, fitted_dims
+from mrl_text.adapt.model import apply
+from mrl_text.adapt.texts import SUFFIXES, check_file, read_array, read_pairs, read_texts, read_vectors
+from mrl_text.embedding_cache import EmbeddingCache
+from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.files import cache_dir, write_atomically
+from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.suggest import did_you_mean
+
+logger = logging.getLogger(__name__)
+
+FACTS_FILE = "adaptation.json"
+LIMIT = 100_000
+"""Texts to fit on, at most: more make it slower, not better."""
+_FEWEST = 500
+_PACKAGES = ("mrl-text", "sentence-transformers", "torch", "transformers")
+
+
+def adapt(
+    model: str,
+    texts: Sequence[str | Path],
+    output: str | Path,
+    *,
+    method: Method = "rotation",
+    dims: Sequence[int] | None = None,
+    pairs: str | Path | None = None,
+    column: str | None = None,
+    limit: int = LIMIT,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str | None = None,
+) -> Path:
+    """Make a frozen model Matryoshka and save it as an ordinary sentence-transformers model.
+
+    The texts are encoded once. Their vectors stay in the cache folder, so that an interrupted call goes on where it
+    was and another method starts at once. The encoder's weights do not change.
+
+    Args:
+        model: folder, hub id or packaged model.
+        texts: files of texts like those the model is for: ``.txt`` with one a line, CSV, TSV, JSON lines or Parquet.
+            ``linear`` does without.
+        output: folder for the model; new, empty, or of an earlier adaptation, which is replaced.
+        method: see :func:`mrl_text.adapt.fit`.
+        dims: sizes to be good at; None is the powers of two from 16 up, and the width.
+        pairs: table with the columns ``anchor`` and ``positive``, for ``linear``.
+        column: of the tables, the column of texts; None takes every column that holds text.
+        limit: texts to fit on, at most; of more a random part is taken.
+        seed: of that part and of the fit.
+        batch_size: texts per forward pass.
+        device: where to encode; None is the best there is.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        FileExistsError: ``output`` holds something else.
+        FileNotFoundError: the model or a file is not there.
+        ValueError: an impossible size or limit, an unknown method, files that cannot be read, too few texts, or pairs
+            where none are used or none where they are.
+    """
+    folder = Path(output)
+    _check_method(method, pairs, needs_texts=True, texts=texts)
+    if limit < _FEWEST:
+        raise ValueError(f"limit is {limit} texts, {_FEWEST} is the least")
+    _check_folder(folder)
+    for file in texts:
+        check_file(file, SUFFIXES)
+    source = find_model(model)
+    if (width := peek_width(source)) is not None:
+        fitted_dims(width, dims)
+    chosen, rows = _chosen_texts(texts, pairs, column, limit, seed)
+    started = time.monotonic()
+    vectors = embed(source, chosen, batch_size=batch_size, device=device)
+    adaptation = fit(vectors, method=method, dims=dims, pairs=rows, seed=seed, progress=True)
+    facts = {
+        "base_model": source.name,
+        "revision": source.revision,
+        "files": [Path(file).name for file in (*texts, *([pairs] if pairs else []))],
+        "seconds_with_encoding": round(time.monotonic() - started, 1),
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+    _save(source, _with_facts(adaptation, facts), folder)
+    return folder
+
+
+def adapt_vectors(
+    embeddings: str | Path,
+    output: str | Path,
+    *,
+    method: Method = "rotation",
+    dims: Sequence[int] | None = None,
+    pairs: str | Path | None = None,
+    limit: int = LIMIT,
+    seed: int = 0,
+) -> Path:
+    """Fit a matrix for vectors that exist already, of any provider; no model is needed.
+
+    Args:
+        embeddings: ``.npy`` (n, width), or Parquet with one column of lists.
+        output: ``.npy`` file for the matrix; facts go to the ``.json`` beside it. Use it as ``vectors @ matrix``.
+        method: see :func:`mrl_text.adapt.fit`.
+        dims: sizes to be good at; None is the powers of two from 16 up, and the width.
+        pairs: for ``linear``, ``.npy`` of whole numbers (m, 2): the rows of an anchor and of its positive.
+        limit: vectors to fit on, at most; of more a random part is taken (``linear`` uses those of the pairs).
+        seed: of that part and of the fit.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        FileExistsError: ``output`` is a file that no adaptation wrote.
+        FileNotFoundError: a file is not there.
+        ValueError: as for :func:`mrl_text.adapt.fit`, a file that cannot be read, or too few vectors.
+    """
+    file = matrix_file(output)
+    _check_method(method, pairs, needs_texts=False)
+    if file.exists() and not file.with_suffix(".json").exists():
+        raise FileExistsError(f"{file} is there and was not written by an adaptation: choose another name")
+    vectors = read_vectors(embeddings)
+    rows = None if pairs is None else read_array(pairs)
+    if len(vectors) < _FEWEST:
+        raise ValueError(f"{embeddings} has {len(vectors)} vectors, {_FEWEST} is the least")
+    if rows is None and len(vectors) > limit:
+        vectors = vectors[_sample(len(vectors), limit, seed)]
+    adaptation = fit(vectors, method=method, dims=dims, pairs=rows, seed=seed, progress=True)
+    _with_facts(adaptation, {"files": [Path(embeddings).name], "versions": {"mrl-text": version("mrl-text")}}).save(
+        file
+    )
+    return file
+
+
+def _check_method(
+    method: str, pairs: str | Path | None, *, needs_texts: bool, texts: Sequence[str | Path] = ()
+) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is unknown{did_you_mean(method, METHODS)}")
+    if method == "linear" and pairs is None:
+        raise ValueError("linear is trained on pairs, and none were named; rotation and pca need none")
+    if method != "linear" and pairs is not None:
+        raise ValueError(f"{method} has no use for pairs: leave them out, or name them as texts")
+    if pairs is not None and texts:
+        raise ValueError("linear is fitted on the texts of its pairs alone: leave the other texts out")
+    if needs_texts and not texts and pairs is None:
+        raise ValueError("no texts were named: give files of texts like those the model is for")
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / FACTS_FILE).exists()):
+        raise FileExistsError(f"{folder} is there and holds no adapted model: choose another folder")
+
+
+def _chosen_texts(
+    files: Sequence[str | Path], pairs: str | Path | None, column: str | None, limit: int, seed: int
+) -> tuple[list[str], np.ndarray | None]:
+    """The texts to encode and, for ``linear``, which of them are pairs."""
+    if pairs is None:
+        texts = read_texts(files, column=column)
+        if len(texts) < _FEWEST:
+            raise ValueError(
+                f"the files hold {len(texts)} different texts, {_FEWEST} is the least: a matrix fitted on so few knows"
+                " them and nothing else"
+            )
+        if len(texts) > limit:
+            logger.info("%d of %d texts are used", limit, len(texts))
+            texts = [texts[index] for index in _sample(len(texts), limit, seed)]
+        return texts, None
+    found = read_pairs(pairs)
+    if len(found) > limit // 2:
+        found = [found[index] for index in _sample(len(found), limit // 2, seed)]
+    texts = list(dict.fromkeys(text for pair in found for text in pair))
+    place = {text: index for index, text in enumerate(texts)}
+    return texts, np.array([[place[text] for text in pair] for pair in found])
+
+
+def _sample(count: int, limit: int, seed: int) -> np.ndarray:
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+
+
+def embed(source: ModelSource, texts: Sequence[str], *, batch_size: int = 64, device: str | None = None) -> np.ndarray:
+    """Vectors of a frozen model, float32 (n, width), kept in the cache folder.
+
+    Raises:
+        FileNotFoundError: the model cannot be loaded.
+        ValueError: it returned a number that is not finite.
+    """
+    from mrl_text.training.precision import inference_dtype
+
+    dtype = inference_dtype()
+    folder = cache_dir() / "adapt" / f"{source.label}-{source.revision}-{dtype}"
+    cache = EmbeddingCache(lambda: _load(source, device=device, model_kwargs={"dtype": dtype}), folder, batch_size)
+    vectors: np.ndarray = cache.embed(texts, role="document")
+    return vectors
+
+
+def _load(source: ModelSource, **kwargs: Any) -> MatryoshkaEncoder:
+    try:
+        model = MatryoshkaEncoder(source.path, **kwargs)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"model {source.name} cannot be loaded: {' '.join(str(error).split())[:200]}"
+        ) from error
+    model.truncate_dim = None  # a cut saved with the model must not pass for full width
+    model.warn_when_cut = False
+    return model
+
+
+def _with_facts(adaptation: Adaptation, facts: dict[str, Any]) -> Adaptation:
+    return Adaptation(adaptation.matrix, adaptation.dims, adaptation.method, {**adaptation.facts, **facts})
+
+
+def _save(source: ModelSource, adaptation: Adaptation, folder: Path) -> None:
+    model = apply(_load(source, device="cpu"), adaptation)
+    base_model = str(Path(source.path).resolve()) if source.name.startswith("local/") else source.name
+    model.describe(name=folder.resolve().name, base_model=base_model, adaptation=adaptation.method)
+    partial = folder.resolve().with_name(f".{folder.resolve().name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(str(partial))
+    card = partial / "README.md"
+    before = card.read_text(encoding="utf-8").rstrip() if card.is_file() else ""
+    write_atomically(card, f"{before}\n\n{_card_section(adaptation, source)}".lstrip().encode())
+    write_atomically(partial / FACTS_FILE, adaptation.describe().encode())
+    _check_folder(folder)  # nobody used the name in the meantime
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _card_section(adaptation: Adaptation, source: ModelSource) -> str:
+    how = {
+        "rotation": "an orthogonal rotation, fitted without labels; full-width similarities are those of the base",
+        "pca": "an orthogonal rotation to the principal axes; full-width similarities are those of the base",
+        "linear": "a linear map trained on pairs; full-width similarities differ from those of the base",
+    }[adaptation.method]
+    sizes = ", ".join(map(str, adaptation.dims))
+    return (
+        "## Adapted with mrl-text\n\n"
+        f"The vectors of {source.name} can be cut to {sizes} numbers: behind the unchanged encoder stands {how}."
+        f" Fitted on {adaptation.facts['texts']:,} texts. Cut, then scale to unit length:"
+        f" `SentenceTransformer(..., truncate_dim={adaptation.dims[0]})` and"
+        " `encode(..., normalize_embeddings=True)`.\n"
+    )

@@ -1,0 +1,127 @@
+"""Texts, pairs and vectors out of every kind of file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from mrl_text.adapt.texts import read_array, read_pairs, read_texts, read_vectors
+
+ROWS = {"question": ["a, b", 'she said "no"', "two\nlines"], "n": [1, 2, 3], "answer": ["é", "NA", "None"]}
+
+
+def written(folder: Path, name: str) -> Path:
+    file = folder / name
+    if file.suffix == ".parquet":
+        parquet.write_table(pa.table(ROWS), file)
+    elif file.suffix in (".jsonl", ".json"):
+        rows = [dict(zip(ROWS, values, strict=True)) for values in zip(*ROWS.values(), strict=True)]
+        file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    else:
+        between = "\t" if file.suffix == ".tsv" else ","
+        lines = [between.join(ROWS)]
+        quoted = [['"' + str(value).replace('"', '""') + '"' for value in values] for values in ROWS.values()]
+        lines += [between.join(values) for values in zip(*quoted, strict=True)]
+        file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.parquet"])
+def test_every_text_column_of_a_table(tmp_path: Path, name: str) -> None:
+    file = written(tmp_path, name)
+    assert read_texts([file]) == [*ROWS["question"], *ROWS["answer"]]
+    assert read_texts([file], column="answer") == ROWS["answer"]
+    with pytest.raises(ValueError, match="did you mean 'answer'"):
+        read_texts([file], column="anwser")
+    with pytest.raises(ValueError, match="holds int64, not text"):
+        read_texts([file], column="n")
+
+
+def test_lines_without_blanks_and_repeats_in_order(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\ufeffone\r\n\r\n two \nThree\none\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("four\ntwo", encoding="utf-8")
+    assert read_texts([tmp_path / "a.txt", str(tmp_path / "b.txt")]) == ["one", "two", "Three", "four"]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for name, content, message in (
+        ("a.docx", b"x", "none of the types"),
+        ("empty.txt", b"", "holds no text"),
+        ("blank.txt", b"\n \n", "holds no text"),
+        ("latin.txt", "é".encode("latin-1"), "not UTF-8"),
+        ("a.parquet", b"nothing", "cannot be read as .parquet"),
+        ("a.jsonl", b"{broken", "cannot be read as .jsonl"),
+        ("empty.csv", b"", "cannot be read as .csv"),
+        ("numbers.csv", b"a,b\n1,2\n", "holds no text"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_texts([tmp_path / name])
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt"):
+        read_texts([tmp_path / "missing.txt"])
+    with pytest.raises(ValueError, match="no file of texts"):
+        read_texts([])
+
+
+def test_pairs(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.csv"
+    file.write_text("id,anchor,positive\n1,a,b\n2, ,c\n3,a,b\n4,d,e\n")
+    assert read_pairs(file) == [("a", "b"), ("d", "e")]
+    file.write_text("id,anchor,postive\n1,a,b\n")
+    with pytest.raises(ValueError, match="'positive'; did you mean 'postive'"):
+        read_pairs(file)
+    file.write_text("anchor,positive\na,b\nc,\n")
+    with pytest.raises(ValueError, match="1 complete pair"):
+        read_pairs(file)
+    with pytest.raises(ValueError, match="none of the types"):
+        read_pairs(tmp_path / "pairs.txt")
+
+
+@pytest.mark.parametrize("kind", ["list", "large", "fixed"])
+@pytest.mark.parametrize("number", [pa.float32(), pa.float64()])
+def test_vectors_of_parquet(tmp_path: Path, kind: str, number: pa.DataType) -> None:
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    types = {"list": pa.list_(number), "large": pa.large_list(number), "fixed": pa.list_(number, 3)}
+    column = pa.array(values.tolist(), type=types[kind])
+    table = pa.table({"id": list("abcde"), "embedding": pa.chunked_array([column.slice(0, 2), column.slice(2)])})
+    parquet.write_table(table, tmp_path / "v.parquet")
+    np.testing.assert_allclose(read_vectors(tmp_path / "v.parquet"), values, rtol=1e-6)
+    parquet.write_table(table.slice(1, 3), tmp_path / "v.parquet")
+    np.testing.assert_allclose(read_vectors(tmp_path / "v.parquet"), values[1:4], rtol=1e-6)
+
+
+def test_vectors_that_cannot_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "v.parquet"
+    for columns, message in (
+        ({"id": [1, 2]}, "no column of float lists"),
+        ({"a": [[1.0], [2.0]], "b": [[1.0], [2.0]]}, r"2 columns of float lists \(a, b\)"),
+        ({"a": [[1.0], [2.0, 3.0]]}, "vectors of 1 to 2 numbers"),
+        ({"a": [[1.0], None]}, "1 row without an embedding"),
+    ):
+        parquet.write_table(pa.table(columns), file)
+        with pytest.raises(ValueError, match=message):
+            read_vectors(file)
+    with pytest.raises(ValueError, match="none of the types"):
+        read_vectors(tmp_path / "v.csv")
+
+
+def test_an_empty_cell_of_a_vector_is_not_a_number(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"a": [[1.0, None], [2.0, 3.0]]}), tmp_path / "v.parquet")
+    np.testing.assert_array_equal(read_vectors(tmp_path / "v.parquet"), [[1, np.nan], [2, 3]])
+
+
+def test_arrays(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    np.save(tmp_path / "v.npy", values)
+    np.testing.assert_array_equal(read_vectors(tmp_path / "v.npy"), values)
+    np.save(tmp_path / "v.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(ValueError, match="cannot be read as a numpy array"):
+        read_array(tmp_path / "v.npy")
+    (tmp_path / "v.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read as a numpy array"):
+        read_array(tmp_path / "v.npy")
