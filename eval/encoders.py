@@ -13,7 +13,8 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 from mteb.types import PromptType
 
-from .cache import EmbeddingCache
+from mrl_text.embedding_cache import EmbeddingCache
+
 from .lines import Variant
 from .reduction import Corpus, Reduction
 

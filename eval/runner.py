@@ -21,13 +21,13 @@ from mteb.cache import ResultCache
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
+from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource
 from mrl_text.training.recipe import EvalConfig, load_recipe
 from mrl_text.truncation import Precision
 
-from .cache import EmbeddingCache
 from .encoders import Call, CellEncoder, RecordingSearch, corpus_calls, model_meta
 from .items import TYPES_WITH_PREDICTIONS, collect_items, read_facts, write_items
 from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Dtype, Line, Plan, Variant, plan_lines

@@ -9,9 +9,12 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from mrl_text.eval import SweepResult
 
 app = typer.Typer(
     name="mrl-text",
@@ -323,6 +326,7 @@ def evaluate(
         typer.echo(f"{task} was left out: {reason}")
     written = write_report(result, keep=keep, references=references, failed=result.failed)
     typer.echo("\n".join(str(file) for file in (output / "scores.csv", output / "scores.parquet", *written)))
+    _write_cards(models, result)
 
 
 @app.command()
@@ -383,6 +387,18 @@ def quickstart(
     from mrl_text.quickstart import quickstart as run_quickstart
 
     run_quickstart(output, Console(), Console(stderr=True), overrides or ())
+
+
+def _write_cards(models: list[str], result: SweepResult) -> None:
+    """Put the curve into the model cards of runs; what was measured stays whatever becomes of that."""
+    from mrl_text.training.card import write_curve
+
+    for run in map(Path, models):
+        if (run / "recipe.yaml").is_file() and (run / "model").is_dir():
+            try:
+                write_curve(run, result)
+            except (ValueError, OSError) as error:
+                typer.echo(f"{run}: the model card is left as it was: {' '.join(str(error).split())}", err=True)
 
 
 def _names(text: str | None) -> list[str]:

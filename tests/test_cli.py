@@ -10,8 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 import mrl_text
@@ -83,7 +85,7 @@ def test_version_prints_the_version_alone() -> None:
 def test_help_names_every_command() -> None:
     result = invoke("--help")
     assert result.exit_code == 0
-    for command in ("train", "eval", "quickstart", "recipes"):
+    for command in ("train", "adapt", "eval", "quickstart", "recipes"):
         assert command in result.stdout
 
 
@@ -148,13 +150,34 @@ def test_recipes_copy_of_an_unknown_recipe_writes_nothing(tmp_path: Path) -> Non
         ("eval TINY --tasks STSBenchmark --dims 8,x", ["--dims '8,x'", "64,128,256"]),
         ("eval TINY --tasks STSBenchmark --dims 8,0", ["at least 1", "got 0"]),
         ("eval TINY --tasks STSBenchmark --dims 8,64", ["asks for 64", "has 32 numbers"]),
+        ("eval TINY --tasks STSBenchmark --layers 1,x", ["--layers '1,x'", "2,4"]),
+        ("eval TINY --tasks STSBenchmark --layers 1,0", ["layers", "at least 1", "got 0"]),
+        ("eval TINY --tasks STSBenchmark --layers 1,3", ["layers asks for 3", "has 2"]),
+        ("adapt TINY --texts a.txt", ["--output FOLDER"]),
+        ("adapt --output out", ["either a model with --texts, or --embeddings"]),
+        ("adapt TINY --embeddings a.npy --output out.npy", ["either a model with --texts, or --embeddings"]),
+        ("adapt --embeddings a.npy --texts a.txt --output out.npy", ["nothing is encoded"]),
+        ("adapt --embeddings a.npy --device cpu --output out.npy", ["nothing is encoded"]),
+        ("adapt --embeddings a.npy --output out", ["out.npy"]),
+        ("adapt --embeddings a.npy --output out.npy", ["no file at a.npy"]),
+        ("adapt TINY --texts a.txt --output out", ["no file at a.txt"]),
+        ("adapt TINY --texts a.pdf --output out", ["a.pdf", ".parquet"]),
+        ("adapt TINY --output out", ["no texts were named"]),
+        ("adapt ./nowhere --texts SELF --output out", ["no model at ./nowhere"]),
+        ("adapt TINY --texts SELF --output out --dims 8,x", ["--dims '8,x'"]),
+        ("adapt TINY --texts SELF --output out --dims 8,64", ["64", "32"]),
+        ("adapt TINY --texts SELF --output out --limit 10", ["limit is 10 texts", "500"]),
+        ("adapt TINY --texts SELF --output out", ["different texts", "500 is the least"]),
+        ("adapt TINY --method linear --output out", ["linear is trained on pairs"]),
+        ("adapt TINY --texts SELF --pairs SELF --output out", ["rotation has no use for pairs"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_no_files(
     command: str, words: list[str], tiny_bert: Path, tmp_path: Path
 ) -> None:
-    result = invoke(*(str(tiny_bert) if argument == "TINY" else argument for argument in command.split()))
+    names = {"TINY": str(tiny_bert), "SELF": str(tiny_bert / "vocab.txt")}
+    result = invoke(*(names.get(argument, argument) for argument in command.split()))
     assert_one_line_error(result, *words)
     assert list(tmp_path.iterdir()) == []
 
@@ -290,6 +313,77 @@ def test_a_mistake_in_an_evaluation_is_told_before_a_model_is_loaded(
     given = [names.get(option, option) for option in options]
     assert_one_line_error(invoke("eval", str(tiny_bert), *given, "--output", "out"), *words)
     assert not Path("out").exists()
+
+
+@pytest.fixture
+def run(tiny_bert: Path, tmp_path: Path) -> Path:
+    """A run folder whose model differs from its base."""
+    model = mrl_text.MatryoshkaEncoder(str(tiny_bert), matryoshka_dims=[8, 32], device="cpu")
+    model[0].auto_model.encoder.layer[1].output.dense.weight.data.mul_(1.5)
+    model.describe(name="mine", base_model=str(tiny_bert))
+    model.save(str(tmp_path / "run" / "model"))
+    recipe = load_recipe("minilm-nli", [f"model.name={tiny_bert}", "loss.dims=[8,32]", "eval={}"])
+    (tmp_path / "run" / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    rows = [f"the {word},{index % 2}" for index, word in enumerate(WORDS)]
+    (tmp_path / "opinions.csv").write_text("text,label\n" + "\n".join(rows), encoding="utf-8")
+    return tmp_path / "run"
+
+
+EVAL = ("--data", "opinions.csv", "--dims", "8,32", "--precisions", "float32", "--controls", "base", "--cache", "none")
+
+
+def test_eval_writes_the_curve_into_the_card_of_a_run(run: Path, tiny_bert: Path) -> None:
+    result = invoke("eval", "run", *EVAL, "--output", "out")
+    assert result.exit_code == 0, result.output
+    card = (run / "model" / "README.md").read_text(encoding="utf-8")
+    scores = pd.read_csv("out/scores.csv").set_index(["model", "dim"])["score"]
+    for dim in (8, 32):
+        (row,) = [line for line in card.splitlines() if line.startswith(f"| {dim} | {4 * dim} |")]
+        expected = [f"{100 * scores[f'local/{model}', dim]:.2f}" for model in ("mine", tiny_bert.name)]
+        assert [cell.split()[0] for cell in row.split("|")[3:-1]] == expected
+
+
+def test_eval_of_a_model_that_is_no_run_leaves_it_as_it_is(run: Path) -> None:
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert invoke("eval", "run/model", *EVAL, "--output", "out").exit_code == 0
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_a_card_that_cannot_be_changed_does_not_cost_the_evaluation(run: Path) -> None:
+    card = run / "model" / "README.md"
+    card.write_text("<!-- mrl-text curve: begin -->", encoding="utf-8")
+    result = invoke("eval", "run", *EVAL, "--output", "out")
+    assert result.exit_code == 0, result.output
+    assert "out/report.html" in result.stdout
+    assert "run: the model card is left as it was: the model card has" in result.stderr
+    assert card.read_text(encoding="utf-8") == "<!-- mrl-text curve: begin -->"
+
+
+@pytest.fixture
+def sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """600 made-up texts, in ``texts.txt``, too."""
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("mrl_text.training.precision.inference_dtype", lambda: "float32")
+    generator = np.random.default_rng(0)
+    texts = list(dict.fromkeys(" ".join(generator.choice(WORDS, size=6)) for _ in range(600)))
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    return texts
+
+
+def test_adapt_makes_a_model_that_keeps_every_similarity(tiny_bert: Path, sentences: list[str]) -> None:
+    options = ["--texts", "texts.txt", "--output", "adapted", "--dims", "8,16,32", "--device", "cpu", "--seed", "3"]
+    result = invoke("adapt", str(tiny_bert), *options)
+    assert (result.exit_code, result.stdout) == (0, "adapted\n"), result.output
+    before, after = (
+        SentenceTransformer(str(folder), device="cpu").encode(sentences, normalize_embeddings=True)
+        for folder in (tiny_bert, "adapted")
+    )
+    np.testing.assert_allclose(after @ after.T, before @ before.T, atol=1e-5)
+    assert mrl_text.MatryoshkaEncoder("adapted", device="cpu").matryoshka_dims == (8, 16, 32)
+    np.save("vectors.npy", before)
+    again = invoke("adapt", "--embeddings", "vectors.npy", "--output", "m.npy", "--dims", "8,16,32", "--seed", "3")
+    assert (again.exit_code, again.stdout) == (0, "m.npy\n"), again.output
+    np.testing.assert_allclose(before @ np.load("m.npy"), after, atol=1e-3)
 
 
 def test_as_clustering_leaves_other_files_as_they_are(tmp_path: Path) -> None:

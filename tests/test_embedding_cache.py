@@ -8,7 +8,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from mrl_text import MatryoshkaEncoder
-from mrl_text.eval.cache import EmbeddingCache
+from mrl_text.embedding_cache import EmbeddingCache
 
 TEXTS = ["the cat sits", "a red house", "the cat sits", "water", "a man plays the guitar in the city"]
 

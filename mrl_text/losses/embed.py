@@ -24,10 +24,10 @@ def embed_by_length(model: nn.Module, columns: Sequence[dict[str, Any]]) -> list
     columns = list(columns)
     mask = columns[0].get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.device.type != "cpu":
-        return embed_columns(model, columns)
+        return list(embed_columns(model, columns))
     merged = merge_feature_batches(columns) if len(columns) > 1 else dict(columns[0])
     if merged is None or not _only_token_matrices(merged):
-        return embed_columns(model, columns)
+        return list(embed_columns(model, columns))
     embeddings = _in_pieces(model, merged)
     return list(embeddings.reshape(len(columns), -1, *embeddings.shape[1:]).unbind(0))
 

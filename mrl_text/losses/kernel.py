@@ -82,7 +82,7 @@ def nested_cross_entropy(
     """
     with_gradient = torch.is_grad_enabled() and (queries.requires_grad or candidates.requires_grad)
     plan = _Plan(tuple(dims), tuple(weights), tuple(scales), rows_per_chunk, with_gradient)
-    total, per_size = _NestedCrossEntropy.apply(queries, candidates, targets, plan)
+    total, per_size = _NestedCrossEntropy.apply(queries, candidates, targets, plan)  # type: ignore[no-untyped-call]
     return NestedValue(total, per_size)
 
 
@@ -209,9 +209,10 @@ class _Sweep:
 
     def _loss(self, log_probability: Tensor, target: Tensor) -> Tensor:
         if isinstance(self.targets, Positives):
-            return -log_probability.gather(1, target).sum()
+            return log_probability.gather(1, target).sum().neg()
         # 0 log 0 is 0, on the side of the target (xlogy) and where the row itself is left out (-inf)
-        return (torch.special.xlogy(target, target) - target * log_probability.clamp_min(-1e4)).sum()
+        divergence: Tensor = torch.special.xlogy(target, target) - target * log_probability.clamp_min(-1e4)
+        return divergence.sum()
 
     def _derivative(self, log_probability: Tensor, target: Tensor, weight: float) -> Tensor:
         derivative = log_probability.exp_()
@@ -219,7 +220,8 @@ class _Sweep:
             derivative.scatter_add_(1, target, derivative.new_full((1, 1), -1.0).expand_as(target))
         else:
             derivative -= target
-        return derivative.mul_(weight / len(self.queries))
+        derivative *= weight / len(self.queries)
+        return derivative
 
     def _accumulate(self, rows: slice, queries: Tensor, by_gram: Tensor, row_terms: Tensor) -> None:
         """Block b is part of every size from b on, so its gradient takes their derivatives together."""

@@ -68,7 +68,7 @@ class NestedLoss(CachedLossMixin, nn.Module):
         if not objectives:
             raise ValueError("expected at least one objective, such as InfoNCE(dims)")
         largest = max(objective.dims[-1] for objective in objectives)
-        width = model.get_embedding_dimension()
+        width: int | None = model.get_embedding_dimension()
         if width is not None and largest > width:
             raise ValueError(f"dims asks for {largest}, but the model has width {width}")
         if teacher is not None and not any(isinstance(one, SelfDistillation) for one in objectives):
@@ -93,7 +93,7 @@ class NestedLoss(CachedLossMixin, nn.Module):
         columns = list(sentence_features)
         labels = self._taught(columns, labels)
         if self.uses_gradient_cache:
-            total = self.forward_cached(columns, labels)
+            total = CachedLossMixin.forward_cached(self, columns, labels)
         else:
             total = self.compute_loss_from_embeddings(embed_by_length(self.model, columns), labels)
         return self._components(total)

@@ -33,13 +33,13 @@ def check_data(recipe: Recipe) -> None:
         check_source(source)
     if not recipe.data.stream:
         return
-    if int(recipe.training.get("max_steps") or 0) < 1:
-        raise ValueError("data.stream: nobody knows where a stream ends: set training.max_steps")
     if recipe.loss.needs_teacher or recipe.model.rotation or recipe.loss.name == "rotation":
         raise ValueError(
             "data.stream: the base's vectors of all texts cannot be computed beforehand: leave stream out, or the"
             " rotation, and distil with loss.teacher=self"
         )
+    if int(recipe.training.get("max_steps") or 0) < 1:
+        raise ValueError("data.stream: nobody knows where a stream ends: set training.max_steps")
     if recipe.data.on_leak == "refuse" and _checked_against(recipe):
         raise ValueError(
             "data.stream: a stream cannot be searched for evaluation texts beforehand: set data.on_leak=drop to leave"

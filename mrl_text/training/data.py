@@ -49,7 +49,7 @@ def load_source(source: SourceConfig) -> Dataset:
 
     Returns:
         Data set whose columns are ``anchor``, ``positive`` and, where there are any, ``negative``,
-        ``negative_2``...; all strings, none blank.
+        ``negative_2``...; ``anchor`` alone for a source of one column. All strings, none blank.
 
     Raises:
         FileNotFoundError: a local path that is not there, or a hub data set that cannot be reached.

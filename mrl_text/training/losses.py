@@ -30,7 +30,7 @@ def build_loss(config: LossConfig, model: MatryoshkaEncoder) -> nn.Module:
     if config.name == "nested_infonce_2d":
         from mrl_text.losses.layers import nested_infonce_2d
 
-        return nested_infonce_2d(
+        loss: nn.Module = nested_infonce_2d(
             model,
             config.dims,
             weights=config.weights,
@@ -38,6 +38,7 @@ def build_loss(config: LossConfig, model: MatryoshkaEncoder) -> nn.Module:
             layers_per_step=config.layers_per_step,
             dims_per_step=config.dims_per_step,
         )
+        return loss
     objectives: list[Objective] = []
     if config.name == "nested_infonce":
         objectives.append(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ROTATION_TEXTS = 100_000
-"""More texts do not make a better rotation, only a slower one."""
+"""As many as :func:`mrl_text.adapt.adapt` takes unless told otherwise."""
 
 
 def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFolder) -> tuple[MatryoshkaEncoder, Any]:
@@ -56,7 +56,9 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
 
         file = folder.path / "rotation.npy"
         if not file.exists():
-            fit(_vectors(taught, model.width or 0, recipe.seed), dims=recipe.loss.dims, seed=recipe.seed).save(file)
+            vectors = _vectors(taught, model.width or 0, recipe.seed)
+            weights = recipe.loss.weights if recipe.loss.name == "rotation" else None  # else they are the training's
+            fit(vectors, dims=recipe.loss.dims, weights=weights, seed=recipe.seed).save(file)
         model = apply(model, load_adaptation(file))
         model.matryoshka_dims = recipe.loss.dims
     return model, taught if keeps else data

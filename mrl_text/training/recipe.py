@@ -47,6 +47,9 @@ class ModelConfig(_Section):
     rotation: bool = False
     """Begin with an orthogonal rotation that gathers what matters in the first numbers, fitted on the training texts
     (:mod:`mrl_text.adapt`); the full width's similarities stay as they are."""
+    blend: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the trained weights in the saved model, the rest being the starting model's (WiSE-FT, arXiv
+    2109.01903). Below 1 a strong base keeps more of what it could do."""
 
 
 class MiningConfig(_Section):
@@ -81,7 +84,8 @@ class SourceConfig(_Section):
     split: str = "train"
     """Split of a hub data set."""
     columns: list[str] | None = None
-    """Columns to use, in the order anchor, positive, negative...; None takes the columns with these names."""
+    """Columns to use, in the order anchor, positive, negative...; None takes the columns with these names. One name is
+    enough for a loss that needs texts only (``self_distillation``, ``rotation``)."""
     limit: PositiveInt | None = None
     """At most this many rows, from the start."""
     packages: Annotated[list[str], Field(min_length=1)] | None = None
@@ -104,10 +108,11 @@ class SourceConfig(_Section):
     def _options_fit_source(self) -> SourceConfig:
         if self.source != "docstrings" and (self.packages or self.limit_per_package):
             raise ValueError("packages and limit_per_package belong to source 'docstrings'")
-        if self.columns is not None and len(self.columns) < 2:
-            raise ValueError("columns needs at least two names: anchor and positive")
-        if self.mine_negatives is not None and self.columns is not None and len(self.columns) > 2:
-            raise ValueError("mine_negatives is for pairs: columns names a negative already")
+        if self.columns is not None and not self.columns:
+            raise ValueError("columns is empty: name anchor and positive, or leave it out")
+        if self.mine_negatives is not None and self.columns is not None and len(self.columns) != 2:
+            found = "a negative already" if len(self.columns) > 2 else "one column only"
+            raise ValueError(f"mine_negatives is for pairs: columns names {found}")
         return self
 
 
@@ -140,6 +145,13 @@ class DataConfig(_Section):
         return self
 
     @model_validator(mode="after")
+    def _validation_has_pairs(self) -> DataConfig:
+        for source in self.validation:
+            if source.columns is not None and len(source.columns) < 2:
+                raise ValueError(f"validation: {source.label} names one column: validation finds positives by anchors")
+        return self
+
+    @model_validator(mode="after")
     def _stream_fits(self) -> DataConfig:
         if not self.stream:
             return self
@@ -150,6 +162,17 @@ class DataConfig(_Section):
         if any(source.mine_negatives for source in self.train):
             raise ValueError("stream: mine_negatives needs all rows at once: leave one of the two out")
         return self
+
+
+_UNUSED = {
+    "nested_infonce": "layers_per_step",
+    "self_distillation": "scale symmetric gather_across_devices distill_weight layers_per_step",
+    "nested_infonce_2d": "reduction symmetric gather_across_devices mini_batch_size distill_weight distill_scale"
+    " distill_weights teacher",
+    "rotation": "scale reduction symmetric gather_across_devices mini_batch_size dims_per_step distill_weight"
+    " distill_scale distill_weights teacher layers_per_step",
+}
+"""``loss.name`` -> options that mean nothing to it."""
 
 
 class LossConfig(_Section):
@@ -193,6 +216,11 @@ class LossConfig(_Section):
         return self.name == "self_distillation" or self.distill_weight > 0
 
     @property
+    def needs_pairs(self) -> bool:
+        """Whether a text alone, without its positive, teaches nothing."""
+        return self.name not in ("self_distillation", "rotation")
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether the base's vectors have to be computed."""
         return self.distills and self.teacher == "base"
@@ -216,14 +244,9 @@ class LossConfig(_Section):
 
     @model_validator(mode="after")
     def _options_fit_name(self) -> LossConfig:
-        if self.distill_weight and self.name != "nested_infonce":
-            raise ValueError("distill_weight adds self-distillation to nested_infonce and to nothing else")
-        if self.name == "nested_infonce_2d":
-            unused = ("mini_batch_size", "symmetric", "gather_across_devices")
-            if given := [name for name in unused if getattr(self, name)]:
-                raise ValueError(f"nested_infonce_2d does not take {', '.join(given)}")
-            if self.reduction != "sum":
-                raise ValueError("nested_infonce_2d sums over the sizes: leave reduction out")
+        defaults = {name: field.default for name, field in LossConfig.model_fields.items()}
+        if given := [name for name in _UNUSED[self.name].split() if getattr(self, name) != defaults[name]]:
+            raise ValueError(f"{self.name} does not take {', '.join(given)}: leave it out, or change loss.name")
         return self
 
 
@@ -261,6 +284,19 @@ class Recipe(_Section):
         if "output_dir" in training:
             raise ValueError("output_dir: a run is one folder, chosen with --output")
         return training
+
+    @model_validator(mode="after")
+    def _sources_fit_loss(self) -> Recipe:
+        name = self.loss.name
+        for source in self.data.train:
+            if self.loss.needs_pairs and source.columns is not None and len(source.columns) < 2:
+                raise ValueError(
+                    f"data.train: {source.label} names one column, and loss.name {name} needs anchor and positive:"
+                    " name two, or choose self_distillation or rotation"
+                )
+            if name == "rotation" and source.mine_negatives is not None:
+                raise ValueError(f"data.train: {source.label}: loss.name rotation has no use for mine_negatives")
+        return self
 
     @property
     def seed(self) -> int:

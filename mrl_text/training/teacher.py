@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
+from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import cache_dir
 from mrl_text.training.texts import LABEL, text_columns
@@ -49,8 +50,6 @@ def add_teacher(
     Raises:
         ValueError: there is a ``label`` already, or the model returned a number that is not finite.
     """
-    from mrl_text.eval.cache import EmbeddingCache  # eval stands on this package; only its cache is wanted here
-
     folder = (cache or cache_dir() / "teacher") / model_fingerprint(model)
     store = EmbeddingCache(lambda: model, folder, batch_size)
 

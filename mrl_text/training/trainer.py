@@ -107,6 +107,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
             result = {"seconds_this_session": round(time.monotonic() - started, 1)}
             _save(recipe, model, folder, source, result, card, evaluator)
         return folder.model
+    start = _copied_weights(model) if recipe.model.blend < 1 else None
     trainer = _trainer(recipe, model, arguments, data, evaluator, folder)
     progress = ProgressLine(evaluator.primary_metric if evaluator else None)
     with StopOnInterrupt() as interrupt, closing(progress):
@@ -115,6 +116,8 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if interrupt.requested and trainer.state.global_step < trainer.state.max_steps:
         raise KeyboardInterrupt(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
+    if start is not None:
+        _blend(model, start, recipe.model.blend)
     if trainer.is_world_process_zero():
         _save(recipe, model, folder, source, _facts(trainer, time.monotonic() - started), card, evaluator)
     trainer.accelerator.wait_for_everyone()
@@ -220,6 +223,18 @@ def _facts(trainer: SentenceTransformerTrainer, seconds: float) -> dict[str, Any
         "device": str(arguments.device),
         "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
     }
+
+
+def _copied_weights(model: MatryoshkaEncoder) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _blend(model: MatryoshkaEncoder, start: dict[str, torch.Tensor], share: float) -> None:
+    """Move the weights to ``share`` of the way from where they began."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(torch.lerp(start[name].to(value.device), value, share))
 
 
 def _starting_scores(

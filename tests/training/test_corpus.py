@@ -149,6 +149,7 @@ def test_no_training_text_of_the_test_data_is_in_its_evaluation_data(test_data: 
         ({"training": {"max_steps": 5}, "tasks": ["STSBenchmark"]}, "set data.on_leak=drop"),
         ({"training": {"max_steps": 5}, "loss": {"distill_weight": 1.0}}, "distil with loss.teacher=self"),
         ({"training": {"max_steps": 5}, "loss": {"name": "rotation"}}, "leave stream out, or the rotation"),
+        ({"loss": {"name": "rotation"}}, "leave stream out, or the rotation"),
     ],
 )
 def test_a_stream_needs_an_end_and_no_surprises(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -115,9 +115,10 @@ def test_a_file_written_anew_is_read_anew(tmp_path: Path) -> None:
             ["question", "answer", "positive", "anchor", "negative"],
             {"anchor": "q", "positive": "a", "negative": "p", "negative_2": "x", "negative_3": "n"},
         ),
+        (["answer"], {"anchor": "a"}),
         (None, {"anchor": "x", "positive": "p", "negative": "n"}),
     ],
-    ids=["renamed", "swapped", "rotated", "several negatives", "by their names"],
+    ids=["renamed", "swapped", "rotated", "several negatives", "texts alone", "by their names"],
 )
 def test_columns_become_anchor_positive_and_negatives_in_their_order(
     tmp_path: Path, columns: list[str] | None, expected: Row

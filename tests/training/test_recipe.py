@@ -18,7 +18,17 @@ from mrl_text.training.recipe import (
     shipped_recipes,
 )
 
-SHIPPED = ["bert-base-nli", "minilm-nli", "quickstart"]
+SHIPPED = [
+    "2d",
+    "bert-base-nli",
+    "independent",
+    "minilm-distill",
+    "minilm-nli",
+    "quickstart",
+    "retrieval",
+    "rotation",
+    "static",
+]
 
 MINIMAL: dict[str, Any] = {
     "model": {"name": "someone/some-model"},
@@ -62,8 +72,9 @@ def test_a_shipped_recipe_is_valid_and_says_what_its_file_says(name: str) -> Non
     written = yaml.safe_load(recipe_text(name))
     assert recipe.description == recipe_description(name) == " ".join(written["description"].split())
     assert recipe.model.name == written["model"]["name"]
-    assert recipe.loss.dims == written["loss"]["dims"] == sorted(recipe.eval.dims)
-    assert recipe.training == written["training"]
+    dims = [64] if name == "independent" else written["loss"]["dims"]  # there it is the model's width, named once
+    assert recipe.loss.dims == dims == sorted(recipe.eval.dims)
+    assert recipe.training == written.get("training", {})
     assert [source.source for source in recipe.data.train] == [item["source"] for item in written["data"]["train"]]
     assert recipe.eval.tasks == written["eval"]["tasks"]
 
@@ -72,7 +83,12 @@ def test_a_shipped_recipe_is_valid_and_says_what_its_file_says(name: str) -> Non
 def test_a_shipped_recipe_has_training_arguments_that_the_trainer_takes(name: str, tmp_path: Path) -> None:
     training = load_recipe(name).training
     arguments = SentenceTransformerTrainingArguments(output_dir=str(tmp_path), report_to="none", **training)
-    assert arguments.learning_rate == training["learning_rate"]
+    assert {key: getattr(arguments, key) for key in training} == training
+
+
+def test_the_size_of_an_independent_model_is_chosen_once() -> None:
+    recipe = load_recipe("independent", ["model.width=32"])
+    assert (recipe.model.width, recipe.loss.dims, recipe.eval.dims) == (32, [32], [32])
 
 
 def test_a_minimal_recipe_takes_the_defaults(write: Writer) -> None:
@@ -184,7 +200,7 @@ def test_an_override_that_cannot_be_applied_is_named(override: str) -> None:
         ("loss.name=triplet", "loss.name: "),
         ("loss.mini_batch_size=0", "loss.mini_batch_size: "),
         ("data.train=[]", "data.train: "),
-        ("data.train[0].columns=[a]", "columns needs at least two names"),
+        ("data.train[0].columns=[]", "columns is empty: name anchor and positive"),
         ("data.train[0].packages=[numpy]", "belong to source 'docstrings'"),
         ("data.train[0].limit=0", "data.train.0.limit: "),
         ("model.name=null", "model.name: "),
@@ -255,7 +271,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_shipped_one() -> None:
     "overrides",
     [
         [],
-        ["loss.weights=[1,2,3]", "loss.dims=[8,16,24]", "loss.scale=5"],
+        ["loss.weights=[1,2,3]", "loss.dims=[8,16,24]", "loss.distill_weights=null"],
         ["training.learning_rate=1e-4", "training.bf16=false", "model.name='1e-4'", "description='a: b # c'"],
         ["data.train=[{source: a.csv, columns: [a, b], limit: 3}]", "training={}", "eval={}"],
     ],
@@ -271,7 +287,8 @@ def test_a_recipe_written_as_yaml_is_the_same_recipe_again(write: Writer, name: 
 
 def test_a_recipe_is_written_with_its_defaults_so_that_a_later_version_reads_the_same() -> None:
     written = yaml.safe_load(Recipe.model_validate(MINIMAL).to_yaml())
-    assert written["model"] == {**MINIMAL["model"], "freeze_embeddings": False, "prompts": {}, "rotation": False}
+    defaults = {"freeze_embeddings": False, "prompts": {}, "rotation": False, "blend": 1.0}
+    assert written["model"] == {**MINIMAL["model"], **defaults}
     assert written["loss"].items() >= {"dims": [8, 16, 32], "name": "nested_infonce", "scale": 20.0}.items()
     assert Recipe.model_validate(written) == Recipe.model_validate(MINIMAL)
 
@@ -301,6 +318,14 @@ def test_a_recipe_cannot_be_changed_in_place() -> None:
             "data.train=[{source: a.csv, columns: [a, b, c], mine_negatives: {}}]",
             "mine_negatives is for pairs: columns names a negative already",
         ),
+        (
+            "data.train=[{source: a.csv, columns: [a], mine_negatives: {}}]",
+            "mine_negatives is for pairs: columns names one column only",
+        ),
+        (
+            "data.validation=[{source: a.csv, columns: [a]}]",
+            "data: validation: a names one column: validation finds positives by anchors",
+        ),
         ("model.prompts={question: 'q: '}", "model.prompts.question"),
     ],
 )
@@ -318,3 +343,77 @@ def test_a_wrong_data_option_is_refused_with_its_key(write: Writer, override: st
 )
 def test_what_needs_all_rows_cannot_be_streamed(write: Writer, data: dict[str, Any], message: str) -> None:
     assert message in one_line_error(write({**MINIMAL, "data": {**MINIMAL["data"], "stream": True, **data}}))
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"name": "self_distillation", "distill_weight": 1}, "self_distillation does not take distill_weight: "),
+        ({"name": "self_distillation", "scale": 5, "symmetric": True}, "does not take scale, symmetric: leave it out"),
+        ({"name": "nested_infonce", "layers_per_step": 2}, "nested_infonce does not take layers_per_step"),
+        ({"name": "nested_infonce_2d", "distill_weight": 1}, "nested_infonce_2d does not take distill_weight"),
+        ({"name": "nested_infonce_2d", "mini_batch_size": 8}, "nested_infonce_2d does not take mini_batch_size"),
+        ({"name": "nested_infonce_2d", "teacher": "self", "distill_scale": 5}, "not take distill_scale, teacher"),
+        ({"name": "nested_infonce_2d", "reduction": "mean"}, "nested_infonce_2d does not take reduction"),
+        ({"name": "nested_infonce_2d", "gather_across_devices": True}, "does not take gather_across_devices"),
+        ({"name": "rotation", "distill_weight": 1}, "rotation does not take distill_weight"),
+        ({"name": "rotation", "dims_per_step": 1, "teacher": "self"}, "rotation does not take dims_per_step, teacher"),
+        ({"distill_weight": 1, "distill_weights": [1, 2]}, "distill_weights has 2 values for 3 dims"),
+        ({"distill_weight": 1, "distill_weights": [0, 0, 0]}, "distill_weights are all zero"),
+        ({"weights": [0, 0, 0]}, "weights are all zero: there would be nothing to train"),
+        ({"distill_weight": -1}, "loss.distill_weight: "),
+        ({"teacher": "large"}, "loss.teacher: "),
+    ],
+)
+def test_an_option_that_means_nothing_to_the_loss_is_refused(write: Writer, loss: dict[str, Any], message: str) -> None:
+    assert message in one_line_error(write({**MINIMAL, "loss": {**MINIMAL["loss"], **loss}}))
+
+
+@pytest.mark.parametrize("name", ["nested_infonce", "self_distillation", "nested_infonce_2d", "rotation"])
+def test_every_loss_takes_sizes_and_weights_alone_and_its_recipe_written_out(write: Writer, name: str) -> None:
+    recipe = load_recipe(write(MINIMAL), [f"loss.name={name}", "loss.weights=[1,2,3]"])
+    assert load_recipe(write(recipe.to_yaml())) == recipe  # every default is given now
+
+
+@pytest.mark.parametrize(
+    ("loss", "distills", "needs_teacher"),
+    [
+        ({}, False, False),
+        ({"distill_weight": 2}, True, True),
+        ({"distill_weight": 2, "teacher": "self"}, True, False),
+        ({"teacher": "base"}, False, False),
+        ({"name": "self_distillation"}, True, True),
+        ({"name": "self_distillation", "teacher": "self"}, True, False),
+        ({"name": "nested_infonce_2d"}, False, False),
+        ({"name": "rotation"}, False, False),
+    ],
+)
+def test_the_loss_says_whether_it_needs_the_vectors_of_the_base(
+    write: Writer, loss: dict[str, Any], distills: bool, needs_teacher: bool
+) -> None:
+    recipe = load_recipe(write({**MINIMAL, "loss": {**MINIMAL["loss"], **loss}}))
+    assert (recipe.loss.distills, recipe.loss.needs_teacher) == (distills, needs_teacher)
+
+
+@pytest.mark.parametrize("name", ["self_distillation", "rotation"])
+def test_one_column_is_enough_where_no_labels_are_needed(write: Writer, name: str) -> None:
+    recipe = load_recipe(write(MINIMAL), [f"loss.name={name}", "data.train[0].columns=[text]"])
+    assert recipe.data.train[0].columns == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "nested_infonce"),
+        (["loss.name=nested_infonce_2d"], "nested_infonce_2d"),
+        (["loss.distill_weight=5"], "nested_infonce"),
+    ],
+)
+def test_one_column_is_refused_where_a_loss_needs_pairs(write: Writer, overrides: list[str], name: str) -> None:
+    error = one_line_error(write(MINIMAL), [*overrides, "data.train[0].columns=[text]"])
+    assert f"data.train: pairs names one column, and loss.name {name} needs anchor and positive" in error
+
+
+def test_a_rotation_has_no_use_for_mined_negatives(write: Writer) -> None:
+    error = one_line_error(write(MINIMAL), ["loss.name=rotation", "data.train[0].mine_negatives={num: 1}"])
+    assert "data.train: pairs: loss.name rotation has no use for mine_negatives" in error

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.training import trainer as train_module
+from mrl_text.training import base as base_module
 from mrl_text.training.callbacks import MetricsLog
 from mrl_text.training.recipe import Recipe, load_recipe, shipped_recipes
 from mrl_text.training.run import RunFolder
@@ -31,6 +31,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what the readers write out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        patch.setenv("MRL_TEXT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
@@ -115,19 +116,45 @@ def at_step(step: int, action: Callable[[], None]) -> Callable[..., None]:
     return on_log
 
 
+SHIPPED: dict[str, tuple[list[str], int, set[str]]] = {
+    "2d": ([], 32, set()),
+    "bert-base-nli": ([], 32, set()),
+    "independent": (["model.width=8", "loss.dims=[8]"], 8, set()),
+    "minilm-distill": (["loss.distill_weights=null"], 32, {"teacher", "rotation.npy", "rotation.json"}),
+    "minilm-nli": ([], 32, set()),
+    "quickstart": ([], 32, set()),
+    "retrieval": (["data.train=[MINED]"], 32, set()),
+    "rotation": ([], 32, {"teacher", "rotation.npy", "rotation.json"}),
+    "static": (["model.static=24", "loss.dims=[8,16,24]"], 24, set()),
+}
+"""Recipe -> what the tiny model needs besides, the width of the result and the files besides."""
+MINED = "{source: %s, columns: [anchor, positive], mine_negatives: {num: 2, range_min: 0, relative_margin: null}}"
+
+
+def test_every_shipped_recipe_is_tried() -> None:
+    assert list(SHIPPED) == list(shipped_recipes())
+
+
 @pytest.mark.parametrize("validated", [True, False], ids=["with validation", "without validation"])
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_recipe_trains(
     make_recipe: MakeRecipe, pairs: Path, tmp_path: Path, name: str, validated: bool
 ) -> None:
-    overrides = [] if validated else ["data.validation=[]"]
+    overrides, width, files = SHIPPED[name]
+    overrides = [override.replace("MINED", MINED % pairs) for override in overrides]
+    overrides += [] if validated else ["data.validation=[]"]
     recipe = make_recipe("training.max_steps=1", *overrides, name=name, bf16=None)
     model = train(recipe, tmp_path / "run")
     assert model == tmp_path / "run" / "model"
+    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    always = {"recipe.yaml", "versions.json", "data.json", "model", "result.json"}
+    trained = set() if name == "rotation" else {"metrics.jsonl", "checkpoints"}
+    assert result.get("steps") == (1 if trained else None)
     written = {file.name for file in (tmp_path / "run").iterdir()}
-    assert written == {"recipe.yaml", "versions.json", "metrics.jsonl", "checkpoints", "model", "result.json"}
-    assert json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))["steps"] == 1
-    assert SentenceTransformer(str(model), device="cpu").encode(["a dog"]).shape == (1, 32)
+    assert written == always | trained | files | ({"start.json"} if validated else set())
+    assert SentenceTransformer(str(model), device="cpu").encode(["a dog"]).shape == (1, width)
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert ("starting model" in card) == validated
 
 
 def test_the_saved_model_is_a_plain_sentence_transformers_model(finished: RunFolder) -> None:
@@ -167,9 +194,15 @@ def test_every_step_is_logged_and_validation_scores_every_size(finished: RunFold
         assert all(0 < score <= 1 for score in scores.values())
 
 
-def test_training_lowers_the_loss(finished: RunFolder) -> None:
-    values = list(losses(finished).values())
-    assert sum(values[-3:]) < sum(values[:3])
+def test_training_lowers_the_loss(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Epoch against epoch: each has every row once, so that it does not matter which rows share a batch."""
+    folder = RunFolder(tmp_path / "run")
+    train(make_recipe("training.max_steps=32", "data.validation=[]"), folder.path)
+    values = list(losses(folder).values())
+    assert len(values) == 32
+    first, *others = (sum(values[start : start + 8]) for start in range(0, 32, 8))
+    assert max(others) < first
+    assert others[-1] < 0.8 * first
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(
@@ -206,6 +239,45 @@ def test_cached_gradients_and_dropout_off_reach_the_weights_of_plain_training(
         torch.testing.assert_close(weights(cached)[name], weight, rtol=0, atol=1e-5, msg=name)
 
 
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory, triplets: list[dict[str, str]]) -> Path:
+    """A file of texts alone."""
+    file = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": row["positive"]}) + "\n" for row in triplets), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("batches", ["no_duplicates", "neighbours", "by_length"])
+@pytest.mark.parametrize("teacher", ["base", "self"])
+def test_self_distillation_trains_on_texts_alone(
+    make_recipe: MakeRecipe, texts: Path, tiny_bert: Path, tmp_path: Path, batches: str, teacher: str
+) -> None:
+    source = f"data.train=[{{source: {texts}, columns: [text]}}]"
+    loss = ["loss.name=self_distillation", f"loss.teacher={teacher}", "model.prompts={query: 'the '}"]
+    folder = RunFolder(tmp_path / "run")
+    train(make_recipe(source, *loss, f"data.batches={batches}", "data.validation=[]"), folder.path)
+    assert len(losses(folder)) == STEPS
+    assert {key for entry in logged(folder) for key in entry if key.startswith("distill")} == {
+        f"distill_dim{dim}" for dim in (8, 16, 32)
+    }
+    layer = "encoder.layer.1.output.dense.weight"
+    assert not torch.equal(weights(folder)[layer], load_file(tiny_bert / "model.safetensors")[layer])
+
+
+def test_a_rotation_is_fitted_on_texts_alone_and_changes_no_similarity(
+    make_recipe: MakeRecipe, texts: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    source = f"data.train=[{{source: {texts}, columns: [text]}}]"
+    model = train(make_recipe(source, "data.validation=[]", name="rotation"), tmp_path / "run")
+    sentences = [json.loads(line)["text"] for line in texts.read_text(encoding="utf-8").splitlines()]
+    before, after = (
+        SentenceTransformer(str(folder), device="cpu").encode(sentences, normalize_embeddings=True)
+        for folder in (tiny_bert, model)
+    )
+    np.testing.assert_allclose(after @ after.T, before @ before.T, atol=1e-5)
+    assert np.abs(after - before).max() > 0.01
+
+
 MISTAKES = [
     ("loss.dims=[8,64]", ValueError, "loss.dims asks for 64, but .*tiny-bert.* has width 32"),
     ("eval.dims=[48]", ValueError, "eval.dims asks for 48, but .*tiny-bert.* has width 32"),
@@ -213,6 +285,9 @@ MISTAKES = [
     ("data.validation[0].source=nowhere.csv", FileNotFoundError, "no training data at nowhere.csv"),
     ("data.train=[{source: docstrings, packages: [json]}]", ValueError, "json are held out for evaluation"),
     ("model.name=/nowhere/model", FileNotFoundError, "no model at /nowhere/model"),
+    ("model.width=48", ValueError, "^model.width=48, but .*tiny-bert.* has only 32"),
+    ("model.width=16", ValueError, "loss.dims asks for 32, but .*tiny-bert.* has width 16"),
+    ("model.static=24", ValueError, "loss.dims asks for 32, but .*tiny-bert.* has width 24"),
     ("training.lr_scheduler_type=banana", ValueError, "^training: banana is not a valid SchedulerType"),
     ("training.save_steps=2.5", ValueError, "^training: --save_steps must be an integer"),
     ("training.eval_strategy=often", ValueError, "^training: often is not a valid IntervalStrategy"),
@@ -233,7 +308,7 @@ def test_mistakes_are_found_before_anything_is_loaded_or_written(
     error: type[Exception],
     message: str,
 ) -> None:
-    monkeypatch.setattr(train_module, "MatryoshkaEncoder", refuse_model)
+    monkeypatch.setattr(base_module, "MatryoshkaEncoder", refuse_model)
     recipe = make_recipe(override)
     with pytest.raises(error, match=message) as refused:
         train(recipe, tmp_path / "run")
@@ -244,7 +319,7 @@ def test_mistakes_are_found_before_anything_is_loaded_or_written(
 def test_a_run_that_failed_on_its_data_can_be_started_again_with_other_columns(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(train_module, "MatryoshkaEncoder", refuse_model)
+    monkeypatch.setattr(base_module, "MatryoshkaEncoder", refuse_model)
     for wrong in ("data.train[0].columns=[anchor,answer]", "data.validation[0].columns=[anchor,answer]"):
         with pytest.raises(ValueError, match="has no column 'answer'"):
             train(make_recipe(wrong), tmp_path / "run")
@@ -261,7 +336,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(make_recipe: MakeRecipe,
 def test_a_run_is_not_overwritten_unless_resumed(
     finished: RunFolder, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_module, "MatryoshkaEncoder", refuse_model)
+    monkeypatch.setattr(base_module, "MatryoshkaEncoder", refuse_model)
     before = contents(finished.path)
     with pytest.raises(FileExistsError, match="already holds a run: continue it with --resume"):
         train(make_recipe(), finished.path)

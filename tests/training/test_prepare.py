@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+from sentence_transformers import SentenceTransformer
+
+from mrl_text.adapt import fit
+from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.training import teacher as teacher_module
+from mrl_text.training.prepare import prepare
+from mrl_text.training.recipe import Recipe
+from mrl_text.training.run import RunFolder
+
+DIMS = [8, 16, 32]
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("mrl_text.training.prepare.inference_dtype", lambda: "float32")
+
+
+@pytest.fixture
+def model(tiny_bert: Path) -> MatryoshkaEncoder:
+    return MatryoshkaEncoder(str(tiny_bert), device="cpu")
+
+
+@pytest.fixture
+def data(triplets: list[dict[str, str]]) -> Dataset:
+    return Dataset.from_list(triplets)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    (tmp_path / "run").mkdir()
+    return RunFolder(tmp_path / "run")
+
+
+def recipe(loss: dict[str, Any] | None = None, *, source: dict[str, Any] | None = None, **options: Any) -> Recipe:
+    model = {name: options.pop(name) for name in ("rotation", "prompts") if name in options}
+    return Recipe.model_validate(
+        {
+            "model": {"name": "some/model", **model},
+            "data": {"train": [{"source": "a.csv", **(source or {})}], **options},
+            "loss": {"dims": DIMS, **(loss or {})},
+        }
+    )
+
+
+def unit(model_folder: Path, texts: list[str], prompt: str = "") -> np.ndarray:
+    """Vectors of the frozen model by plain sentence-transformers, with prompts written out."""
+    plain = SentenceTransformer(str(model_folder), device="cpu")
+    return np.asarray(plain.encode([prompt + text for text in texts], normalize_embeddings=True))
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"loss": {"distill_weight": 1.0, "teacher": "self"}}, {"batches": "by_length"}], ids=str
+)
+def test_nothing_is_done_that_the_recipe_does_not_ask_for(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(MatryoshkaEncoder, "encode", lambda *_, **__: pytest.fail("texts were encoded"))
+    same_model, same_data = prepare(recipe(**asked), model, data, folder)
+    assert same_model is model
+    assert same_data is data
+    assert list(folder.path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "asked", [{"loss": {"distill_weight": 1.0}}, {"loss": {"name": "self_distillation"}}, {"batches": "neighbours"}]
+)
+def test_the_vectors_of_the_frozen_model_come_with_the_data(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path, asked: dict[str, Any]
+) -> None:
+    prompts = {"query": "the ", "document": "a red "}
+    same_model, taught = prepare(recipe(**asked, prompts=prompts), model, data, folder)
+    assert same_model is model
+    assert len(model) == 2, "no layer is added"
+    assert taught.column_names == [*data.column_names, "label"]
+    columns = {"anchor": "the ", "positive": "a red ", "negative": "a red "}
+    expected = np.concatenate([unit(tiny_bert, data[name][:], prompt) for name, prompt in columns.items()], axis=1)
+    np.testing.assert_allclose(taught[:]["label"].numpy(), expected, atol=1e-5)
+
+
+def test_every_source_gets_its_vectors(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path
+) -> None:
+    texts = data.select_columns(["anchor"])
+    _, taught = prepare(recipe({"name": "self_distillation"}), model, DatasetDict({"1 a": data, "2 b": texts}), folder)
+    assert taught["1 a"][:]["label"].shape == (64, 96)
+    np.testing.assert_allclose(taught["2 b"][:]["label"].numpy(), unit(tiny_bert, texts["anchor"][:]), atol=1e-5)
+
+
+@pytest.mark.parametrize("asked", [{"rotation": True}, {"loss": {"name": "rotation"}}], ids=str)
+def test_a_rotation_keeps_the_similarities_of_the_full_width(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path, asked: dict[str, Any]
+) -> None:
+    rotated, same_data = prepare(recipe(**asked), model, data, folder)
+    assert same_data is data, "the vectors are of no use to the training"
+    texts = [text for row in data for text in row.values()]
+    before, after = unit(tiny_bert, texts), rotated.encode(texts)
+    np.testing.assert_allclose(after @ after.T, before @ before.T, atol=1e-5)
+    assert np.abs(after - before).max() > 0.01
+    assert rotated.matryoshka_dims == tuple(DIMS)
+
+
+@pytest.mark.parametrize(("name", "used"), [("rotation", [5.0, 0.0, 1.0]), ("nested_infonce", None)])
+def test_the_rotation_is_fitted_on_all_texts_once_with_the_weights_of_its_own_loss(
+    model: MatryoshkaEncoder,
+    data: Dataset,
+    folder: RunFolder,
+    tiny_bert: Path,
+    name: str,
+    used: list[float] | None,
+) -> None:
+    prepare(recipe({"name": name, "weights": [5.0, 0.0, 1.0]}, rotation=True), model, data, folder)
+    vectors = np.unique(unit(tiny_bert, sorted({text for row in data for text in row.values()})), axis=0)
+    expected = fit(vectors, dims=DIMS, weights=used, seed=42)
+    np.testing.assert_allclose(np.load(folder.path / "rotation.npy"), expected.matrix, atol=1e-3)
+    other = fit(vectors, dims=DIMS, weights=None if used else [5.0, 0.0, 1.0], seed=42)
+    assert np.abs(other.matrix - expected.matrix).max() > 0.01
+
+
+def test_rotation_and_vectors_of_a_run_are_used_again_when_it_is_resumed(
+    data: Dataset, folder: RunFolder, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe({"distill_weight": 1.0}, rotation=True)
+    first, taught = prepare(asked, MatryoshkaEncoder(str(tiny_bert), device="cpu"), data, folder)
+    monkeypatch.setattr("mrl_text.adapt.fitting._rotation", lambda *_: pytest.fail("fitted again"))
+    model = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(MatryoshkaEncoder, "encode", lambda *_, **__: pytest.fail("texts were encoded again"))
+        second, again = prepare(asked, model, data, folder)
+    np.testing.assert_array_equal(again[:]["label"].numpy(), taught[:]["label"].numpy())
+    np.testing.assert_array_equal(second.encode(["a cat", "water"]), first.encode(["a cat", "water"]))
+
+
+def test_negatives_are_mined_before_the_vectors_are_computed(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path
+) -> None:
+    source = {"mine_negatives": {"num": 2, "range_min": 0, "range_max": 20, "relative_margin": None}}
+    pairs = data.select_columns(["anchor", "positive"])
+    _, taught = prepare(recipe({"distill_weight": 1.0}, source=source), model, pairs, folder)
+    assert taught.column_names == ["anchor", "positive", "negative", "negative_2", "label"]
+    expected = unit(tiny_bert, taught["negative_2"][:])
+    np.testing.assert_allclose(taught[:]["label"][:, 96:].numpy(), expected, atol=1e-5)
+
+
+def test_the_teacher_is_a_copy_in_the_fastest_number_format(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrl_text.training.prepare.inference_dtype", lambda: "bfloat16")
+    used: list[Any] = []
+    add = teacher_module.add_teacher
+
+    def spy(given: Any, teacher: MatryoshkaEncoder, **options: Any) -> Any:
+        used.append(teacher.dtype)
+        return add(given, teacher, **options)
+
+    monkeypatch.setattr(teacher_module, "add_teacher", spy)
+    prepare(recipe({"distill_weight": 1.0}), model, data.select(range(4)), folder)
+    assert [str(dtype) for dtype in used] == ["torch.bfloat16"]
+    assert str(model.dtype) == "torch.float32"
