@@ -35,7 +35,8 @@ class NestedLoss(CachedLossMixin, nn.Module):
         mini_batch_size: texts encoded at a time with cached gradients (GradCache, arXiv 2101.06983): batches of any
             size in the memory of a small one, for a second forward pass. None encodes the batch at once.
         use_labels: False keeps the ``label`` column, which near-neighbour batches bring, from being the teacher.
-        dims_per_step: at each step only this many sizes, drawn anew, all with their own weight; None takes all.
+        dims_per_step: at each step only this many sizes, drawn anew, all with their own weight, the others
+            being logged as 0; None takes all.
             Drawn from torch's generator, which checkpoints keep, and on several processes by the first for all.
 
     Inputs:

@@ -49,7 +49,7 @@ def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
     if model.width is not None:
         _check_sizes(recipe, model.width)
     model.matryoshka_dims = recipe.loss.dims
-    if not source.name.startswith("local/"):
+    if not source.name.startswith("local/") and recipe.model.static is None:
         model.model_card_data.base_model = source.name
     model.warn_when_cut = False  # the recipe chose the length
     _set_options(model, recipe.model)

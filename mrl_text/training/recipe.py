@@ -33,6 +33,8 @@ class ModelConfig(_Section):
     """Hub id, local folder or packaged model; a plain transformer such as BERT gets mean pooling."""
     max_seq_length: PositiveInt | None = None
     """Tokens per text in training and in the saved model; None keeps the model's own."""
+    train_seq_length: PositiveInt | None = None
+    """Tokens per text while training, where that is less: what is saved keeps the longer limit."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Dropout probability while training; None keeps the model's own."""
     freeze_embeddings: bool = False
@@ -50,6 +52,14 @@ class ModelConfig(_Section):
     blend: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the trained weights in the saved model, the rest being the starting model's (WiSE-FT, arXiv
     2109.01903). Below 1 a strong base keeps more of what it could do."""
+
+    @model_validator(mode="after")
+    def _static_stands_alone(self) -> ModelConfig:
+        options = ("max_seq_length", "train_seq_length", "width", "freeze_embeddings", "rotation")
+        given = [name for name in options if getattr(self, name)]
+        if self.static is not None and given:
+            raise ValueError(f"static begins from nothing and has no use for {', '.join(given)}: leave it out")
+        return self
 
 
 class MiningConfig(_Section):
@@ -288,6 +298,8 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _sources_fit_loss(self) -> Recipe:
         name = self.loss.name
+        if self.model.static is not None and (self.loss.needs_teacher or name == "rotation"):
+            raise ValueError("model.static begins from nothing, so there is no base to distil from or to rotate")
         for source in self.data.train:
             if self.loss.needs_pairs and source.columns is not None and len(source.columns) < 2:
                 raise ValueError(

@@ -99,11 +99,15 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
     if evaluator is not None and main_process:
         card["before"] = _starting_scores(evaluator, model, folder)
     started = time.monotonic()
+    longest = model.max_seq_length
+    if recipe.model.train_seq_length is not None:
+        model.max_seq_length = min(longest or recipe.model.train_seq_length, recipe.model.train_seq_length)
     with arguments.main_process_first():  # the others find its files
         model, data = prepare(recipe, model, data, folder)
     arguments.prompts = training_prompts(recipe, data)
     if recipe.loss.name == "rotation":  # fitted, and the encoder stays as it is
         if main_process:
+            model.max_seq_length = longest
             result = {"seconds_this_session": round(time.monotonic() - started, 1)}
             _save(recipe, model, folder, source, result, card, evaluator)
         return folder.model
@@ -118,6 +122,8 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
         raise KeyboardInterrupt(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
     if start is not None:
         _blend(model, start, recipe.model.blend)
+    if recipe.model.train_seq_length is not None:
+        model.max_seq_length = longest
     if trainer.is_world_process_zero():
         _save(recipe, model, folder, source, _facts(trainer, time.monotonic() - started), card, evaluator)
     trainer.accelerator.wait_for_everyone()
@@ -257,7 +263,9 @@ def _save(
     evaluator: NestedRetrievalEvaluator | None,
 ) -> None:
     base_model = str(Path(source.path).resolve()) if source.name.startswith("local/") else source.name
-    model.describe(name=folder.path.resolve().name, base_model=base_model)
+    model.describe(name=folder.path.resolve().name)
+    if recipe.model.static is None:  # a table from scratch has only the vocabulary of its base
+        model.describe(base_model=base_model)
     after = sizes_measured(evaluator(model)) if evaluator is not None else None
     temporary = folder.path / ".model.partial"
     shutil.rmtree(temporary, ignore_errors=True)

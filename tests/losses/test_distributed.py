@@ -66,7 +66,7 @@ def draw(folder: str, rank: int) -> list[tuple[str, ...]]:
     model = load(folder)
     loss = NestedLoss(model, InfoNCE(DIMS), InfoNCE([4, 12, 20]), dims_per_step=1)
     features = [model.preprocess(column) for column in ragged(4, 2, longest=5)]
-    return [tuple(loss(features, None)) for _ in range(12)]
+    return [tuple(name for name, value in loss(features, None).items() if value != 0) for _ in range(12)]
 
 
 def work(rank: int, folder: str, output: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from sentence_transformers import SentenceTransformerTrainingArguments
 
 from mrl_text.training.recipe import (
@@ -58,6 +59,20 @@ def one_line_error(name: str, overrides: list[str] | None = None) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"static": 64, "rotation": True}}, "static begins from nothing and has no use for rotation"),
+        ({"model": {"static": 64, "max_seq_length": 9}}, "has no use for max_seq_length"),
+        ({"model": {"static": 64}, "loss": {"name": "self_distillation"}}, "no base to distil from or to rotate"),
+    ],
+)
+def test_a_static_model_has_no_base(changes: dict[str, dict[str, Any]], message: str) -> None:
+    sections = {name: {**MINIMAL[name], **changes.get(name, {})} for name in MINIMAL}
+    with pytest.raises(ValidationError, match=message):
+        Recipe.model_validate(sections)
 
 
 def test_the_shipped_recipes_are_the_files_of_the_folder() -> None:

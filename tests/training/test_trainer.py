@@ -217,6 +217,25 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(
         assert_same_weights(finished, other)
 
 
+def test_blended_weights_lie_between_the_start_and_the_trained_ones(
+    finished: RunFolder, make_recipe: MakeRecipe, tiny_bert: Path, tmp_path: Path
+) -> None:
+    half = RunFolder(tmp_path / "half")
+    train(make_recipe("model.blend=0.25"), half.path)
+    start, trained = load_file(tiny_bert / "model.safetensors"), weights(finished)
+    for name, weight in weights(half).items():
+        torch.testing.assert_close(weight, 0.75 * start[name] + 0.25 * trained[name], msg=name)
+    assert any(not torch.equal(trained[name], start[name]) for name in trained)
+
+
+def test_a_shorter_limit_for_training_is_not_saved(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    short, cut = RunFolder(tmp_path / "short"), RunFolder(tmp_path / "cut")
+    train(make_recipe("model.max_seq_length=32", "model.train_seq_length=4", "training.max_steps=2"), short.path)
+    train(make_recipe("model.max_seq_length=4", "training.max_steps=2"), cut.path)
+    assert MatryoshkaEncoder(str(short.model), device="cpu").max_seq_length == 32
+    assert_same_weights(short, cut)
+
+
 def test_frozen_embeddings_stay_and_everything_else_learns(
     finished: RunFolder, make_recipe: MakeRecipe, tiny_bert: Path, tmp_path: Path
 ) -> None:
@@ -287,7 +306,6 @@ MISTAKES = [
     ("model.name=/nowhere/model", FileNotFoundError, "no model at /nowhere/model"),
     ("model.width=48", ValueError, "^model.width=48, but .*tiny-bert.* has only 32"),
     ("model.width=16", ValueError, "loss.dims asks for 32, but .*tiny-bert.* has width 16"),
-    ("model.static=24", ValueError, "loss.dims asks for 32, but .*tiny-bert.* has width 24"),
     ("training.lr_scheduler_type=banana", ValueError, "^training: banana is not a valid SchedulerType"),
     ("training.save_steps=2.5", ValueError, "^training: --save_steps must be an integer"),
     ("training.eval_strategy=often", ValueError, "^training: often is not a valid IntervalStrategy"),
