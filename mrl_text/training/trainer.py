@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sentence_transformers import (
@@ -105,12 +106,28 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
     with arguments.main_process_first():  # the others find its files
         model, data = prepare(recipe, model, data, folder)
     arguments.prompts = training_prompts(recipe, data)
-    if recipe.loss.name == "rotation":  # fitted, and the encoder stays as it is
-        if main_process:
-            model.max_seq_length = longest
-            result = {"seconds_this_session": round(time.monotonic() - started, 1)}
-            _save(recipe, model, folder, source, result, card, evaluator)
-        return folder.model
+    facts: dict[str, Any] = {}
+    if recipe.loss.name != "rotation":  # which is fitted by now, and the encoder stays as it is
+        facts = _fit(recipe, model, arguments, data, evaluator, folder, checkpoint)
+    if recipe.model.train_seq_length is not None:
+        model.max_seq_length = longest
+    if main_process:
+        facts["seconds_this_session"] = round(time.monotonic() - started, 1)
+        _save(recipe, model, folder, source, facts, card, evaluator)
+    PartialState().wait_for_everyone()
+    return folder.model
+
+
+def _fit(
+    recipe: Recipe,
+    model: MatryoshkaEncoder,
+    arguments: SentenceTransformerTrainingArguments,
+    data: Any,
+    evaluator: NestedRetrievalEvaluator | None,
+    folder: RunFolder,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    """Run the Trainer; the model ends with the weights to be saved. Returns facts for the result."""
     start = _copied_weights(model) if recipe.model.blend < 1 else None
     trainer = _trainer(recipe, model, arguments, data, evaluator, folder)
     progress = ProgressLine(evaluator.primary_metric if evaluator else None)
@@ -122,12 +139,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
         raise KeyboardInterrupt(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
     if start is not None:
         _blend(model, start, recipe.model.blend)
-    if recipe.model.train_seq_length is not None:
-        model.max_seq_length = longest
-    if trainer.is_world_process_zero():
-        _save(recipe, model, folder, source, _facts(trainer, time.monotonic() - started), card, evaluator)
-    trainer.accelerator.wait_for_everyone()
-    return folder.model
+    return _facts(trainer)
 
 
 def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformerTrainingArguments:
@@ -219,13 +231,12 @@ def _trainer(
     return trainer
 
 
-def _facts(trainer: SentenceTransformerTrainer, seconds: float) -> dict[str, Any]:
+def _facts(trainer: SentenceTransformerTrainer) -> dict[str, Any]:
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     arguments = trainer.args
     return {
         "steps": trainer.state.global_step,
         "last_loss": losses[-1] if losses else None,
-        "seconds_this_session": round(seconds, 1),
         "device": str(arguments.device),
         "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
     }
