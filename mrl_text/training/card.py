@@ -64,9 +64,8 @@ def describe_sizes(
         ValueError: a begin marker without its end.
     """
     blocks = ["## Sizes", _sizes_text(before, after), _sizes_table(sorted(dims), before or {}, after or {})]
-    if after is None:
-        blocks.append(f"How good each size is has not been measured: run `mrl-text eval {run}`.")
-    blocks.append(_between(_CURVE, ""))
+    unmeasured = f"How good each size is has not been measured: run `mrl-text eval {run}`."
+    blocks.append(_between(_CURVE, unmeasured if after is None else ""))  # where the measured curve will stand
     if data:
         blocks.append("Trained on:")
         blocks.append("\n".join(f"- {_words(label)}{_rows(count)}" for label, count in data.items()))
