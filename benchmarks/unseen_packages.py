@@ -14,7 +14,7 @@ from mrl_text.eval.statistics import bootstrap_mean
 from mrl_text.quiet import quiet_libraries
 from mrl_text.training.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
 from mrl_text.training.precision import inference_dtype
-from mrl_text.training.recipe import load_recipe
+from mrl_text.training.recipe_files import load_recipe
 from mrl_text.truncation import truncate
 
 PACKAGES = """PIL _pytest accelerate anyio click dill fontTools fsspec httpx2 huggingface_hub jinja2 joblib mpmath

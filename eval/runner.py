@@ -25,7 +25,8 @@ from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource
-from mrl_text.training.recipe import EvalConfig, load_recipe
+from mrl_text.training.recipe import EvalConfig
+from mrl_text.training.recipe_files import load_recipe
 from mrl_text.truncation import Precision
 
 from .encoders import Call, CellEncoder, RecordingSearch, corpus_calls, model_meta

@@ -121,7 +121,7 @@ def _recipes(context: typer.Context) -> None:
 @_command
 def list_recipes() -> None:
     """Print every shipped recipe with its description."""
-    from mrl_text.training.recipe import recipe_description, shipped_recipes
+    from mrl_text.training.recipe_files import recipe_description, shipped_recipes
 
     for name in shipped_recipes():
         typer.echo(f"{name:16} {recipe_description(name)}")
@@ -131,7 +131,7 @@ def list_recipes() -> None:
 @_command
 def show_recipe(name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")]) -> None:
     """Print a recipe."""
-    from mrl_text.training.recipe import recipe_text
+    from mrl_text.training.recipe_files import recipe_text
 
     typer.echo(recipe_text(name), nl=False)
 
@@ -143,7 +143,7 @@ def copy_recipe(
     file: Annotated[Path, typer.Argument(help="File to write; an existing one is not overwritten.")],
 ) -> None:
     """Copy a recipe to a file of your own."""
-    from mrl_text.training.recipe import recipe_text
+    from mrl_text.training.recipe_files import recipe_text
 
     text = recipe_text(name)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run from its last checkpoint.")] = False,
 ) -> None:
     """Train a Matryoshka encoder as a recipe says."""
-    from mrl_text.training.recipe import load_recipe
+    from mrl_text.training.recipe_files import load_recipe
 
     run = Path(recipe) if (Path(recipe) / "recipe.yaml").is_file() else None
     loaded = load_recipe(str(run / "recipe.yaml") if run else recipe, overrides or ())
@@ -390,15 +390,16 @@ def quickstart(
 
 
 def _write_cards(models: list[str], result: SweepResult) -> None:
-    """Put the curve into the model cards of runs; what was measured stays whatever becomes of that."""
+    """Put the curve into the cards of models made here; what was measured stays whatever becomes of that."""
     from mrl_text.training.card import write_curve
 
-    for run in map(Path, models):
-        if (run / "recipe.yaml").is_file() and (run / "model").is_dir():
+    for folder in map(Path, models):
+        trained = (folder / "recipe.yaml").is_file() and (folder / "model").is_dir()
+        if trained or (folder / "adaptation.json").is_file():
             try:
-                write_curve(run, result)
+                write_curve(folder, result)
             except (ValueError, OSError) as error:
-                typer.echo(f"{run}: the model card is left as it was: {' '.join(str(error).split())}", err=True)
+                typer.echo(f"{folder}: the model card is left as it was: {' '.join(str(error).split())}", err=True)
 
 
 def _names(text: str | None) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from mrl_text.models import read_model_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,18 +84,9 @@ def peek_layers(source: ModelSource) -> int | None:
 
     For a hub id these small files are fetched.
     """
-    from sentence_transformers.util import load_file_path
-
-    def read(file: str) -> Any:
-        try:
-            found = load_file_path(source.path, file)
-            return json.loads(Path(found).read_text(encoding="utf-8")) if found else None
-        except (OSError, ValueError):
-            return None
-
-    modules = read("modules.json")
+    modules = read_model_json(source, "modules.json")
     folder = modules[0].get("path", "") if modules else ""
-    config = read(f"{folder}/config.json" if folder else "config.json") or {}
+    config = read_model_json(source, f"{folder}/config.json" if folder else "config.json") or {}
     return next((config[key] for key in _COUNT_KEYS if isinstance(config.get(key), int)), None)
 
 

@@ -112,6 +112,17 @@ def read_metadata(folder: Path) -> dict[str, object]:
     return block if isinstance(block, dict) else {}
 
 
+def read_model_json(source: ModelSource, file: str) -> Any:
+    """A small JSON file of a model, fetched for a hub id; None where it is not there or cannot be read."""
+    from sentence_transformers.util import load_file_path
+
+    try:
+        found = load_file_path(source.path, file)
+        return json.loads(Path(found).read_text(encoding="utf-8")) if found else None
+    except (OSError, ValueError):
+        return None
+
+
 def peek_width(source: ModelSource) -> int | None:
     """Width of a model's vectors from its configuration files alone; None where they do not tell.
 
@@ -120,25 +131,16 @@ def peek_width(source: ModelSource) -> int | None:
     Raises:
         FileNotFoundError: neither a folder nor a hub model that can be read from here.
     """
-    from sentence_transformers.util import load_file_path
-
-    def read(file: str) -> Any:
-        try:
-            found = load_file_path(source.path, file)
-            return json.loads(Path(found).read_text(encoding="utf-8")) if found else None
-        except (OSError, ValueError):
-            return None
-
-    modules, config = read("modules.json"), read("config.json")
+    modules, config = read_model_json(source, "modules.json"), read_model_json(source, "config.json")
     if modules is None and config is None and not source.is_local:
         raise FileNotFoundError(f"{source.path} is neither a model folder nor a hub model that can be read from here")
     for module in reversed(modules or []):
         kind = str(module.get("type", "")).rpartition(".")[2]
         if kind == "Dense":
-            dense = read(f"{module['path']}/config.json") or {}
+            dense = read_model_json(source, f"{module['path']}/config.json") or {}
             return dense.get("out_features")
         if kind == "Pooling":
-            pooling = read(f"{module['path']}/config.json") or {}
+            pooling = read_model_json(source, f"{module['path']}/config.json") or {}
             old_style = sum(value is True for key, value in pooling.items() if key.startswith("pooling_mode_"))
             if isinstance(pooling.get("pooling_mode"), list) or old_style > 1:
                 return None  # several side by side

@@ -13,7 +13,7 @@ import numpy as np
 from mrl_text.models import find_model
 from mrl_text.training.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.training.precision import inference_dtype
-from mrl_text.training.recipe import load_recipe
+from mrl_text.training.recipe_files import load_recipe
 from mrl_text.training.trainer import train
 from mrl_text.truncation import truncate
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import mrl_text
 from mrl_text.cli import app, main
 from mrl_text.eval.tasks import TaskLoader
-from mrl_text.training.recipe import load_recipe
+from mrl_text.training.recipe_files import load_recipe
 from tests.conftest import WORDS
 
 SHIPPED = sorted(
@@ -226,7 +226,7 @@ def test_any_other_interrupted_command_says_to_run_it_again(monkeypatch: pytest.
     def interrupted(name: str) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mrl_text.training.recipe.recipe_text", interrupted)
+    monkeypatch.setattr("mrl_text.training.recipe_files.recipe_text", interrupted)
     result = invoke("recipes", "show", "quickstart")
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr.strip() == "Interrupted. Run the same command again to continue."

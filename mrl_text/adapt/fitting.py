@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from mrl_text.adapt.adaptation import METHODS, Adaptation, Method
 from mrl_text.losses import InfoNCE
 from mrl_text.losses.kernel import Neighbours, nested_cross_entropy
+from mrl_text.losses.objectives import checked_weights
 from mrl_text.neighbours import neighbour_batches, neighbour_groups
 from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import check_dims, truncate
@@ -77,7 +78,7 @@ def fit(
     vectors = unit_rows(embeddings)
     width = vectors.shape[1]
     chosen = fitted_dims(width, dims)
-    weight_of = _weights(chosen if dims is None else dims, weights)
+    weight_of = checked_weights(chosen if dims is None else dims, weights)
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if method == "rotation" and not any(weight_of[dim] for dim in chosen if dim < width):
@@ -128,13 +129,6 @@ def fitted_dims(width: int, dims: Sequence[int] | None) -> tuple[int, ...]:
     if dims is None:
         return check_dims([2**power for power in range(4, width.bit_length()) if 2**power < width] + [width])
     return check_dims(dims, width)
-
-
-def _weights(dims: Sequence[int], weights: Sequence[float] | None) -> dict[int, float]:
-    given = [1.0] * len(dims) if weights is None else [float(weight) for weight in weights]
-    if len(given) != len(dims) or min(given) < 0 or not 0 < sum(given) < float("inf"):
-        raise ValueError(f"expected {len(dims)} weights of at least 0, not all 0, one for each size; got {given}")
-    return dict(zip(dims, given, strict=True))
 
 
 def _steps(count: int, batch: int) -> int:

@@ -166,6 +166,18 @@ class SelfDistillation:
         )
 
 
+def checked_weights(dims: Sequence[int], weights: Sequence[float] | None) -> dict[int, float]:
+    """Size -> weight; None is 1 for each.
+
+    Raises:
+        ValueError: not one weight of at least 0 per size, or all of them 0.
+    """
+    given = [1.0] * len(dims) if weights is None else [float(weight) for weight in weights]
+    if len(given) != len(dims) or min(given) < 0 or not 0 < sum(given) < float("inf"):
+        raise ValueError(f"expected {len(dims)} weights of at least 0, not all 0, one for each size; got {given}")
+    return dict(zip(dims, given, strict=True))
+
+
 def _described(weight_of: dict[int, float], scale_of: dict[int, float]) -> dict[str, Any]:
     return {"weights": {str(dim): weight for dim, weight in weight_of.items()}, "scales": list(scale_of.values())}
 
@@ -178,12 +190,10 @@ def _checked(
         raise ValueError(f"dims names a size twice: {list(dims)}")
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction must be sum or mean, got {reduction!r}")
-    given = [1.0] * len(dims) if weights is None else [float(weight) for weight in weights]
-    if len(given) != len(dims) or min(given) < 0 or not 0 < sum(given) < float("inf"):
-        raise ValueError(f"expected {len(dims)} weights of at least 0, not all 0, one for each size; got {given}")
+    given = checked_weights(dims, weights)
     scales = [float(one) for one in scale] if isinstance(scale, Sequence) else [float(scale)] * len(dims)
     if len(scales) != len(dims) or not all(0 < one < float("inf") for one in scales):
         raise ValueError(f"expected a positive scale, or {len(dims)}, one for each size; got {scale}")
-    total = sum(given) if reduction == "mean" else 1.0
-    weight_of = {dim: weight / total for dim, weight in zip(dims, given, strict=True)}
+    total = sum(given.values()) if reduction == "mean" else 1.0
+    weight_of = {dim: weight / total for dim, weight in given.items()}
     return ascending, weight_of, dict(zip(dims, scales, strict=True))

@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrl_text.training.recipe import Recipe, load_recipe
+    from mrl_text.training.recipe import Recipe
+    from mrl_text.training.recipe_files import load_recipe
     from mrl_text.training.trainer import train
 
-_HOMES = {"Recipe": "recipe", "load_recipe": "recipe", "train": "trainer"}
+_HOMES = {"Recipe": "recipe", "load_recipe": "recipe_files", "train": "trainer"}
 __all__ = ["Recipe", "load_recipe", "train"]
 
 

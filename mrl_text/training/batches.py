@@ -57,16 +57,29 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
         self._hashes: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[list[int]]:
-        """One epoch: positions of each batch's rows."""
+        """One epoch: positions of each batch's rows.
+
+        Where texts repeat so often that a pass leaves too few full batches, another pass fills up to ``len``: the
+        Trainer's schedule, and the place where a resumed run goes on, count on it.
+        """
         random = np.random.default_rng((self.seed, self.epoch))
+        batches = list(self._pass(random))
+        yield from batches
+        missing = len(self) - len(batches)
+        while batches and missing > 0:
+            batches = list(self._pass(random))[:missing]
+            yield from batches
+            missing -= len(batches)
+
+    def __len__(self) -> int:
+        """Batches in an epoch; more come only where texts repeat and ``drop_last`` is off."""
+        full, rest = divmod(len(self.dataset), self.batch_size)
+        return int(full + (rest > 0 and not self.drop_last))
+
+    def _pass(self, random: np.random.Generator) -> Iterator[list[int]]:
         for batch in self._arranged(self._cut(self._order(random)), random):
             if len(batch) == self.batch_size or not self.drop_last:
                 yield batch
-
-    def __len__(self) -> int:
-        """Batches in an epoch where no text repeats so often that rows must wait to the end."""
-        full, rest = divmod(len(self.dataset), self.batch_size)
-        return int(full + (rest > 0 and not self.drop_last))
 
     def _order(self, random: np.random.Generator) -> np.ndarray:
         return random.permutation(len(self.dataset))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from mteb.abstasks import AbsTask, AbsTaskClassification, AbsTaskRetrieval, AbsT
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
+from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.eval import tasks as eval_tasks
 from tests.conftest import WORDS
 
@@ -98,3 +100,14 @@ def tiny_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name, task in TINY_TASKS.items():
         monkeypatch.setitem(eval_tasks.OWN_TASKS, name, task)
     return list(TINY_TASKS)
+
+
+@pytest.fixture
+def trained(tiny_bert: Path, tmp_path: Path) -> Path:
+    """A model that says it was trained from the tiny BERT: its weights, moved a little."""
+    model = MatryoshkaEncoder(str(tiny_bert), matryoshka_dims=[8, 16, 32])
+    for parameter in model.parameters():
+        parameter.data.mul_(1.02)
+    model.describe(name="moved", base_model=str(tiny_bert))
+    model.save_pretrained(str(tmp_path / "run" / "model"))
+    return tmp_path / "run" / "model"

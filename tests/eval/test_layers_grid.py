@@ -28,17 +28,6 @@ DIMS = [8, 16, 32]
 PLAIN: dict[str, Any] = {"precisions": ["float32"], "controls": []}
 
 
-@pytest.fixture
-def trained(tiny_bert: Path, tmp_path: Path) -> Path:
-    """The tiny BERT, two layers, moved a little and saved as a model that was trained from it."""
-    model = MatryoshkaEncoder(str(tiny_bert), matryoshka_dims=DIMS)
-    for parameter in model.parameters():
-        parameter.data.mul_(1.02)
-    model.describe(name="moved", base_model=str(tiny_bert))
-    model.save_pretrained(str(tmp_path / "run" / "model"))
-    return tmp_path / "run" / "model"
-
-
 def kinds(plans: list[Plan]) -> list[tuple[str, str, int | None]]:
     return [(plan.line.role, plan.line.method, plan.line.layers) for plan in plans]
 

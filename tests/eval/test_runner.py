@@ -28,17 +28,6 @@ PLAIN: dict[str, Any] = {"precisions": ["float32"], "controls": []}
 GRID = len(DIMS) * 4 + len(DIMS) + 2 * 3  # sizes at four precisions, PCA, random dimensions with three seeds
 
 
-@pytest.fixture
-def trained(tiny_bert: Path, tmp_path: Path) -> Path:
-    """A model that says it was trained from the tiny BERT: its weights, moved a little."""
-    model = MatryoshkaEncoder(str(tiny_bert), matryoshka_dims=DIMS)
-    for parameter in model.parameters():
-        parameter.data.mul_(1.02)
-    model.describe(name="moved", base_model=str(tiny_bert))
-    model.save_pretrained(str(tmp_path / "run" / "model"))
-    return tmp_path / "run" / "model"
-
-
 def test_every_score_equals_plain_mteb_with_a_truncated_model(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:

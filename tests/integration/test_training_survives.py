@@ -22,10 +22,12 @@ from safetensors.torch import load_file
 
 from mrl_text.training import trainer as train_module
 from mrl_text.training.callbacks import MetricsLog
-from mrl_text.training.recipe import Recipe, load_recipe
+from mrl_text.training.recipe import Recipe
+from mrl_text.training.recipe_files import load_recipe
 from mrl_text.training.run import RunFolder, describe_data
 from mrl_text.training.trainer import train
 from tests.conftest import WORDS
+from tests.training.runs import at_step, contents
 
 TIMES = {"time", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
 
@@ -98,22 +100,6 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     assert logged(one) == logged(other)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def at_step(step: int, action: Callable[[], None]) -> Callable[..., None]:
-    """``MetricsLog.on_log`` that acts once the loss of that step is written."""
-    original = MetricsLog.on_log
-
-    def on_log(self: MetricsLog, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        original(self, args, state, control, logs=logs, **kwargs)
-        if state.global_step == step and "loss" in (logs or {}):
-            action()
-
-    return on_log
 
 
 class Killed(BaseException):

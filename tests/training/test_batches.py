@@ -104,6 +104,25 @@ def test_rows_that_fit_nowhere_come_last_and_alone() -> None:
     assert all(sum(row < 9 for row in batch) <= 1 for batch in found)
 
 
+@pytest.mark.parametrize("sampler_class", CLASSES)
+def test_repeated_texts_do_not_make_an_epoch_shorter_than_promised(
+    sampler_class: type[NoDuplicatesBatchSampler],
+) -> None:
+    data = pairs(40, distinct=5)  # a batch of 4 leaves rows over that share their anchors
+    sampler = sampler_class(data, 4, drop_last=True, seed=0)
+    once = sum(len(batch) == 4 for batch in sampler_class(data, 4, drop_last=False, seed=0))
+    assert once < 10, "one pass must be too short for the test to say anything"
+    for number in range(3):
+        found = epoch(sampler, number)
+        assert [len(batch) for batch in found] == [4] * 10
+        assert all(len({data[row]["anchor"] for row in batch}) == 4 for batch in found)
+
+
+def test_no_batch_at_all_ends_the_epoch() -> None:
+    data = Dataset.from_dict({"anchor": ["the same"] * 8, "positive": list("abcdefgh")})
+    assert epoch(NoDuplicatesBatchSampler(data, 4, drop_last=True, seed=0)) == []
+
+
 def test_batches_by_length_have_hardly_any_padding() -> None:
     data = pairs(2000)
     lengths = np.array([len(row["anchor"]) + len(row["positive"]) for row in data])

@@ -11,13 +11,8 @@ import yaml
 from pydantic import ValidationError
 from sentence_transformers import SentenceTransformerTrainingArguments
 
-from mrl_text.training.recipe import (
-    Recipe,
-    load_recipe,
-    recipe_description,
-    recipe_text,
-    shipped_recipes,
-)
+from mrl_text.training.recipe import Recipe
+from mrl_text.training.recipe_files import load_recipe, recipe_description, recipe_text, shipped_recipes
 
 SHIPPED = [
     "2d",

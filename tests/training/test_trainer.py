@@ -17,9 +17,11 @@ from sentence_transformers import SentenceTransformer
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.training import base as base_module
 from mrl_text.training.callbacks import MetricsLog
-from mrl_text.training.recipe import Recipe, load_recipe, shipped_recipes
+from mrl_text.training.recipe import Recipe
+from mrl_text.training.recipe_files import load_recipe, shipped_recipes
 from mrl_text.training.run import RunFolder
 from mrl_text.training.trainer import train
+from tests.training.runs import at_step, contents
 
 MakeRecipe = Callable[..., Recipe]
 STEPS = 8
@@ -96,24 +98,8 @@ def losses(folder: RunFolder) -> dict[int, float]:
     return {entry["step"]: entry["loss"] for entry in logged(folder) if "loss" in entry}
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
 def refuse_model(*arguments: object, **options: object) -> MatryoshkaEncoder:
     raise AssertionError("a model was loaded")
-
-
-def at_step(step: int, action: Callable[[], None]) -> Callable[..., None]:
-    """``MetricsLog.on_log`` that acts once the loss of that step is written."""
-    original = MetricsLog.on_log
-
-    def on_log(self: MetricsLog, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        original(self, args, state, control, logs=logs, **kwargs)
-        if state.global_step == step and "loss" in (logs or {}):
-            action()
-
-    return on_log
 
 
 SHIPPED: dict[str, tuple[list[str], int, set[str]]] = {

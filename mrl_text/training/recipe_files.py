@@ -1,0 +1,131 @@
+"""Recipes as YAML: those shipped, and reading one with overrides and clear complaints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from yaml import MarkedYAMLError, YAMLError
+
+from mrl_text.suggest import did_you_mean
+from mrl_text.training.recipe import (
+    DataConfig,
+    EvalConfig,
+    LossConfig,
+    MiningConfig,
+    ModelConfig,
+    Recipe,
+    SourceConfig,
+)
+
+
+def shipped_recipes() -> dict[str, Traversable]:
+    """Recipes installed with the package: name -> file, sorted by name."""
+    folder = files("mrl_text.recipes")
+    found = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
+    return dict(sorted(found.items()))
+
+
+def recipe_text(name: str) -> str:
+    """The YAML text of a shipped recipe.
+
+    Raises:
+        ValueError: no such recipe; names the nearest.
+    """
+    shipped = shipped_recipes()
+    if name not in shipped:
+        raise ValueError(f"no recipe named {name!r}{did_you_mean(name, shipped)}")
+    return shipped[name].read_text(encoding="utf-8")
+
+
+def recipe_description(name: str) -> str:
+    """The ``description`` of a shipped recipe, on one line; no validation, so a list of recipes is instant."""
+    content = yaml.safe_load(recipe_text(name))
+    return " ".join(str(content.get("description", "")).split())
+
+
+def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and validate a recipe. Loads no model and no data.
+
+    Args:
+        name_or_file: name of a shipped recipe, or a YAML file.
+        overrides: ``section.key=value`` in YAML notation, for example ``training.learning_rate=1e-4``,
+            ``loss.dims=[32,64]`` or ``data.train[0].source=pairs.csv``.
+
+    Raises:
+        FileNotFoundError: neither a file nor a shipped recipe.
+        ValueError: not YAML, an unknown key (the nearest known one is named), or a wrong value.
+    """
+    file = Path(name_or_file)
+    if file.is_file():
+        try:
+            text, label = file.read_text(encoding="utf-8"), name_or_file
+        except UnicodeDecodeError:
+            raise ValueError(f"{name_or_file}: not a text file in UTF-8") from None
+    elif file.suffix in (".yaml", ".yml") or "/" in name_or_file:
+        raise FileNotFoundError(f"no recipe file at {name_or_file}")
+    else:
+        text, label = recipe_text(name_or_file), name_or_file
+    try:
+        try:
+            config = OmegaConf.create(text)
+        except AssertionError:  # a bare number or truth value
+            config = None
+        if not isinstance(config, DictConfig):
+            raise ValueError(f"{label}: a recipe is a mapping with model, data and loss")
+        for override in overrides:
+            _apply_override(config, override)
+        return Recipe.model_validate(OmegaConf.to_container(config, resolve=True))
+    except ValidationError as error:
+        raise ValueError(f"{label}: {_first_problem(error)}") from None
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{label}: {_first_line(error)}") from None
+
+
+def _apply_override(config: DictConfig, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"override {override!r} is not of the form section.key=value")
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
+        OmegaConf.update(config, key.strip(), values["value"], merge=False)
+    except (YAMLError, OmegaConfBaseException, IndexError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"override {override!r}: {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "loss": LossConfig,
+    "eval": EvalConfig,
+    "train": SourceConfig,
+    "validation": SourceConfig,
+    "mine_negatives": MiningConfig,
+}
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first complaint of a validation in one line, with the nearest known key where a key is unknown."""
+    problems = error.errors(include_url=False)
+    problem = next((item for item in problems if item["type"] == "extra_forbidden"), problems[0])
+    path = [str(part) for part in problem["loc"]]
+    where = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        parent = next((part for part in reversed(path[:-1]) if part in _SECTIONS), "")
+        known = _SECTIONS.get(parent, Recipe).model_fields
+        return f"{where}: unknown key{did_you_mean(path[-1], known)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
