@@ -1,0 +1,158 @@
+"""The commands that make models: ``train``, ``adapt``, ``quickstart``, ``recipes``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mrl_text.cli.common import BatchSize, Device, command, whole_numbers
+
+recipes_app = typer.Typer(help="List, show and copy training recipes.", invoke_without_command=True)
+
+
+class AdaptMethod(StrEnum):
+    """Choices of ``--method``."""
+
+    rotation = "rotation"
+    pca = "pca"
+    linear = "linear"
+
+
+@recipes_app.callback()
+def _recipes(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_recipes()
+
+
+@recipes_app.command("list")
+@command
+def list_recipes() -> None:
+    """Print every shipped recipe with its description."""
+    from mrl_text.training.recipe_files import recipe_description, shipped_recipes
+
+    for name in shipped_recipes():
+        typer.echo(f"{name:16} {recipe_description(name)}")
+
+
+@recipes_app.command("show")
+@command
+def show_recipe(name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")]) -> None:
+    """Print a recipe."""
+    from mrl_text.training.recipe_files import recipe_text
+
+    typer.echo(recipe_text(name), nl=False)
+
+
+@recipes_app.command("copy")
+@command
+def copy_recipe(
+    name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
+    file: Annotated[Path, typer.Argument(help="File to write; an existing one is not overwritten.")],
+) -> None:
+    """Copy a recipe to a file of your own."""
+    from mrl_text.training.recipe_files import recipe_text
+
+    text = recipe_text(name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise FileExistsError(f"{file} exists already: choose another name") from None
+    typer.echo(f"{file}: edit it, then run  mrl-text train {file}")
+
+
+@command
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, a YAML file, or the folder of a run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, as often as you like.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run; default runs/RECIPE.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run from its last checkpoint.")] = False,
+) -> None:
+    """Train a Matryoshka encoder as a recipe says."""
+    from mrl_text.training.recipe_files import load_recipe
+
+    run = Path(recipe) if (Path(recipe) / "recipe.yaml").is_file() else None
+    loaded = load_recipe(str(run / "recipe.yaml") if run else recipe, overrides or ())
+    from mrl_text.quiet import quiet_libraries
+    from mrl_text.training.trainer import train as run_training
+
+    quiet_libraries()
+    folder = output or run or Path("runs") / Path(recipe).stem
+    typer.echo(run_training(loaded, folder, resume=resume))
+
+
+@command
+def adapt(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder, hub id or packaged model; leave it out with --embeddings.")
+    ] = None,
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Texts like those the model is for: .txt, CSV, TSV, JSONL or Parquet. As often as you like."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the model; with --embeddings a .npy file.")
+    ] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Vectors of any provider instead of model and texts: .npy, or Parquet.")
+    ] = None,
+    method: Annotated[AdaptMethod, typer.Option(help="How to fit.")] = AdaptMethod.rotation,
+    dims: Annotated[
+        str | None, typer.Option(help="Sizes, comma-separated; default: powers of two from 16, and the width.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="For linear: table with anchor and positive; with --embeddings a .npy of row numbers."),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the texts; default: every column of text.")] = None,
+    limit: Annotated[int, typer.Option(help="Texts to fit on, at most.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Of sampling and fit.")] = 0,
+    batch_size: BatchSize = 64,
+    device: Device = None,
+) -> None:
+    """Make a frozen model Matryoshka in minutes, without labels and with nothing lost at full width."""
+    sizes = whole_numbers(dims, "--dims", "64,128,256")
+    if output is None:
+        raise ValueError("say where the result goes: --output FOLDER, or --output FILE.npy with --embeddings")
+    if (model is None) == (embeddings is None):
+        raise ValueError("give either a model with --texts, or --embeddings")
+    if embeddings is not None and (texts or column or device):
+        raise ValueError("--embeddings needs no --texts, --column or --device: nothing is encoded")
+    from mrl_text.quiet import quiet_libraries
+
+    quiet_libraries()
+    from mrl_text.adapt import adapt as run_adapt
+    from mrl_text.adapt import adapt_vectors
+
+    common: dict[str, Any] = {"method": method.value, "dims": sizes, "pairs": pairs, "limit": limit, "seed": seed}
+    if embeddings is not None:
+        typer.echo(adapt_vectors(embeddings, output, **common))
+    else:
+        options: dict[str, Any] = {"column": column, "batch_size": batch_size, "device": device}
+        typer.echo(run_adapt(str(model), texts or [], output, **common, **options))
+
+
+@command
+def quickstart(
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: section.key=value.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path("runs/quickstart"),
+) -> None:
+    """Train, evaluate, draw and search on this machine alone, in minutes."""
+    from mrl_text.models import require_packaged_model
+    from mrl_text.quiet import quiet_libraries, work_offline
+
+    require_packaged_model("sentence-transformers/all-MiniLM-L6-v2", extra="quickstart")
+    typer.echo(f"The quick start takes minutes. It lands in {output}; interrupted, it continues there.", err=True)
+    work_offline()
+    from rich.console import Console
+
+    quiet_libraries()
+    from mrl_text.quickstart import quickstart as run_quickstart
+
+    run_quickstart(output, Console(), Console(stderr=True), overrides or ())

@@ -1,0 +1,252 @@
+"""What an index keeps on disk, and how a change becomes the state that a reader or a later run finds.
+
+A folder holds rows, and ``index.json`` says which of them count. Vectors are appended to files of raw float16; ids and
+texts come in Arrow files, one per save; everything else is written anew under another name. Replacing ``index.json``
+is the one moment at which a save happens: a process killed at any other leaves what was saved before, and the bytes it
+wrote beyond that are dropped by the next writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from mrl_text.files import write_atomically
+
+MANIFEST = "index.json"
+VECTORS = "vectors.f16"
+_VERSION = 1
+_ROW_TYPE = np.dtype("<f2")
+_SCHEMA = pa.schema([("id", pa.large_string()), ("text", pa.large_string())])
+
+
+class IndexFolder:
+    """The files of one index.
+
+    Args:
+        path: the folder.
+
+    Attributes:
+        manifest: what was saved last: ``width``, ``count``, ``segments``, ``files`` and what the index adds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest: dict[str, Any] = {}
+        self._lock: FileLock | None = None
+        self._tables: dict[str, pa.Table] = {}
+
+    @classmethod
+    def create(cls, path: Path, manifest: dict[str, Any]) -> IndexFolder:
+        """A new folder with no rows.
+
+        Raises:
+            FileExistsError: the folder has files already.
+        """
+        if path.exists() and any(path.iterdir()):
+            what = "is an index already: load it" if (path / MANIFEST).exists() else "has files already"
+            raise FileExistsError(f"{path} {what}, or choose another folder")
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        folder.manifest = {"version": _VERSION, "generation": 0, "count": 0, "segments": [], "files": {}, **manifest}
+        folder.lock()
+        folder._write_manifest()
+        return folder
+
+    @classmethod
+    def load(cls, path: Path) -> IndexFolder:
+        """What was saved last.
+
+        Raises:
+            FileNotFoundError: no index there, or one of its files is missing.
+            ValueError: a file is shorter or other than when it was saved, or a newer version wrote it.
+        """
+        folder = cls(path)
+        folder.manifest = _read_manifest(path)
+        for name, size in folder._expected_sizes().items():
+            file = path / name
+            if not file.is_file():
+                raise FileNotFoundError(f"{file} is missing: the index is incomplete, copy it again or build it anew")
+            if file.stat().st_size < size:
+                raise ValueError(
+                    f"{file} has {file.stat().st_size} bytes and {size} were saved: the index is damaged, copy it again"
+                    " or build it anew"
+                )
+        return folder
+
+    @property
+    def count(self) -> int:
+        """Rows saved, removed ones included."""
+        return int(self.manifest["count"])
+
+    def lock(self) -> None:
+        """Become the one process that may write, and drop what an interrupted writer left behind.
+
+        Raises:
+            ValueError: another process writes, or has saved since this one read.
+        """
+        if self._lock is not None:
+            return
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"another process is writing to {self.path}: wait until it is done") from None
+        self._lock = lock
+        if not (self.path / MANIFEST).exists():
+            return
+        if _read_manifest(self.path)["generation"] != self.manifest["generation"]:
+            self.release()
+            raise ValueError(f"{self.path} was changed by another process since it was loaded: load it again")
+        expected = self._expected_sizes()
+        for file in self.path.iterdir():
+            if file.name in expected and file.suffix == ".f16":
+                os.truncate(file, expected[file.name])
+            elif file.name not in expected and file.suffix in (".f16", ".arrow", ".npy", ".faiss"):
+                file.unlink()
+
+    def release(self) -> None:
+        """Let other processes write."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def write_rows(self, name: str, rows: np.ndarray, first: int) -> None:
+        """Write rows to a file of vectors from position ``first`` on, and nothing behind them.
+
+        They count from the next :meth:`commit` on. What a failed or interrupted write left is overwritten.
+
+        Args:
+            name: of the file, ending in ``.f16``.
+            rows: float array (n, size), stored as float16.
+            first: position of the first of them; the file has all before it.
+        """
+        file = self.path / name
+        file.touch()
+        with file.open("r+b") as stream:
+            stream.seek(first * rows.shape[1] * _ROW_TYPE.itemsize)
+            stream.truncate()
+            stream.write(np.ascontiguousarray(rows, dtype=_ROW_TYPE).tobytes())
+
+    def rows(self, name: str, size: int, count: int) -> np.ndarray:
+        """The first ``count`` rows of a file of vectors: float16 (count, size), memory-mapped, read-only."""
+        if not count:
+            return np.zeros((0, size), dtype=_ROW_TYPE)
+        mapped = np.memmap(self.path / name, dtype=_ROW_TYPE, mode="r", shape=(count, size))
+        # candidates lie all over the file, and reading ahead would fetch 128 KB for each
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            mapped._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
+        return mapped
+
+    def blocks(
+        self, name: str, size: int, count: int, *, first: int = 0, block: int = 16_384
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """``count`` rows of a file of vectors from ``first`` on, read and not mapped: position, float16 (m, size)."""
+        if not count:
+            return
+        with (self.path / name).open("rb") as stream:
+            stream.seek(first * size * _ROW_TYPE.itemsize)
+            for start in range(first, first + count, block):
+                some = min(block, first + count - start)
+                yield start, np.fromfile(stream, dtype=_ROW_TYPE, count=some * size).reshape(some, size)
+
+    def write(self, name: str, content: bytes) -> dict[str, Any]:
+        """Write a file whole; returns what the manifest needs to recognise it: name, bytes and checksum."""
+        write_atomically(self.path / name, content)
+        return {"name": name, "bytes": len(content), "blake2b": _digest(content)}
+
+    def write_texts(self, ids: Sequence[str], texts: Sequence[str | None]) -> dict[str, Any]:
+        """Write ids and texts of the rows since the last commit as an Arrow file.
+
+        Returns:
+            What the manifest needs: of the file as :meth:`write`, the number of rows, and a checksum of their vectors.
+        """
+        stream = io.BytesIO()
+        table = pa.table({"id": list(ids), "text": list(texts)}, schema=_SCHEMA)
+        with pa.ipc.new_file(stream, _SCHEMA) as writer:
+            writer.write_table(table)
+        number = int(self.manifest["generation"]) + 1
+        vectors = self._vectors_digest(self.count, len(ids))
+        return {**self.write(f"rows-{number:06d}.arrow", stream.getvalue()), "rows": len(ids), "vectors": vectors}
+
+    def texts(self, segment: dict[str, Any]) -> pa.Table:
+        """Ids and texts of a saved segment, memory-mapped."""
+        name = segment["name"]
+        if name not in self._tables:
+            self._tables[name] = pa.ipc.open_file(pa.memory_map(str(self.path / name))).read_all()
+        return self._tables[name]
+
+    def commit(self, manifest: dict[str, Any], appended: Sequence[str]) -> None:
+        """Make a new state the one that counts, and delete files that only older ones needed.
+
+        Args:
+            manifest: the new state, complete but for ``generation``.
+            appended: files of vectors that grew; they are on the disk before the state is.
+        """
+        for name in appended:
+            with (self.path / name).open("rb") as stream:
+                os.fsync(stream.fileno())
+        before = set(self._expected_sizes())
+        self.manifest = {**manifest, "generation": int(self.manifest["generation"]) + 1}
+        self._write_manifest()
+        for name in before - set(self._expected_sizes()):
+            (self.path / name).unlink(missing_ok=True)
+
+    def verify(self) -> None:
+        """Read every file that has a checksum and compare.
+
+        Raises:
+            ValueError: a file is not what was saved.
+        """
+        for entry in [*self.manifest["files"].values(), *self.manifest["segments"]]:
+            if _digest((self.path / entry["name"]).read_bytes()) != entry["blake2b"]:
+                raise ValueError(f"{self.path / entry['name']} is not what was saved: copy the index again")
+        first = 0
+        for segment in self.manifest["segments"]:
+            if self._vectors_digest(first, segment["rows"]) != segment["vectors"]:
+                raise ValueError(f"{self.path / VECTORS} is not what was saved: copy the index again")
+            first += segment["rows"]
+
+    def _vectors_digest(self, first: int, count: int) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for _, rows in self.blocks(VECTORS, self.manifest["width"], count, first=first):
+            digest.update(rows.tobytes())
+        return digest.hexdigest()
+
+    def _expected_sizes(self) -> dict[str, int]:
+        entries = [*self.manifest["files"].values(), *self.manifest["segments"]]
+        sizes = {entry["name"]: int(entry["bytes"]) for entry in entries}
+        rows = {name: self.count * size * _ROW_TYPE.itemsize for name, size in self.manifest.get("vectors", {}).items()}
+        return {**sizes, **{name: size for name, size in rows.items() if size}}
+
+    def _write_manifest(self) -> None:
+        write_atomically(self.path / MANIFEST, json.dumps(self.manifest, indent=1).encode())
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise FileNotFoundError(f"no index at {path} (it has no {MANIFEST}): build one with mrl-text index build")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = manifest["version"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file} is not the description of an index") from None
+    if version != _VERSION:
+        raise ValueError(f"{path} was written in version {version} of the layout, this is {_VERSION}: update mrl-text")
+    return manifest
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

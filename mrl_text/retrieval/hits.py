@@ -1,0 +1,43 @@
+"""What a search gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a search found, best first.
+
+    Attributes:
+        ids: object array (n, k) of str; None where fewer rows were found.
+        scores: float32 (n, k), the cosine at the plan's last size; minus infinity where there is no row.
+        positions: int64 (n, k), rows in the order they were added; -1 where there is none.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    positions: np.ndarray
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one step of a search cost.
+
+    Attributes:
+        name: ``shortlist`` or ``rerank``.
+        dim: numbers compared.
+        candidates: vectors the step was given; for a shortlist all rows, or those in the cells looked into (about).
+        kept: vectors it handed on.
+        seconds: least of nine runs, beyond what the steps before it took.
+        bytes_read: of vectors kept on disk; they come from memory where the system has them cached.
+    """
+
+    name: str
+    dim: int
+    candidates: int
+    kept: int
+    seconds: float
+    bytes_read: int

@@ -1,0 +1,128 @@
+"""Plans tried on an index: how good their results are, how long they take, what they hold in memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mrl_text.retrieval.index import AdaptiveIndex
+from mrl_text.retrieval.judged import Judged, K, Metric, recall
+from mrl_text.retrieval.plan import SearchPlan
+from mrl_text.retrieval.timing import Timing, measure
+
+_EXPLAINED = 10
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One plan and what came of it.
+
+    Attributes:
+        plan: as it was tried.
+        note: why it was not measured, or not chosen; empty otherwise.
+        retention: score over that of exact full-width search, on the queries to choose by and on the others; None
+            where it was not looked at.
+        timing: seconds per query; None where it was not measured.
+        ram: bytes of the shortlist.
+    """
+
+    plan: SearchPlan
+    note: str = ""
+    retention: tuple[float, float] | None = None
+    timing: Timing | None = None
+    ram: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The trial as JSON values."""
+        timing = self.timing and {"single": self.timing.single, "batch": self.timing.batch}
+        measured = {"retention": self.retention, "seconds_per_query": timing, "ram_bytes": self.ram}
+        return {"plan": self.plan.to_json(), "label": self.plan.label, "note": self.note, **measured}
+
+
+class Trials:
+    """Tries plans on one index against its exact full-width search.
+
+    Args:
+        index: its plan is changed, nothing is saved.
+        queries: float32 (n, width).
+        judged: the same queries; their judgements are needed for nDCG.
+        metric: what is kept.
+        halves: rows of the queries to choose by, and of the others.
+
+    Attributes:
+        scores: of exact full-width search: on the queries to choose by, and on the others.
+    """
+
+    def __init__(
+        self,
+        index: AdaptiveIndex,
+        queries: np.ndarray,
+        judged: Judged,
+        metric: Metric,
+        halves: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        self.index = index
+        self._queries = queries
+        self._judged = judged
+        self._metric = metric
+        self._halves = halves
+        self._exact = index.exact(queries, K)
+        first, second = (self._score(self._exact.ids[half], half) for half in halves)
+        self.scores: tuple[float, float] = (first, second)
+        if min(self.scores) <= 0:
+            raise ValueError("exact search finds no relevant document for these queries: are they of this corpus?")
+
+    def retention(self, plan: SearchPlan, half: int = 0) -> float:
+        """Score of a plan over that of exact full-width search; the shortlist is built where it is another."""
+        self.use(plan)
+        rows = self._halves[half]
+        return self._score(self.index.search(self._queries[rows], K).ids, rows) / self.scores[half]
+
+    def measure(self, plan: SearchPlan, note: str = "") -> Trial:
+        """Quality on both halves, time per query, memory."""
+        retention = self.retention(plan, 0), self.retention(plan, 1)
+        timing = measure(lambda some: self.index.search(some, K), self._queries[self._halves[0]])
+        return Trial(plan, note, retention, timing, self.ram())
+
+    def rerank_seconds(self, plan: SearchPlan) -> float:
+        """Time per query that goes into putting the candidates in order."""
+        self.use(plan)
+        costs = [self.index.explain(query, K)[1] for query in self._queries[self._halves[0][:_EXPLAINED]]]
+        return float(np.median([sum(cost.seconds for cost in one if cost.name == "rerank") for one in costs]))
+
+    def use(self, plan: SearchPlan) -> None:
+        """Search by that plan from now on."""
+        if self.index.plan != plan:
+            self.index.set_plan(plan)
+
+    def ram(self) -> int:
+        """Bytes of the shortlist in use."""
+        return shortlist_ram(self.index)
+
+    def _score(self, found: np.ndarray, rows: np.ndarray) -> float:
+        if self._metric == "ndcg@10":
+            return float(self._judged.subset(rows.tolist()).ndcg(found).mean())
+        return float(recall(found, self._exact.ids[rows]).mean())
+
+
+def shortlist_ram(index: AdaptiveIndex) -> int:
+    """Bytes that the shortlist of an index holds in memory."""
+    return sum(size for part, size in index.memory().items() if part in ("codes", "graph", "cells"))
+
+
+def smallest(levels: Sequence[int], enough: Callable[[int], bool]) -> int | None:
+    """The smallest level that is enough, by bisection: what is enough stays so further up. None if the last is not."""
+    if not levels or not enough(levels[-1]):
+        return None
+    return levels[bisect_left(levels[:-1], True, key=enough)]
+
+
+def steps_up_to(limit: int, first: int = K) -> list[int]:
+    """10, 15, 20, 30, 40, 60, 80, 120, ... up to ``limit``, which is the last."""
+    levels = [first << power for power in range(40)]
+    between = [level + level // 2 for level in levels]
+    return sorted({level for level in (*levels, *between) if level < limit} | {max(first, limit)})
