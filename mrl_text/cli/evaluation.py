@@ -153,14 +153,14 @@ def mirror(
     benchmark: Annotated[str | None, typer.Option(help="mteb benchmark, instead of or besides tasks.")] = None,
 ) -> None:
     """Copy the data sets of mteb tasks from the hub, for evaluation without a network."""
-    *names, folder = arguments
+    *tasks, folder = arguments
     from mrl_text.quiet import quiet_libraries
 
     quiet_libraries()
     from mrl_text.eval.mirror import mirror_tasks
     from mrl_text.eval.tasks import find_tasks
 
-    copied = mirror_tasks(find_tasks([one for name in names for one in names(name)], benchmark), folder)
+    copied = mirror_tasks(find_tasks([one for text in tasks for one in names(text)], benchmark), folder)
     typer.echo("\n".join(f"{path}  {where}" for path, where in copied.items()))
     typer.echo(f"Evaluate with  mrl-text eval MODEL --tasks ... --mirror {folder}")
 

@@ -107,20 +107,27 @@ class IndexFolder:
         if not (self.path / MANIFEST).exists():
             return
         if _read_manifest(self.path)["generation"] != self.manifest["generation"]:
-            self.release()
+            lock.release()
+            self._lock = None
             raise ValueError(f"{self.path} was changed by another process since it was loaded: load it again")
+        self._drop_leftovers()
+
+    def release(self) -> None:
+        """Let other processes write."""
+        if self._lock is not None:
+            if (self.path / MANIFEST).exists():
+                self._drop_leftovers()
+            self._lock.release()
+            self._lock = None
+
+    def _drop_leftovers(self) -> None:
+        """Delete what was written and not saved."""
         expected = self._expected_sizes()
         for file in self.path.iterdir():
             if file.name in expected and file.suffix == ".f16":
                 os.truncate(file, expected[file.name])
             elif file.name not in expected and file.suffix in (".f16", ".arrow", ".npy", ".faiss"):
                 file.unlink()
-
-    def release(self) -> None:
-        """Let other processes write."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
 
     def write_rows(self, name: str, rows: np.ndarray, first: int) -> None:
         """Write rows to a file of vectors from position ``first`` on, and nothing behind them.

@@ -132,8 +132,8 @@ class AdaptiveIndex:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __contains__(self, id_: str) -> bool:
-        return bool(self._rows.find([id_])[0] >= 0)
+    def __contains__(self, id_: object) -> bool:
+        return isinstance(id_, str) and bool(self._rows.find([id_])[0] >= 0)
 
     @property
     def ids(self) -> Iterator[str]:

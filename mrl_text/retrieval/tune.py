@@ -273,9 +273,10 @@ class _Search:
             measured += 1
             if seconds > _NEAR * self._best():
                 return
-            for factor in _MORE_EFFORT:
-                self._measure(replace(longer, effort=int(factor * least)))
-            self._funnel(replace(longer, effort=int(_MORE_EFFORT[0] * least)))
+            more = [int(factor * least) for factor in _MORE_EFFORT]
+            for effort in sorted(set(more if graph else np.minimum(more, efforts[-1]).tolist()) - {least}):
+                self._measure(replace(longer, effort=effort))
+            self._funnel(replace(longer, effort=more[0]))
         if not measured:
             last = replace(longer, effort=efforts[-1])
             self._note(last, f"misses the target: keeps {100 * self._trials.retention(last):.2f} %")
