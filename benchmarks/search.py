@@ -3,12 +3,12 @@
     python benchmarks/search_data.py MODEL ... -o DATA
     python benchmarks/search.py DATA [--growth] [--dims 32,64,128]
 
-The plan is tuned on half of the queries (nDCG@10 at least 99 % of exact full-width search's); everything printed is
+The plan is tuned on half of the queries (``--keep`` of the nDCG@10 of exact full-width search); everything printed is
 measured on the other half, which tuning never sees, for one and two threads. Exact search is FAISS's ``IndexFlatIP``
 over float32 in memory, the full-width graph ``IndexHNSWFlat`` (M 16, efConstruction 100, as the adaptive index), with
-the least ``efSearch`` whose recall@10 reaches the adaptive one's. Adaptive search is timed through
-``AdaptiveIndex.search``, its ids included. ``--growth`` prints time and memory at 10k, 50k, 200k and 1 million vectors;
-beyond the real ones they are synthetic: sums of two real vectors, one weighted by a half.
+the least ``efSearch`` whose recall@10 reaches the adaptive one's, for the tuned plan and for longer searches. Adaptive
+search is timed through ``AdaptiveIndex.search``, its ids included. ``--growth`` prints time and memory at 10k, 50k,
+200k and 1 million vectors; beyond the real ones they are synthetic: sums of two real ones, one weighted by a half.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import json
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 
 from mrl_text.retrieval import AdaptiveIndex, SearchPlan
 from mrl_text.retrieval.judged import Judged, recall
-from mrl_text.retrieval.timing import Timing, measure, threads
+from mrl_text.retrieval.timing import measure, threads
 from mrl_text.retrieval.trials import shortlist_ram
 from mrl_text.retrieval.tune import tune
 
@@ -39,7 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--dims", default="32,64,128", help="prefixes to tune over")
-    parser.add_argument("--keep", type=float, default=0.99)
+    parser.add_argument("--precisions", default="int8,int4", help="of shortlists to tune over")
+    parser.add_argument("--keep", type=float, default=0.995, help="share of the exact nDCG@10 to tune for")
     parser.add_argument("--minutes", type=float, default=6, help="of tuning, after which no further graph is built")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--growth", action="store_true")
@@ -61,10 +63,13 @@ def main() -> None:
     order = np.random.default_rng(1).permutation(len(queries))
     tuned_on, rows = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
     sample = judged.subset(tuned_on.tolist())
-    tuned = tune(
-        index, queries[tuned_on], sample, keep=arguments.keep, dims=dims, minutes=arguments.minutes, progress=True
+    options = {"keep": arguments.keep, "dims": dims, "minutes": arguments.minutes}
+    started = time.perf_counter()
+    tuned = tune(index, queries[tuned_on], sample, precisions=arguments.precisions.split(","), progress=True, **options)
+    print(
+        f"tuned on {len(tuned_on)} queries in {time.perf_counter() - started:.0f} s to keep {arguments.keep:.1%}:"
+        f" {tuned.chosen.plan.label}, effort {tuned.chosen.plan.effort}; {tuned.refused} cheaper ones refused"
     )
-    print(f"tuned on {len(tuned_on)} queries: {tuned.chosen.plan.label}, effort {tuned.chosen.plan.effort}")
     found = _compare(index, vectors, queries[rows], judged.subset(rows.tolist()), arguments.threads)
     if arguments.growth:
         found["growth"] = _growth(vectors, queries[rows], index.plan)  # type: ignore[arg-type]
@@ -73,43 +78,57 @@ def main() -> None:
 
 
 def _compare(index: AdaptiveIndex, vectors: np.ndarray, queries: np.ndarray, judged: Judged, counts: str) -> dict:
-    exact, graph, _ = _full_width(vectors)
+    exact, graph, seconds = _full_width(vectors)
+    print(f"full-width HNSW built in {seconds:.0f} s")
     ids = np.array(list(index.ids), dtype=object)
     best = ids[exact.search(queries, K)[1]]
-    full, adaptive = judged.ndcg(best).mean(), index.search(queries, K).ids
-    share, near = judged.ndcg(adaptive).mean() / full, recall(adaptive, best).mean()
-    print(f"nDCG@10 on {len(queries)} other queries: exact {100 * full:.2f}, adaptive keeps {100 * share:.2f} %")
-    print(f"recall@10 of the exact results: {100 * near:.2f} %")
+    full = judged.ndcg(best).mean()
+    print(f"on {len(queries)} other queries: nDCG@10 of exact search {100 * full:.2f}")
+    ram, whole = shortlist_ram(index), vectors.shape[0] * vectors.shape[1] * 4
+    print(f"memory: adaptive {ram / 1e6:.1f} MB, full float32 {whole / 1e6:.1f} MB = {whole / ram:.1f} times")
+    reached = {}
     for effort in _EFFORTS:
         graph.hnsw.efSearch = effort
-        reached = recall(ids[graph.search(queries, K)[1]], best).mean()
-        if reached >= near:
-            break
-    print(f"full-width HNSW: efSearch {effort}, recall@10 {100 * reached:.2f} %")
-    ram, whole = shortlist_ram(index), vectors.shape[0] * vectors.shape[1] * 4
-    print(f"memory: adaptive {ram / 1e6:.1f} MB, full float32 {whole / 1e6:.1f} MB = {whole / ram:.2f} times")
-    result: dict[str, Any] = {"plan": index.plan.to_json() if index.plan else None, "keeps": share, "recall": near}
-    result |= {"ndcg": full, "ram": ram, "full_ram": whole, "hnsw_effort": effort, "hnsw_recall": reached, "times": {}}
+        found = ids[graph.search(queries, K)[1]]
+        reached[effort] = recall(found, best).mean(), judged.ndcg(found).mean() / full
+    result: dict[str, Any] = {"ndcg": full, "ram": ram, "full_ram": whole, "rows": []}
     for count in map(int, counts.split(",")):
         with threads(count):
-            times = {
-                "exact full width": measure(lambda some: exact.search(some, K), queries),
-                "full-width HNSW": measure(lambda some: graph.search(some, K), queries),
-                "adaptive": measure(lambda some: index.search(some, K), queries),
-            }
-        _print_times(f"{count} thread{'s' if count > 1 else ''}", times)
-        result["times"][count] = {name: (one.single, one.batch) for name, one in times.items()}
+            alone = measure(lambda some: exact.search(some, K), queries)
+            print(f"\n{count} thread(s), ms per query: one by one, and in a batch of {len(queries)}")
+            print(f"exact full width: {1e3 * alone.single:.2f}, {1e3 * alone.batch:.3f}")
+            print(
+                "{:46} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6}   full-width HNSW of that recall: ms, ms in a batch".format(
+                    "adaptive", "nDCG %", "recall", "ms", "batch", "x", "x"
+                )
+            )
+            for plan in _around(index.plan):  # type: ignore[arg-type]
+                found = index.search(queries, K, plan=plan).ids
+                keeps, near = judged.ndcg(found).mean() / full, recall(found, best).mean()
+                ours = measure(lambda some, plan=plan: index.search(some, K, plan=plan), queries)
+                graph.hnsw.efSearch = effort = next((one for one in _EFFORTS if reached[one][0] >= near), _EFFORTS[-1])
+                theirs = measure(lambda some: graph.search(some, K), queries)
+                label = f"{plan.label}, effort {plan.effort}"
+                print(
+                    f"{label:46} {100 * keeps:6.2f} {100 * near:7.2f} {1e3 * ours.single:7.3f} {1e3 * ours.batch:7.3f}"
+                    f" {alone.single / ours.single:6.1f} {alone.batch / ours.batch:6.1f}"
+                    f"   efSearch {effort}, {100 * reached[effort][0]:.2f}, nDCG {100 * reached[effort][1]:.2f} %:"
+                    f" {1e3 * theirs.single:.3f} ({theirs.single / ours.single:.2f}x),"
+                    f" {1e3 * theirs.batch:.3f} ({theirs.batch / ours.batch:.2f}x)",
+                    flush=True,
+                )
+                row = {"threads": count, "plan": plan.to_json(), "keeps": keeps, "recall": near, "effort": effort}
+                times = {"exact": alone, "adaptive": ours, "hnsw": theirs}
+                result["rows"].append(row | {name: (one.single, one.batch) for name, one in times.items()})
     return result
 
 
-def _print_times(title: str, times: dict[str, Timing]) -> None:
-    print(f"\n{title:20} {'one by one':>12} {'ratio':>7} {'in a batch':>12} {'ratio':>7}   (ms per query)")
-    ours = times["adaptive"]
-    for name, one in times.items():
-        print(
-            f"{name:20} {1e3 * one.single:12.3f} {one.single / ours.single:7.1f} {1e3 * one.batch:12.3f}"
-            f" {one.batch / ours.batch:7.1f}"
-        )
+def _around(plan: SearchPlan) -> list[SearchPlan]:
+    """The tuned plan, and longer searches of the same shortlist."""
+    if plan.kind == "flat":
+        return [replace(plan, shortlist=plan.shortlist * more) for more in (1, 2, 4)]
+    grid = [(1, 1), (1, 2), (2, 2), (2, 4)]
+    return [replace(plan, effort=plan.effort * more, shortlist=plan.shortlist * longer) for more, longer in grid]
 
 
 def _full_width(vectors: np.ndarray, graph: bool = True) -> tuple[Any, Any, float]:

@@ -51,7 +51,7 @@ class AdaptiveIndex:
         self._rows = Rows(folder)
         self._shortlist: Any = None
         self._learned_from = int(manifest.get("learned_from", 0))
-        self._engine: Engine | None = None
+        self._engines: dict[SearchPlan, Engine] = {}
         self._saved_shortlist: Any = None
         if "shortlist" in manifest["files"]:
             self._shortlist = engine.read_shortlist(folder.path / manifest["files"]["shortlist"]["name"])
@@ -178,7 +178,7 @@ class AdaptiveIndex:
         known = self._rows.find(ids)
         self._rows.remove(known[known >= 0])
         self._rows.append(ids, vectors, texts)
-        self._engine = None
+        self._engines.clear()
         if self._shortlist is not None:
             if self._learns() and self._rows.count >= _OUTGROWN * self._learned_from:
                 self._shortlist = None
@@ -308,7 +308,8 @@ class AdaptiveIndex:
         self._folder.lock()
         if plan is None or self._plan is None or not plan.shares_shortlist(self._plan):
             self._shortlist = None
-        self._plan, self._engine = plan, None
+        self._plan = plan
+        self._engines.clear()
         self._rows.keep_sizes(_smaller_sizes(plan, self.width))
         if plan is not None and self._rows.count:
             self._ready(None)
@@ -364,7 +365,7 @@ class AdaptiveIndex:
     def close(self) -> None:
         """Let other processes write; a temporary folder is deleted."""
         self._folder.release()
-        self._engine = None
+        self._engines.clear()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -383,16 +384,15 @@ class AdaptiveIndex:
         return plan is not None and (plan.kind == "ivf" or plan.precision in ("int8", "int4", "binary"))
 
     def _ready(self, plan: SearchPlan | None) -> Engine:
-        """The engine for the index's plan, or for another on the same shortlist."""
+        """The engine for the index's plan, or for another on the same shortlist; kept until the index changes."""
         assert self._plan is not None
-        if plan is not None and plan != self._plan:
-            plan.check(self.width)
-            if not plan.shares_shortlist(self._plan):
-                raise ValueError(f"the index has a shortlist for {self._plan.label}: call set_plan for {plan.label}")
-            return Engine(plan, self.width, self._built_shortlist(), self._sizes(plan))
-        if self._engine is None:
-            self._engine = Engine(self._plan, self.width, self._built_shortlist(), self._sizes(self._plan))
-        return self._engine
+        wanted = plan or self._plan
+        if wanted not in self._engines:
+            wanted.check(self.width)
+            if not wanted.shares_shortlist(self._plan):
+                raise ValueError(f"the index has a shortlist for {self._plan.label}: call set_plan for {wanted.label}")
+            self._engines[wanted] = Engine(wanted, self.width, self._built_shortlist(), self._sizes(wanted))
+        return self._engines[wanted]
 
     def _built_shortlist(self) -> Any:
         if self._shortlist is None:
