@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mrl_text.cli.classification import classify, label
 from mrl_text.cli.evaluation import evaluate, leaderboard, mirror
 from mrl_text.cli.index import index_app, search
 from mrl_text.cli.paper import paper
@@ -23,6 +24,8 @@ app.command()(adapt)
 app.command("eval")(evaluate)
 app.command()(leaderboard)
 app.command()(search)
+app.command()(classify)
+app.command()(label)
 app.command()(mirror)
 app.command()(paper)
 app.command()(quickstart)

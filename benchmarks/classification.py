@@ -1,0 +1,112 @@
+"""Adaptive classification on two data sets: accuracy at each size, the cascade, and the oracle, over seeds.
+
+python benchmarks/classification.py MODEL --banking BANKING77_FOLDER --tags stackoverflow-clustering.csv
+
+Banking77 has a test split; a seed draws nine tenths of its training texts and the folds that thresholds are learned on.
+Of the tags a seed draws two thirds to fit on and the rest to test. No test text is seen before heads and thresholds
+stand. Intervals are Student's, over seeds: they say what other draws would give.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
+from mrl_text.classification.figure import Curve, draw_curves
+from mrl_text.classification.run import embed_texts
+from mrl_text.quiet import quiet_libraries
+
+KINDS = {False: "separate heads", True: "tied heads"}
+Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def main() -> None:
+    """Encode once, then fit and test with every seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--banking", type=Path, help="folder with train.parquet and test.parquet")
+    parser.add_argument("--tags", type=Path, help="CSV with text,label")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--keep", type=float, default=0.999)
+    parser.add_argument("--dims", default="", help="sizes, comma-separated")
+    parser.add_argument("--cost", default="largest")
+    parser.add_argument("--kinds", default="separate,tied")
+    parser.add_argument("--output", type=Path, default=Path("classification"))
+    arguments = parser.parse_args()
+    quiet_libraries()
+    dims = [int(dim) for dim in arguments.dims.split(",")] if arguments.dims else None
+    for name, file in (("Banking77", arguments.banking), ("Stack Overflow tags", arguments.tags)):
+        if file is None:
+            continue
+        curves = []
+        for tied, kind in KINDS.items():
+            if kind.split()[0] in arguments.kinds:
+                splits = _splits(arguments.model, file, arguments.seeds)
+                print(f"\n{name}, {kind}, keep {arguments.keep}, cost {arguments.cost}, {arguments.seeds} seeds")
+                curves += _measure(splits, kind, tied, arguments.keep, arguments.cost, dims)
+        draw_curves(curves, arguments.output / f"{name.split()[0].lower()}.png", title=name)
+
+
+def _splits(model: str, file: Path, seeds: int) -> Iterator[tuple[int, Split]]:
+    if file.is_dir():
+        train, test = (pd.read_parquet(file / f"{part}.parquet") for part in ("train", "test"))
+        vectors, unseen = (embed_texts(model, part["text"].tolist()) for part in (train, test))
+        for seed in range(seeds):
+            rows = np.random.default_rng(seed).permutation(len(train))[: len(train) * 9 // 10]
+            yield seed, (vectors[rows], train["label"].to_numpy()[rows], unseen, test["label"].to_numpy())
+        return
+    table = pd.read_csv(file).drop_duplicates("text")
+    vectors, labels = embed_texts(model, table["text"].tolist()), table["label"].to_numpy()
+    for seed in range(seeds):
+        rows, rest = np.split(np.random.default_rng(seed).permutation(len(table)), [len(table) * 2 // 3])
+        yield seed, (vectors[rows], labels[rows], vectors[rest], labels[rest])
+
+
+def _measure(
+    splits: Iterator[tuple[int, Split]], kind: str, tied: bool, keep: float, cost: str, sizes: list[int] | None
+) -> list[Curve]:
+    singles, paths, chosen, bounds, dims = [], [], [], [], ()
+    for seed, (vectors, labels, unseen, truth) in splits:
+        classifier = AdaptiveClassifier(sizes, tied=tied, keep=keep, cost=cost, random_state=seed).fit(vectors, labels)  # type: ignore[arg-type]
+        dims = classifier.dims_
+        singles.append(classifier.stages(unseen, truth).correct.mean(axis=0))
+        paths.append(classifier.curve(unseen, truth))
+        chosen.append(classifier.evaluate(unseen, truth))
+        bounds.append(oracle(classifier, unseen, truth))
+        print(f"  seed {seed}: {chosen[-1].accuracy - singles[-1][-1]:+.4f} at {chosen[-1].largest:.0f}", flush=True)
+    scores = np.array(singles)
+    for stage, dim in enumerate(dims):
+        print(f"{dim:8d} numbers  {_interval(100 * scores[:, stage])}")
+    for label, points in (("cascade", chosen), ("oracle", bounds)):
+        print(
+            f"{label:>8s}          {_interval([100 * p.accuracy for p in points])}   largest"
+            f" {_interval([p.largest for p in points])}   sum {_interval([p.paid for p in points])}"
+        )
+    lost = [100 * (point.accuracy - full) for point, full in zip(chosen, scores[:, -1], strict=True)]
+    print(f"cascade - {dims[-1]}:  {_interval(lost)} points")
+    single = [Point(float(score), float(dim), float(dim)) for score, dim in zip(scores.mean(axis=0), dims, strict=True)]
+    return [
+        Curve(kind, single, "single"),
+        Curve(f"cascade, {kind}", [_mean(list(points)) for points in zip(*paths, strict=True)], "cascade"),
+        Curve(f"oracle, {kind}", [_mean(bounds)], "oracle"),
+    ]
+
+
+def _mean(points: list[Point]) -> Point:
+    return Point(*(float(np.mean([getattr(p, name) for p in points])) for name in ("accuracy", "largest", "paid")))
+
+
+def _interval(values: list[float] | np.ndarray) -> str:
+    """Mean with Student's 95 % interval."""
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0
+    return f"{np.mean(values):7.2f} [{np.mean(values) - half:.2f}, {np.mean(values) + half:.2f}]"
+
+
+if __name__ == "__main__":
+    main()

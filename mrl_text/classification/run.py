@@ -1,0 +1,275 @@
+"""From a model and labelled texts to a saved classifier, and from that to labels of new texts."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
+from mrl_text.classification.figure import Curve, draw_curves
+from mrl_text.classification.storage import FACTS_FILE, load_classifier, read_facts, save_classifier
+from mrl_text.classification.thresholds import Cost
+from mrl_text.embedding_cache import EmbeddingCache
+from mrl_text.files import cache_dir, write_atomically
+from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.truncation import check_dims
+
+logger = logging.getLogger(__name__)
+
+_TESTED_SHARE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """What :func:`classify` measured on the test texts, and where it is.
+
+    Attributes:
+        classifier: fitted and saved.
+        single: accuracy 0..1 of every head alone: size -> score, of the kind that was asked for.
+        cascade: the cascade with its chosen thresholds.
+        oracle: a perfect rule for stopping.
+        files: what was written.
+    """
+
+    classifier: AdaptiveClassifier
+    single: dict[int, float]
+    cascade: Point
+    oracle: Point
+    files: tuple[Path, ...]
+
+
+def classify(
+    model: str,
+    train: str | Path,
+    output: str | Path,
+    *,
+    test: str | Path | None = None,
+    text: str = "text",
+    label: str = "label",
+    dims: Sequence[int] | None = None,
+    tied: bool = False,
+    keep: float = 0.999,
+    cost: Cost = "largest",
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str | None = None,
+) -> Classification:
+    """Fit the cascade on labelled texts, test it, save it with ``results.json`` and ``curve.png``.
+
+    Both kinds of heads are fitted for the figure; the saved classifier has the kind that was asked for. Every text is
+    encoded once; the vectors stay in the cache folder.
+
+    Args:
+        model: folder, hub id or packaged model.
+        train: CSV, TSV, JSON lines or Parquet with a column of texts and one of labels.
+        output: folder; new, empty, or of an earlier call.
+        test: another such table; None sets a fifth of ``train`` apart.
+        text: name of the column of texts.
+        label: name of the column of labels.
+        dims: sizes; None is :func:`~mrl_text.classification.nested.default_dims`.
+        tied: save tied heads (MRL-E) instead of separate ones (MRL).
+        keep: share of the full width's accuracy that is kept.
+        cost: what is kept low, see :class:`AdaptiveClassifier`.
+        seed: of the folds and of the fifth that is set apart.
+        batch_size: texts per forward pass.
+        device: where to encode; None is the best there is.
+
+    Raises:
+        FileNotFoundError: a file or the model is not there.
+        FileExistsError: ``output`` holds something else.
+        ValueError: malformed tables, one label only, impossible sizes or options.
+    """
+    folder = Path(output)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / FACTS_FILE).exists()):
+        raise FileExistsError(f"{folder} is there and holds no classifier: choose another folder")
+    source = find_model(model)
+    if dims is not None:
+        check_dims(dims, peek_width(source))
+    texts, labels = read_labelled(train, text, label)
+    if test is None:
+        texts, labels, test_texts, test_labels = _set_apart(texts, labels, seed)
+    else:
+        test_texts, test_labels = read_labelled(test, text, label)
+    if len(set(labels)) < 2:
+        raise ValueError(f"{train}: the only label to learn from is {labels[0]!r}; at least two are needed")
+    if twice := len(set(texts) & set(test_texts)):
+        logger.warning("%d of the test texts are among the training texts: their labels are known", twice)
+    classifiers = {
+        kind: AdaptiveClassifier(dims, tied=kind, keep=keep, cost=cost, random_state=seed) for kind in (False, True)
+    }
+    classifiers[tied].check_parameters()
+    vectors = _embed(source, [*texts, *test_texts], batch_size, device)
+    known, unseen = vectors[: len(texts)], vectors[len(texts) :]
+    curves = []
+    for kind, classifier in classifiers.items():
+        classifier.fit(known, labels)
+        curves += _curves(classifier, unseen, test_labels, "tied heads" if kind else "separate heads")
+    chosen = classifiers[tied]
+    right = chosen.stages(unseen, test_labels).correct.mean(axis=0)
+    single = dict(zip(chosen.dims_, map(float, right), strict=True))
+    cascade, bound = chosen.evaluate(unseen, test_labels), oracle(chosen, unseen, test_labels)
+    facts = {"model": model, "revision": source.revision, "versions": {"mrl-text": version("mrl-text")}}
+    save_classifier(chosen, folder, facts)
+    results = {
+        **facts,
+        "train": Path(train).name,
+        "test": Path(test).name if test else f"{_TESTED_SHARE:.0%} of train",
+        "texts": {"train": len(texts), "test": len(test_texts)},
+        "keep": keep,
+        "cost": cost,
+        "thresholds": [None if np.isinf(one) else float(one) for one in chosen.thresholds_],
+        "cascade": asdict(cascade),
+        "curves": [asdict(curve) for curve in curves],
+    }
+    write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    draw_curves(curves, folder / "curve.png", title=Path(train).stem)
+    files = tuple(folder / name for name in (FACTS_FILE, "results.json", "curve.png"))
+    return Classification(chosen, single, cascade, bound, files)
+
+
+def print_classification(result: Classification, console: Console) -> None:
+    """Print accuracy and both counts of size for every head alone, the cascade and the oracle."""
+    table = Table("", "accuracy", "largest size", "sum of sizes")
+    for dim, score in result.single.items():
+        table.add_row(f"head of {dim}", f"{100 * score:.2f}", str(dim), str(dim))
+    for name, point in (("cascade", result.cascade), ("oracle", result.oracle)):
+        table.add_row(name, f"{100 * point.accuracy:.2f}", f"{point.largest:.1f}", f"{point.paid:.1f}")
+    console.print(table)
+
+
+def label_texts(
+    folder: str | Path,
+    file: str | Path,
+    *,
+    text: str = "text",
+    batch_size: int = 64,
+    device: str | None = None,
+) -> list[dict[str, str | int | float]]:
+    """Label new texts with a saved classifier and the model it was fitted for.
+
+    Args:
+        folder: what :func:`classify` wrote.
+        file: CSV, TSV, JSON lines or Parquet with a column of texts.
+        text: name of that column.
+        batch_size: texts per forward pass.
+        device: where to encode; None is the best there is.
+
+    Returns:
+        For each text ``text``, ``label``, ``probability`` and ``dim``, the size that was enough.
+
+    Raises:
+        FileNotFoundError: no classifier, file or model.
+        ValueError: a damaged classifier, a model that changed since, or a malformed table.
+    """
+    classifier, facts = load_classifier(folder), read_facts(Path(folder))
+    if "model" not in facts:
+        raise ValueError(f"{folder} does not say which model its vectors came from: embed the texts yourself")
+    source = find_model(str(facts["model"]))
+    if source.revision != facts["revision"]:
+        raise ValueError(f"{facts['model']} has changed since the classifier was fitted: run mrl-text classify again")
+    texts = _read(file, text)[0]
+    vectors = _embed(source, texts, batch_size, device)
+    probabilities, sizes = classifier.predict_proba(vectors), classifier.predict_dims(vectors)
+    best = probabilities.argmax(axis=1)
+    return [
+        {"text": one, "label": name, "probability": round(float(sure), 4), "dim": int(dim)}
+        for one, name, sure, dim in zip(
+            texts, classifier.classes_[best].tolist(), probabilities.max(axis=1), sizes, strict=True
+        )
+    ]
+
+
+def embed_texts(model: str, texts: Sequence[str], *, batch_size: int = 64, device: str | None = None) -> np.ndarray:
+    """Full-width vectors float32 (n, width) of a model, each text encoded once and kept in the cache folder.
+
+    Raises:
+        FileNotFoundError: no such model.
+    """
+    return _embed(find_model(model), texts, batch_size, device)
+
+
+def read_labelled(file: str | Path, text: str = "text", label: str = "label") -> tuple[list[str], list[str]]:
+    """Texts and labels of a table.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a missing column or malformed rows, each named by file and line.
+    """
+    texts, labels = _read(file, text, label)
+    return texts, labels
+
+
+def _read(file: str | Path, *names: str) -> list[list[str]]:
+    """Columns of a table: texts, then labels."""
+    from mrl_text.eval import rows
+
+    path = Path(file)
+    problems = rows.Problems(path)
+    table = rows.read_table(path, rows.read_bytes(path), names, problems)
+    rows.require(table, names)
+    columns = [
+        rows.checked(table, name, convert, problems)
+        for name, convert in zip(names, (rows.text, rows.class_name), strict=False)
+    ]
+    problems.raise_if_any()
+    return columns
+
+
+def _set_apart(texts: list[str], labels: list[str], seed: int) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Four fifths to fit on and a fifth to test, each label divided alike; a label with one text is fitted on."""
+    from sklearn.model_selection import train_test_split
+
+    counts = {name: labels.count(name) for name in set(labels)}
+    rows = [row for row, name in enumerate(labels) if counts[name] > 1]
+    classes = {labels[row] for row in rows}
+    if not classes or len(rows) * _TESTED_SHARE < len(classes):
+        raise ValueError(f"{len(rows)} texts of {len(classes)} labels are too few to set a fifth apart: give test")
+    _, tested = train_test_split(
+        rows, test_size=_TESTED_SHARE, random_state=seed, stratify=[labels[row] for row in rows]
+    )
+    out = set(tested)
+    kept = [row for row in range(len(texts)) if row not in out]
+    return (
+        [texts[row] for row in kept],
+        [labels[row] for row in kept],
+        [texts[row] for row in sorted(out)],
+        [labels[row] for row in sorted(out)],
+    )
+
+
+def _embed(source: ModelSource, texts: Sequence[str], batch_size: int, device: str | None) -> np.ndarray:
+    from mrl_text.encoder import MatryoshkaEncoder
+    from mrl_text.training.precision import inference_dtype
+
+    dtype = inference_dtype()
+
+    def load() -> MatryoshkaEncoder:
+        try:
+            model = MatryoshkaEncoder(source.path, device=device, model_kwargs={"dtype": dtype})
+        except OSError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise FileNotFoundError(f"model {source.name} cannot be loaded: {reason}") from error
+        model.truncate_dim = None  # a cut saved with the model must not pass for full width
+        return model
+
+    folder = cache_dir() / "classify" / f"{source.label}-{source.revision}-{dtype}"
+    vectors: np.ndarray = EmbeddingCache(load, folder, batch_size).embed(texts)
+    return vectors
+
+
+def _curves(classifier: AdaptiveClassifier, vectors: np.ndarray, labels: list[str], kind: str) -> list[Curve]:
+    right = classifier.stages(vectors, labels).correct.mean(axis=0)
+    single = [Point(float(score), dim, dim) for score, dim in zip(right, classifier.dims_, strict=True)]
+    return [
+        Curve(kind, single, "single"),
+        Curve(f"cascade, {kind}", classifier.curve(vectors, labels), "cascade"),
+        Curve(f"oracle, {kind}", [oracle(classifier, vectors, labels)], "oracle"),
+    ]

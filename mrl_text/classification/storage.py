@@ -1,0 +1,133 @@
+"""A classifier on disk: what it is as JSON, its numbers as npz, nothing that runs code when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrl_text.classification.adaptive import AdaptiveClassifier
+from mrl_text.classification.heads import Heads
+from mrl_text.classification.thresholds import Path as ThresholdPath
+from mrl_text.files import write_atomically
+
+FACTS_FILE = "classifier.json"
+
+
+def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: Mapping[str, Any] | None = None) -> Path:
+    """Write a fitted classifier: its numbers to an ``.npz`` named after their checksum, then ``classifier.json``.
+
+    The JSON file names the other and is written last, so a folder holds the old classifier or the new one.
+
+    Args:
+        classifier: fitted; labels are texts, whole numbers or truth values.
+        folder: made if missing.
+        facts: more to keep, such as the model (JSON values).
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        ValueError: labels of another type.
+        sklearn.exceptions.NotFittedError: not fitted.
+    """
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(classifier)
+    if classifier.classes_.dtype.kind not in "iubUO" or not all(
+        isinstance(label, str | int) for label in classifier.classes_.tolist()
+    ):
+        raise ValueError(f"labels are kept as JSON: texts or whole numbers, not {classifier.classes_.dtype}")
+    place, heads = Path(folder), classifier.heads_
+    weights = heads.weights[-1:] if classifier.tied else heads.weights
+    arrays = {f"weights{number}": array for number, array in enumerate(weights)}
+    arrays |= {"intercepts": heads.intercepts, "temperatures": classifier.temperatures_}
+    arrays |= {"path": classifier.path_.thresholds, "kept": classifier.path_.accuracy, "held_out": classifier.held_out_}
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **arrays)
+    content = stream.getvalue()
+    name = f"classifier-{hashlib.blake2b(content, digest_size=8).hexdigest()}.npz"
+    seed = classifier.random_state if isinstance(classifier.random_state, int) else None  # a generator is not kept
+    described = {
+        "parameters": {**classifier.get_params(), "dims": list(classifier.dims_), "random_state": seed},
+        "classes": classifier.classes_.tolist(),
+        "dtype": classifier.classes_.dtype.str,
+        "width": classifier.n_features_in_,
+        "steps": classifier.n_iter_,
+        "C": classifier.C_,
+        "keep": classifier.keep_,
+        "numbers": name,
+        **(facts or {}),
+    }
+    text = json.dumps(described, indent=2, default=_plain)
+    write_atomically(place / name, content)
+    write_atomically(place / FACTS_FILE, text.encode())
+    for other in place.glob("classifier-*.npz"):
+        if other.name != name:
+            other.unlink()
+    return place
+
+
+def load_classifier(folder: str | Path) -> AdaptiveClassifier:
+    """Read what :func:`save_classifier` wrote; it predicts the same numbers.
+
+    Raises:
+        FileNotFoundError: no classifier there.
+        ValueError: files that are damaged or something else.
+    """
+    place = Path(folder)
+    facts = read_facts(place)
+    try:
+        classifier = AdaptiveClassifier(**facts["parameters"])
+        content = (place / facts["numbers"]).read_bytes()
+        digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+        if facts["numbers"] != f"classifier-{digest}.npz":
+            raise ValueError("the numbers do not match their checksum")
+        arrays = np.load(io.BytesIO(content), allow_pickle=False)
+        dims = tuple(facts["parameters"]["dims"])
+        if classifier.tied:
+            weights = tuple(arrays["weights0"][:dim] for dim in dims)
+        else:
+            weights = tuple(arrays[f"weights{number}"] for number in range(len(dims)))
+        classifier.classes_ = np.array(facts["classes"], dtype=np.dtype(facts["dtype"]))
+        classifier.n_features_in_, classifier.dims_ = int(facts["width"]), dims
+        classifier.heads_ = Heads(dims, weights, arrays["intercepts"], int(facts["steps"]))
+        classifier.C_ = float(facts["C"])
+        classifier.n_iter_ = classifier.heads_.steps
+        classifier.temperatures_, classifier.held_out_ = arrays["temperatures"], arrays["held_out"]
+        classifier.path_ = ThresholdPath(arrays["path"], arrays["kept"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{place / FACTS_FILE} names a file that is not there: {error.filename}") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{place} holds no classifier that can be read: {' '.join(str(error).split())}") from error
+    return classifier.choose(facts["keep"])
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What ``classifier.json`` of a folder says.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no JSON object.
+    """
+    file = folder / FACTS_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"no classifier in {folder}: expected {FACTS_FILE}, as mrl-text classify writes it")
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"{file} holds no classifier")
+    return facts
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} cannot be kept as JSON")

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from mrl_text.classification import AdaptiveClassifier, classify, label_texts, load_classifier
+from mrl_text.classification.run import embed_texts, print_classification
+from tests.conftest import WORDS
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
+
+
+def labelled(n: int, seed: int) -> pd.DataFrame:
+    """Texts that hold one of three animals or things, which is the label."""
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(["cat", "train", "guitar"], size=n)
+    return pd.DataFrame({"text": [" ".join([*generator.choice(WORDS, 3), name]) for name in labels], "label": labels})
+
+
+def test_classify_then_label_new_texts(tiny_bert: Path, tmp_path: Path) -> None:
+    labelled(150, 0).to_csv(tmp_path / "train.csv", index=False)
+    labelled(60, 1).to_json(tmp_path / "test.jsonl", orient="records", lines=True)
+    folder = tmp_path / "classifier"
+    result = classify(
+        str(tiny_bert), tmp_path / "train.csv", folder, test=tmp_path / "test.jsonl", dims=[8, 32], device="cpu"
+    )
+    assert all(file.is_file() for file in result.files)
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    written = json.loads((folder / "results.json").read_text())
+    assert written["cascade"]["accuracy"] == result.cascade.accuracy
+    assert [curve["role"] for curve in written["curves"]] == ["single", "cascade", "oracle"] * 2
+    console = Console(record=True, width=100)
+    print_classification(result, console)
+    assert "head of 32" in console.export_text()
+
+    unseen = labelled(40, 2)
+    unseen[["text"]].to_parquet(tmp_path / "new.parquet")
+    rows = label_texts(folder, tmp_path / "new.parquet", device="cpu")
+    vectors = embed_texts(str(tiny_bert), unseen["text"].tolist(), device="cpu")
+    assert [row["label"] for row in rows] == load_classifier(folder).predict(vectors).tolist()
+    assert [row["dim"] for row in rows] == load_classifier(folder).predict_dims(vectors).tolist()
+    again = classify(str(tiny_bert), tmp_path / "train.csv", folder, dims=[8, 32], tied=True, device="cpu")
+    assert again.classifier.tied  # its own folder is written again; a fifth of train is the test
+    assert json.loads((folder / "results.json").read_text())["texts"] == {"train": 120, "test": 30}
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("text,lable\na,1\nb,2\n", {}, "did you mean 'label'"),
+        ("text,label\na,1\n,2\n", {}, "line 3"),
+        ("text,label\n" + "a,1\n" * 20, {}, "only label"),
+        ("text,label\na,1\nb,2\nc,1\n", {}, "too few"),
+        ("text,label\n" + "a,1\nb,2\n" * 20, {"dims": [64]}, "from 1 to 32"),
+        ("text,label\n" + "a,1\nb,2\n" * 20, {"keep": 2.0}, "keep must be a share"),
+        ("text,label\n" + "a,1\nb,2\n" * 20, {"cost": "all"}, "unknown"),
+    ],
+)
+def test_bad_calls_are_refused_before_a_model_is_loaded(
+    tiny_bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str,
+    options: dict[str, object],
+    message: str,
+) -> None:
+    def loaded(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("mrl_text.encoder.MatryoshkaEncoder.__init__", loaded)
+    (tmp_path / "train.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        classify(str(tiny_bert), tmp_path / "train.csv", tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_ours_is_not_overwritten(tiny_bert: Path, tmp_path: Path) -> None:
+    labelled(30, 0).to_csv(tmp_path / "train.csv", index=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years")
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        classify(str(tiny_bert), tmp_path / "train.csv", tmp_path / "mine")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
+        classify(str(tiny_bert), tmp_path / "nowhere.csv", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="no classifier"):
+        label_texts(tmp_path / "mine", tmp_path / "train.csv")
+
+
+@pytest.mark.data
+@pytest.mark.model
+def test_on_real_texts_most_inputs_need_a_part_of_the_vector(test_data: Path) -> None:
+    table = pd.read_csv(test_data / "own-data" / "stackoverflow-clustering.csv").drop_duplicates("text")
+    table = table[table["label"] <= 8].sample(1500, random_state=0)
+    vectors = embed_texts("sentence-transformers/all-MiniLM-L6-v2", table["text"].tolist(), device="cpu")
+    labels = table["label"].to_numpy()
+    classifier = AdaptiveClassifier(keep=0.99, random_state=0).fit(vectors[:1000], labels[:1000])
+    right = classifier.stages(vectors[1000:], labels[1000:]).correct.mean(axis=0)
+    point = classifier.evaluate(vectors[1000:], labels[1000:])
+    assert right[-1] > right[0] + 0.1
+    assert point.accuracy >= right[-1] - 0.04  # keep, and two standard errors of 500 paired answers
+    assert point.largest < 384 / 2
+    assert point.accuracy > right[list(classifier.dims_).index(32)]
