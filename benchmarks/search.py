@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--precisions", default="int8,int4", help="of shortlists to tune over")
     parser.add_argument("--keep", type=float, default=0.995, help="share of the exact nDCG@10 to tune for")
     parser.add_argument("--minutes", type=float, default=6, help="of tuning, after which no further graph is built")
+    parser.add_argument("--plan", type=json.loads, help="JSON of a plan (as in --json) to measure instead of tuning")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--json", type=Path, help="write what was measured")
@@ -59,22 +60,29 @@ def main() -> None:
     index = AdaptiveIndex.create(width=vectors.shape[1])
     for start in range(0, len(vectors), 65_536):
         index.add(ids["corpus"][start : start + 65_536], vectors[start : start + 65_536].astype(np.float32))
-    dims = [int(dim) for dim in arguments.dims.split(",")]
     order = np.random.default_rng(1).permutation(len(queries))
     tuned_on, rows = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-    sample = judged.subset(tuned_on.tolist())
-    options = {"keep": arguments.keep, "dims": dims, "minutes": arguments.minutes}
-    started = time.perf_counter()
-    tuned = tune(index, queries[tuned_on], sample, precisions=arguments.precisions.split(","), progress=True, **options)
-    print(
-        f"tuned on {len(tuned_on)} queries in {time.perf_counter() - started:.0f} s to keep {arguments.keep:.1%}:"
-        f" {tuned.chosen.plan.label}, effort {tuned.chosen.plan.effort}; {tuned.refused} cheaper ones refused"
-    )
+    if arguments.plan:
+        index.set_plan(SearchPlan.from_json(arguments.plan))
+        index.save()
+    else:
+        _tune(index, queries[tuned_on], judged.subset(tuned_on.tolist()), arguments)
     found = _compare(index, vectors, queries[rows], judged.subset(rows.tolist()), arguments.threads)
     if arguments.growth:
         found["growth"] = _growth(vectors, queries[rows], index.plan)  # type: ignore[arg-type]
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))
+
+
+def _tune(index: AdaptiveIndex, queries: np.ndarray, judged: Judged, arguments: argparse.Namespace) -> None:
+    dims = [int(dim) for dim in arguments.dims.split(",")]
+    options = {"keep": arguments.keep, "dims": dims, "minutes": arguments.minutes}
+    started = time.perf_counter()
+    tuned = tune(index, queries, judged, precisions=arguments.precisions.split(","), progress=True, **options)
+    print(
+        f"tuned on {len(queries)} queries in {time.perf_counter() - started:.0f} s to keep {arguments.keep:.1%}:"
+        f" {tuned.chosen.plan.label}, effort {tuned.chosen.plan.effort}; {tuned.refused} cheaper ones refused"
+    )
 
 
 def _compare(index: AdaptiveIndex, vectors: np.ndarray, queries: np.ndarray, judged: Judged, counts: str) -> dict:
