@@ -106,7 +106,7 @@ SHIPPED: dict[str, tuple[list[str], int, set[str]]] = {
     "2d": ([], 32, set()),
     "bert-base-nli": ([], 32, set()),
     "independent": (["model.width=8", "loss.dims=[8]"], 8, set()),
-    "minilm-distill": (["loss.distill_weights=null"], 32, {"teacher", "rotation.npy", "rotation.json"}),
+    "minilm-distill": (["loss.weights=null"], 32, {"teacher", "rotation.npy", "rotation.json"}),
     "minilm-nli": ([], 32, set()),
     "quickstart": ([], 32, set()),
     "retrieval": (["data.train=[MINED]"], 32, set()),
