@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -227,7 +228,7 @@ def _set_apart(texts: list[str], labels: list[str], seed: int) -> tuple[list[str
     """Four fifths to fit on and a fifth to test, each label divided alike; a label with one text is fitted on."""
     from sklearn.model_selection import train_test_split
 
-    counts = {name: labels.count(name) for name in set(labels)}
+    counts = Counter(labels)
     rows = [row for row, name in enumerate(labels) if counts[name] > 1]
     classes = {labels[row] for row in rows}
     if not classes or len(rows) * _TESTED_SHARE < len(classes):

@@ -227,7 +227,7 @@ class _Search:
         """Graph and cells for what could beat the best so far; none is begun after so many seconds."""
         until = time.monotonic() + seconds
         promising = sorted(self._enough, key=lambda one: one.seconds)
-        for kind, enough in itertools.product(sorted(kinds), promising):  # a graph is mostly faster than cells
+        for kind, enough in itertools.product(sorted(kinds, reverse=True), promising):  # cells take seconds to build
             if fits(kind, enough.plan.precision):
                 plan = replace(enough.plan, kind=kind)
                 if self._too_large(plan):
