@@ -127,6 +127,7 @@ def classify(
         "keep": keep,
         "cost": cost,
         "thresholds": [None if np.isinf(one) else float(one) for one in chosen.thresholds_],
+        "single": {str(dim): score for dim, score in single.items()},
         "cascade": asdict(cascade),
         "curves": [asdict(curve) for curve in curves],
     }

@@ -33,10 +33,8 @@ def paper(
         str | None,
         typer.Option(help="Some of against,interpolation,ablation,fewshot,robustness,superclasses,adaptive."),
     ] = None,
-    search: Annotated[Path | None, typer.Option(help="JSON results of adaptive search, to show.")] = None,
-    classification: Annotated[
-        Path | None, typer.Option(help="JSON results of adaptive classification, to show.")
-    ] = None,
+    search: Annotated[Path | None, typer.Option(help="tune.json of mrl-text index tune, to show.")] = None,
+    classification: Annotated[Path | None, typer.Option(help="results.json of mrl-text classify, to show.")] = None,
     dims: Annotated[str | None, typer.Option(help="Sizes, comma-separated; default: the trained ones.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Of fits and random dimensions.")] = 3,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page, figures and answers.")] = Path(

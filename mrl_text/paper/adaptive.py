@@ -10,11 +10,6 @@ from mrl_text.paper import published
 from mrl_text.paper.charts import Panel, Series
 from mrl_text.paper.world import Missing, Question, Section, World
 
-CLASSIFICATION = ("name", "width", "accuracy", "expected_dim", "cascade_accuracy")
-"""Of each row: task, full size, accuracy there (0 to 1), expected size of the cascade and its accuracy."""
-SEARCH = ("name", "documents", "speedup", "share")
-"""Of each row: index, documents, how many times faster than exact full-width search, share of its quality (0 to 1)."""
-
 
 def measure(world: World) -> dict[str, Any]:
     """Read the result files.
@@ -26,30 +21,64 @@ def measure(world: World) -> dict[str, Any]:
     if world.classification is None and world.search is None:
         raise Missing("needs result files of adaptive classification (--classification) or search (--search)")
     return {
-        "classification": [] if world.classification is None else read_rows(world.classification, CLASSIFICATION),
-        "search": [] if world.search is None else read_rows(world.search, SEARCH),
+        "classification": [] if world.classification is None else [read_classification(world.classification)],
+        "search": [] if world.search is None else [read_tuning(world.search)],
     }
 
 
-def read_rows(file: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """One JSON object, or a list of them, with these keys; others are left out.
+def read_classification(file: Path) -> dict[str, Any]:
+    """From ``results.json`` of ``mrl-text classify``: name, width, its accuracy, the cascade's and its expected size.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no JSON, or a key is missing.
+        ValueError: another kind of file.
     """
+    found = _read(file)
+    try:
+        single = {int(dim): float(score) for dim, score in found["single"].items()}
+        cascade = found["cascade"]
+        width = max(single)
+        return {
+            "name": Path(found["train"]).stem,
+            "width": width,
+            "accuracy": single[width],
+            "expected_dim": float(cascade["largest"]),
+            "cascade_accuracy": float(cascade["accuracy"]),
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is no results.json of mrl-text classify: it lacks {error}") from None
+
+
+def read_tuning(file: Path) -> dict[str, Any]:
+    """From ``tune.json`` of ``mrl-text index tune``: name, documents, how much faster than exact search, share kept.
+
+    The share is that on the queries the plan was not chosen by.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file, or one without exact search (``--max-ram``).
+    """
+    found = _read(file)
+    try:
+        chosen, exact = (found[name]["seconds_per_query"]["single"] for name in ("chosen", "exact"))
+        share = float(found["chosen"]["retention"][1])
+        return {
+            "name": file.absolute().parent.name,
+            "documents": int(found["documents"]),
+            "speedup": exact / chosen,
+            "share": share,
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no tune.json of mrl-text index tune with exact search: it lacks {error}") from None
+
+
+def _read(file: Path) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"no result file at {file}")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
-    rows = found if isinstance(found, list) else [found]
-    for row in rows:
-        lacking = [key for key in keys if not isinstance(row, dict) or key not in row]
-        if lacking:
-            raise ValueError(f"{file} lacks {', '.join(lacking)}: it needs rows with {', '.join(keys)}")
-    return [{key: row[key] for key in keys} for row in rows]
 
 
 def draw(result: dict[str, Any]) -> list[Panel]:

@@ -15,8 +15,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mrl_text.models import ModelSource, find_model
+from mrl_text.retrieval.engine import cells
 from mrl_text.retrieval.index import AdaptiveIndex
-from mrl_text.retrieval.plan import SearchPlan
+from mrl_text.retrieval.plan import Code, SearchPlan
 from mrl_text.retrieval.sources import Row, Source, open_source
 from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import check_dims
@@ -30,7 +31,7 @@ OnError = Literal["skip", "fail"]
 OnDuplicate = Literal["fail", "first", "last"]
 
 _CHUNK_ROWS = 2048
-_GRAPH_ROWS = 50_000  # above, comparing with every row takes longer than walking a graph
+_MANY_ROWS = 50_000  # above, comparing with every row takes milliseconds
 _SMALL_SHARE = 0.1  # of new rows: fewer are put into the shortlist that is there, for more it is built anew
 _SMALLEST_HALF = 16
 _SHOWN = 10
@@ -175,13 +176,16 @@ def load_model(index: AdaptiveIndex, device: str | None = None, dtype: str = "fl
 def default_plan(rows: int, width: int, dims: Sequence[int]) -> SearchPlan:
     """A plan that is safe to start with; :func:`mrl_text.retrieval.tune.tune` finds a better one.
 
-    The smallest of ``dims`` that is at least a sixth of the width. Up to 50,000 rows every row is compared in float32;
-    above, int8 in a graph.
+    Up to 50,000 rows every row is compared in float32, by the smallest of ``dims`` that is at least a sixth of the
+    width. Above, int4 in cells, three eighths of which are looked into, by the smallest of at least a third.
     """
-    dim = min((dim for dim in dims if 6 * dim >= width), default=width)
+    large = rows > _MANY_ROWS
+    dim = min((dim for dim in dims if (3 if large else 6) * dim >= width), default=width)
     final = dim if dim == width else None
-    if rows > _GRAPH_ROWS:
-        return SearchPlan(dim, "hnsw", "int8", shortlist=200, effort=200, final=final)
+    if large:
+        precision: Code = "int8" if final else "int4"  # int4 finds candidates, and nothing would put them in order
+        effort = max(1, 3 * cells(rows, precision) // 8)
+        return SearchPlan(dim, "ivf", precision, shortlist=200, effort=effort, final=final)
     return SearchPlan(dim, "flat", "float32", shortlist=200, final=final)
 
 

@@ -52,6 +52,7 @@ class Tuning:
         scores: of exact full-width search, on the queries to choose by and on the others.
         queries: how many there are of these.
         threads: that searches were timed with.
+        documents: of the index.
         refused: plans that held on the first half, were cheaper, and failed on the other.
         exact: comparing with every full float32 vector in memory; None where ``max_ram`` forbids it.
     """
@@ -64,6 +65,7 @@ class Tuning:
     scores: tuple[float, float]
     queries: tuple[int, int]
     threads: int
+    documents: int
     refused: int
     exact: Trial | None
 
@@ -71,9 +73,15 @@ class Tuning:
         """The tuning as JSON values."""
         facts = {
             name: getattr(self, name)
-            for name in ("metric", "keep", "scores", "queries", "threads", "confirmed", "refused")
+            for name in ("metric", "keep", "scores", "queries", "threads", "documents", "confirmed", "refused")
         }
-        return {**facts, "chosen": self.chosen.to_json(), "trials": [trial.to_json() for trial in self.trials]}
+        exact = self.exact and self.exact.to_json()
+        return {
+            **facts,
+            "chosen": self.chosen.to_json(),
+            "exact": exact,
+            "trials": [trial.to_json() for trial in self.trials],
+        }
 
 
 def tune(
@@ -155,6 +163,7 @@ def tune(
         scores=trials.scores,
         queries=(len(halves[0]), len(halves[1])),
         threads=threads,
+        documents=len(index),
         refused=refused,
         exact=next((trial for trial in search.tried if trial.plan == full and trial.timing), None),
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mrl_text.classification import AdaptiveClassifier, classify, label_texts, load_classifier
 from mrl_text.classification.run import embed_texts, print_classification
+from mrl_text.paper.adaptive import read_classification
 from tests.conftest import WORDS
 
 
@@ -35,6 +36,11 @@ def test_classify_then_label_new_texts(tiny_bert: Path, tmp_path: Path) -> None:
     assert all(file.is_file() for file in result.files)
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads((folder / "results.json").read_text())
+    shown = read_classification(folder / "results.json")  # as the paper page shows it
+    assert (shown["accuracy"], shown["cascade_accuracy"]) == (
+        written["single"][str(shown["width"])],
+        written["cascade"]["accuracy"],
+    )
     assert written["cascade"]["accuracy"] == result.cascade.accuracy
     assert [curve["role"] for curve in written["curves"]] == ["single", "cascade", "oracle"] * 2
     console = Console(record=True, width=100)

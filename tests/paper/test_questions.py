@@ -197,24 +197,27 @@ def test_words_about_superclasses_follow_the_numbers() -> None:
     assert "`a` 90 → 10" in superclasses.tell(grouped(90, 70)).table
 
 
-def test_result_files_are_read_with_their_keys_only(tmp_path: Path) -> None:
-    row = {"name": "n", "width": 384, "accuracy": 0.9, "expected_dim": 64.0, "cascade_accuracy": 0.899, "more": 1}
-    file = tmp_path / "r.json"
-    file.write_text(json.dumps(row))
-    rows = adaptive.read_rows(file, adaptive.CLASSIFICATION)
-    assert rows == [{key: row[key] for key in adaptive.CLASSIFICATION}]
-    section = adaptive.tell({"classification": rows, "search": []})
+def test_result_files_are_those_that_the_commands_write(tmp_path: Path) -> None:
+    cascade = {"accuracy": 0.899, "largest": 64.0, "paid": 90.0}
+    written = {"train": "n.csv", "single": {"16": 0.7, "384": 0.9}, "cascade": cascade}
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(written))
+    row = adaptive.read_classification(file)
+    assert (row["name"], row["width"], row["accuracy"], row["expected_dim"]) == ("n", 384, 0.9, 64.0)
+    section = adaptive.tell({"classification": [row], "search": []})
     assert "6.0 times smaller" in section.verdict and "89.9" in section.ours
-    short = copy.deepcopy(row)
-    del short["accuracy"]
-    file.write_text(json.dumps([row, short]))
-    with pytest.raises(ValueError, match="lacks accuracy"):
-        adaptive.read_rows(file, adaptive.CLASSIFICATION)
+    short = copy.deepcopy(written)
+    del short["single"]
+    file.write_text(json.dumps(short))
+    with pytest.raises(ValueError, match="lacks 'single'"):
+        adaptive.read_classification(file)
+    with pytest.raises(ValueError, match=r"tune\.json"):
+        adaptive.read_tuning(file)
     file.write_text("{")
     with pytest.raises(ValueError, match="not JSON"):
-        adaptive.read_rows(file, adaptive.CLASSIFICATION)
+        adaptive.read_classification(file)
     with pytest.raises(FileNotFoundError, match="no result file"):
-        adaptive.read_rows(tmp_path / "none.json", adaptive.SEARCH)
+        adaptive.read_tuning(tmp_path / "none.json")
 
 
 def test_tables_and_words() -> None:

@@ -67,9 +67,12 @@ def test_all_questions_are_answered_and_the_page_names_no_place(
     tiny_bert: Path, tmp_path: Path, files: dict[str, Any]
 ) -> None:
     classification, search = tmp_path / "c.json", tmp_path / "s.json"
-    row = {"name": "n", "width": 32, "accuracy": 0.5, "expected_dim": 10.0, "cascade_accuracy": 0.5}
-    classification.write_text(json.dumps(row))
-    search.write_text(json.dumps({"name": "i", "documents": 1000, "speedup": 3.0, "share": 0.99}))
+    cascade = {"accuracy": 0.5, "largest": 10.0, "paid": 12.0}
+    classification.write_text(json.dumps({"train": "n.csv", "single": {"8": 0.4, "32": 0.5}, "cascade": cascade}))
+    chosen, exact = (
+        {"retention": [1.0, 0.99], "seconds_per_query": {"single": one, "batch": one}} for one in (0.001, 0.003)
+    )
+    search.write_text(json.dumps({"documents": 1000, "chosen": chosen, "exact": exact}))
     page = ask(tiny_bert, tmp_path, **files, classification=classification, search=search)
     text = page.read_text(encoding="utf-8")
     for name, question in QUESTIONS.items():

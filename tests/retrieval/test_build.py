@@ -204,10 +204,11 @@ def test_a_corpus_without_a_text_column_is_told_how_to_name_it(tmp_path: Path, t
     assert stored(tmp_path / "index")[1] == ["dog the cat"]
 
 
-def test_the_default_plan_takes_a_sixth_of_the_width_and_a_graph_for_many_rows() -> None:
+def test_the_default_plan_takes_a_sixth_of_the_width_and_cells_for_many_rows() -> None:
     assert default_plan(1000, 384, [16, 32, 64, 128, 384]) == SearchPlan(64, "flat", "float32", shortlist=200)
-    assert default_plan(10**6, 768, [64, 128, 256, 768]).kind == "hnsw"
-    assert default_plan(10**6, 768, [64, 128, 256, 768]).dim == 128
+    many = default_plan(10**6, 768, [64, 128, 256, 768])
+    assert (many.dim, many.kind, many.precision, many.effort) == (256, "ivf", "int4", 187)  # of 500 cells
+    assert default_plan(10**6, 384, [384]).precision == "int8"
     assert default_plan(10, 384, [384]).single
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
+from mrl_text.paper.adaptive import read_tuning
 from mrl_text.retrieval import AdaptiveIndex, SearchPlan
 from mrl_text.retrieval import tune as tuning
 from mrl_text.retrieval.judged import Judged, check_metric, read_judged, recall
@@ -164,6 +165,8 @@ def test_the_cheapest_plan_that_holds_on_both_halves_is_written(
     if metric == "recall@10":
         assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, hits, strict=True)]) >= 0.97
     written = json.loads((index.path / "tune.json").read_text())
+    shown = read_tuning(index.path / "tune.json")  # as the paper page shows it
+    assert (shown["documents"], shown["share"]) == (len(index), written["chosen"]["retention"][1])
     assert SearchPlan.from_json(written["chosen"]["plan"]) == loaded.plan
     assert len(written["trials"]) == len(found.trials)
     assert sum(written["queries"]) == QUERIES
