@@ -18,7 +18,7 @@ from mrl_text.models import ModelSource, find_model
 from mrl_text.retrieval.engine import cells
 from mrl_text.retrieval.index import AdaptiveIndex
 from mrl_text.retrieval.plan import Code, SearchPlan
-from mrl_text.retrieval.sources import Row, Source, open_source
+from mrl_text.sources import Row, Source, open_source
 from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import check_dims
 
@@ -103,7 +103,7 @@ def build(
         model: folder, hub id or packaged model; must be that of an index that is continued.
         dims: sizes the model may be cut to, for the plan and for tuning; None takes the trained ones, and halves of
             the width where the model does not tell.
-        text_columns: what to encode, joined by a blank; see :func:`mrl_text.retrieval.sources.open_source`.
+        text_columns: what to encode, joined by a blank; see :func:`mrl_text.sources.open_source`.
         id_column: likewise. A row without an id is called after its number, in further files ``file:number``.
         plan: how to search; None takes :func:`default_plan`, or keeps what a continued index has.
         limit: rows to take of the files together, at most.

@@ -8,17 +8,26 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Hits:
+class Found:
     """What a search found, best first.
 
     Attributes:
         ids: object array (n, k) of str; None where fewer rows were found.
         scores: float32 (n, k), the cosine at the plan's last size; minus infinity where there is no row.
-        positions: int64 (n, k), rows in the order they were added; -1 where there is none.
     """
 
     ids: np.ndarray
     scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Hits(Found):
+    """What an index of ours found.
+
+    Attributes:
+        positions: int64 (n, k), rows in the order they were added; -1 where there is none.
+    """
+
     positions: np.ndarray
 
 

@@ -18,7 +18,7 @@ from mrl_text import MatryoshkaEncoder
 from mrl_text.retrieval import AdaptiveIndex, SearchPlan
 from mrl_text.retrieval import build as building
 from mrl_text.retrieval.build import build, default_plan, load_model
-from mrl_text.retrieval.sources import open_source
+from mrl_text.sources import open_source
 from tests.conftest import WORDS
 
 TEXTS = [f"the {WORDS[row % 40]} and a {WORDS[row * 7 % 43]} {WORDS[row // 40]}" for row in range(120)]
