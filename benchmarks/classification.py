@@ -10,7 +10,7 @@ stand. Intervals are Student's, over seeds: they say what other draws would give
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--banking", type=Path, help="folder with train.parquet and test.parquet")
     parser.add_argument("--tags", type=Path, help="CSV with text,label")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--keep", type=float, default=0.999)
+    parser.add_argument("--keep", default="0.999,0.998", help="shares of the accuracy, comma-separated")
     parser.add_argument("--dims", default="", help="sizes, comma-separated")
     parser.add_argument("--cost", default="largest")
     parser.add_argument("--kinds", default="separate,tied")
@@ -41,6 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_libraries()
     dims = [int(dim) for dim in arguments.dims.split(",")] if arguments.dims else None
+    keeps = [float(keep) for keep in arguments.keep.split(",")]
     for name, file in (("Banking77", arguments.banking), ("Stack Overflow tags", arguments.tags)):
         if file is None:
             continue
@@ -48,8 +49,8 @@ def main() -> None:
         for tied, kind in KINDS.items():
             if kind.split()[0] in arguments.kinds:
                 splits = _splits(arguments.model, file, arguments.seeds)
-                print(f"\n{name}, {kind}, keep {arguments.keep}, cost {arguments.cost}, {arguments.seeds} seeds")
-                curves += _measure(splits, kind, tied, arguments.keep, arguments.cost, dims)
+                print(f"\n{name}, {kind}, cost {arguments.cost}, {arguments.seeds} seeds")
+                curves += _measure(splits, kind, tied, keeps, arguments.cost, dims)
         draw_curves(curves, arguments.output / f"{name.split()[0].lower()}.png", title=name)
 
 
@@ -69,33 +70,39 @@ def _splits(model: str, file: Path, seeds: int) -> Iterator[tuple[int, Split]]:
 
 
 def _measure(
-    splits: Iterator[tuple[int, Split]], kind: str, tied: bool, keep: float, cost: str, sizes: list[int] | None
+    splits: Iterator[tuple[int, Split]], kind: str, tied: bool, keeps: list[float], cost: str, sizes: list[int] | None
 ) -> list[Curve]:
     singles, paths, chosen, bounds, dims = [], [], [], [], ()
-    for seed, (vectors, labels, unseen, truth) in splits:
-        classifier = AdaptiveClassifier(sizes, tied=tied, keep=keep, cost=cost, random_state=seed).fit(vectors, labels)  # type: ignore[arg-type]
+    for seed, (vectors, classes, unseen, truth) in splits:
+        classifier = AdaptiveClassifier(sizes, tied=tied, cost=cost, random_state=seed).fit(vectors, classes)  # type: ignore[arg-type]
         dims = classifier.dims_
         singles.append(classifier.stages(unseen, truth).correct.mean(axis=0))
         paths.append(classifier.curve(unseen, truth))
-        chosen.append(classifier.evaluate(unseen, truth))
+        third = vectors.shape[1] / 3
+        knobs = [*({"keep": keep} for keep in keeps), {"expected_dims": third}]
+        chosen.append([classifier.choose(**knob).evaluate(unseen, truth) for knob in knobs])
         bounds.append(oracle(classifier, unseen, truth))
-        print(f"  seed {seed}: {chosen[-1].accuracy - singles[-1][-1]:+.4f} at {chosen[-1].largest:.0f}", flush=True)
+        found = ", ".join(f"{point.accuracy - singles[-1][-1]:+.4f} at {point.largest:.0f}" for point in chosen[-1])
+        print(f"  seed {seed}: {found}", flush=True)
     scores = np.array(singles)
     for stage, dim in enumerate(dims):
         print(f"{dim:8d} numbers  {_interval(100 * scores[:, stage])}")
-    for label, points in (("cascade", chosen), ("oracle", bounds)):
-        print(
-            f"{label:>8s}          {_interval([100 * p.accuracy for p in points])}   largest"
-            f" {_interval([p.largest for p in points])}   sum {_interval([p.paid for p in points])}"
-        )
-    lost = [100 * (point.accuracy - full) for point, full in zip(chosen, scores[:, -1], strict=True)]
-    print(f"cascade - {dims[-1]}:  {_interval(lost)} points")
+    labels = [*(f"keep {keep}" for keep in keeps), "a third of the width"]
+    for label, points in zip(labels, zip(*chosen, strict=True), strict=True):
+        lost = [100 * (point.accuracy - full) for point, full in zip(points, scores[:, -1], strict=True)]
+        print(f"{label}: {_costs(points)}   less {dims[-1]}: {_interval(lost)} points")
+    print(f"oracle: {_costs(bounds)}")
     single = [Point(float(score), float(dim), float(dim)) for score, dim in zip(scores.mean(axis=0), dims, strict=True)]
     return [
         Curve(kind, single, "single"),
         Curve(f"cascade, {kind}", [_mean(list(points)) for points in zip(*paths, strict=True)], "cascade"),
         Curve(f"oracle, {kind}", [_mean(bounds)], "oracle"),
     ]
+
+
+def _costs(points: Sequence[Point]) -> str:
+    sizes = f"largest {_interval([p.largest for p in points])}   sum {_interval([p.paid for p in points])}"
+    return f"{_interval([100 * p.accuracy for p in points])}   {sizes}"
 
 
 def _mean(points: list[Point]) -> Point:

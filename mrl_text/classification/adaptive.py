@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 
 from mrl_text.classification.heads import Floats, Heads, fit_heads
 from mrl_text.classification.nested import NestedClassifier, PrefixEstimator
-from mrl_text.classification.thresholds import COSTS, Cost, Path, Stages, find_path, paid
+from mrl_text.classification.thresholds import COSTS, Cost, Path, Stages, confidence, find_path, paid
 from mrl_text.suggest import did_you_mean
 
 
@@ -35,9 +35,9 @@ class Point:
 class AdaptiveClassifier(PrefixEstimator):
     """Nested heads that stop as soon as one is sure.
 
-    An input goes to the head of the smallest size; if its largest probability reaches the threshold of that size, its
-    label is taken, otherwise the next size is tried. Thresholds come from predictions on inputs that the heads were
-    not fitted on (cross-validation inside ``fit``); then the heads are fitted on everything.
+    An input goes to the head of the smallest size; if its :func:`~.thresholds.confidence` reaches the threshold of
+    that size, its label is taken, otherwise the next size is tried. Thresholds come from predictions on inputs that the
+    heads were not fitted on (cross-validation inside ``fit``); then the heads are fitted on everything.
 
     Args:
         dims: sizes; None is :func:`~mrl_text.classification.nested.default_dims`.
@@ -56,6 +56,7 @@ class AdaptiveClassifier(PrefixEstimator):
         expected_dims_: mean of the largest size used on held-out inputs.
         expected_paid_: mean of the sum of the sizes used on held-out inputs.
         path_: thresholds from cheap to careful, of which ``keep`` chose one; :meth:`choose` takes another.
+        place_: number of the one that is used.
     """
 
     def __init__(
@@ -114,11 +115,33 @@ class AdaptiveClassifier(PrefixEstimator):
         if self.cv < 2:
             raise ValueError(f"cv must be at least 2 folds, got {self.cv}")
 
-    def choose(self, keep: float) -> AdaptiveClassifier:
-        """Take the thresholds of another ``keep`` from the path, without fitting anything again."""
-        _check_keep(keep)
-        self.keep_ = keep
-        place = self.path_.choose((1 - keep) * self.held_out_[-1, 0])  # the path ends with the largest head alone
+    def choose(self, keep: float | None = None, *, expected_dims: float | None = None) -> AdaptiveClassifier:
+        """Take other thresholds from the path, without fitting anything again.
+
+        Args:
+            keep: share of the largest head's accuracy that held-out inputs keep, at the least size.
+            expected_dims: instead of it, the size to stay within on held-out inputs, at the best accuracy; counted as
+                ``cost`` counts.
+
+        Raises:
+            ValueError: neither or both, ``keep`` outside (0, 1], or a size below what the path offers.
+        """
+        if (keep is None) == (expected_dims is None):
+            raise ValueError("choose takes keep or expected_dims, one of them")
+        if keep is not None:
+            _check_keep(keep)
+            place = self.path_.choose((1 - keep) * self.held_out_[-1, 0])  # the path ends with the largest head alone
+        else:
+            sizes = self.held_out_[:, 1 if self.cost == "largest" else 2]
+            within = np.flatnonzero(sizes <= expected_dims)
+            if not len(within):
+                raise ValueError(f"expected_dims must be at least {sizes.min():.1f}, the cheapest there is")
+            place = int(within[np.argmax(self.path_.accuracy[within] - 1e-9 * np.arange(len(within)))])
+        return self.take(place)
+
+    def take(self, place: int) -> AdaptiveClassifier:
+        """Take the thresholds of number ``place`` on the path."""
+        self.place_ = place
         self.thresholds_ = self.path_.thresholds[place]
         _, self.expected_dims_, self.expected_paid_ = map(float, self.held_out_[place])
         return self
@@ -174,7 +197,7 @@ class AdaptiveClassifier(PrefixEstimator):
             else:
                 logits = self.heads_.logits(vectors[waiting], stage)
             here = softmax(logits / self.temperatures_[stage], axis=1)
-            sure = here.max(axis=1) >= threshold
+            sure = confidence(here) >= threshold
             probabilities[waiting[sure]] = here[sure]
             stopped[waiting[sure]] = stage
             waiting, products = waiting[~sure], products[~sure]
@@ -211,7 +234,7 @@ class AdaptiveClassifier(PrefixEstimator):
     def _stages(self, probabilities: Floats, labels: npt.NDArray[np.int64]) -> Stages:
         predicted = probabilities.argmax(axis=2)
         value = np.take_along_axis(probabilities[:, -1], predicted, axis=1)
-        return Stages(self.dims_, probabilities.max(axis=2), predicted == labels[:, None], value)
+        return Stages(self.dims_, confidence(probabilities), predicted == labels[:, None], value)
 
 
 def oracle(classifier: AdaptiveClassifier | NestedClassifier, X: Any, y: Any) -> Point:

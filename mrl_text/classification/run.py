@@ -58,6 +58,7 @@ def classify(
     dims: Sequence[int] | None = None,
     tied: bool = False,
     keep: float = 0.999,
+    expected_dims: float | None = None,
     cost: Cost = "largest",
     seed: int = 0,
     batch_size: int = 64,
@@ -78,6 +79,7 @@ def classify(
         dims: sizes; None is :func:`~mrl_text.classification.nested.default_dims`.
         tied: save tied heads (MRL-E) instead of separate ones (MRL).
         keep: share of the full width's accuracy that is kept.
+        expected_dims: instead of it, the expected size to stay within.
         cost: what is kept low, see :class:`AdaptiveClassifier`.
         seed: of the folds and of the fifth that is set apart.
         batch_size: texts per forward pass.
@@ -94,6 +96,8 @@ def classify(
     source = find_model(model)
     if dims is not None:
         check_dims(dims, peek_width(source))
+    if expected_dims is not None and expected_dims < min(dims or [1]):
+        raise ValueError(f"expected_dims must be at least the smallest size, {min(dims or [1])}; got {expected_dims:g}")
     texts, labels = read_labelled(train, text, label)
     if test is None:
         texts, labels, test_texts, test_labels = _set_apart(texts, labels, seed)
@@ -112,6 +116,8 @@ def classify(
     curves = []
     for kind, classifier in classifiers.items():
         classifier.fit(known, labels)
+        if expected_dims is not None:
+            classifier.choose(expected_dims=expected_dims)
         curves += _curves(classifier, unseen, test_labels, "tied heads" if kind else "separate heads")
     chosen = classifiers[tied]
     right = chosen.stages(unseen, test_labels).correct.mean(axis=0)
@@ -124,7 +130,8 @@ def classify(
         "train": Path(train).name,
         "test": Path(test).name if test else f"{_TESTED_SHARE:.0%} of train",
         "texts": {"train": len(texts), "test": len(test_texts)},
-        "keep": keep,
+        "keep": keep if expected_dims is None else None,
+        "expected_dims": expected_dims,
         "cost": cost,
         "thresholds": [None if np.isinf(one) else float(one) for one in chosen.thresholds_],
         "single": {str(dim): score for dim, score in single.items()},

@@ -60,7 +60,7 @@ def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: M
         "width": classifier.n_features_in_,
         "steps": classifier.n_iter_,
         "C": classifier.C_,
-        "keep": classifier.keep_,
+        "place": classifier.place_,
         "numbers": name,
         **(facts or {}),
     }
@@ -105,7 +105,7 @@ def load_classifier(folder: str | Path) -> AdaptiveClassifier:
         raise FileNotFoundError(f"{place / FACTS_FILE} names a file that is not there: {error.filename}") from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{place} holds no classifier that can be read: {' '.join(str(error).split())}") from error
-    return classifier.choose(facts["keep"])
+    return classifier.take(facts["place"])
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -24,13 +24,29 @@ _FOLDS = 5
 _SWEEPS = 12
 
 
+def confidence(probabilities: Floats) -> Floats:
+    """How sure a head is: its largest probability's share of its two largest, from a half to 1.
+
+    Best against second best (Joshi et al. 2009, CVPR). What classes far behind have does not count: that a head has
+    ruled them out or not says little about whether a larger head would choose another label.
+
+    Args:
+        probabilities: float64 (..., classes), two classes or more.
+
+    Returns:
+        float64 (...).
+    """
+    best = np.partition(probabilities, -2, axis=-1)[..., -2:]
+    return np.asarray(best[..., 1] / best.sum(axis=-1))
+
+
 @dataclass(frozen=True, eq=False)
 class Stages:
     """What every head said about inputs that it was not fitted on.
 
     Attributes:
         dims: sizes, ascending.
-        confidence: float64 (n, sizes), largest probability.
+        confidence: float64 (n, sizes), :func:`confidence` of the probabilities.
         correct: bool (n, sizes).
         value: float64 (n, sizes), how likely the prediction of a head is right, by the calibrated largest head.
     """

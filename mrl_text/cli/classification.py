@@ -33,6 +33,9 @@ def classify(
     ] = None,
     tied: Annotated[bool, typer.Option("--tied", help="One weight matrix for all sizes (MRL-E).")] = False,
     keep: Annotated[float, typer.Option(help="Share of the full width's accuracy that is kept.")] = 0.999,
+    expected_dims: Annotated[
+        float | None, typer.Option(help="Instead of --keep: the size to stay within on average, such as 128.")
+    ] = None,
     cost: Annotated[Cost, typer.Option(help="What is kept low: the largest size used, or the sum.")] = Cost.largest,
     text: Text = "text",
     label: Annotated[str, typer.Option(help="Name of the column of labels.")] = "label",
@@ -61,6 +64,7 @@ def classify(
         dims=sizes,
         tied=tied,
         keep=keep,
+        expected_dims=expected_dims,
         cost=cost.value,
         seed=seed,
         batch_size=batch_size,

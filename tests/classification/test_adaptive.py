@@ -41,7 +41,8 @@ def slow(classifier: AdaptiveClassifier, vector: np.ndarray) -> tuple[int, int, 
         prefix = vector[:dim] / np.linalg.norm(vector[:dim])
         logits = prefix @ classifier.heads_.weights[stage] + classifier.heads_.intercepts[stage]
         probabilities = softmax(logits / classifier.temperatures_[stage])
-        if probabilities.max() >= threshold:
+        second, first = np.sort(probabilities)[-2:]
+        if first / (first + second) >= threshold:
             return int(classifier.classes_[probabilities.argmax()]), dim, spent, probabilities
     raise AssertionError("the last head takes everything")
 
@@ -76,6 +77,14 @@ def test_choose_moves_along_the_path_without_a_fit(fitted: AdaptiveClassifier) -
     for keep in (1.0, 0.98, 0.5):
         assert fitted.choose(keep).evaluate(vectors, labels) in curve
         sizes.append(fitted.expected_dims_)
+    for most in (6.0, 9.0, float(DIMS[-1])):
+        assert fitted.choose(expected_dims=most).expected_dims_ <= most
+        cheaper = fitted.held_out_[:, 1] <= most
+        assert fitted.path_.accuracy[fitted.place_] == fitted.path_.accuracy[cheaper].max()
+    with pytest.raises(ValueError, match="cheapest"):
+        fitted.choose(expected_dims=1)
+    with pytest.raises(ValueError, match="one of them"):
+        fitted.choose(0.9, expected_dims=9)
     fitted.choose(0.98)
     assert sizes[0] >= sizes[1] >= sizes[2]
     assert curve[-1].largest == DIMS[-1]
