@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -231,12 +232,20 @@ def _save(source: ModelSource, adaptation: Adaptation, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(str(partial))
     card = partial / "README.md"
-    before = card.read_text(encoding="utf-8").rstrip() if card.is_file() else ""
-    write_atomically(card, f"{before}\n\n{_card_section(adaptation, source)}".lstrip().encode())
+    before = card.read_text(encoding="utf-8") if card.is_file() else ""
+    write_atomically(card, _card(folder.resolve().name, before, _card_section(adaptation, source)).encode())
     write_atomically(partial / FACTS_FILE, adaptation.describe().encode())
     _check_folder(folder)  # nobody used the name in the meantime
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def _card(name: str, base: str, section: str) -> str:
+    """The model card: ours first, then the base's, whose title and snippet would be taken for this model's."""
+    head = re.match(r"---\n.*?\n---\n", base, re.DOTALL)
+    yaml, text = (head.group(), base[head.end() :].strip()) if head else ("", base.strip())
+    kept = f"\n## Card of the base model\n\n{text}\n" if text else ""
+    return f"{yaml}\n# {name}\n\n{section}{kept}".lstrip()
 
 
 def _card_section(adaptation: Adaptation, source: ModelSource) -> str:

@@ -103,7 +103,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
     longest = model.max_seq_length
     if recipe.model.train_seq_length is not None:
         model.max_seq_length = min(longest or recipe.model.train_seq_length, recipe.model.train_seq_length)
-    with arguments.main_process_first():  # the others find its files
+    with arguments.main_process_first(local=False):  # the others, on other machines too, find its files
         model, data = prepare(recipe, model, data, folder)
     arguments.prompts = training_prompts(recipe, data)
     facts: dict[str, Any] = {}
