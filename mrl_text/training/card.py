@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 from sentence_transformers import SentenceTransformerModelCardData
 
 from mrl_text.files import write_atomically
-from mrl_text.models import find_model
+from mrl_text.markdown import CURVE, SIZES, block, collapsed, fenced, find_block, plain, replace_block, table
+from mrl_text.models import ModelSource, find_model
 from mrl_text.truncation import bytes_per_vector
 
 if TYPE_CHECKING:
-    from mrl_text.eval import SweepResult
+    from mrl_text.eval.lines import Line
+    from mrl_text.eval.results import Results
+    from mrl_text.eval.statistics import Estimate
 
-_SIZES, _CURVE = "mrl-text sizes", "mrl-text curve"
+MEASURED = "Measured with `mrl-text eval`: mean of the tasks' main scores (x100), 95 % intervals where there are any."
 
 
 class ModelCard(SentenceTransformerModelCardData):
@@ -65,16 +68,16 @@ def describe_sizes(
     """
     blocks = ["## Sizes", _sizes_text(before, after), _sizes_table(sorted(dims), before or {}, after or {})]
     unmeasured = f"How good each size is has not been measured: run `mrl-text eval {run}`."
-    blocks.append(_between(_CURVE, unmeasured if after is None else ""))  # where the measured curve will stand
+    blocks.append(block(CURVE, unmeasured if after is None else ""))  # where the measured curve will stand
     if data:
         blocks.append("Trained on:")
-        blocks.append("\n".join(f"- {_words(label)}{_rows(count)}" for label, count in data.items()))
+        blocks.append("\n".join(f"- {plain(label)}{_rows(count)}" for label, count in data.items()))
     if recipe is not None:
-        blocks.append(_collapsed("Recipe", _fenced(recipe, "yaml")))
+        blocks.append(collapsed("Recipe", fenced(recipe, "yaml")))
     if versions:
-        listed = "\n".join(f"- {_words(name)} {_words(version)}" for name, version in versions.items())
-        blocks.append(_collapsed("Versions", listed))
-    return _replace(readme, _SIZES, "\n\n".join(block for block in blocks if block))
+        listed = "\n".join(f"- {plain(name)} {plain(version)}" for name, version in versions.items())
+        blocks.append(collapsed("Versions", listed))
+    return replace_block(readme, SIZES, "\n\n".join(filter(None, blocks)))
 
 
 def sizes_measured(metrics: Mapping[str, float]) -> dict[int, float]:
@@ -89,7 +92,7 @@ def write_card(model_folder: str | Path, **facts: Any) -> None:
     write_atomically(file, describe_sizes(_read(file), **facts).encode())
 
 
-def write_curve(model_folder: str | Path, result: SweepResult) -> None:
+def write_curve(model_folder: str | Path, result: Results) -> None:
     """Put what ``mrl-text eval`` measured into the card of a model, with the controls, in place of an earlier curve.
 
     Args:
@@ -101,6 +104,28 @@ def write_curve(model_folder: str | Path, result: SweepResult) -> None:
         ValueError: the evaluation holds no scores of these weights.
     """
     source = find_model(str(model_folder))
+    file = Path(source.path) / "README.md"
+    text = "\n\n".join([MEASURED, *curve_tables(result, *measured_lines(source, result))])
+    write_atomically(file, with_curve(_read(file), text).encode())
+
+
+def with_curve(readme: str, text: str) -> str:
+    """The card with that text as its measured curve, in place of an earlier one.
+
+    Raises:
+        ValueError: a begin marker without its end.
+    """
+    if find_block(readme, CURVE) is None:  # a model that we did not train
+        return replace_block(readme, SIZES, "## Sizes\n\n" + block(CURVE, text))
+    return replace_block(readme, CURVE, text)
+
+
+def measured_lines(source: ModelSource, result: Results) -> tuple[Line, list[Line]]:
+    """The line of a model's own weights in an evaluation, and the lines of its controls.
+
+    Raises:
+        ValueError: the evaluation holds no scores of these weights.
+    """
     names = {source.name}
     if source.base_model is not None:
         with suppress(FileNotFoundError):  # moved away since: the evaluation went without it
@@ -113,34 +138,29 @@ def write_curve(model_folder: str | Path, result: SweepResult) -> None:
         measured = ", ".join(dict.fromkeys(line.model for line in result.lines)) or "nothing"
         raise ValueError(f"the evaluation has no scores of the weights in {source.path}; it measured {measured}")
     kind = (own[0].dtype, own[0].layers)  # the first has all layers
-    controls = [line for line in lines if line.role == "control" and (line.dtype, line.layers) == kind]
-    file = Path(source.path) / "README.md"
-    readme = _read(file)
-    if _find(readme, _CURVE) is None:  # a model that we did not train
-        readme = _replace(readme, _SIZES, "## Sizes\n\n" + _between(_CURVE, ""))
-    write_atomically(file, _replace(readme, _CURVE, _curve_text(result, own[0], controls)).encode())
+    return own[0], [line for line in lines if line.role == "control" and (line.dtype, line.layers) == kind]
 
 
-def _curve_text(result: SweepResult, own: Any, controls: Sequence[Any]) -> str:
+def curve_tables(result: Results, own: Line, controls: Sequence[Line]) -> list[str]:
+    """For each type of task its name and a table: score (x100) and interval by size, of a model and its controls."""
     lines = [own, *controls]
     cells = {line: {cell.dim: cell for cell in result.cells(line) if cell.precision == "float32"} for line in lines}
-    blocks = [
-        "Measured with `mrl-text eval`: mean of the tasks' main scores (x100), 95 % intervals where there are any."
-    ]
+    blocks = []
     for kind, tasks in result.types.items():
-        blocks.append(f"**{_words(kind)}** ({', '.join(map(_words, tasks))})")
-        rows = [["size", "bytes", *(_words(result.labels[line]) for line in lines)]]
+        blocks.append(f"**{plain(kind)}** ({', '.join(map(plain, tasks))})")
+        rows = [["size", "bytes", *(plain(result.labels[line]) for line in lines)]]
         for dim in sorted(cells[own], reverse=True):
             scores = [
-                _score_words(result.estimate(line, cells[line][dim], tasks)) if dim in cells[line] else ""
+                score_words(result.estimate(line, cells[line][dim], tasks)) if dim in cells[line] else ""
                 for line in lines
             ]
             rows.append([str(dim), str(bytes_per_vector(dim)), *scores])
-        blocks.append(_table(rows))
-    return "\n\n".join(blocks)
+        blocks.append(table(rows))
+    return blocks
 
 
-def _score_words(estimate: Any) -> str:
+def score_words(estimate: Estimate | None) -> str:
+    """An estimate x100 with its interval, where there are any."""
     if estimate is None:
         return ""
     interval = estimate.interval()
@@ -163,59 +183,12 @@ def _sizes_table(dims: Sequence[int], before: Mapping[int, float], after: Mappin
     for dim in reversed(dims):
         scores = [f"{100 * scores[dim]:.2f}" if dim in scores else "" for scores in shown.values()]
         rows.append([str(dim), str(bytes_per_vector(dim)), *scores])
-    return _table(rows)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, f"|{'---:|' * len(rows[0])}", *body])
+    return table(rows)
 
 
 def _rows(count: int | None) -> str:
     return "" if count is None else f": {count:,} row{'' if count == 1 else 's'}"
 
 
-def _words(text: str) -> str:
-    """On one line, and none of it read as markup: labels come from file names."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
-
-
-def _fenced(text: str, language: str) -> str:
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
-
-
-def _collapsed(title: str, content: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
-
-
 def _read(file: Path) -> str:
     return file.read_text(encoding="utf-8") if file.is_file() else ""
-
-
-def _between(name: str, content: str) -> str:
-    return f"<!-- {name}: begin -->\n{content}\n<!-- {name}: end -->"
-
-
-def _find(text: str, name: str) -> tuple[int, int] | None:
-    """Where the marked block of that name begins and ends, markers included; None where there is none."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    start = text.find(begin)
-    if start < 0:
-        return None
-    stop = text.find(end, start)
-    if stop < 0:
-        raise ValueError(f"the model card has {begin!r} without {end!r}: write the end back, or remove the marker")
-    return start, stop + len(end)
-
-
-def _replace(readme: str, name: str, content: str) -> str:
-    """The card with that block's content; a block that is not there goes before the first section."""
-    block = _between(name, content)
-    if (found := _find(readme, name)) is not None:
-        return readme[: found[0]] + block + readme[found[1] :]
-    head = re.match(r"---\n.*?\n---\n", readme, re.DOTALL)
-    section = re.compile(r"^## ", re.MULTILINE).search(readme, head.end() if head else 0)
-    if section is None:
-        return f"{readme.rstrip()}\n\n{block}\n".lstrip()
-    return f"{readme[: section.start()]}{block}\n\n{readme[section.start() :]}"

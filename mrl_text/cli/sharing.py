@@ -1,0 +1,76 @@
+"""The command that publishes a model: ``push``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mrl_text.cli.common import command, names
+
+
+class Card(StrEnum):
+    """Choices of ``--card``."""
+
+    local = "local"
+    hub = "hub"
+
+
+@command
+def push(
+    model: Annotated[str, typer.Argument(help="Folder of a run or of a saved model.")],
+    repo: Annotated[str, typer.Argument(help="Repository on the hub: owner/name.")],
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(help="Output folder of mrl-text eval, for curve and scores; default: eval/ beside the model."),
+    ] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="License of the model, such as apache-2.0; never guessed.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="ISO 639 codes, comma-separated: en,de.")] = None,
+    card: Annotated[
+        Card | None, typer.Option(help="Whose text stays where the card was changed on the hub as well.")
+    ] = None,
+    private: Annotated[bool, typer.Option(help="Create the repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch; created if it is not there.")] = None,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Commit message.")] = None,
+    create_pr: Annotated[bool, typer.Option(help="Open a pull request instead.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Write the repository into a folder; no network, no token.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="With --dry-run: where to; default: a temporary folder.")
+    ] = None,
+) -> None:
+    """Publish a model on the hub, with a card that shows what each size costs."""
+    if output is not None and not dry_run:
+        raise ValueError("--output is where --dry-run writes: add --dry-run, or leave --output out")
+    from mrl_text.quiet import quiet_libraries
+
+    quiet_libraries()
+    from mrl_text.sharing import describe_card, prepare, write_upload
+    from mrl_text.sharing import push as send
+
+    upload = prepare(model, repo, results=results or (), license=license_, languages=names(language))
+    for name, reason in upload.left_out.items():
+        typer.echo(f"stays here: {name} ({reason})", err=True)
+    for note in upload.card.notes():
+        typer.echo(note, err=True)
+    if not dry_run:
+        prefer = card.value if card else None
+        url = send(
+            upload,
+            private=private,
+            revision=revision,
+            message=message,
+            create_pr=create_pr,
+            prefer=prefer,  # type: ignore[arg-type]  # the values of the enum are those of the literal
+        )
+        typer.echo(url)
+        return
+    import tempfile
+
+    folder = write_upload(upload, output or tempfile.mkdtemp(prefix=f"{repo.replace('/', '-')}-"))
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        typer.echo(f"{file.stat().st_size:>14,}  {file.relative_to(folder).as_posix()}")
+    typer.echo(f"\n{describe_card(folder / 'README.md')}\n\nWritten to {folder}. Nothing was sent.")
