@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -190,6 +190,82 @@ class MatryoshkaEncoder(SentenceTransformer):
     def encode_document(self, inputs: Any, *args: Any, normalize_embeddings: bool = True, **kwargs: Any) -> Any:
         """:meth:`encode` with the model's ``document`` prompt and route; takes ``dim`` and everything else."""
         return super().encode_document(inputs, *args, normalize_embeddings=normalize_embeddings, **kwargs)
+
+    def encode_stream(
+        self,
+        texts: Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *,
+        dim: int | None = None,
+        precision: Precision = "float32",
+        ranges: np.ndarray | None = None,
+        normalize_embeddings: bool = True,
+        dtype: Literal["auto", "float32", "bfloat16"] | None = None,
+        task: str | None = None,
+        token_budget: int | None = None,
+        window: int | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Encode texts that come one after the other; memory does not grow with their number.
+
+        Texts are sorted by length inside a window, batched by tokens, and the next window is tokenised while one is
+        computed: one window of ``texts`` is taken ahead of what has been yielded.
+
+        Args:
+            texts: any iterable of texts; read in the caller's thread.
+            prompt_name: name of a prompt saved with the model, such as ``"query"``.
+            prompt: text put before every input; wins over ``prompt_name``.
+            dim: numbers to keep, as for :meth:`encode`.
+            precision: as for :meth:`encode`; int8 and uint8 need ``ranges``.
+            ranges: float array (2, dim), smallest and largest value of each number, measured on a corpus.
+            normalize_embeddings: unit length after the cut.
+            dtype: what matrix products are computed in. None and ``auto`` take bfloat16 where the device has it
+                natively, else float32. The model itself is not changed.
+            task: ``"query"`` or ``"document"``: the model's prompt of that name, unless one is given, and its route.
+            token_budget: tokens per batch, padding included; None takes what suits the device.
+            window: texts sorted together; None takes 4,096. A window ends early at four million characters.
+
+        Yields:
+            Arrays (n, dim), one per window, in the order of the texts; ``precision`` as for :meth:`encode`.
+
+        Raises:
+            ValueError: impossible ``dim``, ``dtype``, ``window`` or ``token_budget``; int8 or uint8 without ranges.
+            TypeError: an input that is not a text, with its position.
+
+        Example:
+            >>> for vectors in model.encode_stream(open("corpus.txt"), dim=64):
+            ...     store(vectors)
+        """
+        from mrl_text.encoding.stream import WINDOW, encode_windows, windows
+
+        cut = self._checked_dim(dim)
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        if precision in ("int8", "uint8") and ranges is None:
+            raise ValueError(f"precision={precision!r} of a stream needs ranges measured on a corpus: (2, dim)")
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1 text, got {window}")
+        lists = windows([texts] if isinstance(texts, str) else texts, window or WINDOW)
+        prompt = self.stream_prompt(prompt_name, prompt, task)
+        encoded = encode_windows(self, lists, dtype=dtype, token_budget=token_budget, prompt=prompt, task=task)
+        return (
+            quantize(truncate(one.vectors, cut, normalize=normalize_embeddings), precision, ranges=ranges)
+            for one in encoded
+        )
+
+    def stream_prompt(self, prompt_name: str | None, prompt: str | None, task: str | None) -> str | None:
+        """The prompt that sentence-transformers' ``encode``, ``encode_query`` or ``encode_document`` would take.
+
+        Raises:
+            ValueError: the model has no prompt of that name.
+        """
+        known = {"query": ("query",), "document": ("document", "passage", "corpus")}
+        if task is not None and task not in known:
+            raise ValueError(f"task must be query or document, got {task!r}")
+        if prompt is None and prompt_name is None and task is not None:
+            prompt_name = next((name for name in known[task] if name in self.prompts), None)
+        resolved: str | None = self._resolve_prompt(prompt, prompt_name)
+        return resolved
 
     def truncate_layers(self, layers: int) -> MatryoshkaEncoder:
         """Keep the first ``layers`` transformer layers and drop the others: fewer parameters, faster, smaller file.

@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ class Row:
         id: as the file has it; None where it has none.
         text: what is encoded; empty where there is a problem.
         problem: why the row cannot be indexed, None for a good one.
+        cells: the columns that were asked for besides, by name; a cell that is not there is None.
     """
 
     number: int
     id: str | None
     text: str
     problem: str | None = None
+    cells: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,13 @@ class Source:
         path: absolute.
         text_columns: joined by a blank where there are several; empty for .txt.
         id_column: None numbers the rows.
+        keep: columns that rows bring along in ``cells``.
     """
 
     path: Path
     text_columns: tuple[str, ...]
     id_column: str | None
+    keep: tuple[str, ...] = ()
 
     def stamp(self) -> dict[str, int]:
         """Size and time of the last change, to tell whether the file is still the one that was read."""
@@ -71,16 +75,23 @@ class Source:
                 lines, last = lines + block.count(b"\n"), block[-1:]
         return lines + (last != b"\n") - (suffix in (".csv", ".tsv"))
 
-    def rows(self, skip: int = 0) -> Iterator[Row]:
+    def rows(self, skip: int = 0, *, blanks: bool = False) -> Iterator[Row]:
         """The rows after the first ``skip``, blank lines left out but counted.
 
         A row that cannot be taken apart or has no text comes with its ``problem``.
 
+        Args:
+            skip: rows to pass over.
+            blanks: a blank line comes as a row with a problem, too.
+
         Raises:
             ValueError: what follows cannot be read at all: damaged Parquet, CSV that is not UTF-8.
         """
-        for number, cells in _records(self.path, skip, [*self.text_columns, *filter(None, [self.id_column])]):
-            if cells is not None:
+        columns = dict.fromkeys([*self.text_columns, *filter(None, [self.id_column]), *self.keep])
+        for number, cells in _records(self.path, skip, list(columns)):
+            if cells is None and blanks:
+                yield Row(number, None, "", "is blank")
+            elif cells is not None:
                 yield self._row(number, cells)
 
     def _row(self, number: int, cells: dict[str, Any] | str) -> Row:
@@ -99,16 +110,20 @@ class Source:
             (text + str(name)).encode()
         except UnicodeEncodeError:
             return Row(number, None, "", "holds half a character (a lone surrogate)")
-        return Row(number, None if name in (None, "") else str(name), text)
+        kept = {column: cells.get(column) for column in self.keep}
+        return Row(number, None if name in (None, "") else str(name), text, None, kept)
 
 
-def open_source(path: str | Path, text_columns: Sequence[str] = (), id_column: str | None = None) -> Source:
+def open_source(
+    path: str | Path, text_columns: Sequence[str] = (), id_column: str | None = None, keep: Sequence[str] = ()
+) -> Source:
     """Find out where in a file ids and texts are; only its beginning is read.
 
     Args:
         path: JSON lines, CSV, TSV, Parquet or .txt (a text a line).
         text_columns: what to encode; none takes ``text`` and, before it, ``title`` where there is one (BEIR).
         id_column: None takes the first of ``_id``, ``id``, ``doc_id``, ``docid`` there is, else numbers the rows.
+        keep: columns that rows bring along.
 
     Raises:
         FileNotFoundError: no such file.
@@ -123,11 +138,11 @@ def open_source(path: str | Path, text_columns: Sequence[str] = (), id_column: s
     if not file.stat().st_size:
         raise ValueError(f"{path} is empty: it needs at least one row")
     if suffix == ".txt":
-        if text_columns or id_column:
+        if text_columns or id_column or keep:
             raise ValueError(f"{path} holds a text a line: it has no columns to choose")
         return Source(file, (_TEXT,), None)
     known = _columns(file)
-    for name in (*text_columns, *([id_column] if id_column else [])):
+    for name in (*text_columns, *([id_column] if id_column else []), *keep):
         if name not in known:
             raise ValueError(f"{path} has no column {name!r}{did_you_mean(name, known)}")
     if not text_columns:
@@ -136,7 +151,8 @@ def open_source(path: str | Path, text_columns: Sequence[str] = (), id_column: s
                 f"{path} has no column 'text' but {', '.join(map(repr, known))}: say which to encode with --text-column"
             )
         text_columns = [name for name in (_TITLE, _TEXT) if name in known]
-    return Source(file, tuple(text_columns), id_column or next((name for name in _ID_COLUMNS if name in known), None))
+    id_column = id_column or next((name for name in _ID_COLUMNS if name in known), None)
+    return Source(file, tuple(text_columns), id_column, tuple(keep))
 
 
 def _columns(file: Path) -> list[str]:

@@ -1,0 +1,60 @@
+"""Where shards are encoded: here, or on a cluster. Both give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from mrl_text.encoding.job import Job, Reader, Segment
+from mrl_text.encoding.shards import encode_shards, load_encoder, prepare
+
+if TYPE_CHECKING:
+    from mrl_text.encoder import MatryoshkaEncoder
+
+EngineName = Literal["local", "ray"]
+
+
+class Engine(Protocol):
+    """Encodes the shards it was made with."""
+
+    def prepare(self, job: Job) -> Job:
+        """Settle what takes the model; see :func:`mrl_text.encoding.shards.prepare`."""
+
+    def encode(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Number and Parquet file of each of these shards, as they are finished."""
+
+
+def open_engine(name: EngineName, shards: Sequence[Sequence[Segment]]) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        ModuleNotFoundError: it needs an extra that is not installed; names it.
+    """
+    if name == "local":
+        return LocalEngine(shards)
+    from mrl_text.encoding.ray_engine import RayEngine
+
+    return RayEngine(shards)
+
+
+class LocalEngine:
+    """One model in this process; the files are read once, in order."""
+
+    def __init__(self, shards: Sequence[Sequence[Segment]]) -> None:
+        self._shards = shards
+        self._encoder: MatryoshkaEncoder | None = None
+
+    def prepare(self, job: Job) -> Job:
+        """Settle what takes the model."""
+        return prepare(job, self._loaded(job), self._shards)
+
+    def encode(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """The shards in order."""
+        reader = Reader(job.sources)
+        rows = ((number, reader.read(self._shards[number])) for number in numbers)
+        return encode_shards(self._loaded(job), rows, job)
+
+    def _loaded(self, job: Job) -> MatryoshkaEncoder:
+        if self._encoder is None:
+            self._encoder = load_encoder(job)
+        return self._encoder

@@ -1,0 +1,262 @@
+"""From the files of a corpus to a folder of vectors, shard by shard; interrupted, it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from tqdm.auto import tqdm
+
+from mrl_text.encoding.compute import Dtype
+from mrl_text.encoding.engines import EngineName, open_engine
+from mrl_text.encoding.finish import finish
+from mrl_text.encoding.folder import MANIFEST, SHARDS
+from mrl_text.encoding.job import TEXT, Job, OnError, OnLong, Segment, column_types, split
+from mrl_text.encoding.manifest import Format, binding, check_same, describe, read_manifest, restore, write_manifest
+from mrl_text.files import write_atomically
+from mrl_text.models import find_model
+from mrl_text.sources import open_source
+from mrl_text.suggest import did_you_mean
+from mrl_text.truncation import PRECISIONS, Precision, check_dims
+
+SHARD_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """What an encoding did.
+
+    Attributes:
+        folder: where the vectors are.
+        rows: in the folder.
+        encoded: rows read in this call; the others were there.
+        seconds: of the whole call.
+        dtype: what the model computed in.
+        left_out: rows without a vector.
+        cut: texts longer than the model reads.
+        misfits: cells of kept columns that did not fit their column and are null.
+        problems: the first ten of all these, with their place; all of them are in ``problems.jsonl``.
+    """
+
+    folder: Path
+    rows: int
+    encoded: int
+    seconds: float
+    dtype: str
+    left_out: int
+    cut: int
+    misfits: int
+    problems: list[str]
+
+
+def encode_files(
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    *,
+    model: str,
+    dims: Sequence[int] | None = None,
+    precisions: Sequence[Precision] = ("float32",),
+    keep: Sequence[str] = (),
+    text_columns: Sequence[str] = (),
+    id_column: str | None = None,
+    limit: int | None = None,
+    on_error: OnError = "skip",
+    on_long: OnLong = "cut",
+    shard_rows: int = SHARD_ROWS,
+    format: Format = "parquet",  # the word of the files and of the command
+    dtype: Dtype | None = None,
+    device: str | None = None,
+    token_budget: int | None = None,
+    engine: EngineName = "local",
+    progress: bool = False,
+) -> EncodeReport:
+    """Encode a corpus of any size once and store it in several sizes and precisions.
+
+    Files are streamed; a shard is held in memory. Each is written atomically, so that a second call after an
+    interruption encodes the missing ones only, to the same bytes.
+
+    Args:
+        inputs: JSON lines, CSV, TSV, Parquet or .txt.
+        output: folder; one that was begun with the same inputs and options is continued.
+        model: folder, hub id or packaged model.
+        dims: sizes; None takes the model's full width.
+        precisions: of each size. int8 and uint8 take their ranges from the first 4,096 texts, see ``ranges`` in the
+            manifest.
+        keep: columns to store beside ids and vectors; ``text`` is the text that was encoded.
+        text_columns: what to encode, joined by a blank; see :func:`mrl_text.sources.open_source`.
+        id_column: likewise. A row without an id is called after its number, in further files ``file:number``.
+        limit: rows to take of the files together, at most.
+        on_error: leave out rows without text, or that cannot be read, and report them; or fail at the first.
+        on_long: texts longer than the model reads: cut and report them, leave them out, or fail at the first.
+        shard_rows: rows read per shard.
+        format: ``parquet`` shards, or one memory-mapped ``.npy`` per size and precision and ``ids.parquet``.
+        dtype: what the model computes in; None and ``auto`` take bfloat16 where the device has it natively.
+        device: where to encode; None is the best there is.
+        token_budget: tokens per batch; None takes what suits the device.
+        engine: ``local``, or ``ray`` for a cluster (:mod:`mrl_text.encoding.ray_engine`).
+        progress: show a progress bar on stderr.
+
+    Returns:
+        What was done.
+
+    Raises:
+        FileNotFoundError: a file or the model is not there.
+        ValueError: files that cannot be read; impossible options; a folder begun with others, or being written to by
+            another process; a row that the policies do not allow.
+        ModuleNotFoundError: ``ray`` is not installed.
+    """
+    started = time.monotonic()
+    _check_options(dims, precisions, shard_rows, limit, token_budget)
+    for name, value, known in (
+        ("on_error", on_error, OnError),
+        ("on_long", on_long, OnLong),
+        ("format", format, Format),
+        ("engine", engine, EngineName),
+        ("dtype", dtype or "auto", Dtype),
+    ):
+        if value not in get_args(known):
+            raise ValueError(f"{name} {value!r} is unknown{did_you_mean(str(value), get_args(known))}")
+    extra = tuple(name for name in dict.fromkeys(keep) if name != TEXT)
+    sources = tuple(open_source(path, text_columns, id_column, extra) for path in inputs)
+    if not sources or len({source.path for source in sources}) < len(sources):
+        raise ValueError("an input file is named twice" if sources else "no input file was named")
+    if clash := [name for name in extra if name == "id" or name.startswith("embedding_")]:
+        raise ValueError(f"keep names {clash[0]!r}, a column that the output has of its own")
+    found = find_model(model)
+    job = Job(
+        sources=sources,
+        model=found.path,
+        dims=check_dims(dims) if dims else (),
+        precisions=tuple(dict.fromkeys(precisions)),
+        keep=tuple(dict.fromkeys(keep)),
+        types=column_types(sources, extra),
+        on_error=on_error,
+        on_long=on_long,
+        dtype=dtype or "auto",
+        device=device,
+        token_budget=token_budget,
+        threads=torch.get_num_threads(),
+    )
+    folder = Path(output).expanduser()
+    bound = binding(job, found, shard_rows=shard_rows, limit=limit, form=format)
+    with _alone(folder):
+        manifest = read_manifest(folder)
+        if manifest is None:
+            _refuse_foreign(folder)
+        else:
+            check_same(folder, manifest, bound, job)
+        encoded = 0
+        if manifest is None or not manifest["complete"]:
+            shards = split(sources, shard_rows, limit)
+            if not shards:
+                raise ValueError(f"{', '.join(map(str, inputs))}: no rows to encode")
+            run = _Run(folder, engine, shards, progress)
+            manifest, encoded = run.finish(job, bound, manifest)
+        return _report(folder, manifest, encoded, time.monotonic() - started)
+
+
+def _check_options(
+    dims: Sequence[int] | None,
+    precisions: Sequence[str],
+    shard_rows: int,
+    limit: int | None,
+    token_budget: int | None,
+) -> None:
+    if dims is not None:
+        check_dims(dims)
+    if not precisions:
+        raise ValueError("precisions is empty: name at least one, for example ['float32']")
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    for name, value in (("shard_rows", shard_rows), ("limit", limit), ("token_budget", token_budget)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass
+class _Run:
+    """One call's work on a folder."""
+
+    folder: Path
+    engine: EngineName
+    shards: list[list[Segment]]
+    progress: bool
+
+    def finish(self, job: Job, bound: dict[str, Any], manifest: dict[str, Any] | None) -> tuple[dict[str, Any], int]:
+        """Encode what is missing and complete the folder; the manifest and the rows read now."""
+        for leftover in (self.folder / SHARDS).glob(".*"):  # of a write that was killed
+            leftover.unlink()
+        todo = [number for number in range(len(self.shards)) if not self._file(number).exists()]
+        engine = open_engine(self.engine, self.shards)
+        if manifest is None:
+            job = engine.prepare(job)
+            manifest = describe(job, bound)
+            write_manifest(self.folder, manifest)
+        else:
+            job = restore(job, manifest)
+        if todo:
+            self._write(engine.encode(job, todo))
+        return finish(self.folder, job, manifest, len(self.shards)), sum(map(self._rows, todo))
+
+    def _write(self, encoded: Iterator[tuple[int, bytes]]) -> None:
+        numbers = range(len(self.shards))
+        with tqdm(total=sum(map(self._rows, numbers)), unit="row", desc="Encoding", disable=not self.progress) as bar:
+            bar.update(sum(self._rows(number) for number in numbers if self._file(number).exists()))
+            for number, content in encoded:
+                write_atomically(self._file(number), content)
+                bar.update(self._rows(number))
+
+    def _rows(self, number: int) -> int:
+        return sum(segment.take for segment in self.shards[number])
+
+    def _file(self, number: int) -> Path:
+        return self.folder / SHARDS / f"{number:05d}.parquet"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second writer.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another process is encoding into {folder}: wait for it or choose another folder") from None
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if others := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+        raise ValueError(f"{folder} holds {others[0]!r} and no {MANIFEST}: choose an empty or a new folder")
+
+
+def _report(folder: Path, manifest: dict[str, Any], encoded: int, seconds: float) -> EncodeReport:
+    counts = manifest["problems"]
+    shown = []
+    with (folder / "problems.jsonl").open(encoding="utf-8") as stream:
+        for line, _ in zip(stream, range(10), strict=False):
+            problem = json.loads(line)
+            shown.append(f"{Path(problem['file']).name}, row {problem['row']}: {problem['problem']}")
+    return EncodeReport(
+        folder=folder,
+        rows=manifest["rows"],
+        encoded=encoded,
+        seconds=seconds,
+        dtype=manifest["dtype"],
+        left_out=counts["left out"],
+        cut=counts["cut"],
+        misfits=counts["cell"],
+        problems=shown,
+    )

@@ -1,0 +1,98 @@
+"""The end of an encoding: problems collected, .npy files put together, the manifest completed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrl_text.encoding.folder import IDS, SHARDS, vectors_of
+from mrl_text.encoding.job import Job, column_name
+from mrl_text.encoding.manifest import write_manifest
+from mrl_text.encoding.shards import METADATA
+
+PROBLEMS = "problems.jsonl"
+
+
+def finish(folder: Path, job: Job, manifest: dict[str, Any], count: int) -> dict[str, Any]:
+    """Complete a folder whose shards are all there; may be interrupted and called again.
+
+    Args:
+        folder: of the encoding.
+        job: as it was prepared.
+        manifest: as it was begun.
+        count: number of shards.
+
+    Returns:
+        The complete manifest, as written.
+    """
+    from pyarrow import parquet
+
+    files = [folder / SHARDS / f"{number:05d}.parquet" for number in range(count)]
+    counts: Counter[str] = Counter()
+    shards = []
+    partial = folder / f".{PROBLEMS}"
+    with partial.open("w", encoding="utf-8") as stream:
+        for file in files:
+            metadata = parquet.read_metadata(file)
+            facts = json.loads(metadata.metadata[METADATA])
+            counts.update(problem["kind"] for problem in facts["problems"])
+            stream.writelines(json.dumps(problem, ensure_ascii=False) + "\n" for problem in facts["problems"])
+            shards.append({"file": file.name, "rows": metadata.num_rows})
+        _sync(stream)
+    partial.replace(folder / PROBLEMS)
+    rows = sum(shard["rows"] for shard in shards)
+    as_npy = manifest["format"] == "npy"
+    if as_npy:
+        _assemble(folder, job, files, rows)
+    problems = {kind: counts[kind] for kind in manifest["problems"]}
+    manifest = {**manifest, "rows": rows, "problems": problems, "shards": [] if as_npy else shards, "complete": True}
+    write_manifest(folder, manifest)
+    if as_npy:
+        shutil.rmtree(folder / SHARDS, ignore_errors=True)
+    return manifest
+
+
+def _assemble(folder: Path, job: Job, files: list[Path], rows: int) -> None:
+    """One .npy per size and precision, and ids with the kept columns, shard by shard."""
+    from pyarrow import parquet
+
+    names = [column_name(dim, precision) for dim in job.dims for precision in job.precisions]
+    for name in names:
+        partial = folder / f".{name}.npy"
+        stored: np.ndarray | None = None
+        start = 0
+        for file in files:
+            vectors = vectors_of(parquet.read_table(file, columns=[name]).column(0).combine_chunks())
+            if not rows:
+                np.save(partial, vectors)  # nothing cannot be mapped
+                continue
+            if stored is None:
+                stored = np.lib.format.open_memmap(partial, "w+", vectors.dtype, (rows, vectors.shape[1]))
+            stored[start : start + len(vectors)] = vectors
+            start += len(vectors)
+        if isinstance(stored, np.memmap):
+            stored.flush()
+        partial.replace(folder / f"{name}.npy")
+    partial = folder / f".{IDS}"
+    others = [name for name in parquet.read_schema(files[0]).names if name not in names]
+    with partial.open("wb") as stream:
+        writer = None
+        for file in files:
+            table = parquet.read_table(file, columns=others).replace_schema_metadata(None)
+            writer = writer or parquet.ParquetWriter(stream, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer is not None:
+            writer.close()
+        _sync(stream)
+    partial.replace(folder / IDS)
+
+
+def _sync(stream: Any) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())

@@ -1,0 +1,143 @@
+"""Reading what ``mrl-text encode`` wrote, batch by batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrl_text.encoding.job import TEXT, column_name
+from mrl_text.suggest import did_you_mean
+from mrl_text.truncation import PRECISIONS, Precision
+
+MANIFEST = "manifest.json"
+SHARDS = "shards"
+IDS = "ids.parquet"
+"""Ids and kept columns where vectors are .npy files."""
+
+_BATCH_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Some rows, in order.
+
+    Attributes:
+        ids: of the rows; not necessarily different ones.
+        vectors: (n, dim) in the precision asked for; binary ones packed, (n, ceil(dim / 8)).
+        texts: what was encoded; None where it was not kept.
+        columns: the other columns that were kept, by name.
+    """
+
+    ids: list[str]
+    vectors: np.ndarray
+    texts: list[str] | None
+    columns: dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class EncodedFolder:
+    """A finished encoding.
+
+    Attributes:
+        path: the folder.
+        manifest: what ``manifest.json`` says: model, revision, width, dims, precisions, dtype, columns, rows, sources.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def rows(self) -> int:
+        """Rows there are."""
+        return int(self.manifest["rows"])
+
+    @cached_property
+    def dims(self) -> tuple[int, ...]:
+        """Sizes that were stored, ascending."""
+        return tuple(self.manifest["dims"])
+
+    def ranges(self, dim: int) -> np.ndarray | None:
+        """What int8 and uint8 codes of that size were made with, float32 (2, dim); None where there are none."""
+        stored = self.manifest["ranges"].get(str(dim))
+        return None if stored is None else np.array(stored, dtype=np.float32)
+
+    def batches(
+        self, dim: int | None = None, precision: Precision = "float32", *, batch_rows: int = _BATCH_ROWS
+    ) -> Iterator[EncodedBatch]:
+        """The rows in input order; memory does not grow with their number.
+
+        Args:
+            dim: one of the stored sizes; None takes the largest.
+            precision: one of the stored ones.
+            batch_rows: rows per batch, at most.
+
+        Raises:
+            ValueError: a size or precision that was not stored.
+        """
+        name = self._column(self.dims[-1] if dim is None else dim, precision)
+        if self.manifest["format"] == "npy":
+            return self._npy_batches(name, batch_rows)
+        return self._parquet_batches(name, batch_rows)
+
+    def _column(self, dim: int, precision: Precision) -> str:
+        if dim not in self.dims:
+            raise ValueError(f"{self.path} holds no size {dim}; it holds {', '.join(map(str, self.dims))}")
+        known = self.manifest["precisions"]
+        if precision not in known:
+            hint = did_you_mean(precision, known) if precision in PRECISIONS else did_you_mean(precision, PRECISIONS)
+            raise ValueError(f"{self.path} holds no {precision} vectors but {', '.join(known)}{hint}")
+        return column_name(dim, precision)
+
+    def _parquet_batches(self, name: str, batch_rows: int) -> Iterator[EncodedBatch]:
+        from pyarrow import parquet
+
+        others = [column for column in self.manifest["columns"] if not column.startswith("embedding_")]
+        for shard in self.manifest["shards"]:
+            with parquet.ParquetFile(self.path / SHARDS / shard["file"]) as opened:
+                for batch in opened.iter_batches(batch_rows, columns=[*others, name]):
+                    yield _batch(batch, vectors_of(batch.column(name)))
+
+    def _npy_batches(self, name: str, batch_rows: int) -> Iterator[EncodedBatch]:
+        from pyarrow import parquet
+
+        stored = np.load(self.path / f"{name}.npy", mmap_mode="r")
+        start = 0
+        with parquet.ParquetFile(self.path / IDS) as opened:
+            for batch in opened.iter_batches(batch_rows):
+                yield _batch(batch, np.array(stored[start : start + len(batch)]))
+                start += len(batch)
+
+
+def vectors_of(column: Any) -> np.ndarray:
+    """Array (n, numbers) of an Arrow fixed-size list column."""
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(values).reshape(len(column), column.type.list_size)
+
+
+def _batch(batch: Any, vectors: np.ndarray) -> EncodedBatch:
+    cells = {name: batch.column(name).to_pylist() for name in batch.schema.names if not name.startswith("embedding_")}
+    return EncodedBatch(cells.pop("id"), vectors, cells.pop(TEXT, None), cells)
+
+
+def open_encoded(folder: str | Path) -> EncodedFolder:
+    """Open a folder that :func:`mrl_text.encoding.encode_files` has finished.
+
+    Raises:
+        FileNotFoundError: no such folder, or nothing was encoded into it.
+        ValueError: an encoding that was interrupted, or one by a later version of this package.
+    """
+    path = Path(folder).expanduser()
+    if not (path / MANIFEST).is_file():
+        raise FileNotFoundError(f"no encoding at {folder}: expected {MANIFEST} there; mrl-text encode makes one")
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    if manifest.get("version") != 1:
+        raise ValueError(f"{folder} is of version {manifest.get('version')}, and this package reads version 1")
+    if not manifest["complete"]:
+        raise ValueError(f"the encoding in {folder} was interrupted: run the same mrl-text encode again to finish it")
+    return EncodedFolder(path, manifest)

@@ -1,0 +1,203 @@
+"""What is to be encoded and how: everything that the result depends on, and how it is split into shards."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mrl_text.sources import Row, Source
+from mrl_text.truncation import Precision
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OnError = Literal["skip", "fail"]
+OnLong = Literal["cut", "skip", "fail"]
+TEXT = "text"
+"""The column of the texts that were encoded."""
+
+_LOOK_AT = 1000  # rows that tell the types of kept columns of files without types
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows of one file: those after the first ``skip``, ``take`` of them."""
+
+    source: int
+    skip: int
+    take: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """An encoding, as a value that can be sent to another process.
+
+    Attributes:
+        sources: the files, in order.
+        model: folder or hub id to load.
+        dims: sizes to store; empty before :func:`mrl_text.encoding.shards.prepare` has looked at the model.
+        precisions: of each size.
+        keep: columns to store besides; ``text`` is the text that was encoded.
+        types: Arrow types of the kept columns but ``text``.
+        on_error: what to do with rows without text.
+        on_long: what to do with texts longer than the model reads.
+        dtype: what the model computes in.
+        device: None is the best there is.
+        token_budget: tokens per batch; None takes what suits the device.
+        threads: of the processor; another number may change the last bits.
+        width: of the model; 0 before it was looked at.
+        ranges: per size (2, dim), where a precision needs them.
+    """
+
+    sources: tuple[Source, ...]
+    model: str
+    dims: tuple[int, ...]
+    precisions: tuple[Precision, ...]
+    keep: tuple[str, ...]
+    types: dict[str, pa.DataType]
+    on_error: OnError
+    on_long: OnLong
+    dtype: str
+    device: str | None
+    token_budget: int | None
+    threads: int
+    width: int = 0
+    ranges: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def place(self, source: int, row: Row) -> str:
+        """Where a row is, for messages."""
+        return f"{self.sources[source].path.name}, row {row.number}"
+
+    def row_id(self, source: int, row: Row) -> str:
+        """Its id; else its number, in files after the first one behind the file's name."""
+        if row.id is not None:
+            return row.id
+        return f"{self.sources[source].path.name}:{row.number}" if source else str(row.number)
+
+
+def column_name(dim: int, precision: Precision) -> str:
+    """Column, and file, of the vectors of a size and precision."""
+    return f"embedding_{dim}" if precision == "float32" else f"embedding_{dim}_{precision}"
+
+
+def split(sources: Sequence[Source], shard_rows: int, limit: int | None) -> list[list[Segment]]:
+    """The rows of each shard: so many rows after each other, whichever files they are in.
+
+    Files are read once to count their rows (of Parquet only the footer is).
+
+    Raises:
+        ValueError: a file that cannot be read to its end.
+    """
+    shards: list[list[Segment]] = []
+    room, left = 0, limit
+    for number, source in enumerate(sources):
+        rows = _count(source)
+        rows = rows if left is None else min(rows, left)
+        left = None if left is None else left - rows
+        skip = 0
+        while skip < rows:
+            if not room:
+                shards.append([])
+                room = shard_rows
+            take = min(room, rows - skip)
+            shards[-1].append(Segment(number, skip, take))
+            skip, room = skip + take, room - take
+    return shards
+
+
+def _count(source: Source) -> int:
+    """Rows, exactly: cells of CSV may go over several lines."""
+    if source.path.suffix.lower() in (".csv", ".tsv"):
+        return sum(1 for _ in source.rows())
+    return source.count()
+
+
+class Reader:
+    """Reads segments, and goes on where it is if the next one follows the last."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self._at: tuple[int, int] | None = None
+        self._rows: Iterator[Row] = iter(())
+
+    def read(self, segments: Sequence[Segment]) -> list[tuple[int, Row]]:
+        """Rows with the number of their source.
+
+        Raises:
+            ValueError: a file has fewer rows than when they were counted.
+        """
+        found: list[tuple[int, Row]] = []
+        for segment in segments:
+            source = self._sources[segment.source]
+            if self._at != (segment.source, segment.skip):
+                self._rows = source.rows(segment.skip, blanks=True)
+            rows = list(itertools.islice(self._rows, segment.take))
+            if len(rows) < segment.take:
+                raise ValueError(f"{source.path} has changed while it was read: it had more rows")
+            self._at = (segment.source, segment.skip + segment.take)
+            found += ((segment.source, row) for row in rows)
+        return found
+
+
+def column_types(sources: Sequence[Source], keep: Sequence[str]) -> dict[str, pa.DataType]:
+    """Arrow types of kept columns, as the first file tells them.
+
+    Parquet files say so. CSV holds text. In JSON lines the first thousand rows do: text, whole numbers, numbers or
+    truth values; what is nested or mixed becomes JSON text.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    wanted = [name for name in keep if name != TEXT]
+    suffix = sources[0].path.suffix.lower()
+    if not wanted:
+        return {}
+    if suffix == ".parquet":
+        schema = parquet.read_schema(sources[0].path)
+        return {name: schema.field(name).type for name in wanted}
+    rows = [] if suffix in (".csv", ".tsv") else list(itertools.islice(sources[0].rows(), _LOOK_AT))
+    return {name: _type_of([row.cells.get(name) for row in rows]) if rows else pa.string() for name in wanted}
+
+
+def _type_of(values: Sequence[Any]) -> pa.DataType:
+    import pyarrow as pa
+
+    try:
+        found = pa.array(values).type
+    except (pa.ArrowException, TypeError, OverflowError):
+        return pa.string()
+    return found if found in (pa.bool_(), pa.int64(), pa.float64()) else pa.string()
+
+
+def as_column(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
+    """An Arrow column, and the places of values that do not fit its type and are null in it."""
+    import pyarrow as pa
+
+    if kind == pa.string():
+        return pa.array([_as_text(value) for value in values], kind), []
+    try:
+        return pa.array(values, kind), []
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        fitting = [_fits(value, kind) for value in values]
+        misfits = [place for place, fits in enumerate(fitting) if not fits]
+        return pa.array([value if fits else None for value, fits in zip(values, fitting, strict=True)], kind), misfits
+
+
+def _as_text(value: Any) -> str | None:
+    text = value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text and text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold half a character
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.array([value], kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return False
+    return True

@@ -1,0 +1,145 @@
+"""Encoding on a Ray cluster: Ray Data hands shards to actors, one per device, and gives a killed one's to another.
+
+The cluster is the one that ``RAY_ADDRESS`` names, else one of this machine's devices that lasts as long as this
+process. A shard is sent out as the rows to read, a few numbers, and comes back as the bytes of its file, so that
+workers need the input files and the model under the same paths; only this process writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mrl_text.encoding.job import Job, Reader, Segment
+from mrl_text.encoding.shards import encode_shards, load_encoder, prepare
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers run this environment as it is
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class RayEngine:
+    """Encodes the shards it was made with on the cluster that the environment names.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
+    """
+
+    def __init__(self, shards: Sequence[Sequence[Segment]]) -> None:
+        self._shards = shards
+        self._ray = _start()
+
+    def prepare(self, job: Job) -> Job:
+        """Settle on a worker what takes the model: it has the devices that encode.
+
+        Raises:
+            ValueError: impossible sizes or dtype.
+        """
+        settled, problem = self._ray.get(
+            self._ray.remote(**self._resources(job))(_prepare).remote(job, [list(shard) for shard in self._shards])
+        )
+        if problem is not None:
+            raise ValueError(problem)
+        prepared: Job = settled
+        return prepared
+
+    def encode(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """The shards as they are finished, in any order.
+
+        Raises:
+            ValueError: a row that the job does not allow, with its place.
+        """
+        from ray.data import ActorPoolStrategy, from_items
+
+        items = [{"shard": number, "segments": _to_json(self._shards[number])} for number in numbers]
+        workers = max(1, min(self._devices(job), len(numbers)))
+        encoded = from_items(items, override_num_blocks=len(items)).map_batches(
+            _Worker,
+            fn_constructor_args=(job,),
+            batch_size=1,  # a shard is the batch: large enough for a device, small enough for the object store
+            compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            **self._resources(job),
+        )
+        for batch in encoded.iter_batches(batch_size=1, prefetch_batches=1, batch_format="numpy"):
+            for number, content, problem in zip(batch["shard"], batch["content"], batch["problem"], strict=True):
+                if problem:
+                    raise ValueError(str(problem))
+                yield int(number), bytes(content)
+
+    def _devices(self, job: Job) -> int:
+        needed = self._resources(job)
+        there = self._ray.cluster_resources()
+        return int(there["GPU"] if "num_gpus" in needed else there.get("CPU", 1) // needed["num_cpus"])
+
+    def _resources(self, job: Job) -> dict[str, Any]:
+        """Of one worker: a GPU, else as many processors as the local engine takes, if a machine has them."""
+        if self._ray.cluster_resources().get("GPU", 0) >= 1 and not (job.device or "").startswith("cpu"):
+            return {"num_gpus": 1}
+        largest = max(node["Resources"].get("CPU", 1) for node in self._ray.nodes() if node["Alive"])
+        return {"num_cpus": min(job.threads, int(largest))}
+
+
+class _Worker:
+    """An actor: a model and a reader that stay while shards come."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        _use_threads(job)
+        self._encoder, self._reader = load_encoder(job), Reader(job.sources)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        content, problems = [], []
+        for number, segments in zip(batch["shard"], batch["segments"], strict=True):
+            try:
+                rows = self._reader.read([Segment(**segment) for segment in json.loads(segments)])
+                [(_, encoded)] = encode_shards(self._encoder, [(int(number), rows)], self._job)
+            except ValueError as error:  # of the data: to be told, not to be tried again
+                encoded, problem = b"", str(error)
+            else:
+                problem = ""
+            content.append(encoded)
+            problems.append(problem)
+        return {"shard": list(batch["shard"]), "content": content, "problem": problems}
+
+
+def _to_json(segments: Sequence[Segment]) -> str:
+    return json.dumps([dataclasses.asdict(segment) for segment in segments])
+
+
+def _prepare(job: Job, shards: list[list[Segment]]) -> tuple[Job, str | None]:
+    _use_threads(job)
+    try:
+        return prepare(job, load_encoder(job), shards), None
+    except ValueError as error:
+        return job, str(error)
+
+
+def _use_threads(job: Job) -> None:
+    """As many as the local engine takes: sums in another order have other last bits."""
+    import torch
+
+    torch.set_num_threads(job.threads)
+
+
+def _start() -> Any:
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("the engine ray needs Ray: pip install 'mrl-text[ray]'") from None
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False, configure_logging=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    return ray

@@ -1,0 +1,190 @@
+"""From rows to the bytes of a shard: the same bytes wherever and whenever it is encoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrl_text.encoding.compute import compute_dtype
+from mrl_text.encoding.job import TEXT, Job, Reader, Segment, as_column, column_name
+from mrl_text.encoding.stream import EncodedWindow, encode_windows, windows
+from mrl_text.sources import Row
+from mrl_text.truncation import check_dims, quantize, truncate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mrl_text.encoder import MatryoshkaEncoder
+
+METADATA = b"mrl_text"
+"""Key of our part of a shard's metadata: problems and how many rows were read."""
+
+Rows = list[tuple[int, Row]]
+"""Rows with the number of the file they are from."""
+
+
+def load_encoder(job: Job) -> MatryoshkaEncoder:
+    """The model of a job, in float32: fewer bits are a matter of computing."""
+    from mrl_text.encoder import MatryoshkaEncoder
+
+    return MatryoshkaEncoder(job.model, device=job.device, model_kwargs={"dtype": "float32"})
+
+
+def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segment]]) -> Job:
+    """Settle what takes the model: sizes, what it computes in, ranges of int8 and uint8.
+
+    Ranges are the extremes in the first window (4,096 texts at most) of the first shard that has texts.
+
+    Raises:
+        ValueError: impossible sizes or dtype.
+    """
+    vectors = np.concatenate([one.vectors for one in encode_windows(encoder, [["width"]], task="document")])
+    dims = check_dims(job.dims or (vectors.shape[1],), vectors.shape[1])
+    job = dataclasses.replace(job, dims=dims, dtype=compute_dtype(encoder, job.dtype), width=vectors.shape[1])
+    if not {"int8", "uint8"} & set(job.precisions):
+        return job
+    reader = Reader(job.sources)
+    for segments in shards:
+        texts = next(windows(row.text for _, row in reader.read(segments) if row.problem is None), None)
+        if texts:
+            sample = next(_encode(encoder, [texts], job)).vectors
+            cut = {dim: truncate(sample, dim) for dim in dims}
+            return dataclasses.replace(job, ranges={dim: np.stack([v.min(0), v.max(0)]) for dim, v in cut.items()})
+    return job
+
+
+def encode_shards(
+    encoder: MatryoshkaEncoder, shards: Iterable[tuple[int, Rows]], job: Job
+) -> Iterator[tuple[int, bytes]]:
+    """Encode shards one after the other; windows do not reach across them, tokenising does.
+
+    Args:
+        encoder: the job's model.
+        shards: number and rows of each.
+        job: a prepared one.
+
+    Yields:
+        Number and Parquet file of each shard, in order. The bytes depend on its rows and the job alone.
+
+    Raises:
+        ValueError: a row that the job does not allow, with its place.
+    """
+    waiting: deque[tuple[int, Rows, int]] = deque()
+
+    def lists() -> Iterator[list[str]]:
+        for number, rows in shards:
+            texts = list(windows(row.text for _, row in rows if row.problem is None))
+            _refuse(rows, job)
+            waiting.append((number, rows, len(texts)))
+            yield from texts
+
+    parts: list[EncodedWindow] = []
+
+    def finished() -> Iterator[tuple[int, bytes]]:
+        while waiting and len(parts) >= waiting[0][2]:
+            number, rows, count = waiting.popleft()
+            yield number, _shard(rows, parts[:count], job)
+            del parts[:count]
+
+    for window in _encode(encoder, lists(), job):
+        parts.append(window)
+        yield from finished()
+    yield from finished()  # those at the end without any text
+
+
+def _encode(encoder: MatryoshkaEncoder, lists: Iterable[list[str]], job: Job) -> Iterator[EncodedWindow]:
+    return encode_windows(
+        encoder,
+        lists,
+        dtype=job.dtype,
+        token_budget=job.token_budget,
+        prompt=encoder.stream_prompt(None, None, "document"),
+        task="document",
+    )
+
+
+def _refuse(rows: Rows, job: Job) -> None:
+    if job.on_error == "fail":
+        for source, row in rows:
+            if row.problem is not None:
+                raise ValueError(
+                    f"{job.place(source, row)} {row.problem}; mend it, or leave such rows out with --on-error skip"
+                )
+
+
+def _shard(rows: Rows, parts: Sequence[EncodedWindow], job: Job) -> bytes:
+    """Sort out the rows, cut and round the vectors, and write the Parquet file."""
+    problems: list[dict[str, Any]] = []
+
+    def note(source: int, row: Row, kind: str, problem: str) -> None:
+        place = {"file": str(job.sources[source].path), "row": row.number}
+        problems.append({**place, "kind": kind, "problem": problem})
+
+    vectors = np.concatenate([part.vectors for part in parts]) if parts else np.zeros((0, job.width), np.float32)
+    cut = np.concatenate([part.cut for part in parts]) if parts else np.zeros(0, dtype=bool)
+    norms = np.linalg.norm(vectors, axis=1)
+    usable = np.isfinite(norms) & (norms > 0)
+    kept: Rows = []
+    places: list[int] = []
+    place = -1
+    for source, row in rows:
+        if row.problem is not None:
+            note(source, row, "left out", row.problem)
+            continue
+        place += 1
+        if not usable[place]:
+            note(source, row, "left out", "got a vector from the model that is zero or not finite")
+            _refuse([(source, dataclasses.replace(row, problem="got a vector that is zero or not finite"))], job)
+            continue
+        if cut[place]:
+            if job.on_long == "fail":
+                raise ValueError(f"{job.place(source, row)} is longer than the model reads; take --on-long cut or skip")
+            note(source, row, *_LONG[job.on_long])
+            if job.on_long == "skip":
+                continue
+        kept.append((source, row))
+        places.append(place)
+    columns = _columns(kept, vectors[places], job, note)
+    return _parquet(columns, {"problems": problems, "rows_read": len(rows)})
+
+
+_LONG = {
+    "cut": ("cut", "is longer than the model reads and was cut"),
+    "skip": ("left out", "is longer than the model reads"),
+}
+
+
+def _columns(kept: Rows, vectors: np.ndarray, job: Job, note: Any) -> dict[str, pa.Array]:
+    import pyarrow as pa
+
+    columns = {"id": pa.array([job.row_id(source, row) for source, row in kept], pa.string())}
+    for dim in job.dims:
+        cut = truncate(vectors, dim)
+        for precision in job.precisions:
+            stored = quantize(cut, precision, ranges=job.ranges.get(dim))
+            values = pa.array(np.ascontiguousarray(stored).reshape(-1))
+            columns[column_name(dim, precision)] = pa.FixedSizeListArray.from_arrays(values, stored.shape[1])
+    if TEXT in job.keep:
+        columns[TEXT] = pa.array([row.text for _, row in kept], pa.string())
+    for name, kind in job.types.items():
+        columns[name], misfits = as_column([row.cells.get(name) for _, row in kept], kind)
+        for misfit in misfits:
+            source, row = kept[misfit]
+            note(source, row, "cell", f"has in {name} {row.cells.get(name)!r:.60}, no {kind}: stored as null")
+    return columns
+
+
+def _parquet(columns: dict[str, pa.Array], facts: dict[str, Any]) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(facts, ensure_ascii=False)})
+    stream = io.BytesIO()
+    parquet.write_table(table, stream, compression="zstd", use_dictionary=False, write_statistics=False)
+    return stream.getvalue()

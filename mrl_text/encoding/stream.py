@@ -1,0 +1,131 @@
+"""Encoding of texts that come one after the other, in memory that does not grow with their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mrl_text.encoding.compute import compute_dtype, computing_in
+from mrl_text.encoding.tokens import TokenBatch, token_batches
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+WINDOW = 4096
+"""Texts that are sorted by length together."""
+
+TOKEN_BUDGET = {"cpu": 4096}
+"""Tokens of a batch by type of device: what fills the caches of a processor."""
+
+OTHER_TOKEN_BUDGET = 32_768
+"""Tokens of a batch on a GPU."""
+
+_WINDOW_CHARACTERS = 2**22  # tokens take a hundred times the memory of their characters
+
+
+@dataclass(frozen=True)
+class EncodedWindow:
+    """Vectors of a window.
+
+    Attributes:
+        vectors: float32 (n, width), as the model's last module gives them, in the order of the texts.
+        cut: (n,) whether the text was longer than the model reads.
+    """
+
+    vectors: np.ndarray
+    cut: np.ndarray
+
+
+def windows(texts: Iterable[str], size: int = WINDOW) -> Iterator[list[str]]:
+    """Lists of at most ``size`` texts and four million characters; one longer text is a window of its own.
+
+    Raises:
+        TypeError: something that is not a text, with its position.
+    """
+    window: list[str] = []
+    characters = 0
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"expected a text at position {position}, got {type(text).__name__}: {text!r:.60}")
+        if window and characters + len(text) > _WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+        window.append(text)
+        characters += len(text)
+        if len(window) == size:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+def encode_windows(
+    model: SentenceTransformer,
+    lists: Iterable[list[str]],
+    *,
+    dtype: str | None = None,
+    token_budget: int | None = None,
+    prompt: str | None = None,
+    task: str | None = None,
+) -> Iterator[EncodedWindow]:
+    """Encode lists of texts one by one; the next one is tokenised while one is computed.
+
+    A list's vectors depend on that list alone, so that work can be split between lists and give the same bits.
+
+    Args:
+        model: any sentence-transformers model that takes texts.
+        lists: windows, such as :func:`windows` makes; taken one ahead of what has been yielded.
+        dtype: see :func:`mrl_text.encoding.compute.compute_dtype`.
+        token_budget: tokens per batch, padding included; None takes what suits the device.
+        prompt: put before each text.
+        task: ``query`` or ``document`` where the model tells them apart.
+
+    Raises:
+        ValueError: an impossible ``dtype`` or ``token_budget``.
+    """
+    budget = TOKEN_BUDGET.get(model.device.type, OTHER_TOKEN_BUDGET) if token_budget is None else token_budget
+    if budget < 1:
+        raise ValueError(f"token_budget must be at least 1, got {token_budget}")
+    chosen = compute_dtype(model, dtype)
+    model.eval()
+    with ThreadPoolExecutor(1, "tokeniser") as thread:
+
+        def prepare() -> Any:
+            """Take a list here and tokenise it there: only the tokeniser runs beside the caller's own code."""
+            texts = next(source, None)
+            return texts and (len(texts), thread.submit(token_batches, model, texts, budget, prompt, task))
+
+        source = filter(None, iter(lists))
+        ahead = prepare()
+        while ahead:
+            count, batches = ahead
+            ahead = prepare()
+            yield _compute(model, count, batches.result(), chosen, task)
+
+
+def _compute(
+    model: SentenceTransformer, count: int, batches: list[TokenBatch], dtype: str, task: str | None
+) -> EncodedWindow:
+    # entered window by window: a context that stays open at a yield would reach into the caller's code
+    with torch.inference_mode(), computing_in(dtype, model):
+        parts = [_forward(model, batch, task) for batch in batches]
+        joined = torch.cat(parts).float().cpu().numpy()
+    rows = np.concatenate([batch.rows for batch in batches])
+    vectors = np.empty_like(joined)
+    vectors[rows] = joined
+    cut = np.empty(count, dtype=bool)
+    cut[rows] = np.concatenate([batch.cut for batch in batches])
+    return EncodedWindow(vectors, cut)
+
+
+def _forward(model: SentenceTransformer, batch: TokenBatch, task: str | None) -> torch.Tensor:
+    from sentence_transformers.util import batch_to_device
+
+    features = batch_to_device(batch.features, model.device)
+    vectors: torch.Tensor = model(features, **({} if task is None else {"task": task}))["sentence_embedding"]
+    return vectors

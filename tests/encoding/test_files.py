@@ -1,0 +1,311 @@
+"""Files to folders of vectors: rows, policies, resumption, errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from filelock import FileLock
+from pyarrow import parquet
+from sentence_transformers.util import quantize_embeddings
+
+import mrl_text.encoding.files as files_module
+from mrl_text import MatryoshkaEncoder
+from mrl_text.encoding import encode_files, open_encoded
+from mrl_text.truncation import Precision
+from tests.encoding.conftest import sentences
+
+ALL: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
+
+
+def encode(corpus: Path, output: Path, tiny_bert: Path, **options: Any) -> Any:
+    return encode_files([corpus], output, model=str(tiny_bert), **{"shard_rows": 64, "dtype": "float32", **options})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def vectors(folder: Path, dim: int | None = None, precision: Precision = "float32") -> np.ndarray:
+    return np.concatenate([batch.vectors for batch in open_encoded(folder).batches(dim, precision)])
+
+
+def ids(folder: Path) -> list[str]:
+    return [name for batch in open_encoded(folder).batches() for name in batch.ids]
+
+
+def test_rows_columns_and_problems(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    report = encode(corpus, tmp_path / "out", tiny_bert, keep=["text", "lang", "pages"])
+    lines = corpus.read_text(encoding="utf-8").splitlines()
+    good = [row for number, line in enumerate(lines) if number not in (17, 33, 50) for row in [json.loads(line)]]
+    assert (report.rows, report.encoded, report.left_out, report.cut, report.misfits) == (297, 300, 3, 1, 0)
+    folder = open_encoded(tmp_path / "out")
+    batches = list(folder.batches())
+    assert [name for batch in batches for name in batch.ids] == [row["id"] for row in good]
+    assert [text for batch in batches for text in batch.texts or []] == [row["text"].strip() for row in good]
+    assert [cell for batch in batches for cell in batch.columns["lang"]] == [row.get("lang") for row in good]
+    # of mixed type within the first thousand rows: stored as text
+    assert [cell for batch in batches for cell in batch.columns["pages"]] == [str(row["pages"]) for row in good]
+    expected = MatryoshkaEncoder(str(tiny_bert), device="cpu").encode([row["text"] for row in good])
+    np.testing.assert_allclose(vectors(tmp_path / "out"), expected, atol=1e-5)
+    problems = [json.loads(line) for line in (tmp_path / "out/problems.jsonl").read_text().splitlines()]
+    assert [(problem["row"], problem["kind"]) for problem in problems] == [
+        (18, "left out"),
+        (34, "left out"),
+        (51, "left out"),
+        (60, "cut"),
+    ]
+
+
+def test_several_sizes_and_precisions_equal_single_ones(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    encode(corpus, tmp_path / "all", tiny_bert, dims=[8, 32], precisions=ALL)
+    full = vectors(tmp_path / "all", 32)
+    for dim in (8, 32):
+        folder = tmp_path / f"{dim}"
+        encode(corpus, folder, tiny_bert, dims=[dim], precisions=["int8"])
+        np.testing.assert_array_equal(vectors(folder, dim, "int8"), vectors(tmp_path / "all", dim, "int8"))
+        cut = full[:, :dim] / np.linalg.norm(full[:, :dim].astype(np.float64), axis=1, keepdims=True)
+        np.testing.assert_allclose(vectors(tmp_path / "all", dim), cut, atol=1e-6)
+        stored = vectors(tmp_path / "all", dim)
+        ranges = open_encoded(tmp_path / "all").ranges(dim)
+        for precision in ("int8", "uint8", "binary", "ubinary"):
+            expected = quantize_embeddings(stored, precision=precision, ranges=ranges)
+            np.testing.assert_array_equal(vectors(tmp_path / "all", dim, precision), expected)
+        np.testing.assert_array_equal(vectors(tmp_path / "all", dim, "float16"), stored.astype(np.float16))
+    schema = parquet.read_schema(tmp_path / "all/shards/00000.parquet")
+    assert schema.field("embedding_8").type.list_size == 8
+    assert schema.field("embedding_8_binary").type.list_size == 1
+
+
+def test_npy_equals_parquet(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    options = {"dims": [8, 32], "precisions": ["float32", "binary"], "keep": ["text", "lang"]}
+    encode(corpus, tmp_path / "parquet", tiny_bert, **options)
+    encode(corpus, tmp_path / "npy", tiny_bert, format="npy", **options)
+    for dim in (8, 32):
+        for precision in ("float32", "binary"):
+            expected = vectors(tmp_path / "parquet", dim, precision)
+            np.testing.assert_array_equal(vectors(tmp_path / "npy", dim, precision), expected)
+    mapped = np.load(tmp_path / "npy/embedding_8_binary.npy", mmap_mode="r")
+    np.testing.assert_array_equal(mapped, vectors(tmp_path / "parquet", 8, "binary"))
+    assert ids(tmp_path / "npy") == ids(tmp_path / "parquet")
+    langs = [
+        [cell for batch in open_encoded(tmp_path / name).batches() for cell in batch.columns["lang"]]
+        for name in ("parquet", "npy")
+    ]
+    assert langs[0] == langs[1]
+    assert not (tmp_path / "npy/shards").exists()
+
+
+def test_shards_reach_over_files_of_every_type(tiny_bert: Path, tmp_path: Path) -> None:
+    texts = sentences(50)
+    (tmp_path / "a.txt").write_text("\n".join(texts[:11]) + "\n")
+    with (tmp_path / "b.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["body", "text"])
+        writer.writerows([["over\ntwo lines", text] for text in texts[11:30]])
+    parquet.write_table(pa.table({"text": texts[30:]}), tmp_path / "c.parquet", row_group_size=7)
+    inputs = [tmp_path / name for name in ("a.txt", "b.csv", "c.parquet")]
+    report = encode_files(inputs, tmp_path / "out", model=str(tiny_bert), shard_rows=16, dtype="float32", keep=["text"])
+    assert report.rows == 50
+    assert [shard["rows"] for shard in open_encoded(tmp_path / "out").manifest["shards"]] == [16, 16, 16, 2]
+    batches = list(open_encoded(tmp_path / "out").batches())
+    assert [text for batch in batches for text in batch.texts or []] == texts
+    names = [str(number + 1) for number in range(11)]
+    names += [f"b.csv:{number + 1}" for number in range(19)] + [f"c.parquet:{number + 1}" for number in range(20)]
+    assert ids(tmp_path / "out") == names
+    expected = MatryoshkaEncoder(str(tiny_bert), device="cpu").encode(texts)
+    np.testing.assert_allclose(vectors(tmp_path / "out"), expected, atol=1e-5)
+
+
+def test_kept_types_and_cells_that_do_not_fit(tiny_bert: Path, tmp_path: Path) -> None:
+    rows = [{"text": "a cat", "n": number, "tags": ["a", number]} for number in range(1100)]
+    rows[1050]["n"] = "eleven"
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = encode(tmp_path / "c.jsonl", tmp_path / "out", tiny_bert, keep=["n", "tags"])
+    assert (report.rows, report.misfits) == (1100, 1)
+    assert report.problems == ["c.jsonl, row 1051: has in n 'eleven', no int64: stored as null"]
+    cells = [cell for batch in open_encoded(tmp_path / "out").batches() for cell in batch.columns["n"]]
+    assert cells == [None if number == 1050 else number for number in range(1100)]
+    tags = [cell for batch in open_encoded(tmp_path / "out").batches() for cell in batch.columns["tags"]]
+    assert json.loads(tags[7]) == ["a", 7]
+
+
+def test_failing_policies_name_the_row(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="row 60 is longer than the model"):
+        encode(corpus, tmp_path / "long", tiny_bert, on_long="fail")
+    with pytest.raises(ValueError, match=r"corpus.jsonl, row 18 is blank"):
+        encode(corpus, tmp_path / "out", tiny_bert, on_error="fail")
+    with pytest.raises(ValueError, match="was interrupted"):
+        open_encoded(tmp_path / "out")
+    assert encode(corpus, tmp_path / "out", tiny_bert).rows == 297  # made up one's mind
+
+
+def test_long_texts_left_out(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    report = encode(corpus, tmp_path / "out", tiny_bert, on_long="skip")
+    assert (report.rows, report.left_out, report.cut) == (296, 4, 0)
+    assert "d60" not in ids(tmp_path / "out")
+
+
+def test_rows_without_a_direction_are_left_out(tiny_bert: Path, tmp_path: Path) -> None:
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    tokenizer = MatryoshkaEncoder(str(tiny_bert)).tokenizer
+    MatryoshkaEncoder(modules=[StaticEmbedding(tokenizer, np.eye(55, 16, -6, dtype=np.float32))]).save(
+        str(tmp_path / "static")
+    )
+    (tmp_path / "c.txt").write_text("the cat\na\nthe cat\n")  # the vector of "a" is zero
+    report = encode(tmp_path / "c.txt", tmp_path / "out", tmp_path / "static")
+    assert ids(tmp_path / "out") == ["1", "3"]
+    assert report.problems == ["c.txt, row 2: got a vector from the model that is zero or not finite"]
+
+
+def test_all_rows_bad(tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("\n\n\n")
+    for form in ("parquet", "npy"):
+        report = encode(tmp_path / "c.txt", tmp_path / form, tiny_bert, format=form, precisions=["float32", "int8"])
+        assert (report.rows, report.left_out) == (0, 3)
+        assert sum(len(batch.ids) for batch in open_encoded(tmp_path / form).batches()) == 0
+
+
+def test_goes_on_where_it_was(corpus: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"dims": [8, 32], "precisions": ["float32", "int8"], "keep": ["text", "pages"]}
+    encode(corpus, tmp_path / "whole", tiny_bert, **options)
+    write = files_module.write_atomically
+
+    def stop_at_the_third(path: Path, content: bytes) -> None:
+        if path.name == "00002.parquet":
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(files_module, "write_atomically", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        encode(corpus, tmp_path / "out", tiny_bert, **options)
+    monkeypatch.undo()
+    (tmp_path / "out/shards/.00002.parquet.left").write_bytes(b"half")
+    report = encode(corpus, tmp_path / "out", tiny_bert, **options)
+    assert report.encoded == 300 - 2 * 64
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    (tmp_path / "out/shards/00001.parquet").unlink()
+    (tmp_path / "out/manifest.json").write_text(
+        (tmp_path / "out/manifest.json").read_text().replace('"complete": true', '"complete": false')
+    )
+    assert encode(corpus, tmp_path / "out", tiny_bert, **options).encoded == 64  # one in the middle
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert encode(corpus, tmp_path / "out", tiny_bert, **options).encoded == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"dims": [16]}, "was begun with dims 8, not 16"),
+        ({"precisions": ["int8"]}, "was begun with precisions float32, not int8"),
+        ({"dtype": "bfloat16"}, "was begun with dtype float32, not bfloat16"),
+        ({"format": "npy"}, "was begun with format parquet, not npy"),
+        ({"keep": ["lang"]}, "was begun with keep none, not lang"),
+        ({"limit": 100}, "was begun with limit None, not 100"),
+        ({"on_long": "skip"}, "was begun with on_long cut, not skip"),
+        ({"id_column": "lang"}, "id_column of .* is lang and was id"),
+    ],
+)
+def test_refuses_to_go_on_otherwise(
+    corpus: Path, tiny_bert: Path, tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    encode(corpus, tmp_path / "out", tiny_bert, dims=[8])
+    with pytest.raises(ValueError, match=message):
+        encode(corpus, tmp_path / "out", tiny_bert, **{"dims": [8], **changed})
+
+
+def test_refuses_a_changed_input_or_model(tiny_bert: Path, tmp_path: Path) -> None:
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_bert, model)
+    corpus = tmp_path / "c.txt"
+    corpus.write_text("a cat\n")
+    encode(corpus, tmp_path / "out", model)
+    with pytest.raises(ValueError, match="the inputs are"):
+        encode_files([corpus, *[_write(tmp_path / "d.txt")]], tmp_path / "out", model=str(model), shard_rows=64)
+    corpus.write_text("a cat\na dog\n")
+    with pytest.raises(ValueError, match=r"c.txt has changed since"):
+        encode(corpus, tmp_path / "out", model)
+    corpus.unlink()
+    encode(_write(tmp_path / "e.txt"), tmp_path / "out2", model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
+    with pytest.raises(ValueError, match="has changed since"):
+        encode(tmp_path / "e.txt", tmp_path / "out2", model)
+
+
+def _write(file: Path) -> Path:
+    file.write_text("a dog\n")
+    return file
+
+
+def test_refuses_a_second_writer_and_foreign_folders(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out/.lock"), pytest.raises(ValueError, match="another process is encoding"):
+        encode(corpus, tmp_path / "out", tiny_bert)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("do not touch")
+    with pytest.raises(ValueError, match=r"holds 'thesis.txt' and no manifest.json"):
+        encode(corpus, tmp_path / "mine", tiny_bert)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dims": [64]}, "dim must be from 1 to 32"),
+        ({"dims": []}, "dims is empty"),
+        ({"precisions": ["int4"]}, "precision must be one of"),
+        ({"keep": ["langg"]}, "no column 'langg'.*lang"),
+        ({"keep": ["id"]}, "keep names 'id'"),
+        ({"shard_rows": 0}, "shard_rows must be at least 1"),
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"on_error": "ignore"}, "on_error 'ignore' is unknown"),
+        ({"engine": "spark"}, "engine 'spark' is unknown"),
+        ({"dtype": "float8"}, "dtype 'float8' is unknown"),
+    ],
+)
+def test_impossible_options(
+    corpus: Path, tiny_bert: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode(corpus, tmp_path / "out", tiny_bert, **options)
+
+
+def test_opening_what_is_not_there(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="mrl-text encode makes one"):
+        open_encoded(tmp_path)
+    encode(corpus, tmp_path / "out", tiny_bert, dims=[8], limit=20)
+    folder = open_encoded(tmp_path / "out")
+    assert folder.rows == 19
+    with pytest.raises(ValueError, match="holds no size 16; it holds 8"):
+        folder.batches(16)
+    with pytest.raises(ValueError, match="holds no int8 vectors but float32"):
+        folder.batches(8, "int8")
+
+
+def test_the_command(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    import typer
+    from typer.testing import CliRunner
+
+    from mrl_text.cli.encoding import encode as command
+
+    app = typer.Typer()
+    app.command()(command)
+    arguments = [str(corpus), "-o", str(tmp_path / "out"), "--model", str(tiny_bert), "--dim", "8,16"]
+    arguments += ["--precision", "float16,int8", "--keep", "text,lang", "--dtype", "float32"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "297 rows (300 read now)" in done.stdout
+    assert "float32; 3 left out, 1 cut" in done.stdout
+    assert "row 34" not in done.stdout and "corpus.jsonl, row 34: is not valid JSON" in done.stderr
+    assert vectors(tmp_path / "out", 16, "float16").shape == (297, 16)
+    failed = CliRunner().invoke(app, [*arguments[:5], "--dims", "64"])
+    assert failed.exit_code == 2
+    assert "error: " in failed.stderr

@@ -1,0 +1,85 @@
+"""The engine ray on a real cluster of two workers, one of which is killed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+import mrl_text.encoding.files as files_module
+from mrl_text.encoding import encode_files
+
+ray = pytest.importorskip("ray")
+
+OPTIONS: dict[str, Any] = {
+    "dims": [8, 32],
+    "precisions": ["float32", "int8"],
+    "keep": ["text", "lang"],
+    "shard_rows": 20,
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    patch.setenv("RAY_AUTH_MODE", "disabled")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a processor for each of the two
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+    torch.set_num_threads(threads)
+    patch.undo()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def workers() -> list[psutil.Process]:
+    """Processes of actors of Ray Data that this process's cluster started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "MapWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_identical_to_local_though_a_worker_is_killed(
+    cluster: None, corpus: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_files([corpus], tmp_path / "local", model=str(tiny_bert), **OPTIONS)
+    write = files_module.write_atomically
+    killed: list[int] = []
+
+    def write_and_kill(path: Path, content: bytes) -> None:
+        write(path, content)
+        until = time.monotonic() + 60
+        while not killed and time.monotonic() < until:
+            if len(running := workers()) == 2:
+                running[0].kill()
+                killed.append(running[0].pid)
+            time.sleep(0.05)  # the first may be at work before the second is there
+
+    monkeypatch.setattr(files_module, "write_atomically", write_and_kill)
+    report = encode_files([corpus], tmp_path / "ray", model=str(tiny_bert), engine="ray", **OPTIONS)
+    assert len(killed) == 1
+    assert report.rows == 297
+    assert files(tmp_path / "ray") == files(tmp_path / "local")
+
+
+def test_problems_of_the_data_are_told(cluster: None, corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"corpus.jsonl, row 18 is blank"):
+        encode_files([corpus], tmp_path / "out", model=str(tiny_bert), engine="ray", on_error="fail", shard_rows=400)
+    with pytest.raises(ValueError, match="dim must be from 1 to 32"):
+        encode_files([corpus], tmp_path / "wide", model=str(tiny_bert), engine="ray", dims=[64])
