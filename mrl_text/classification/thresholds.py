@@ -16,7 +16,7 @@ Cost = Literal["sum", "largest"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
 """What an input costs: all sizes it was classified at, added up, or the largest of them."""
 
-PRICES = 20
+PRICES = 48
 """Prices of an error that a path of thresholds is made of."""
 _STIFFER = (0.7, 0.5, 0.35, 0.2, 0.1)
 """Shares of the distance to 1 that the thresholds of the highest price shrink to: points between it and no cascade."""
