@@ -1,9 +1,8 @@
-"""The commands ``mrl-text index build``, ``tune``, ``figure`` and ``mrl-text search``."""
+"""The commands ``mrl-text index build``, ``push``, ``tune`` and ``figure``."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import contextlib
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,19 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrl_text.cli.common import BatchSize, Device, Dtype, DtypeOption, check_share, command, names, whole_numbers
+from mrl_text.cli.search import StoreUrl, print_table
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mrl_text import MatryoshkaEncoder
-    from mrl_text.retrieval import AdaptiveIndex, SearchPlan, StageCost
+    from mrl_text.retrieval import AdaptiveIndex, SearchPlan
     from mrl_text.retrieval.judged import Judged
-    from mrl_text.retrieval.tune import Tuning
+    from mrl_text.retrieval.tried import Tuning
 
 index_app = typer.Typer(help="Build, tune and measure a search index.", no_args_is_help=True)
 
 _MB = 2**20
-_SHOWN_TEXT = 160
 
 
 class OnError(StrEnum):
@@ -38,6 +37,13 @@ class OnDuplicate(StrEnum):
 
     fail = "fail"
     first = "first"
+    last = "last"
+
+
+class OnDuplicateRow(StrEnum):
+    """Choices of ``--on-duplicate`` of a push."""
+
+    fail = "fail"
     last = "last"
 
 
@@ -109,10 +115,76 @@ def build(
     )
 
 
+@index_app.command("push")
+@command
+def push(
+    store: StoreUrl,
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="A folder of mrl-text encode; or corpus files."),
+    ],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Encodes corpus files.")] = None,
+    dims: Dims = None,
+    plan_dim: Annotated[int | None, typer.Option(help="Prefix that finds candidates; default: by the size.")] = None,
+    kind: Annotated[str | None, typer.Option(help="With --plan-dim: hnsw (default), flat, ivf.")] = None,
+    precision: Annotated[str | None, typer.Option(help="With --plan-dim: float16 (default), binary, int8, ...")] = None,
+    shortlist: Annotated[int | None, typer.Option(help="With --plan-dim: candidates; default 200.")] = None,
+    effort: Annotated[int | None, typer.Option(help="With --plan-dim: candidates a walk keeps in view; 200.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Columns to store beside id and text: lang,year.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Of corpus files: columns to encode.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Of corpus files: default _id, id or the number.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows of corpus files to take, at most.")] = None,
+    on_error: Annotated[OnError, typer.Option(help="What to do with rows without text.")] = OnError.skip,
+    on_duplicate: Annotated[
+        OnDuplicateRow, typer.Option(help="What to do with an id that comes twice.")
+    ] = OnDuplicateRow.fail,
+    work: Annotated[Path | None, typer.Option(help="Keep the vectors of corpus files there.")] = None,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows sent together.")] = 2000,
+    device: Device = None,
+) -> None:
+    """Put a corpus into a folder, PostgreSQL or Qdrant; rows there are replaced by id. Interrupted, it goes on."""
+    sizes = whole_numbers(dims, "--dims", "64,128,256")
+    given = {"kind": kind, "precision": precision, "shortlist": shortlist, "effort": effort}
+    options = {name: value for name, value in given.items() if value is not None}
+    if options and plan_dim is None:
+        raise ValueError(f"--{next(iter(options))} is for a plan of your own: give --plan-dim too")
+    from mrl_text.quiet import quiet_libraries
+
+    quiet_libraries()
+    from mrl_text.retrieval.plan import SearchPlan
+    from mrl_text.stores.push import push as run_push
+
+    defaults = {"kind": "hnsw", "precision": "float16", "shortlist": 200, "effort": 200}
+    report = run_push(
+        store,
+        sources,
+        model=model,
+        dims=sizes,
+        plan=SearchPlan(plan_dim, **{**defaults, **options}) if plan_dim is not None else None,  # type: ignore[arg-type]
+        keep=names(keep),
+        text_columns=names(text_column),
+        id_column=id_column,
+        limit=limit,
+        on_error=on_error.value,
+        on_duplicate=on_duplicate.value,
+        work=work,
+        batch_rows=batch_rows,
+        device=device,
+        progress=True,
+    )
+    if report.problems:
+        listed = "\n".join(report.problems)
+        typer.echo(f"left out {report.left_out:,} rows; see {report.folder}/problems.jsonl\n{listed}", err=True)
+    typer.echo(
+        f"{report.url}: {report.pushed:,} of {report.rows:,} rows sent in {report.seconds:.1f} s,"
+        f" {report.stored:,} there now\nplan: {_label(report.plan)}"
+    )
+
+
 @index_app.command("tune")
 @command
 def tune(
-    folder: Folder,
+    store: StoreUrl,
     queries: Queries,
     qrels: Qrels = None,
     keep: Annotated[float, typer.Option(help="Share of the score of exact full-width search to keep.")] = 0.99,
@@ -120,37 +192,44 @@ def tune(
         Metric | None, typer.Option(help="Default: ndcg@10 with --qrels, else recall@10 of the exact results.")
     ] = None,
     threads: Threads = 1,
-    max_ram: Annotated[float | None, typer.Option(help="MB that the shortlist may take.")] = None,
+    max_ram: Annotated[float | None, typer.Option(help="MB that the shortlist may take; of a folder.")] = None,
     dims: Dims = None,
     kinds: Annotated[
-        str | None, typer.Option(help="flat,hnsw,ivf; default: all, and flat below 10,000 documents.")
+        str | None, typer.Option(help="flat,hnsw,ivf; default: what the store can and its size asks for.")
     ] = None,
-    minutes: Annotated[float, typer.Option(help="Start no further graph or cells after that.")] = 20,
+    minutes: Annotated[float, typer.Option(help="Begin to build no further graph or cells after that.")] = 20,
     limit: Limit = 1000,
     device: Device = None,
     dtype: DtypeOption = Dtype.float32,
 ) -> None:
-    """Find the fastest plan that keeps the target on sample queries, and write it into the index."""
+    """Find the fastest plan that keeps the target on sample queries, and keep it with the index or store."""
     check_share(keep)
     sizes = whole_numbers(dims, "--dims", "64,128,256")
-    index, judged, vectors = _encoded_queries(folder, queries, qrels, limit, device, dtype)
+    from mrl_text.stores.open import engine_of
+
+    options: dict[str, Any] = {
+        "keep": keep,
+        "metric": metric.value if metric else None,
+        "threads": threads,
+        "dims": sizes,
+        "kinds": names(kinds) or None,
+        "minutes": minutes,
+        "progress": True,
+    }
+    if engine_of(store) != "faiss":
+        if max_ram is not None:
+            raise ValueError("--max-ram is for an index in a folder: a database decides itself what it holds in memory")
+        found = _tune_store(store, queries, qrels, limit, device, dtype, options)
+        _print_tuning(found)
+        typer.echo("kept with the store")
+        return
+    index, judged, vectors = _encoded_queries(Path(store), queries, qrels, limit, device, dtype)
     from mrl_text.retrieval.tune import tune as run_tune
 
-    found = run_tune(
-        index,
-        vectors,
-        judged,
-        keep=keep,
-        metric=metric.value if metric else None,
-        threads=threads,
-        max_ram=int(max_ram * _MB) if max_ram is not None else None,
-        dims=sizes,
-        kinds=names(kinds) or None,  # type: ignore[arg-type]  # checked there
-        minutes=minutes,
-        progress=True,
-    )
+    found = run_tune(index, vectors, judged, max_ram=int(max_ram * _MB) if max_ram is not None else None, **options)
     index.close()
-    _print_tuning(found, folder)
+    _print_tuning(found)
+    typer.echo(f"written into {store}, all of it in {Path(store) / 'tune.json'}")
 
 
 @index_app.command("figure")
@@ -177,53 +256,6 @@ def figure(
     typer.echo("\n".join(map(str, written)))
 
 
-@command
-def search(
-    folder: Folder,
-    query: Annotated[str, typer.Argument(help="What to look for.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Results.")] = 10,
-    explain: Annotated[bool, typer.Option(help="Show what each step cost.")] = False,
-    exact: Annotated[bool, typer.Option(help="Compare with every document at full width.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    device: Device = None,
-) -> None:
-    """Search an index that mrl-text index build made."""
-    if not query.strip():
-        raise ValueError("the query is empty")
-    if explain and exact:
-        raise ValueError("--explain shows the steps of the plan: leave out --exact")
-    index, model = _load(folder, device, "float32")
-    vector = model.encode_query(query)
-    costs: list[StageCost] = []
-    if explain:
-        hits, costs = index.explain(vector, k)
-    else:
-        hits = index.exact(vector, k) if exact else index.search(vector, k)
-    texts = index.texts(hits.positions[0][hits.positions[0] >= 0])
-    found = [
-        {"rank": rank, "score": round(float(score), 4), "id": name, "text": text}
-        for rank, (score, name, text) in enumerate(zip(hits.scores[0], hits.ids[0], texts, strict=False), start=1)
-    ]
-    steps = [
-        {
-            "step": cost.name,
-            "dim": cost.dim,
-            "candidates": cost.candidates,
-            "milliseconds": round(1000 * cost.seconds, 3),
-            "kilobytes_read": round(cost.bytes_read / 1024, 1),
-        }
-        for cost in costs
-    ]
-    if as_json:
-        content = {"query": query, "results": found, **({"steps": steps} if steps else {})}
-        typer.echo(json.dumps(content, ensure_ascii=False))
-        return
-    for one in found:
-        typer.echo(f"{one['rank']:>3}  {one['score']:.4f}  {one['id']}  {_shortened(str(one['text'] or ''))}")
-    if steps:
-        _print_table(steps)
-
-
 def _load(folder: Path, device: str | None, dtype: str) -> tuple[AdaptiveIndex, MatryoshkaEncoder]:
     """An index and the model it was built with."""
     from mrl_text.quiet import quiet_libraries
@@ -248,7 +280,24 @@ def _encoded_queries(
     return index, judged, model.encode_query(judged.texts)
 
 
-def _print_tuning(found: Tuning, folder: Path) -> None:
+def _tune_store(
+    url: str, queries: Path, qrels: Path | None, limit: int, device: str | None, dtype: Dtype, options: dict[str, Any]
+) -> Tuning:
+    from mrl_text.quiet import quiet_libraries
+    from mrl_text.retrieval.judged import read_judged
+    from mrl_text.stores import open_store
+    from mrl_text.stores.tune import tune as run_tune
+
+    judged = read_judged(queries, qrels, limit=limit)
+    with contextlib.closing(open_store(url)) as store:
+        quiet_libraries()
+        from mrl_text.stores.queries import load_model
+
+        vectors = load_model(store, device=device, dtype=dtype.value).encode_query(judged.texts)
+        return run_tune(store, vectors, judged, **options)
+
+
+def _print_tuning(found: Tuning) -> None:
     rows = []
     for trial in found.trials:
         chosen, other = trial.retention or (None, None)
@@ -263,7 +312,7 @@ def _print_tuning(found: Tuning, folder: Path) -> None:
                 "": trial.note,
             }
         )
-    _print_table(rows)
+    print_table(rows)
     plan, (first, other) = found.chosen, found.chosen.retention or (0.0, 0.0)
     number, rest = found.queries
     typer.echo(
@@ -271,14 +320,17 @@ def _print_tuning(found: Tuning, folder: Path) -> None:
         f" {100 * found.scores[1]:.2f} on the other {rest}; times with {found.threads} thread{'s'[: found.threads > 1]}"
     )
     typer.echo(f"chosen: {_label(plan.plan)}, keeps {100 * first:.2f} % and {100 * other:.2f} %")
-    if found.exact and found.exact.timing and plan.timing and plan.ram and found.exact.ram:
-        faster, smaller = found.exact.timing.single / plan.timing.single, found.exact.ram / plan.ram
-        typer.echo(f"against all full vectors in memory: {faster:.1f} times faster, {smaller:.1f} times smaller")
+    if found.exact and found.exact.timing and plan.timing:
+        faster = found.exact.timing.single / plan.timing.single
+        if plan.ram and found.exact.ram:
+            smaller = f", {found.exact.ram / plan.ram:.1f} times smaller"
+            typer.echo(f"against all full vectors in memory: {faster:.1f} times faster{smaller}")
+        else:
+            typer.echo(f"against exact search: {faster:.1f} times faster")
     if found.refused:
         typer.echo(f"{found.refused} cheaper plans held on the first half and not on the other")
     if not found.confirmed:
         typer.echo(f"NOT CONFIRMED: no plan keeps {found.keep:.2%} on both halves; take more queries", err=True)
-    typer.echo(f"written into {folder}, all of it in {folder / 'tune.json'}")
 
 
 def _label(plan: SearchPlan) -> str:
@@ -287,21 +339,3 @@ def _label(plan: SearchPlan) -> str:
 
 def _number(value: float | None, factor: float, digits: int = 2) -> str:
     return "" if value is None else f"{factor * value:,.{digits}f}"
-
-
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Columns as wide as their longest cell; the first and a column without a name to the left."""
-    columns = list(rows[0])
-    cells = [columns, *([str(row[name]) for name in columns] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
-    for row in cells:
-        aligned = [
-            cell.ljust(width) if name in (columns[0], "") else cell.rjust(width)
-            for name, cell, width in zip(columns, row, widths, strict=True)
-        ]
-        typer.echo("  ".join(aligned).rstrip())
-
-
-def _shortened(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN_TEXT else f"{line[: _SHOWN_TEXT - 1]}…"

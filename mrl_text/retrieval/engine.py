@@ -6,15 +6,16 @@ each further size an ``IndexRefine`` over float16 codes that are a view of a mem
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrl_text.retrieval.plan import Code, SearchPlan
+from mrl_text.retrieval.plan import Code, SearchPlan, fits
 
 try:
     import faiss
@@ -27,6 +28,19 @@ _CODES = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantize
 _TRAINING_ROWS = 65_536
 _ROTATION_SEED = 5
 _LEVELS, _JITTER = 256, 1e-3
+_WORTH_THREADS = 2**24
+"""Bytes of codes above which one query is spread over threads; below, waking them takes longer than they save."""
+
+
+def check_plan(plan: SearchPlan, width: int) -> SearchPlan:
+    """This plan, if FAISS can follow it for vectors of that width.
+
+    Raises:
+        ValueError: a precision that FAISS has no graph for, or a size above ``width``.
+    """
+    if not fits(plan.kind, plan.precision):
+        raise ValueError(f"{plan.precision} is for flat and ivf in FAISS: choose one of them, or int8 with hnsw")
+    return plan.check(width)
 
 
 def new_shortlist(plan: SearchPlan, width: int, count: int) -> Any:
@@ -201,9 +215,19 @@ class Engine:
         parameters = self._parameters.get(wanted) if allowed is None else self._refine_parameters(wanted, allowed)
         if parameters is None:
             parameters = self._parameters[wanted] = self._refine_parameters(wanted, None)
-        scores, positions = self._levels[len(steps)].search(queries, k, params=parameters[0])
+        alone = len(queries) == 1 and self._scanned() < _WORTH_THREADS
+        with _one_thread() if alone else contextlib.nullcontext():
+            scores, positions = self._levels[len(steps)].search(queries, k, params=parameters[0])
         scores[positions < 0] = -np.inf
         return scores, positions
+
+    def _scanned(self) -> float:
+        """Bytes of codes that a query is compared with, about."""
+        index = faiss.downcast_index(self._levels[0].index)
+        if isinstance(index, faiss.IndexHNSW):
+            return 0.0
+        looked_into = min(self.plan.effort / index.nlist, 1) if isinstance(index, faiss.IndexIVF) else 1
+        return float(index.ntotal * index.code_size * looked_into)
 
     def _refine_parameters(self, wanted: Sequence[int], allowed: np.ndarray | None) -> tuple[Any, list[Any]]:
         """For the candidates of each step, and what must live as long as they do."""
@@ -245,6 +269,17 @@ class Engine:
         codes.ntotal = len(rows)
         self._kept.append(raw)
         return codes
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread of OpenMP for what this thread calls."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _factor(given: int, passed_on: int) -> float:

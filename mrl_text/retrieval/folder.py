@@ -14,7 +14,9 @@ import io
 import json
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,22 +175,26 @@ class IndexFolder:
         write_atomically(self.path / name, content)
         return {"name": name, "bytes": len(content), "blake2b": _digest(content)}
 
-    def write_texts(self, ids: Sequence[str], texts: Sequence[str | None]) -> dict[str, Any]:
-        """Write ids and texts of the rows since the last commit as an Arrow file.
+    def write_texts(
+        self, ids: Sequence[str], texts: Sequence[str | None], columns: Mapping[str, pa.Array] | None = None
+    ) -> dict[str, Any]:
+        """Write ids, texts and further columns of the rows since the last commit as an Arrow file.
 
         Returns:
             What the manifest needs: of the file as :meth:`write`, the number of rows, and a checksum of their vectors.
         """
         stream = io.BytesIO()
         table = pa.table({"id": list(ids), "text": list(texts)}, schema=_SCHEMA)
-        with pa.ipc.new_file(stream, _SCHEMA) as writer:
+        for name, values in (columns or {}).items():
+            table = table.append_column(name, values)
+        with pa.ipc.new_file(stream, table.schema) as writer:
             writer.write_table(table)
         number = int(self.manifest["generation"]) + 1
         vectors = self._vectors_digest(self.count, len(ids))
         return {**self.write(f"rows-{number:06d}.arrow", stream.getvalue()), "rows": len(ids), "vectors": vectors}
 
     def texts(self, segment: dict[str, Any]) -> pa.Table:
-        """Ids and texts of a saved segment, memory-mapped."""
+        """Ids, texts and further columns of a saved segment, memory-mapped."""
         name = segment["name"]
         if name not in self._tables:
             self._tables[name] = pa.ipc.open_file(pa.memory_map(str(self.path / name))).read_all()
@@ -239,6 +245,28 @@ class IndexFolder:
 
     def _write_manifest(self) -> None:
         write_atomically(self.path / MANIFEST, json.dumps(self.manifest, indent=1).encode())
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill beside its place, moved there once it is whole; removed if that fails.
+
+    Raises:
+        FileExistsError: the place has files already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} has files already: choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield beside
+        beside.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        beside.rename(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

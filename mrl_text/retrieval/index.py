@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from mrl_text.retrieval import engine
+from mrl_text.retrieval.checks import check_columns, check_ids, check_queries, check_strings, check_vectors
+from mrl_text.retrieval.columns import ColumnType, merge_types
 from mrl_text.retrieval.engine import Engine
-from mrl_text.retrieval.folder import IndexFolder
+from mrl_text.retrieval.folder import IndexFolder, whole_folder
 from mrl_text.retrieval.hits import Hits, StageCost
 from mrl_text.retrieval.plan import SearchPlan
 from mrl_text.retrieval.rows import Rows, vector_files
@@ -87,7 +89,7 @@ class AdaptiveIndex:
         """
         check_dim(width, None)
         if plan is not None:
-            plan.check(width)
+            engine.check_plan(plan, width)
         temporary = tempfile.TemporaryDirectory(prefix="mrl-text-index-") if folder is None else None
         path = Path(temporary.name if temporary else str(folder))
         manifest = {
@@ -139,7 +141,7 @@ class AdaptiveIndex:
     def ids(self) -> Iterator[str]:
         """Ids of the rows that can be found, in the order they were added."""
         for start in range(0, self._rows.count, 65_536):
-            yield from self._rows.ids(self._live_positions(start, min(start + 65_536, self._rows.count)))
+            yield from self._rows.ids(self._rows.live_positions(start, min(start + 65_536, self._rows.count)))
 
     def texts(self, positions: Sequence[int] | np.ndarray) -> list[str | None]:
         """Texts of rows by position; None for a row that was added without."""
@@ -149,7 +151,34 @@ class AdaptiveIndex:
         """Full unit vectors of rows by position, as stored: float16 (n, width)."""
         return np.asarray(self._rows.mapped(self.width)[np.asarray(positions, dtype=np.int64)])
 
-    def add(self, ids: Sequence[str], embeddings: np.ndarray, texts: Sequence[str] | None = None) -> None:
+    @property
+    def column_types(self) -> dict[str, ColumnType]:
+        """Types of the user's own columns by name: ``text``, ``int``, ``float`` or ``bool``."""
+        return dict(self._rows.column_types)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One of the user's columns, for all rows in the order they were added, removed ones included.
+
+        Raises:
+            KeyError: no such column.
+        """
+        return self._rows.column(name)
+
+    def columns(self, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """The user's own columns of rows by position: a value by name, None for a row without."""
+        return self._rows.columns(np.asarray(positions, dtype=np.int64))
+
+    def find(self, ids: Sequence[str]) -> np.ndarray:
+        """Positions int64 (n,) of rows by id, -1 for one that is not there."""
+        return self._rows.find(ids)
+
+    def add(
+        self,
+        ids: Sequence[str],
+        embeddings: np.ndarray,
+        texts: Sequence[str] | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
         """Add rows; a row whose id is there already is replaced.
 
         They can be found at once, and are on disk for good after :meth:`save`.
@@ -158,26 +187,26 @@ class AdaptiveIndex:
             ids: any strings, each once.
             embeddings: float array (n, width), any length but zero; stored as unit vectors in float16.
             texts: one for each row, to be shown with results.
+            columns: the user's own columns, a value for each row (text, whole number, float, boolean or None).
 
         Raises:
-            ValueError: numbers of ids, vectors and texts that differ, an id that comes twice, a vector of another
-                width, zero or not finite (with its position), or another process that writes.
-            TypeError: an id or text that is not a string.
+            ValueError: numbers of ids, vectors, texts and values that differ, an id that comes twice, a vector of
+                another width, zero or not finite (with its position), values of another type than their column has,
+                or another process that writes.
+            TypeError: an id or text that is not a string, or a value of another type.
         """
-        vectors = self._checked_vectors(embeddings, "embedding")
-        _check_strings(ids, len(vectors), "ids")
+        vectors = check_vectors(embeddings, self.width)
+        check_ids(ids, len(vectors))
         if texts is not None:
-            _check_strings(texts, len(vectors), "texts")
-        if len(set(ids)) < len(ids):
-            seen: set[str] = set()
-            twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
-            raise ValueError(f"the id {twice!r} comes twice: ids tell rows apart")
+            check_strings(texts, len(vectors), "texts")
+        own = check_columns(columns, len(vectors))
+        merge_types(self._rows.column_types, own)
         if not len(ids):
             return
         self._folder.lock()
         known = self._rows.find(ids)
         self._rows.remove(known[known >= 0])
-        self._rows.append(ids, vectors, texts)
+        self._rows.append(ids, vectors, texts, own)
         self._engines.clear()
         if self._shortlist is not None:
             if self._learns() and self._rows.count >= _OUTGROWN * self._learned_from:
@@ -212,7 +241,7 @@ class AdaptiveIndex:
         queries: np.ndarray,
         k: int = 10,
         *,
-        among: Collection[str] | None = None,
+        among: Collection[str] | np.ndarray | None = None,
         plan: SearchPlan | None = None,
     ) -> Hits:
         """The ``k`` best rows for each query, by the plan.
@@ -220,7 +249,8 @@ class AdaptiveIndex:
         Args:
             queries: float array (n, width) or (width,), any length but zero.
             k: results wanted.
-            among: ids to search; ids that are not there are passed over. None searches all.
+            among: ids to search, of which those that are not there are passed over, or a mask of rows, bool (rows,),
+                as :meth:`column` has them. None searches all.
             plan: another plan on the same shortlist: it may differ in ``shortlist``, ``effort``, ``rerank`` and
                 ``final``, as far as the sizes to rerank by are there.
 
@@ -230,7 +260,7 @@ class AdaptiveIndex:
         Raises:
             ValueError: vectors of another width, zero or not finite, ``k`` below 1, or a plan for another shortlist.
         """
-        vectors = self._checked_queries(queries, k)
+        vectors = check_queries(queries, k, self.width)
         chosen = plan or self._plan
         allowed = self._rows.allowed(among)
         if chosen is None or self._rows.few(allowed) or not self._rows.count:
@@ -239,7 +269,12 @@ class AdaptiveIndex:
         return self._hits(*self._ready(plan).search(vectors, k, allowed=allowed))
 
     def exact(
-        self, queries: np.ndarray, k: int = 10, *, dim: int | None = None, among: Collection[str] | None = None
+        self,
+        queries: np.ndarray,
+        k: int = 10,
+        *,
+        dim: int | None = None,
+        among: Collection[str] | np.ndarray | None = None,
     ) -> Hits:
         """The ``k`` best rows for each query by comparing with all of them, read from disk block by block.
 
@@ -255,7 +290,7 @@ class AdaptiveIndex:
         Raises:
             ValueError: as :meth:`search`, or an impossible size.
         """
-        vectors = self._checked_queries(queries, k)
+        vectors = check_queries(queries, k, self.width)
         size = self.width if dim is None else check_dim(dim, self.width)
         return self._hits(*self._exact(vectors, k, size, self._rows.allowed(among)))
 
@@ -272,7 +307,7 @@ class AdaptiveIndex:
         Raises:
             ValueError: more than one query, or as :meth:`search`.
         """
-        vectors = self._checked_queries(query, k)
+        vectors = check_queries(query, k, self.width)
         if len(vectors) != 1:
             raise ValueError(f"explain takes one query, got {len(vectors)}")
         live = self._rows.live
@@ -304,7 +339,7 @@ class AdaptiveIndex:
             ValueError: a plan that does not fit the width, or another process that writes.
         """
         if plan is not None:
-            plan.check(self.width)
+            engine.check_plan(plan, self.width)
         self._folder.lock()
         if plan is None or self._plan is None or not plan.shares_shortlist(self._plan):
             self._shortlist = None
@@ -375,10 +410,6 @@ class AdaptiveIndex:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _live_positions(self, start: int, stop: int) -> np.ndarray:
-        positions = np.arange(start, stop)
-        return positions if self._rows.live is None else positions[self._rows.live[start:stop]]
-
     def _learns(self) -> bool:
         plan = self._plan
         return plan is not None and (plan.kind == "ivf" or plan.precision in ("int8", "int4", "binary"))
@@ -420,50 +451,15 @@ class AdaptiveIndex:
         ids[found] = self._rows.ids(positions[found])
         return Hits(ids, scores, positions)
 
-    def _checked_queries(self, queries: np.ndarray, k: int) -> np.ndarray:
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"k must be a whole number, at least 1, got {k!r}")
-        array = np.asarray(queries)
-        return self._checked_vectors(array[None] if array.ndim == 1 else array, "query")
-
-    def _checked_vectors(self, embeddings: np.ndarray, word: str) -> np.ndarray:
-        """Unit vectors, float32 (n, width), contiguous."""
-        array = np.asarray(embeddings)
-        if array.ndim != 2 or array.shape[1] != self.width or array.dtype.kind != "f":
-            raise ValueError(
-                f"expected float vectors of shape (n, {self.width}), the width of the index; got {array.dtype} of shape"
-                f" {array.shape}: full vectors go in, the index cuts them"
-            )
-        array = array.astype(np.float32, copy=False)
-        norms = np.linalg.norm(array, axis=1)
-        bad = ~(np.isfinite(norms) & (norms > 0))
-        if bad.any():
-            raise ValueError(f"the {word} at position {int(bad.argmax())} is zero or not finite: leave it out")
-        return truncate(array)
-
     def _copy(self, folder: Path) -> Path:
-        """A copy without removed rows: made beside its place, then moved there as a whole."""
-        if folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(f"{folder} has files already: choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
+        """A copy without removed rows."""
+        with whole_folder(folder) as beside:
             copy = AdaptiveIndex.create(
                 beside, width=self.width, plan=self._plan, model=self.model, facts=dict(self.facts)
             )
-            for first, block in self._rows.blocks():
-                positions = self._live_positions(first, first + len(block))
-                texts = self._rows.texts(positions)
-                copy._rows.append(self._rows.ids(positions), block[positions - first], texts)
+            self._rows.copy_to(copy._rows)
             copy.save()
             copy.close()
-            beside.chmod(0o755)
-            if folder.exists():
-                folder.rmdir()
-            beside.rename(folder)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
         return folder
 
 
@@ -478,11 +474,3 @@ def _least_seconds(run: Callable[[], object]) -> float:
         run()
         seconds.append(time.perf_counter() - started)
     return min(seconds)
-
-
-def _check_strings(values: Sequence[str], count: int, word: str) -> None:
-    if isinstance(values, str) or len(values) != count:
-        raise ValueError(f"{count} embeddings need as many {word}, got {len(values)}")
-    for position, value in enumerate(values):
-        if not isinstance(value, str):
-            raise TypeError(f"{word} must be strings; at position {position} is {type(value).__name__}: {value!r:.60}")

@@ -17,7 +17,7 @@ CODES: tuple[Code, ...] = get_args(Code)
 
 
 def fits(kind: Kind, precision: Code) -> bool:
-    """Whether a shortlist of that kind can be stored so."""
+    """Whether FAISS can store a shortlist of that kind so."""
     return kind != "hnsw" or precision not in ("int4", "binary")
 
 
@@ -35,11 +35,12 @@ class SearchPlan:
         precision: what the prefix is stored in. ``int4`` is 4 bits a number at learned levels, compared by lookups in
             registers (a product quantiser with one number each; FastScan, arXiv 1812.09162), many times faster than
             the others. ``binary`` is one bit a number (RaBitQ, arXiv 2405.12497, after a random rotation of the
-            prefix) plus 8 bytes a vector. Both are for ``flat`` and ``ivf``.
+            prefix) plus 8 bytes a vector; in pgvector one bit a number. ``int4`` is for ``flat`` and ``ivf``,
+            ``binary`` with ``hnsw`` for databases only.
         shortlist: candidates that the prefix hands over; a search for more results than that asks for as many.
         rerank: steps between, each the size and how many candidates go on: ``((128, 50),)``.
         final: size of the last step; None is the full width. Equal to ``dim``: there is none, and the order is that of
-            the prefix.
+            the prefix. None with ``dim`` the full width: a last step where the precision is int8, int4 or binary.
         effort: ``hnsw``: candidates the walk keeps in view (``efSearch``; at least the shortlist is used). ``ivf``:
             cells looked into (``nprobe``). ``flat`` has no use for it.
         neighbours: edges of a vector in the graph of ``hnsw`` (``M``).
@@ -65,8 +66,8 @@ class SearchPlan:
         for name, value, known in (("kind", self.kind, KINDS), ("precision", self.precision, CODES)):
             if value not in known:
                 raise ValueError(f"{name} {value!r} is unknown{did_you_mean(str(value), known)}")
-        if not fits(self.kind, self.precision):
-            raise ValueError(f"{self.precision} is for flat and ivf: choose one of them, or int8 with hnsw")
+        if self.kind == "hnsw" and self.precision == "int4":
+            raise ValueError("int4 is for flat and ivf: choose one of them, or another precision with hnsw")
         for name in ("dim", "shortlist", "effort", "neighbours"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -128,7 +129,8 @@ class SearchPlan:
         Returns:
             (size, candidates) of each step; empty where the prefix alone decides.
         """
-        if self.single or (self.dim == width and not self.rerank):
+        coarse = self.precision in ("int8", "int4", "binary")  # then the same numbers in full still sort better
+        if self.single or (self.dim == width and not self.rerank and not coarse):
             return []
         kept = [max(k, self.shortlist), *(max(k, keep) for _, keep in self.rerank)]
         return list(zip([*(dim for dim, _ in self.rerank), self.final or width], kept, strict=True))

@@ -1,14 +1,16 @@
-"""The rows of an index: vectors, ids, texts, and which of them were taken out."""
+"""The rows of an index: vectors, ids, texts, the user's own columns, and which of them were taken out."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from mrl_text.retrieval.columns import ColumnType, as_array, empty_array, field_name, merge_types
 from mrl_text.retrieval.folder import VECTORS, IndexFolder
 from mrl_text.retrieval.ids import IdLookup
 from mrl_text.truncation import truncate
@@ -35,6 +37,7 @@ class Rows:
         count: rows, removed ones included.
         live: bool (count,), False for removed rows; None while nothing was removed.
         sizes: smaller sizes that are kept in files of their own, beside the full vectors.
+        column_types: types of the user's own columns by name.
     """
 
     def __init__(self, folder: IndexFolder) -> None:
@@ -45,6 +48,8 @@ class Rows:
         self.sizes: tuple[int, ...] = tuple(sorted(set(folder.manifest["vectors"].values()) - {self.width}))
         self._pending_ids: list[str] = []
         self._pending_texts: list[str | None] = []
+        self.column_types: dict[str, ColumnType] = dict(folder.manifest.get("columns", {}))
+        self._pending_columns: dict[str, list[Any]] = {}
         self._lookup: IdLookup | None = None
         self._changed = False
         self._ends: np.ndarray | None = None
@@ -74,13 +79,23 @@ class Rows:
             self._lookup.add(self.ids(positions), positions)
         return self._lookup.find(ids)
 
-    def append(self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str | None] | None = None) -> None:
+    def append(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        texts: Sequence[str | None] | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
         """Add rows whose ids are not there: float unit vectors (n, width), float16 ones as they are."""
+        self.column_types = merge_types(self.column_types, columns or {})
         for name, dim in self.files.items():
             cut = vectors if dim == self.width else truncate(vectors.astype(np.float32), dim)
             self.folder.write_rows(name, cut, self.count)
         if self._lookup is not None:
             self._lookup.add(ids, np.arange(self.count, self.count + len(ids)))
+        for name in self.column_types:
+            values = self._pending_columns.setdefault(name, [None] * len(self._pending_ids))
+            values += (columns or {}).get(name, [None] * len(ids))
         self._pending_ids += ids
         self._pending_texts += texts if texts is not None else [None] * len(ids)
         self.count += len(ids)
@@ -98,14 +113,22 @@ class Rows:
         if self._lookup is not None:
             self._lookup.remove(positions)
 
-    def allowed(self, among: Collection[str] | None) -> np.ndarray | None:
+    def allowed(self, among: Collection[str] | np.ndarray | None) -> np.ndarray | None:
         """Rows that a search may return, bool (count,); None for all.
+
+        Args:
+            among: ids, or a mask of rows, bool (count,).
 
         Raises:
             TypeError: a single string instead of a collection of them.
+            ValueError: a mask of another length.
         """
         if among is None:
             return self.live
+        if isinstance(among, np.ndarray) and among.dtype == bool:
+            if among.shape != (self.count,):
+                raise ValueError(f"a mask of rows must have shape ({self.count},), got {among.shape}")
+            return among if self.live is None else among & self.live
         if isinstance(among, str):
             raise TypeError(f"among takes a collection of ids, got the string {among!r}")
         positions = self.find(list(among))
@@ -165,22 +188,66 @@ class Rows:
         """Texts of rows by position; None for a row without."""
         return self._column("text", positions, self._pending_texts)
 
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One of the user's columns, for all rows in order, removed ones included; memory-mapped where saved.
+
+        Raises:
+            KeyError: no such column.
+        """
+        type_, field = self.column_types[name], field_name(name)
+        chunks: list[pa.Array] = []
+        for segment in self.folder.manifest["segments"]:
+            table = self.folder.texts(segment)
+            there = field in table.column_names
+            chunks += table.column(field).chunks if there else [empty_array(segment["rows"], type_)]
+        return pa.chunked_array([*chunks, as_array(self._pending_column(name), type_)])
+
+    def columns(self, positions: np.ndarray) -> list[dict[str, Any]]:
+        """The user's columns of rows by position: a value by name, None for a row without."""
+        values = {
+            name: self._column(field_name(name), positions, self._pending_column(name)) for name in self.column_types
+        }
+        return [{name: values[name][row] for name in values} for row in range(len(positions))]
+
+    def live_positions(self, start: int, stop: int) -> np.ndarray:
+        """Positions int64 from ``start`` to before ``stop``, without removed rows."""
+        positions = np.arange(start, stop)
+        return positions if self.live is None else positions[self.live[start:stop]]
+
+    def copy_to(self, other: Rows) -> None:
+        """Append all rows but removed ones to other, empty ones."""
+        for first, block in self.blocks():
+            positions = self.live_positions(first, first + len(block))
+            columns = {
+                name: self._column(field_name(name), positions, self._pending_column(name))
+                for name in self.column_types
+            }
+            other.append(self.ids(positions), block[positions - first], self.texts(positions), columns)
+
     def write(self) -> dict[str, Any]:
         """Write what was added and removed since the last save; returns what the manifest must say of it."""
         manifest = self.folder.manifest
         segments, files = list(manifest["segments"]), dict(manifest["files"])
         if self._pending_ids:
-            segments.append(self.folder.write_texts(self._pending_ids, self._pending_texts))
+            arrays = {
+                field_name(name): as_array(self._pending_column(name), type_)
+                for name, type_ in self.column_types.items()
+            }
+            segments.append(self.folder.write_texts(self._pending_ids, self._pending_texts, arrays))
         if self._changed and self.live is not None:
             stream = io.BytesIO()
             np.save(stream, np.flatnonzero(~self.live))
             name = f"removed-{int(manifest['generation']) + 1:06d}.npy"
             files["removed"] = self.folder.write(name, stream.getvalue())
-        return {"count": self.count, "segments": segments, "files": files, "vectors": self.files}
+        state = {"count": self.count, "segments": segments, "files": files, "vectors": self.files}
+        return {**state, "columns": self.column_types}
 
     def written(self) -> None:
         """To be called once the manifest says what :meth:`write` returned."""
-        self._pending_ids, self._pending_texts, self._changed = [], [], False
+        self._pending_ids, self._pending_texts, self._pending_columns, self._changed = [], [], {}, False
+
+    def _pending_column(self, name: str) -> list[Any]:
+        return self._pending_columns.get(name) or [None] * len(self._pending_ids)
 
     def _column(self, name: str, positions: np.ndarray, pending: Sequence[Any]) -> list[Any]:
         segments = self.folder.manifest["segments"]
@@ -200,7 +267,10 @@ class Rows:
         first = int(self._ends[segment - 1]) if segment else 0
         if segment == len(self._ends):
             return [pending[position - first] for position in positions.tolist()]
-        column = self.folder.texts(self.folder.manifest["segments"][segment]).column(name)
+        table = self.folder.texts(self.folder.manifest["segments"][segment])
+        if name not in table.column_names:  # saved before the column was first given
+            return [None] * len(positions)
+        column = table.column(name)
         if len(positions) <= _ONE_BY_ONE:
             return [column[position - first].as_py() for position in positions.tolist()]
         values: list[Any] = column.take(positions - first).to_pylist()

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -67,12 +68,17 @@ def threads(count: int) -> Iterator[None]:
     """
     if count < 1:
         raise ValueError(f"threads must be at least 1, got {count}")
+    with threadpool_limits(count), _faiss_threads(count) if find_spec("faiss") else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _faiss_threads(count: int) -> Iterator[None]:
     import faiss
 
     before = faiss.omp_get_max_threads()
-    with threadpool_limits(count):
-        faiss.omp_set_num_threads(count)
-        try:
-            yield
-        finally:
-            faiss.omp_set_num_threads(before)
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from mrl_text.retrieval.hits import Found
 from mrl_text.retrieval.index import AdaptiveIndex
 from mrl_text.retrieval.judged import Judged, K, Metric, recall
 from mrl_text.retrieval.plan import SearchPlan
@@ -43,11 +44,28 @@ class Trial:
         return {"plan": self.plan.to_json(), "label": self.plan.label, "note": self.note, **measured}
 
 
-class Trials:
-    """Tries plans on one index against its exact full-width search.
+class Searched(Protocol):
+    """What plans are tried on."""
+
+    @property
+    def plan(self) -> SearchPlan | None:
+        """How it searches."""
+
+    def exact(self, queries: np.ndarray, k: int = 10) -> Found:
+        """The best rows by comparing with every full vector."""
+
+    def search(self, queries: np.ndarray, k: int = 10, *, plan: SearchPlan | None = None) -> Found:
+        """The best rows by the plan, or by another."""
+
+    def set_plan(self, plan: SearchPlan | None) -> None:
+        """Search in another way from now on."""
+
+
+class PlanTrials:
+    """Tries plans against the exact full-width search of the same vectors.
 
     Args:
-        index: its plan is changed, nothing is saved.
+        index: an index or a store; its plan is changed.
         queries: float32 (n, width).
         judged: the same queries; their judgements are needed for nDCG.
         metric: what is kept.
@@ -59,13 +77,13 @@ class Trials:
 
     def __init__(
         self,
-        index: AdaptiveIndex,
+        index: Searched,
         queries: np.ndarray,
         judged: Judged,
         metric: Metric,
         halves: tuple[np.ndarray, np.ndarray],
     ) -> None:
-        self.index = index
+        self._index = index
         self._queries = queries
         self._judged = judged
         self._metric = metric
@@ -80,13 +98,51 @@ class Trials:
         """Score of a plan over that of exact full-width search; the shortlist is built where it is another."""
         self.use(plan)
         rows = self._halves[half]
-        return self._score(self.index.search(self._queries[rows], K).ids, rows) / self.scores[half]
+        return self._score(self.search(self._queries[rows], plan).ids, rows) / self.scores[half]
 
     def measure(self, plan: SearchPlan, note: str = "") -> Trial:
         """Quality on both halves, time per query, memory."""
         retention = self.retention(plan, 0), self.retention(plan, 1)
-        timing = measure(lambda some: self.index.search(some, K), self._queries[self._halves[0]])
+        timing = measure(lambda some: self.search(some, plan), self._queries[self._halves[0]])
         return Trial(plan, note, retention, timing, self.ram())
+
+    def measure_exact(self, plan: SearchPlan) -> Trial:
+        """Time of comparing with every full vector, noted under a plan that says so; not to be chosen."""
+        timing = measure(lambda some: self._index.exact(some, K), self._queries[self._halves[0]])
+        return Trial(plan, "exact search, for comparison", timing=timing)
+
+    def use(self, plan: SearchPlan) -> None:
+        """Search by that plan from now on."""
+        if self._index.plan != plan:
+            self._index.set_plan(plan)
+
+    def search(self, queries: np.ndarray, plan: SearchPlan) -> Found:
+        """What the plan in use finds."""
+        return self._index.search(queries, K)
+
+    def ram(self) -> int | None:
+        """Bytes of the shortlist in use; None where that is not known."""
+        return None
+
+    def _score(self, found: np.ndarray, rows: np.ndarray) -> float:
+        if self._metric == "ndcg@10":
+            return float(self._judged.subset(rows.tolist()).ndcg(found).mean())
+        return float(recall(found, self._exact.ids[rows]).mean())
+
+
+class Trials(PlanTrials):
+    """Tries plans on an index of ours; nothing is saved."""
+
+    def __init__(
+        self,
+        index: AdaptiveIndex,
+        queries: np.ndarray,
+        judged: Judged,
+        metric: Metric,
+        halves: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        super().__init__(index, queries, judged, metric, halves)
+        self.index = index
 
     def rerank_seconds(self, plan: SearchPlan) -> float:
         """Time per query that goes into putting the candidates in order."""
@@ -94,19 +150,9 @@ class Trials:
         costs = [self.index.explain(query, K)[1] for query in self._queries[self._halves[0][:_EXPLAINED]]]
         return float(np.median([sum(cost.seconds for cost in one if cost.name == "rerank") for one in costs]))
 
-    def use(self, plan: SearchPlan) -> None:
-        """Search by that plan from now on."""
-        if self.index.plan != plan:
-            self.index.set_plan(plan)
-
     def ram(self) -> int:
         """Bytes of the shortlist in use."""
         return shortlist_ram(self.index)
-
-    def _score(self, found: np.ndarray, rows: np.ndarray) -> float:
-        if self._metric == "ndcg@10":
-            return float(self._judged.subset(rows.tolist()).ndcg(found).mean())
-        return float(recall(found, self._exact.ids[rows]).mean())
 
 
 def shortlist_ram(index: AdaptiveIndex) -> int:

@@ -30,7 +30,7 @@ def open_store(url: str | Path) -> Store:
         ValueError: a URL of another form.
         StoreUnavailableError: no answer.
     """
-    match _scheme(url):
+    match engine_of(url):
         case "faiss":
             from mrl_text.stores.faiss import FaissStore
 
@@ -71,7 +71,7 @@ def create_store(
         ValueError: a URL of another form, or a plan that the engine cannot follow.
         StoreUnavailableError: no answer.
     """
-    match _scheme(url):
+    match engine_of(url):
         case "faiss":
             from mrl_text.stores.faiss import FaissStore
 
@@ -86,8 +86,12 @@ def create_store(
             return QdrantStore.create(str(url), width=width, plan=plan, model=model, dims=dims)
 
 
-def _scheme(url: str | Path) -> str:
-    """Which engine a URL is for."""
+def engine_of(url: str | Path) -> str:
+    """Which engine a URL is for: ``faiss``, ``postgresql`` or ``qdrant``.
+
+    Raises:
+        ValueError: a URL of another form.
+    """
     text = str(url)
     head, colon, rest = text.partition(":")
     if head in ("postgresql", "postgres") and rest.startswith("//"):
@@ -95,5 +99,7 @@ def _scheme(url: str | Path) -> str:
     if head in ("qdrant", "qdrants") and colon:
         return "qdrant"
     if "://" in text:
-        raise ValueError(f"{text!r} is not a store: expected {_FORMS}")
+        from mrl_text.stores.journal import without_password
+
+        raise ValueError(f"{without_password(text)!r} is not a store: expected {_FORMS}")
     return "faiss"

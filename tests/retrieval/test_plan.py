@@ -39,7 +39,6 @@ def test_json_gives_the_same_plan() -> None:
         ({"dim": 0}, "dim must be at least 1"),
         ({"dim": 8, "kind": "hsnw"}, "did you mean 'hnsw'"),
         ({"dim": 8, "precision": "int16"}, "did you mean 'int8'"),
-        ({"dim": 8, "kind": "hnsw", "precision": "binary"}, "flat and ivf"),
         ({"dim": 8, "kind": "hnsw", "precision": "int4"}, "flat and ivf"),
         ({"dim": 8, "kind": "hnsw", "neighbours": 1}, "neighbours"),
         ({"dim": 64, "rerank": ((32, 10),)}, "sizes must grow"),
@@ -52,6 +51,16 @@ def test_json_gives_the_same_plan() -> None:
 def test_a_plan_that_makes_no_sense_is_refused(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SearchPlan(**values)
+
+
+def test_a_graph_of_bits_is_a_plan_that_faiss_refuses() -> None:
+    plan = SearchPlan(8, "hnsw", "binary")
+    assert SearchPlan.from_json(plan.to_json()) == plan
+    faiss_index = pytest.importorskip("mrl_text.retrieval.index").AdaptiveIndex
+    with pytest.raises(ValueError, match="binary is for flat and ivf in FAISS"):
+        faiss_index.create(width=16, plan=plan)
+    with faiss_index.create(width=16) as index, pytest.raises(ValueError, match="flat and ivf in FAISS"):
+        index.set_plan(plan)
 
 
 def test_a_plan_must_fit_the_width() -> None:

@@ -1,0 +1,150 @@
+"""What goes into a store, looked at before anything is done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mrl_text.truncation import truncate
+
+
+def check_vectors(embeddings: np.ndarray, width: int, word: str = "embedding") -> np.ndarray:
+    """Unit vectors of float vectors of any length.
+
+    Args:
+        embeddings: float array (n, width).
+        width: numbers each must have.
+        word: what one is called in the error.
+
+    Returns:
+        float32 (n, width), unit length, C-contiguous.
+
+    Raises:
+        ValueError: another shape or type, or a vector that is zero or not finite (with its position).
+    """
+    array = np.asarray(embeddings)
+    if array.ndim != 2 or array.shape[1] != width or array.dtype.kind != "f":
+        raise ValueError(
+            f"expected float vectors of shape (n, {width}), the width of the index; got {array.dtype} of shape"
+            f" {array.shape}: full vectors go in, the index cuts them"
+        )
+    array = array.astype(np.float32, copy=False)
+    norms = np.linalg.norm(array, axis=1)
+    bad = ~(np.isfinite(norms) & (norms > 0))
+    if bad.any():
+        raise ValueError(f"the {word} at position {int(bad.argmax())} is zero or not finite: leave it out")
+    return truncate(array)
+
+
+def check_queries(queries: np.ndarray, k: int, width: int) -> np.ndarray:
+    """Unit vectors of one query or several, and a ``k`` that can be searched for.
+
+    Args:
+        queries: float array (n, width) or (width,).
+        k: results wanted.
+        width: numbers each must have.
+
+    Returns:
+        float32 (n, width), unit length, C-contiguous.
+
+    Raises:
+        ValueError: ``k`` is not a whole number above 0, or as :func:`check_vectors`.
+    """
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise ValueError(f"k must be a whole number, at least 1, got {k!r}")
+    array = np.asarray(queries)
+    return check_vectors(array[None] if array.ndim == 1 else array, width, "query")
+
+
+def check_strings(values: Sequence[str], count: int, word: str) -> None:
+    """Raise unless there are ``count`` strings.
+
+    Raises:
+        ValueError: another number of them, or a single string.
+        TypeError: one that is not a string (with its position).
+    """
+    if isinstance(values, str) or len(values) != count:
+        raise ValueError(f"{count} embeddings need as many {word}, got {len(values)}")
+    for position, value in enumerate(values):
+        if not isinstance(value, str):
+            raise TypeError(f"{word} must be strings; at position {position} is {type(value).__name__}: {value!r:.60}")
+
+
+def check_ids(ids: Sequence[str], count: int) -> None:
+    """Raise unless there are ``count`` different strings.
+
+    Raises:
+        ValueError: another number of them, or one that comes twice.
+        TypeError: one that is not a string.
+    """
+    check_strings(ids, count, "ids")
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
+        raise ValueError(f"the id {twice!r} comes twice: ids tell rows apart")
+
+
+def check_columns(
+    columns: Mapping[str, Sequence[Any]] | None, count: int, reserved: Sequence[str] = ()
+) -> dict[str, list[Any]]:
+    """The user's own columns as plain Python values: str, int, float, bool or None.
+
+    Args:
+        columns: a sequence of ``count`` values by name; numpy's scalars are taken for what they hold.
+        count: rows.
+        reserved: names that the store uses itself.
+
+    Returns:
+        Lists by name; empty for None.
+
+    Raises:
+        ValueError: a name that is empty or reserved, another number of values, values of several types in one column,
+            or a number that is not finite.
+        TypeError: a name that is not a string, or a value of another type (with its position).
+    """
+    checked: dict[str, list[Any]] = {}
+    for name, values in (columns or {}).items():
+        if not isinstance(name, str):
+            raise TypeError(f"names of columns must be strings, got {name!r}")
+        if not name or name in reserved:
+            raise ValueError(
+                f"a column cannot be called {name!r}: the store's own are {', '.join(reserved)}; rename it"
+            )
+        if isinstance(values, str) or len(values) != count:
+            raise ValueError(f"{count} rows need as many values in column {name!r}, got {len(values)}")
+        checked[name] = [_plain(value, name, position) for position, value in enumerate(values)]
+        column_type(name, checked[name])
+    return checked
+
+
+def column_type(name: str, values: Sequence[Any]) -> type | None:
+    """Type of a column's values: str, int, float or bool; None where all are None.
+
+    Whole numbers among floats are floats.
+
+    Raises:
+        ValueError: values of several types.
+    """
+    types = {type(value) for value in values if value is not None}
+    if types == {int, float}:
+        return float
+    if len(types) > 1:
+        names = " and ".join(sorted(one.__name__ for one in types))
+        raise ValueError(f"column {name!r} has values of several types, {names}: make them one")
+    return next(iter(types), None)
+
+
+def _plain(value: Any, name: str, position: int) -> Any:
+    """A value as Python's own type."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is not None and not isinstance(value, (str, int, float, bool)):
+        raise TypeError(
+            f"column {name!r} may have text, whole numbers, floats, booleans or None; at position {position} is"
+            f" {type(value).__name__}: {value!r:.60}"
+        )
+    if isinstance(value, float) and not np.isfinite(value):
+        raise ValueError(f"column {name!r} has {value} at position {position}: use None where there is no number")
+    return value
