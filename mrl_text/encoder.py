@@ -17,6 +17,7 @@ from sentence_transformers.base.modules import Transformer
 from mrl_text.files import write_atomically
 from mrl_text.layers import truncate_backbone
 from mrl_text.models import METADATA_KEY, find_model
+from mrl_text.portable import write_portable
 from mrl_text.truncation import PRECISIONS, Precision, check_dim, check_dims, quantize, truncate
 
 logger = logging.getLogger(__name__)
@@ -295,12 +296,16 @@ class MatryoshkaEncoder(SentenceTransformer):
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Save as sentence-transformers does, with the trained sizes where plain readers and servers find them.
 
+        Settings are in the words that servers have known longest (:mod:`mrl_text.portable`).
+
         Args:
             path: folder; made if missing.
             *args: as for the parent.
             **kwargs: as for the parent.
         """
         super().save(path, *args, **kwargs)
+        lower_case = bool(getattr(self[0], "do_lower_case", False)) if len(self) else False
+        write_portable(Path(path), max_seq_length=self.max_seq_length, do_lower_case=lower_case)
         if self._saved_metadata:
             file = Path(path) / "config_sentence_transformers.json"
             config = json.loads(file.read_text(encoding="utf-8"))

@@ -7,9 +7,13 @@ from typing import Annotated
 import typer
 
 from mrl_text.cli.classification import classify, label
+from mrl_text.cli.encoding import encode
 from mrl_text.cli.evaluation import evaluate, leaderboard, mirror
-from mrl_text.cli.index import index_app, search
+from mrl_text.cli.index import index_app
 from mrl_text.cli.paper import paper
+from mrl_text.cli.search import search
+from mrl_text.cli.serving import serve
+from mrl_text.cli.sharing import push
 from mrl_text.cli.training import adapt, quickstart, recipes_app, train
 
 app = typer.Typer(
@@ -21,11 +25,14 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(adapt)
+app.command()(encode)
 app.command("eval")(evaluate)
 app.command()(leaderboard)
 app.command()(search)
 app.command()(classify)
 app.command()(label)
+app.command()(serve)
+app.command()(push)
 app.command()(mirror)
 app.command()(paper)
 app.command()(quickstart)

@@ -1,0 +1,75 @@
+"""The command ``mrl-text serve``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mrl_text.cli.common import Device, command, whole_numbers
+
+
+class ServedDtype(StrEnum):
+    """Choices of ``--dtype``."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@command
+def serve(
+    model: Annotated[str, typer.Argument(help="Folder, hub id or packaged model.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is for this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8080,
+    dims: Annotated[
+        str | None, typer.Option(help="Values of dimensions to allow, comma-separated; default: every size.")
+    ] = None,
+    dtype: Annotated[
+        ServedDtype, typer.Option(help="What the model computes in; auto: bfloat16 where it is native.")
+    ] = ServedDtype.auto,
+    model_name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Variable with the token; default: MRL_TEXT_API_KEY if set.")
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the token instead.")] = None,
+    max_batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per forward pass, padding included; default: 2048, GPU 16384.")
+    ] = None,
+    max_wait_ms: Annotated[float, typer.Option(min=0, help="Patience of an idle server for a fuller batch.")] = 2.0,
+    max_inputs: Annotated[int, typer.Option(min=1, help="Texts per request.")] = 2048,
+    max_request_bytes: Annotated[int, typer.Option(min=1, help="Bytes per request.")] = 8 * 2**20,
+    max_queue: Annotated[int, typer.Option(min=1, help="Tokens that may wait; more get 429.")] = 262_144,
+    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 60.0,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds for requests under way when told to stop.")] = 30.0,
+    token_ids: Annotated[bool, typer.Option("--token-ids", help="Take ids of the model's own tokenizer, too.")] = False,
+    device: Device = None,
+) -> None:
+    """Serve a model to OpenAI clients: POST /v1/embeddings with dimensions; /v1/models, /health, /metrics."""
+    from mrl_text.quiet import quiet_libraries
+
+    quiet_libraries()
+    from mrl_text.serving import ServerSettings, read_api_key
+    from mrl_text.serving import serve as run
+
+    sizes = whole_numbers(dims, "--dims", "64,128,256")
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        model_name=model_name,
+        dims=tuple(sizes) if sizes else None,
+        max_batch_tokens=max_batch_tokens,
+        max_wait_ms=max_wait_ms,
+        max_inputs=max_inputs,
+        max_request_bytes=max_request_bytes,
+        max_queue=max_queue,
+        timeout=timeout,
+        grace=grace,
+        api_key=read_api_key(api_key_env, api_key_file),
+        token_ids=token_ids,
+    )
+    run(model, settings, dtype=dtype.value, device=device, on_ready=typer.echo)

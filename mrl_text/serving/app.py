@@ -1,0 +1,267 @@
+"""The HTTP side: paths, limits, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from mrl_text.serving.batching import Batcher, Closed, Overloaded
+from mrl_text.serving.embedder import Embedder, Reading
+from mrl_text.serving.errors import ApiError, respond
+from mrl_text.serving.guard import EMBEDDINGS_PATH, OPEN_PATH, Guard
+from mrl_text.serving.metrics import CONTENT_TYPE, Metrics
+from mrl_text.serving.schema import EmbeddingRequest, parse_request, read_inputs, render_response
+from mrl_text.serving.settings import ServerSettings
+from mrl_text.truncation import truncate
+
+Result = TypeVar("Result")
+
+_QUICK_BYTES = 16 * 1024  # a larger body is read in another thread, lest others wait for its tokenizing
+_QUICK_NUMBERS = 32 * 1024  # and so is a larger answer written
+_REASONS = {404: "no such path", 405: "this path does not take that method"}
+
+
+class Service:
+    """The requests of one model.
+
+    Args:
+        embedder: the model.
+        settings: limits and access.
+
+    Attributes:
+        batcher: computes; to be closed at the end.
+        metrics: what was counted.
+    """
+
+    def __init__(self, embedder: Embedder, settings: ServerSettings) -> None:
+        self.embedder, self.settings = embedder, settings
+        self.metrics = Metrics(lambda: self.batcher.queued_tokens)
+        self.batcher = Batcher(
+            embedder,
+            batch_tokens=settings.batch_tokens(embedder.device),
+            max_wait_ms=settings.max_wait_ms,
+            max_queue=settings.max_queue,
+            observe=self._observe,
+        )
+        self._helper = ThreadPoolExecutor(1, thread_name_prefix="mrl-text-tokenize")
+        self._started = int(time.time())
+
+    async def embeddings(self, request: Request) -> Response:
+        """``POST /v1/embeddings``."""
+        deadline = asyncio.get_running_loop().time() + self.settings.timeout
+        try:
+            self.batcher.check_room()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    body = await _read_body(request, self.settings.max_request_bytes)
+            except TimeoutError:
+                message = f"the body did not arrive within {self.settings.timeout:g} s"
+                raise ApiError(408, message, code="timeout") from None
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await _while_connected(request, self._answer(body))
+            except TimeoutError:
+                message = f"no answer within {self.settings.timeout:g} s: send fewer texts, or try later"
+                raise ApiError(504, message, code="timeout") from None
+        except ClientDisconnect:
+            raise ApiError(499, "the client has gone") from None
+        except Overloaded as error:
+            headers = {"retry-after": str(error.retry_after)}
+            raise ApiError(429, f"the queue is full: {error}", code="queue_full", headers=headers) from None
+        except Closed:
+            raise ApiError(503, "the server is stopping", code="stopping", headers={"retry-after": "1"}) from None
+
+    async def models(self) -> Response:
+        """``GET /v1/models``."""
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, name: str) -> Response:
+        """``GET /v1/models/NAME``."""
+        self._check_model(name)
+        return JSONResponse(self._model())
+
+    async def health(self) -> Response:
+        """``GET /health``: the server listens once the model is loaded and warm, so an answer means ready."""
+        return JSONResponse({"status": "ok"})
+
+    async def show_metrics(self) -> Response:
+        """``GET /metrics``."""
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
+
+    async def _answer(self, body: bytes) -> Response:
+        asked, texts, tokens, reading = await self._aside(len(body) > _QUICK_BYTES, self._understand, body)
+        try:
+            vectors = await self.batcher.embed(texts, tokens, reading)
+        except (Overloaded, Closed):
+            raise
+        except Exception:  # logged where it was raised
+            raise ApiError(500, "the model failed on this input; the server's log says why") from None
+        self.metrics.tokens.inc(sum(tokens))
+        size = len(texts) * (asked.dimensions or self.embedder.width)
+        return Response(
+            await self._aside(size > _QUICK_NUMBERS, self._render, asked, vectors, sum(tokens)),
+            media_type="application/json",
+        )
+
+    def _understand(self, body: bytes) -> tuple[EmbeddingRequest, list[str], list[int], Reading]:
+        """The request, its texts, the tokens the model will read of each, and how it reads them."""
+        asked = parse_request(body)
+        self._check_model(asked.model)
+        self._check_dimensions(asked.dimensions)
+        try:
+            reading = self.embedder.reading(asked.input_type, asked.prompt_name)
+        except ValueError as error:
+            raise ApiError(400, str(error), param="prompt_name") from None
+        inputs = read_inputs(asked.input, limit=self.settings.max_inputs, token_ids=self.settings.token_ids)
+        asked.input = None  # large, and no longer needed
+        try:
+            texts: list[Any] = inputs if isinstance(inputs[0], str) else self.embedder.decode(inputs)
+        except ValueError as error:
+            raise ApiError(400, str(error), param="input") from None
+        lengths = self.embedder.count(texts, reading)
+        limit = self.embedder.max_tokens or max(lengths)
+        self.metrics.cut_texts.inc(sum(length > limit for length in lengths))
+        return asked, texts, [min(length, limit) for length in lengths], reading
+
+    def _render(self, asked: EmbeddingRequest, vectors: np.ndarray, tokens: int) -> bytes:
+        if asked.dimensions is not None and asked.dimensions < self.embedder.width:
+            vectors = truncate(vectors, asked.dimensions)
+        return render_response(vectors, model=self.embedder.name, encoding_format=asked.encoding_format, tokens=tokens)
+
+    async def _aside(self, long: bool, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function, in the helper thread if it takes long."""
+        if not long:
+            return function(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._helper, function, *arguments)
+
+    def _check_model(self, name: str) -> None:
+        if name != self.embedder.name:
+            message = f"the model {name[:80]!r} is not served here; {self.embedder.name!r} is"
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    def _check_dimensions(self, dimensions: int | None) -> None:
+        width, allowed = self.embedder.width, self.settings.dims
+        if dimensions is None or dimensions == width:
+            return
+        if allowed is not None and dimensions not in allowed:
+            sizes = ", ".join(map(str, sorted({*allowed, width})))
+            raise ApiError(400, f"dimensions must be one of {sizes}", param="dimensions")
+        if not 1 <= dimensions <= width:
+            raise ApiError(400, f"dimensions must be from 1 to {width}, the model's width", param="dimensions")
+
+    def _model(self) -> dict[str, Any]:
+        embedder = self.embedder
+        facts = {
+            "dimensions": embedder.width,
+            "matryoshka_dims": list(embedder.dims),
+            "max_tokens": embedder.max_tokens,
+        }
+        return {"id": embedder.name, "object": "model", "created": self._started, "owned_by": "mrl-text", **facts}
+
+    def _observe(self, texts: int, padded: int, tokens: int, seconds: float) -> None:
+        self.metrics.batch_texts.observe(texts)
+        self.metrics.batch_tokens.observe(padded)
+        self.metrics.compute_seconds.inc(seconds)
+
+
+def create_app(service: Service) -> FastAPI:
+    """The ASGI application of a service; it closes the service's batcher when it ends.
+
+    Args:
+        service: the model and its limits. With a token set, no description of the interface is served.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.batcher.close(abort=True)
+
+    app = FastAPI(
+        title="mrl-text",
+        lifespan=lifespan,
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/openapi.json" if service.settings.api_key is None else None,
+        redirect_slashes=False,
+    )
+    schema = {"required": True, "content": {"application/json": {"schema": EmbeddingRequest.model_json_schema()}}}
+    app.add_api_route(
+        EMBEDDINGS_PATH,
+        service.embeddings,
+        methods=["POST"],
+        response_model=None,
+        openapi_extra={"requestBody": schema},
+    )
+    app.add_api_route("/v1/models", service.models, response_model=None)
+    app.add_api_route("/v1/models/{name:path}", service.model, response_model=None)
+    app.add_api_route(OPEN_PATH, service.health, response_model=None)
+    app.add_api_route("/metrics", service.show_metrics, response_model=None)
+    app.add_exception_handler(ApiError, _refused)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _broken)
+    app.add_middleware(Guard, api_key=service.settings.api_key, metrics=service.metrics)
+    return app
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The body, as long as it stays within ``limit`` bytes, whatever its headers promise."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "the body must be JSON, with the header 'Content-Type: application/json'")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "the body must not be compressed: leave out the header Content-Encoding")
+    too_long = ApiError(413, f"the body is longer than {limit} bytes: send several requests", code="body_too_large")
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_long
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_long
+    return bytes(body)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Do the work, but only as long as the client waits for it.
+
+    Raises:
+        ClientDisconnect: it went.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)  # now, so that the queue forgets them now
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        message = _REASONS.get(error.status_code, str(error.detail))
+        error = ApiError(error.status_code, message, headers=dict(error.headers or {}))
+    assert isinstance(error, ApiError)
+    return respond(error)
+
+
+async def _broken(_: Request, error: Exception) -> Response:
+    return respond(ApiError(500, "the server failed; its log says why"))

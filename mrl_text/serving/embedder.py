@@ -1,0 +1,164 @@
+"""The model behind a server: counts tokens, encodes batches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.encoding.compute import Dtype, compute_dtype
+from mrl_text.models import find_model
+from mrl_text.suggest import did_you_mean
+
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the order of SentenceTransformer.encode_document
+
+
+class Reading(NamedTuple):
+    """How the model is to read a text; texts of different readings cannot share a forward pass."""
+
+    prompt: str | None = None
+    """Text put before every input."""
+    task: str | None = None
+    """Route through models that treat queries and documents differently."""
+
+
+class Embedder:
+    """Encodes batches of texts that somebody else put together.
+
+    :meth:`encode` is for one thread at a time; everything else may be called from any thread.
+
+    Args:
+        model: folder, hub id or packaged model.
+        dtype: what it computes in; ``auto`` is bfloat16 where the device has it natively and the model has
+            matrices to multiply, else what the model was saved in.
+        device: as for sentence-transformers; None is the best there is.
+        name: what clients call it; None takes the name it was found by.
+
+    Attributes:
+        name: what clients call it.
+        dtype: what it computes in.
+        width: numbers per vector.
+        max_tokens: tokens of a text that are read; None for no limit.
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: unknown dtype; a model that does not tell its width.
+    """
+
+    def __init__(
+        self, model: str, *, dtype: Dtype = "auto", device: str | None = None, name: str | None = None
+    ) -> None:
+        source = find_model(model)
+        self.name = name or source.name.removeprefix("local/")
+        self._encoder = MatryoshkaEncoder(source.path, device=device)
+        self._encoder.truncate_dim = None  # sizes are cut from the full width
+        self.dtype = compute_dtype(self._encoder, dtype)
+        self._encoder.to(getattr(torch, self.dtype)).eval()  # the weights, too: faster than rounding them in each pass
+        self._encoder.warn_when_cut = False  # the server counts what it cuts
+        width = self._encoder.width
+        if width is None:
+            raise ValueError(f"{self.name} does not tell how many numbers its vectors have, and cannot be served")
+        self.width: int = width
+        self.dims = self._encoder.matryoshka_dims
+        self.max_tokens: int | None = self._encoder.max_seq_length
+        self._tokenize = _token_counter(self._encoder)
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return str(self._encoder.device)
+
+    def reading(self, input_type: str | None = None, prompt_name: str | None = None) -> Reading:
+        """How texts are read, by sentence-transformers' rules of ``encode_query``, ``encode_document`` and ``encode``.
+
+        Args:
+            input_type: ``"query"`` or ``"document"``: the prompt of that name, if the model has one, and its route.
+            prompt_name: a prompt saved with the model; wins over that of ``input_type``.
+
+        Raises:
+            ValueError: the model has no such prompt.
+        """
+        prompts = self._encoder.prompts
+        if prompt_name is not None:
+            if prompt_name not in prompts:
+                raise ValueError(f"the model has no prompt {prompt_name[:60]!r}{did_you_mean(prompt_name, prompts)}")
+            return Reading(prompts[prompt_name] or None, input_type)
+        candidates = {"query": ("query",), "document": _DOCUMENT_PROMPTS}.get(input_type or "", ())
+        chosen = next((name for name in candidates if name in prompts), self._encoder.default_prompt_name)
+        return Reading((prompts.get(chosen) if chosen else None) or None, input_type)
+
+    def count(self, texts: Sequence[str], reading: Reading = Reading()) -> list[int]:  # noqa: B008
+        """Tokens of each text with its prompt and special tokens, before any cut; at least 1."""
+        return self._tokenize([reading.prompt + text for text in texts] if reading.prompt else list(texts))
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of lists of token ids, without special tokens.
+
+        Raises:
+            ValueError: an id that the tokenizer does not know, with its position; a model without token ids.
+        """
+        tokenizer = self._encoder.tokenizer
+        size = getattr(tokenizer, "vocab_size", None)
+        if not isinstance(size, int):
+            raise ValueError("this model does not take token ids: send text")
+        for position, some in enumerate(ids):
+            if not all(0 <= number < len(tokenizer) for number in some):
+                raise ValueError(f"input[{position}] has ids outside of the model's {len(tokenizer)} tokens")
+        return [tokenizer.decode(list(some), skip_special_tokens=True) for some in ids]
+
+    def encode(self, texts: Sequence[str], reading: Reading = Reading()) -> np.ndarray:  # noqa: B008
+        """Encode one batch in one forward pass.
+
+        Args:
+            texts: of about the same length.
+            reading: how to read them.
+
+        Returns:
+            float32 (n, width), unit rows.
+
+        Raises:
+            FloatingPointError: the model gave something that is no number.
+        """
+        options: dict[str, Any] = {"task": reading.task} if reading.task else {}
+        vectors: np.ndarray = self._encoder.encode(
+            list(texts),
+            prompt=reading.prompt or "",  # an empty one, because None would bring the default prompt back
+            batch_size=len(texts),
+            show_progress_bar=False,
+            **options,
+        )
+        if not np.isfinite(vectors).all():
+            raise FloatingPointError("the model gave vectors that are not finite")
+        return vectors
+
+
+def _token_counter(encoder: MatryoshkaEncoder) -> Callable[[list[str]], list[int]]:
+    """A function that counts tokens with a tokenizer of its own.
+
+    The model's one changes its padding while the model computes, and two threads may not do that at once.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer: Any = encoder.tokenizer
+    static = isinstance(tokenizer, Tokenizer)  # a static embedding: no special tokens
+    backend = tokenizer if static else getattr(tokenizer, "backend_tokenizer", None)
+    if isinstance(backend, Tokenizer):
+        own = Tokenizer.from_str(backend.to_str())
+        own.no_padding()
+        own.no_truncation()
+
+        def count(texts: list[str]) -> list[int]:
+            return [max(1, len(found)) for found in own.encode_batch_fast(texts, add_special_tokens=not static)]
+
+        return count
+    lock = threading.Lock()
+
+    def count_slowly(texts: list[str]) -> list[int]:
+        with lock:
+            return [max(1, len(tokenizer.tokenize(text))) for text in texts]
+
+    return count_slowly

@@ -1,0 +1,44 @@
+"""Refusals in the shape that OpenAI's clients read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """A request that is refused, with its status and reason.
+
+    Args:
+        status: HTTP status, 400 to 599.
+        message: what is wrong, what is allowed, the fix. Never a part of a long input.
+        param: field of the request that is to blame.
+        code: short name for programs.
+        headers: extra response headers.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """``{"error": {message, type, param, code}}``."""
+        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def respond(error: ApiError) -> Response:
+    """The answer that tells a client of an error."""
+    return JSONResponse(error.body, error.status, headers=error.headers)

@@ -1,0 +1,77 @@
+"""What stands before every request: the token, and the count of answers."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mrl_text.serving.errors import ApiError, respond
+from mrl_text.serving.metrics import Metrics
+
+OPEN_PATH = "/health"
+"""Answered without a token. It tells nothing but that the server runs."""
+
+EMBEDDINGS_PATH = "/v1/embeddings"
+_PATHS = (OPEN_PATH, EMBEDDINGS_PATH, "/v1/models", "/metrics")
+
+
+class Guard:
+    """ASGI middleware that asks for the token before anything of a request is looked at, and counts answers.
+
+    Without the right token every path, method and body gets the same answer, ``/health`` excepted.
+
+    Args:
+        app: what comes after.
+        api_key: the token; None asks for none.
+        metrics: where answers are counted.
+    """
+
+    def __init__(self, app: ASGIApp, *, api_key: str | None, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._digest = _digest(api_key.encode()) if api_key is not None else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path, status, started = scope["path"], 500, time.perf_counter()
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if path == OPEN_PATH or self._allows(Headers(scope=scope)):
+                await self._app(scope, receive, counted)
+            else:
+                await _unauthorized()(scope, receive, counted)
+        finally:
+            label = path if path in _PATHS else "other"
+            self._metrics.requests.labels(label, str(status)).inc()
+            if path == EMBEDDINGS_PATH:
+                self._metrics.seconds.observe(time.perf_counter() - started)
+
+    def _allows(self, headers: Headers) -> bool:
+        if self._digest is None:
+            return True
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        # digests have one length, and their comparison takes one time
+        right = hmac.compare_digest(_digest(token.strip().encode("latin-1")), self._digest)
+        return right and scheme.lower() == "bearer"
+
+
+def _unauthorized() -> Response:
+    message = "a valid API key is needed, in the header 'Authorization: Bearer KEY'"
+    return respond(ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"}))
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()

@@ -1,0 +1,134 @@
+"""Start a server, and end it well."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from mrl_text.encoding.compute import Dtype
+from mrl_text.serving.app import Service, create_app
+from mrl_text.serving.embedder import Embedder
+from mrl_text.serving.settings import ServerSettings
+from mrl_text.truncation import check_dims
+
+logger = logging.getLogger(__name__)
+
+_SWITCH_SECONDS = 0.0005
+"""How long one thread may keep the interpreter from another. At Python's 5 ms each operator of a forward pass could
+wait that long for the thread that reads requests."""
+
+
+def serve(
+    model: str,
+    settings: ServerSettings | None = None,
+    *,
+    dtype: Dtype = "auto",
+    device: str | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a model until a signal comes. To be called from the main thread.
+
+    The first SIGTERM or SIGINT closes the door and lets requests under way finish, at most ``settings.grace`` seconds;
+    what is left then gets 503. A second one ends the process at once with status 128 plus its number.
+
+    Args:
+        model: folder, hub id or packaged model.
+        settings: address, limits, access; None is the defaults.
+        dtype: what the model computes in; ``auto`` is bfloat16 where the device has it natively, else float32.
+        device: as for sentence-transformers.
+        on_ready: gets the server's address once it answers.
+
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: a size the model does not have, a model that cannot be served.
+        OSError: the address is taken or not of this machine.
+    """
+    settings = settings or ServerSettings()
+    listener = _bind(settings)  # before the model is loaded: an address that is taken shows at once
+    try:
+        if not settings.is_local and settings.api_key is None:
+            logger.warning("anyone who reaches %s can use this server: set an API key", settings.host)
+        embedder = Embedder(model, dtype=dtype, device=device, name=settings.model_name)
+        if settings.dims is not None:
+            check_dims(settings.dims, embedder.width)
+        _warm_up(embedder, settings.batch_tokens(embedder.device))
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        service = Service(embedder, settings)
+        logger.info("%s, %d numbers, %s on %s", embedder.name, embedder.width, embedder.dtype, embedder.device)
+        config = uvicorn.Config(
+            create_app(service),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=int(settings.grace) + 5,
+        )
+        _Server(config, service, _address(settings.host, listener), on_ready).run([listener])
+        service.batcher.join(5)
+    finally:
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, with an orderly end that is no failure: status 0 after a signal, 503 for what is late."""
+
+    should_exit: bool
+
+    def __init__(
+        self, config: uvicorn.Config, service: Service, address: str, on_ready: Callable[[str], None] | None
+    ) -> None:
+        super().__init__(config)
+        self._service, self._address, self._on_ready = service, address, on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._on_ready is not None:
+            self._on_ready(self._address)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        grace = self._service.settings.grace
+        late = asyncio.get_running_loop().call_later(grace, lambda: self._service.batcher.close(abort=True))
+        await super().shutdown(sockets)
+        late.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            os._exit(128 + sig)  # the thread that computes cannot be interrupted otherwise
+        self.should_exit = True
+
+
+def _bind(settings: ServerSettings) -> socket.socket:
+    """A socket that holds the address but does not listen yet: a client that comes too early is told so."""
+    where = f"{settings.host}:{settings.port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise OSError(f"cannot listen on {where}: {error.strerror}; try --host 127.0.0.1") from None
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {where}: {error.strerror}; try another --port, 0 for any") from None
+    return listener
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def _warm_up(embedder: Embedder, batch_tokens: int) -> None:
+    """Compute one short text and one full batch, so that the first clients do not wait for what starts lazily."""
+    text = "warm " * 30
+    embedder.encode(["a"])
+    embedder.encode([text] * max(1, batch_tokens // embedder.count([text])[0]))

@@ -1,0 +1,170 @@
+"""From the bytes of a request to what is asked for, and from vectors to the bytes of an answer."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
+
+from mrl_text.serving.errors import ApiError
+from mrl_text.suggest import did_you_mean
+
+_INPUT_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+    ],
+    "description": "One text or a list of texts.",
+}
+
+
+class EmbeddingRequest(BaseModel):
+    """Body of ``POST /v1/embeddings``. ``input`` is checked by :func:`read_inputs`, which names the first bad entry."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    input: Any = Field(json_schema_extra=_INPUT_SCHEMA)
+    model: str
+    dimensions: int | None = None
+    encoding_format: Literal["float", "base64"] | None = "float"
+    user: str | None = None
+    input_type: Literal["query", "document"] | None = None
+    prompt_name: str | None = None
+
+
+def parse_request(body: bytes) -> EmbeddingRequest:
+    """Read the body of a request.
+
+    Raises:
+        ApiError: 400 with the first thing that is wrong: not UTF-8, not JSON, a key twice, NaN, nested too deep, an
+            unknown or missing field, a wrong type.
+    """
+    try:
+        content = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not UTF-8 (byte {error.start})", code="invalid_json") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ApiError(400, f"the body is not JSON: {error.msg} ({where})", code="invalid_json") from None
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deep", code="invalid_json") from None
+    except ValueError:  # a whole number of thousands of digits
+        raise ApiError(400, "the body holds a number that is too long", code="invalid_json") from None
+    if not isinstance(content, dict):
+        raise ApiError(400, 'the body must be a JSON object, such as {"input": "a text", "model": "..."}')
+    try:
+        return EmbeddingRequest.model_validate(content)
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def read_inputs(given: Any, *, limit: int, token_ids: bool = False) -> list[str] | list[list[int]]:
+    """The inputs of a request as a list.
+
+    Args:
+        given: a text, a list of texts or, with ``token_ids``, a list of ids or of lists of ids.
+        limit: how many are allowed.
+        token_ids: take ids of tokens.
+
+    Raises:
+        ApiError: 400 with the position of the first entry that is not allowed.
+    """
+    entries = given if isinstance(given, list) else [given]
+    if entries and all(type(entry) is int for entry in entries):
+        entries = [entries]
+    if not entries:
+        _bad("input is an empty list: send at least one text")
+    if len(entries) > limit:
+        _bad(f"input has {len(entries)} entries, and at most {limit} are allowed: send several requests")
+    kind = type(entries[0])
+    if kind not in (str, list):
+        _bad(f"input must be a text or a list of texts, got {_name(entries[0])}")
+    for position, entry in enumerate(entries):
+        if type(entry) is not kind:
+            _bad(f"input[{position}] must be {_name(entries[0])} like the first, got {_name(entry)}")
+        if not entry:
+            _bad(f"input[{position}] is empty: leave it out")
+        if isinstance(entry, str) and not entry.isascii() and _has_surrogate(entry):
+            _bad(f"input[{position}] has half of a surrogate pair: it is no valid text")
+        if kind is list and not all(type(number) is int for number in entry):
+            _bad(f"input[{position}] must be a text, got a list")
+    if kind is list and not token_ids:
+        _bad(
+            "input holds token ids, which mean something to one tokenizer only: send text"
+            " (LangChain's OpenAIEmbeddings does with check_embedding_ctx_length=False)"
+        )
+    return entries
+
+
+def render_response(vectors: np.ndarray, *, model: str, encoding_format: str | None, tokens: int) -> bytes:
+    """The body of an answer.
+
+    Args:
+        vectors: float32 (n, dim), in the order of the inputs.
+        model: name of the model.
+        encoding_format: ``base64`` writes little-endian float32; otherwise lists of numbers.
+        tokens: that the model read.
+
+    Returns:
+        JSON in OpenAI's shape.
+    """
+    rows: list[Any]
+    if encoding_format == "base64":
+        rows = [base64.b64encode(row).decode("ascii") for row in vectors.astype("<f4", copy=False)]
+    else:
+        rows = vectors.tolist()
+    data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return to_json({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+def _refusal(error: ValidationError) -> ApiError:
+    """The first problem, without what was sent: it may be long."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    name = str(first["loc"][0])[:60] if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        message = f"unknown field {name!r}{did_you_mean(name or '', EmbeddingRequest.model_fields)}"
+    elif first["type"] == "missing":
+        message = f"the field {name!r} is missing"
+    else:
+        message = f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return ApiError(400, message, param=name)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ApiError(400, "the body has a key twice in one object", code="invalid_json")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ApiError(400, f"{name} is not a JSON value", code="invalid_json")
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _name(value: Any) -> str:
+    names = {
+        str: "a text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+    }
+    return "null" if value is None else names[type(value)]
+
+
+def _bad(message: str) -> NoReturn:
+    raise ApiError(400, message, param="input")
