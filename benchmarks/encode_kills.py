@@ -53,7 +53,7 @@ def _verdict(arguments: list[str], folder: Path, expected: dict[str, str], kept:
     """Let it finish and say whether it is as if undisturbed; whether it is not."""
     before = _stamps(folder)
     _finish(arguments, folder)
-    kept &= all(_stamps(folder).get(file) == stamp for file, stamp in before.items())
+    kept &= all(_stamps(folder).get(file, stamp) == stamp for file, stamp in before.items())  # .npy: none are left
     same = _hashes(folder) == expected
     print(
         f"finished: files {'identical' if same else 'DIFFERENT'}, finished shards {'kept' if kept else 'DONE AGAIN'}",

@@ -230,7 +230,8 @@ class MatryoshkaEncoder(SentenceTransformer):
             Arrays (n, dim), one per window, in the order of the texts; ``precision`` as for :meth:`encode`.
 
         Raises:
-            ValueError: impossible ``dim``, ``dtype``, ``window`` or ``token_budget``; int8 or uint8 without ranges.
+            ValueError: impossible ``dim``, ``dtype``, ``window`` or ``token_budget``; int8 or uint8 without ranges
+                of that size.
             TypeError: an input that is not a text, with its position.
 
         Example:
@@ -242,8 +243,12 @@ class MatryoshkaEncoder(SentenceTransformer):
         cut = self._checked_dim(dim)
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        if precision in ("int8", "uint8") and ranges is None:
-            raise ValueError(f"precision={precision!r} of a stream needs ranges measured on a corpus: (2, dim)")
+        size = cut or self.width
+        if precision in ("int8", "uint8") and (ranges is None or (size and np.shape(ranges) != (2, size))):
+            raise ValueError(
+                f"precision={precision!r} of a stream needs ranges measured on a corpus, of shape (2, {size or 'dim'}),"
+                f" got {'none' if ranges is None else np.shape(ranges)}"
+            )
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 text, got {window}")
         lists = windows([texts] if isinstance(texts, str) else texts, window or WINDOW)

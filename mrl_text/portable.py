@@ -53,7 +53,7 @@ def write_portable(folder: Path, *, max_seq_length: int | None, do_lower_case: b
 
     Args:
         folder: what ``SentenceTransformer.save`` wrote.
-        max_seq_length: tokens of a text that the model reads; None leaves the transformer's settings alone.
+        max_seq_length: tokens of a text that the model reads; None leaves the files alone.
         do_lower_case: whether sentence-transformers lowers the case of texts itself.
 
     Returns:

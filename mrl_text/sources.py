@@ -78,7 +78,8 @@ class Source:
     def rows(self, skip: int = 0, *, blanks: bool = False) -> Iterator[Row]:
         """The rows after the first ``skip``, blank lines left out but counted.
 
-        A row that cannot be taken apart or has no text comes with its ``problem``.
+        A blank line of CSV is a row where there is one column only. A row that cannot be taken apart or has no text
+        comes with its ``problem``.
 
         Args:
             skip: rows to pass over.
@@ -211,11 +212,13 @@ def _text(file: Path) -> Any:
 
 
 def _csv(stream: Any, file: Path) -> Iterator[list[str]]:
-    """Records of a delimited file, blank lines left out."""
+    """Header and records of a delimited file; blank lines left out, unless they are the only column's empty cells."""
     csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
     try:
-        yield from filter(None, reader)
+        names = next(filter(None, reader), [])
+        yield names
+        yield from reader if len(names) == 1 else filter(None, reader)
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{file} cannot be read after line {reader.line_num}: {error}") from error
 
@@ -225,7 +228,9 @@ def _csv_records(file: Path, skip: int) -> Iterator[tuple[int, dict[str, Any] | 
         records = _csv(stream, file)
         names = next(records, [])
         for number, cells in enumerate(itertools.islice(records, skip, None), start=skip + 1):
-            if len(cells) == len(names):
+            if not cells:
+                yield number, None
+            elif len(cells) == len(names):
                 yield number, dict(zip(names, cells, strict=True))
             else:
                 yield number, f"has {len(cells)} cells where the header has {len(names)}"
@@ -244,10 +249,11 @@ def _parquet_records(
     left = list(range(first, len(groups)))
     try:
         for batch in opened.iter_batches(_BATCH_ROWS, row_groups=left, columns=list(columns)):
-            for cells in batch.to_pylist():
+            passed = min(max(0, skip - number), len(batch))
+            number += passed
+            for cells in batch.slice(passed).to_pylist():
                 number += 1
-                if number > skip:
-                    yield number, cells
+                yield number, cells
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file} cannot be read after row {number}: {' '.join(str(error).split())[:200]}") from error
 

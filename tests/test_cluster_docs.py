@@ -32,7 +32,7 @@ import json, os, subprocess, sys
 arguments = sys.argv[1:]
 options = [arguments.pop(0) for _ in list(arguments) if arguments and arguments[0].startswith("--")]
 with open({str(tmp_path / "srun.jsonl")!r}, "a") as log:
-    log.write(json.dumps([options, arguments, os.environ.get("RAY_ADDRESS")]) + "\\n")
+    log.write(json.dumps([options, arguments, os.environ.get("RAY_ADDRESS"), os.environ["SRUN_CPUS_PER_TASK"]]) + "\\n")
 nodes = [one.partition("=")[2] for one in options if one.startswith("--nodes=")] or [os.environ["SLURM_NNODES"]]
 steps = [subprocess.Popen(arguments) for _ in range(int(nodes[0]))]
 sys.exit(max([step.wait() for step in steps]))
@@ -60,6 +60,7 @@ sys.exit(max([step.wait() for step in steps]))
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NODELIST": "localhost,second",
         "SLURM_GPUS_ON_NODE": "1",
+        "SLURM_CPUS_PER_TASK": "3",
     }
     return {**os.environ, **job, "PATH": path, "MRL_TEXT_PORT": str(port), "MRL_TEXT_WAIT": "0", "OMP_NUM_THREADS": "1"}
 
@@ -117,7 +118,8 @@ def test_ray_is_started_on_all_nodes_before_encoding(cluster: dict[str, str], tm
     assert done.returncode == 0, done.stderr
     address = f"localhost:{cluster['MRL_TEXT_PORT']}"
     steps = [json.loads(line) for line in (tmp_path / "srun.jsonl").read_text().splitlines()]
-    found = {command[2]: (options, environment) for options, command, environment in steps}
+    assert [step[3] for step in steps] == ["3", "3"]
+    found = {command[2]: (options, environment) for options, command, environment, _ in steps}
     assert found["--head"] == (["--nodes=1", "--ntasks=1", "--nodelist=localhost"], address)
     assert found[f"--address={address}"] == (["--nodes=1", "--ntasks=1", "--exclude=localhost"], address)
     commands = (tmp_path / "commands").read_text().splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -131,7 +132,7 @@ def encode_files(
     found = find_model(model)
     job = Job(
         sources=sources,
-        model=found.path,
+        model=str(Path(found.path).absolute()) if found.is_local else found.path,  # workers may be elsewhere
         dims=check_dims(dims) if dims else (),
         precisions=tuple(dict.fromkeys(precisions)),
         keep=tuple(dict.fromkeys(keep)),
@@ -158,6 +159,8 @@ def encode_files(
                 raise ValueError(f"{', '.join(map(str, inputs))}: no rows to encode")
             run = _Run(folder, engine, shards, progress)
             manifest, encoded = run.finish(job, bound, manifest)
+        elif format == "npy":
+            shutil.rmtree(folder / SHARDS, ignore_errors=True)  # of a call that was killed at its very end
         return _report(folder, manifest, encoded, time.monotonic() - started)
 
 
@@ -191,7 +194,8 @@ class _Run:
 
     def finish(self, job: Job, bound: dict[str, Any], manifest: dict[str, Any] | None) -> tuple[dict[str, Any], int]:
         """Encode what is missing and complete the folder; the manifest and the rows read now."""
-        for leftover in (self.folder / SHARDS).glob(".*"):  # of a write that was killed
+        leftovers = [*(self.folder / SHARDS).glob(".*"), *self.folder.glob(f".{MANIFEST}.*")]
+        for leftover in leftovers:  # of writes that were killed
             leftover.unlink()
         todo = [number for number in range(len(self.shards)) if not self._file(number).exists()]
         engine = open_engine(self.engine, self.shards)
@@ -201,6 +205,9 @@ class _Run:
             write_manifest(self.folder, manifest)
         else:
             job = restore(job, manifest)
+            if manifest["on_long"] != job.on_long:
+                manifest = {**manifest, "on_long": job.on_long}
+                write_manifest(self.folder, manifest)
         if todo:
             self._write(engine.encode(job, todo))
         return finish(self.folder, job, manifest, len(self.shards)), sum(map(self._rows, todo))

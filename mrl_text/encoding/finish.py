@@ -65,19 +65,14 @@ def _assemble(folder: Path, job: Job, files: list[Path], rows: int) -> None:
     names = [column_name(dim, precision) for dim in job.dims for precision in job.precisions]
     for name in names:
         partial = folder / f".{name}.npy"
-        stored: np.ndarray | None = None
-        start = 0
-        for file in files:
-            vectors = vectors_of(parquet.read_table(file, columns=[name]).column(0).combine_chunks())
-            if not rows:
-                np.save(partial, vectors)  # nothing cannot be mapped
-                continue
-            if stored is None:
-                stored = np.lib.format.open_memmap(partial, "w+", vectors.dtype, (rows, vectors.shape[1]))
-            stored[start : start + len(vectors)] = vectors
-            start += len(vectors)
-        if isinstance(stored, np.memmap):
-            stored.flush()
+        with partial.open("wb") as stream:  # not mapped: pages count as memory, and a full disk would be a crash
+            for file in files:
+                vectors = vectors_of(parquet.read_table(file, columns=[name]).column(0).combine_chunks())
+                if not stream.tell():
+                    header = np.lib.format.header_data_from_array_1_0(vectors)
+                    np.lib.format.write_array_header_1_0(stream, {**header, "shape": (rows, vectors.shape[1])})
+                stream.write(vectors.tobytes())
+            _sync(stream)
         partial.replace(folder / f"{name}.npy")
     partial = folder / f".{IDS}"
     others = [name for name in parquet.read_schema(files[0]).names if name not in names]

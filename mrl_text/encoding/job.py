@@ -113,12 +113,16 @@ def split(sources: Sequence[Source], shard_rows: int, limit: int | None) -> list
 def _count(source: Source) -> int:
     """Rows, exactly: cells of CSV may go over several lines."""
     if source.path.suffix.lower() in (".csv", ".tsv"):
-        return sum(1 for _ in source.rows())
+        return sum(1 for _ in source.rows(blanks=True))
     return source.count()
 
 
 class Reader:
-    """Reads segments, and goes on where it is if the next one follows the last."""
+    """Reads segments, and goes on where it is if the next one is behind the last.
+
+    Reading on is cheaper than from the start: a cluster's worker gets one of many shards after the other. Of Parquet
+    the row groups between are passed over.
+    """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
@@ -134,8 +138,12 @@ class Reader:
         found: list[tuple[int, Row]] = []
         for segment in segments:
             source = self._sources[segment.source]
-            if self._at != (segment.source, segment.skip):
+            at, self._at = self._at, None  # nowhere, should reading fail
+            gap = segment.skip - at[1] if at is not None and at[0] == segment.source else -1
+            if gap < 0 or (gap and source.path.suffix.lower() == ".parquet"):
                 self._rows = source.rows(segment.skip, blanks=True)
+            else:
+                next(itertools.islice(self._rows, gap, gap), None)
             rows = list(itertools.islice(self._rows, segment.take))
             if len(rows) < segment.take:
                 raise ValueError(f"{source.path} has changed while it was read: it had more rows")

@@ -139,7 +139,13 @@ def _start() -> Any:
     except ModuleNotFoundError:
         raise ModuleNotFoundError("the engine ray needs Ray: pip install 'mrl-text[ray]'") from None
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False, configure_logging=False)
+        ray.init(
+            address=None if os.environ.get("RAY_ADDRESS") else "local",  # else Ray joins any that runs on this machine
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            include_dashboard=False,
+            configure_logging=False,
+        )
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     return ray

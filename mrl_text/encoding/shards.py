@@ -39,10 +39,10 @@ def load_encoder(job: Job) -> MatryoshkaEncoder:
 def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segment]]) -> Job:
     """Settle what takes the model: sizes, what it computes in, ranges of int8 and uint8.
 
-    Ranges are the extremes in the first window (4,096 texts at most) of the first shard that has texts.
+    Ranges are the extremes in the first window of all texts, 4,096 at most.
 
     Raises:
-        ValueError: impossible sizes or dtype.
+        ValueError: impossible sizes or dtype, or no vector to take ranges from.
     """
     vectors = np.concatenate([one.vectors for one in encode_windows(encoder, [["width"]], task="document")])
     dims = check_dims(job.dims or (vectors.shape[1],), vectors.shape[1])
@@ -50,13 +50,16 @@ def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segm
     if not {"int8", "uint8"} & set(job.precisions):
         return job
     reader = Reader(job.sources)
-    for segments in shards:
-        texts = next(windows(row.text for _, row in reader.read(segments) if row.problem is None), None)
-        if texts:
-            sample = next(_encode(encoder, [texts], job)).vectors
-            cut = {dim: truncate(sample, dim) for dim in dims}
-            return dataclasses.replace(job, ranges={dim: np.stack([v.min(0), v.max(0)]) for dim, v in cut.items()})
-    return job
+    rows = (row for segments in shards for _, row in reader.read(segments))
+    texts = next(windows(row.text for row in rows if row.problem is None), None)
+    if texts is None:
+        return job
+    sample = next(_encode(encoder, [texts], job)).vectors
+    sample = sample[_usable(sample)]
+    if not len(sample):
+        raise ValueError(f"int8 and uint8 have no ranges: none of the first {len(texts)} texts got a usable vector")
+    cut = {dim: truncate(sample, dim) for dim in dims}
+    return dataclasses.replace(job, ranges={dim: np.stack([v.min(0), v.max(0)]) for dim, v in cut.items()})
 
 
 def encode_shards(
@@ -128,8 +131,7 @@ def _shard(rows: Rows, parts: Sequence[EncodedWindow], job: Job) -> bytes:
 
     vectors = np.concatenate([part.vectors for part in parts]) if parts else np.zeros((0, job.width), np.float32)
     cut = np.concatenate([part.cut for part in parts]) if parts else np.zeros(0, dtype=bool)
-    norms = np.linalg.norm(vectors, axis=1)
-    usable = np.isfinite(norms) & (norms > 0)
+    usable = _usable(vectors)
     kept: Rows = []
     places: list[int] = []
     place = -1
@@ -152,6 +154,13 @@ def _shard(rows: Rows, parts: Sequence[EncodedWindow], job: Job) -> bytes:
         places.append(place)
     columns = _columns(kept, vectors[places], job, note)
     return _parquet(columns, {"problems": problems, "rows_read": len(rows)})
+
+
+def _usable(vectors: np.ndarray) -> np.ndarray:
+    """Whether each vector has a direction, (n,)."""
+    norms = np.linalg.norm(vectors, axis=1)
+    usable: np.ndarray = np.isfinite(norms) & (norms > 0)
+    return usable
 
 
 _LONG = {

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from sentence_transformers.util import quantize_embeddings
 import mrl_text.encoding.files as files_module
 from mrl_text import MatryoshkaEncoder
 from mrl_text.encoding import encode_files, open_encoded
+from mrl_text.encoding.job import Reader, Segment
+from mrl_text.sources import Source, open_source
 from mrl_text.truncation import Precision
 from tests.encoding.conftest import sentences
 
@@ -35,8 +40,8 @@ def vectors(folder: Path, dim: int | None = None, precision: Precision = "float3
     return np.concatenate([batch.vectors for batch in open_encoded(folder).batches(dim, precision)])
 
 
-def ids(folder: Path) -> list[str]:
-    return [name for batch in open_encoded(folder).batches() for name in batch.ids]
+def ids(folder: Path, precision: Precision = "float32") -> list[str]:
+    return list(itertools.chain.from_iterable(batch.ids for batch in open_encoded(folder).batches(None, precision)))
 
 
 def test_rows_columns_and_problems(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
@@ -65,6 +70,8 @@ def test_rows_columns_and_problems(corpus: Path, tiny_bert: Path, tmp_path: Path
 def test_several_sizes_and_precisions_equal_single_ones(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
     encode(corpus, tmp_path / "all", tiny_bert, dims=[8, 32], precisions=ALL)
     full = vectors(tmp_path / "all", 32)
+    extremes = np.stack([full.min(0), full.max(0)])  # of all shards: fewer texts than ranges look at
+    np.testing.assert_allclose(open_encoded(tmp_path / "all").ranges(32), extremes, atol=1e-5)
     for dim in (8, 32):
         folder = tmp_path / f"{dim}"
         encode(corpus, folder, tiny_bert, dims=[dim], precisions=["int8"])
@@ -98,6 +105,13 @@ def test_npy_equals_parquet(corpus: Path, tiny_bert: Path, tmp_path: Path) -> No
         for name in ("parquet", "npy")
     ]
     assert langs[0] == langs[1]
+    for name in ("embedding_8.npy", "embedding_8_binary.npy"):
+        plain = io.BytesIO()
+        np.save(plain, vectors(tmp_path / "parquet", 8, "binary" if "binary" in name else "float32"))
+        assert (tmp_path / "npy" / name).read_bytes() == plain.getvalue()
+    assert not (tmp_path / "npy/shards").exists()
+    shutil.copytree(tmp_path / "parquet/shards", tmp_path / "npy/shards")  # as if killed before they were removed
+    assert encode(corpus, tmp_path / "npy", tiny_bert, format="npy", **options).encoded == 0
     assert not (tmp_path / "npy/shards").exists()
 
 
@@ -120,6 +134,36 @@ def test_shards_reach_over_files_of_every_type(tiny_bert: Path, tmp_path: Path) 
     assert ids(tmp_path / "out") == names
     expected = MatryoshkaEncoder(str(tiny_bert), device="cpu").encode(texts)
     np.testing.assert_allclose(vectors(tmp_path / "out"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_segments_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    texts = [f"text {number}" for number in range(3000)]
+    file = tmp_path / f"c.{suffix}"
+    if suffix == "parquet":
+        parquet.write_table(pa.table({"text": texts}), file, row_group_size=1300)
+    else:
+        lines = [json.dumps({"text": text}) for text in texts] if suffix == "jsonl" else ["text", *texts]
+        file.write_text("\n".join(lines))
+    opened: list[int] = []
+    rows = Source.rows
+    monkeypatch.setattr(Source, "rows", lambda *given, **named: opened.append(given[1]) or rows(*given, **named))
+    reader = Reader([open_source(file)])
+    for skip in (0, 100, 1200, 2900, 1250):  # the first, the next, behind a gap, and back
+        found = reader.read([Segment(0, skip, 50), Segment(0, skip + 50, 50)])
+        assert [(row.number, row.text) for _, row in found] == list(enumerate(texts, 1))[skip : skip + 100]
+    assert opened == ([0, 1200, 2900, 1250] if suffix == "parquet" else [0, 1250])
+    with pytest.raises(ValueError, match="had more rows"):
+        reader.read([Segment(0, 2990, 20)])
+    assert [row.number for _, row in reader.read([Segment(0, 2990, 10)])] == list(range(2991, 3001))
+
+
+def test_an_empty_cell_of_the_only_column_is_a_row(tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("text\na cat\n\na dog\n")
+    report = encode(tmp_path / "one.csv", tmp_path / "one", tiny_bert)
+    assert (report.encoded, ids(tmp_path / "one"), report.problems) == (3, ["1", "3"], ["one.csv, row 2: is blank"])
+    (tmp_path / "two.csv").write_text("text,n\na cat,1\n\na dog,2\n")
+    assert (encode(tmp_path / "two.csv", tmp_path / "two", tiny_bert).encoded, ids(tmp_path / "two")) == (2, ["1", "2"])
 
 
 def test_kept_types_and_cells_that_do_not_fit(tiny_bert: Path, tmp_path: Path) -> None:
@@ -145,6 +189,15 @@ def test_failing_policies_name_the_row(corpus: Path, tiny_bert: Path, tmp_path: 
     assert encode(corpus, tmp_path / "out", tiny_bert).rows == 297  # made up one's mind
 
 
+def test_a_stop_at_a_long_text_can_be_thought_better_of(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    options = {"shard_rows": 25, "precisions": ["float32", "int8"]}
+    encode(corpus, tmp_path / "whole", tiny_bert, **options)
+    with pytest.raises(ValueError, match="row 60 is longer"):
+        encode(corpus, tmp_path / "out", tiny_bert, on_long="fail", **options)
+    assert encode(corpus, tmp_path / "out", tiny_bert, on_long="cut", **options).encoded == 250
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_long_texts_left_out(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
     report = encode(corpus, tmp_path / "out", tiny_bert, on_long="skip")
     assert (report.rows, report.left_out, report.cut) == (296, 4, 0)
@@ -162,6 +215,15 @@ def test_rows_without_a_direction_are_left_out(tiny_bert: Path, tmp_path: Path) 
     report = encode(tmp_path / "c.txt", tmp_path / "out", tmp_path / "static")
     assert ids(tmp_path / "out") == ["1", "3"]
     assert report.problems == ["c.txt, row 2: got a vector from the model that is zero or not finite"]
+    weights = np.eye(55, 16, -6, dtype=np.float32)
+    weights[5] = np.nan  # "a"
+    MatryoshkaEncoder(modules=[StaticEmbedding(tokenizer, weights)]).save(str(tmp_path / "broken"))
+    encode(tmp_path / "c.txt", tmp_path / "int8", tmp_path / "broken", precisions=["int8"])
+    assert ids(tmp_path / "int8", "int8") == ["1", "3"]
+    assert np.isfinite(open_encoded(tmp_path / "int8").ranges(16)).all()
+    with pytest.raises(ValueError, match="none of the first 1 texts got a usable vector"):
+        (tmp_path / "d.txt").write_text("a\n")
+        encode(tmp_path / "d.txt", tmp_path / "none", tmp_path / "broken", precisions=["int8"])
 
 
 def test_all_rows_bad(tiny_bert: Path, tmp_path: Path) -> None:
@@ -187,6 +249,7 @@ def test_goes_on_where_it_was(corpus: Path, tiny_bert: Path, tmp_path: Path, mon
         encode(corpus, tmp_path / "out", tiny_bert, **options)
     monkeypatch.undo()
     (tmp_path / "out/shards/.00002.parquet.left").write_bytes(b"half")
+    (tmp_path / "out/.manifest.json.left").write_bytes(b"half")
     report = encode(corpus, tmp_path / "out", tiny_bert, **options)
     assert report.encoded == 300 - 2 * 64
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -221,8 +284,6 @@ def test_refuses_to_go_on_otherwise(
 
 
 def test_refuses_a_changed_input_or_model(tiny_bert: Path, tmp_path: Path) -> None:
-    import shutil
-
     model = tmp_path / "model"
     shutil.copytree(tiny_bert, model)
     corpus = tmp_path / "c.txt"

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mrl_text.encoding import encode_files, open_encoded
 
@@ -25,7 +26,7 @@ encode_files([sys.argv[1]], sys.argv[2], model=sys.argv[3], dims=[8, 32], precis
 def test_killed_twice(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
     options = {"dims": [8, 32], "precisions": ["float32", "int8"], "keep": ["text"], "shard_rows": 16}
     encode_files([corpus], tmp_path / "whole", model=str(tiny_bert), **options)  # type: ignore[arg-type]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     shards = tmp_path / "out/shards"
     for enough in (2, 7):
         arguments = [sys.executable, "-c", SCRIPT, str(corpus), str(tmp_path / "out"), str(tiny_bert)]

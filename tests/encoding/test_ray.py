@@ -58,7 +58,8 @@ def workers() -> list[psutil.Process]:
 def test_identical_to_local_though_a_worker_is_killed(
     cluster: None, corpus: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode_files([corpus], tmp_path / "local", model=str(tiny_bert), **OPTIONS)
+    monkeypatch.chdir(tiny_bert.parent)  # the workers have another working directory
+    encode_files([corpus], tmp_path / "local", model=tiny_bert.name, **OPTIONS)
     write = files_module.write_atomically
     killed: list[int] = []
 
@@ -72,10 +73,26 @@ def test_identical_to_local_though_a_worker_is_killed(
             time.sleep(0.05)  # the first may be at work before the second is there
 
     monkeypatch.setattr(files_module, "write_atomically", write_and_kill)
-    report = encode_files([corpus], tmp_path / "ray", model=str(tiny_bert), engine="ray", **OPTIONS)
+    report = encode_files([corpus], tmp_path / "ray", model=tiny_bert.name, engine="ray", **OPTIONS)
     assert len(killed) == 1
     assert report.rows == 297
     assert files(tmp_path / "ray") == files(tmp_path / "local")
+
+
+@pytest.mark.parametrize(("environment", "address"), [(None, "local"), ("10.0.0.1:6379", None)])
+def test_joins_the_cluster_that_the_environment_names_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, environment: str | None, address: str | None
+) -> None:
+    from mrl_text.encoding import ray_engine
+
+    found: list[Any] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address=None, **_: found.append(address))
+    ray_engine._start()
+    assert found == [address]  # None is Ray's own look into RAY_ADDRESS
 
 
 def test_problems_of_the_data_are_told(cluster: None, corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
