@@ -72,14 +72,40 @@ def check_strings(values: Sequence[str], count: int, word: str) -> None:
             raise TypeError(f"{word} must be strings; at position {position} is {type(value).__name__}: {value!r:.60}")
 
 
-def check_ids(ids: Sequence[str], count: int) -> None:
-    """Raise unless there are ``count`` different strings.
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can write it; Python's strings, and JSON, may hold half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_texts(values: Sequence[str], count: int, word: str) -> None:
+    """Raise unless there are ``count`` strings that can be stored.
 
     Raises:
-        ValueError: another number of them, or one that comes twice.
+        ValueError: another number of them, or half of a surrogate pair in one (with its position).
         TypeError: one that is not a string.
     """
-    check_strings(ids, count, "ids")
+    check_strings(values, count, word)
+    for position, value in enumerate(values):
+        _check_unicode(value, word, position)
+
+
+def _check_unicode(text: str, word: str, position: int) -> None:
+    if not is_unicode(text):
+        raise ValueError(f"{word} at position {position} has half of a surrogate pair: {text[:40]!r}; take it out")
+
+
+def check_ids(ids: Sequence[str], count: int) -> None:
+    """Raise unless there are ``count`` different strings that can be stored.
+
+    Raises:
+        ValueError: another number of them, one that comes twice, or half of a surrogate pair in one.
+        TypeError: one that is not a string.
+    """
+    check_texts(ids, count, "ids")
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
@@ -101,7 +127,7 @@ def check_columns(
 
     Raises:
         ValueError: a name that is empty or reserved, another number of values, values of several types in one column,
-            or a number that is not finite.
+            a number that is not finite, or half of a surrogate pair in a text.
         TypeError: a name that is not a string, or a value of another type (with its position).
     """
     checked: dict[str, list[Any]] = {}
@@ -147,4 +173,6 @@ def _plain(value: Any, name: str, position: int) -> Any:
         )
     if isinstance(value, float) and not np.isfinite(value):
         raise ValueError(f"column {name!r} has {value} at position {position}: use None where there is no number")
+    if isinstance(value, str):
+        _check_unicode(value, f"column {name!r}", position)
     return value

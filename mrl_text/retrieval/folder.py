@@ -269,6 +269,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
+def saved_generation(path: Path) -> int:
+    """Number of the state that counts now; it grows with every save.
+
+    Raises:
+        FileNotFoundError: no index there.
+        ValueError: what is there describes none, or is of a newer version.
+    """
+    return int(_read_manifest(path)["generation"])
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():

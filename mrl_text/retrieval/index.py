@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from mrl_text.retrieval import engine
-from mrl_text.retrieval.checks import check_columns, check_ids, check_queries, check_strings, check_vectors
+from mrl_text.retrieval.checks import check_columns, check_ids, check_queries, check_texts, check_vectors
 from mrl_text.retrieval.columns import ColumnType, merge_types
 from mrl_text.retrieval.engine import Engine
-from mrl_text.retrieval.folder import IndexFolder, whole_folder
+from mrl_text.retrieval.folder import IndexFolder, saved_generation, whole_folder
 from mrl_text.retrieval.hits import Hits, StageCost
 from mrl_text.retrieval.plan import SearchPlan
 from mrl_text.retrieval.rows import Rows, vector_files
@@ -116,10 +116,18 @@ class AdaptiveIndex:
             FileNotFoundError: there is no index, or a file of it is missing.
             ValueError: a file is not what was saved.
         """
-        read = IndexFolder.load(Path(folder))
-        if verify:
-            read.verify()
-        return cls(read)
+        path = Path(folder)
+        while True:
+            generation = saved_generation(path)
+            try:
+                read = IndexFolder.load(path)
+                if verify:
+                    read.verify()
+                return cls(read)
+            except (OSError, RuntimeError, ValueError):  # FAISS raises RuntimeError
+                if saved_generation(path) == generation:
+                    raise
+                # else another process saved meanwhile, and deleted files that only the state before needed
 
     @property
     def plan(self) -> SearchPlan | None:
@@ -198,15 +206,15 @@ class AdaptiveIndex:
         vectors = check_vectors(embeddings, self.width)
         check_ids(ids, len(vectors))
         if texts is not None:
-            check_strings(texts, len(vectors), "texts")
+            check_texts(texts, len(vectors), "texts")
         own = check_columns(columns, len(vectors))
         merge_types(self._rows.column_types, own)
         if not len(ids):
             return
         self._folder.lock()
         known = self._rows.find(ids)
+        self._rows.append(ids, vectors, texts, own)  # first: where the disk is full, the rows before stay
         self._rows.remove(known[known >= 0])
-        self._rows.append(ids, vectors, texts, own)
         self._engines.clear()
         if self._shortlist is not None:
             if self._learns() and self._rows.count >= _OUTGROWN * self._learned_from:
@@ -416,12 +424,13 @@ class AdaptiveIndex:
 
     def _ready(self, plan: SearchPlan | None) -> Engine:
         """The engine for the index's plan, or for another on the same shortlist; kept until the index changes."""
-        assert self._plan is not None
         wanted = plan or self._plan
+        assert wanted is not None
         if wanted not in self._engines:
             wanted.check(self.width)
-            if not wanted.shares_shortlist(self._plan):
-                raise ValueError(f"the index has a shortlist for {self._plan.label}: call set_plan for {wanted.label}")
+            if self._plan is None or not wanted.shares_shortlist(self._plan):
+                there = f"a shortlist for {self._plan.label}" if self._plan else "no shortlist"
+                raise ValueError(f"the index has {there}: call set_plan for {wanted.label}")
             self._engines[wanted] = Engine(wanted, self.width, self._built_shortlist(), self._sizes(wanted))
         return self._engines[wanted]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -54,7 +55,11 @@ def check_where(where: Where | None, columns: Mapping[str, ColumnType]) -> Condi
             for value in bounds.values():
                 if value is not None:
                     _check(name, value, type_)
-            checked[name] = _whole(bounds) if type_ == "int" else Range(**bounds)
+            if type_ == "int":
+                checked[name] = _whole(bounds)
+            else:
+                given = {bound: float(value) for bound, value in bounds.items() if value is not None}
+                checked[name] = Range(**given)
             continue
         single = isinstance(wanted, str) or not isinstance(wanted, Collection)
         values = tuple(_plain(value) for value in ([wanted] if single else wanted))  # type: ignore[union-attr]
@@ -62,6 +67,8 @@ def check_where(where: Where | None, columns: Mapping[str, ColumnType]) -> Condi
             _check(name, value, type_)
         if type_ == "int":  # 2.5 or 2**70 is no value of such a column, and no engine could be asked for it
             values = tuple(int(value) for value in values if value == int(value) and abs(value) < _LARGEST)
+        elif type_ == "float":  # engines take no list of both kinds of numbers
+            values = tuple(map(float, values))
         checked[name] = values
     return checked
 
@@ -111,5 +118,6 @@ def _plain(value: Any) -> Any:
 
 def _check(name: str, value: Any, type_: ColumnType) -> None:
     wrong = not isinstance(value, _HOLDS[type_]) or (isinstance(value, bool) and type_ != "bool")
-    if wrong or (isinstance(value, float) and not np.isfinite(value)):
+    endless = isinstance(value, float) and not math.isfinite(value)
+    if wrong or endless or (type_ == "float" and abs(value) > sys.float_info.max):
         raise ValueError(f"column {name!r} holds {type_} and cannot be compared with {value!r:.60}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -36,15 +37,17 @@ def without_password(url: str | Path) -> str:
 class Journal:
     """Rows of an encoded folder that a store has confirmed, and the plan that waits until all are there.
 
-    A note counts for one store and one state of the folder. It is there while a push is unfinished only: a finished one
-    that is called again sends everything again.
+    A note counts for one store, one state of the folder and one choice of columns. It is there while a push is
+    unfinished only: a finished one that is called again sends everything again.
 
     Args:
         folder: encoded rows; the note is a small file in it.
         url: of the store; a password in it is not written down.
+        keep: columns that are stored; none is all.
     """
 
-    def __init__(self, folder: Path, url: str | Path) -> None:
+    def __init__(self, folder: Path, url: str | Path, keep: Sequence[str] = ()) -> None:
+        self._keep = sorted(set(keep))
         self._url = without_password(url)
         name = hashlib.sha256(self._url.encode()).hexdigest()[:16]
         self._file = folder / f"push-{name}.json"
@@ -58,7 +61,7 @@ class Journal:
         """Note that so many rows, from the first on, are in the store for good."""
         self.rows = rows
         plan = self.plan and self.plan.to_json()
-        note = {"store": self._url, "manifest": self._manifest, "rows": rows, "plan": plan}
+        note = {"store": self._url, "manifest": self._manifest, "keep": self._keep, "rows": rows, "plan": plan}
         try:
             write_atomically(self._file, json.dumps(note, indent=1).encode())
         except OSError as error:
@@ -79,5 +82,6 @@ class Journal:
             known = json.loads(self._file.read_bytes())
         except (OSError, ValueError):
             return {}
-        fits = isinstance(known, dict) and known.get("store") == self._url and known.get("manifest") == self._manifest
+        wanted = {"store": self._url, "manifest": self._manifest, "keep": self._keep}
+        fits = isinstance(known, dict) and all(known.get(name) == value for name, value in wanted.items())
         return known if fits else {}

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
-from mrl_text.retrieval.checks import check_columns, check_ids, check_queries, check_strings, check_vectors
+from mrl_text.retrieval.checks import (
+    check_columns,
+    check_ids,
+    check_queries,
+    check_strings,
+    check_texts,
+    check_vectors,
+    is_unicode,
+)
 from mrl_text.retrieval.columns import ColumnType, merge_types
 from mrl_text.retrieval.hits import Found
 from mrl_text.retrieval.plan import SearchPlan
@@ -88,7 +96,7 @@ class PostgresStore:
         plan: SearchPlan | None = None,
         model: str | None = None,
         dims: Sequence[int] | None = None,
-        precision: Column = "halfvec",
+        precision: Column | None = None,
     ) -> PostgresStore:
         """A new, empty store; other arguments and errors as :func:`mrl_text.stores.create_store`.
 
@@ -98,20 +106,22 @@ class PostgresStore:
             plan: how to search.
             model: of the vectors.
             dims: sizes it may be cut to.
-            precision: of full vectors: ``halfvec`` (float16) or ``vector`` (float32, twice the size).
+            precision: of full vectors: ``halfvec`` (float16) or ``vector`` (float32, twice the size). None is what the
+                URL says (``type=vector``), else ``halfvec``.
 
         Raises:
             FileExistsError: there is a table of that name.
         """
-        if precision not in get_args(Column):
-            raise ValueError(f"precision {precision!r} is unknown: choose halfvec (float16) or vector (float32)")
         if check_dim(width, None) > _WIDEST:
             raise ValueError(f"pgvector takes vectors of up to {_WIDEST:,} numbers, got {width:,}")
         connection = Connection(url, install=True)
-        table = Table(connection.names, precision, int(width))
+        chosen = precision or connection.type or "halfvec"
+        if chosen not in get_args(Column):
+            raise ValueError(f"vectors of type {chosen!r} are unknown: choose halfvec (float16) or vector (float32)")
+        table = Table(connection.names, cast("Column", chosen), int(width))
         facts = {
             "format": _FORMAT,
-            "column": precision,
+            "column": chosen,
             "width": int(width),
             "model": model,
             "dims": list(check_dims([*(dims or ()), width], width)),
@@ -147,7 +157,7 @@ class PostgresStore:
         vectors = check_vectors(embeddings, self.width)
         check_ids(ids, len(vectors))
         if texts is not None:
-            check_strings(texts, len(vectors), "texts")
+            check_texts(texts, len(vectors), "texts")
         own = check_columns(columns, len(vectors), (*statements.OWN, *statements.SYSTEM))
         for name, values in {"ids": ids, "texts": texts if texts is not None else (), **own}.items():
             _check_storable(name, values)
@@ -247,7 +257,9 @@ class PostgresStore:
         table = self._table
         with link.transaction():
             merged = self._add_columns(link, own)
-            link.execute(statements.create_staging(table), {})
+            # before anything else of the table is held: whoever builds an index waits for that, and we for its end
+            link.execute(statements.lock(table), {})
+            link.execute(statements.create_staging(table, [*statements.OWN, *merged]), {})
             names = [name for name in own if name in merged]
             filled = [own[name] if merged[name] != "float" else _floats(own[name]) for name in names]
             with link.cursor().copy(statements.copy(names)) as copy:
@@ -277,7 +289,7 @@ class PostgresStore:
         """Bring the index in line with a plan and write the plan down, or with the one that is written down."""
         table = self._table
         with link.transaction():
-            link.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [tables.LOCK, table.regclass])
+            link.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [tables.LOCK, table.names[-1]])
             if keep:
                 facts = tables.facts(link, table)
                 plan = SearchPlan.from_json(facts["plan"]) if facts and facts["plan"] else None
@@ -290,10 +302,10 @@ class PostgresStore:
                 assert plan is not None
                 tables.grant_memory(link, tables.graph_bytes(table, plan, rows))
                 link.execute(statements.create_index(table, plan, tables.lists(rows)), {})
-            for name in there:
+            link.execute(sql.SQL("ANALYZE {}").format(table.quoted), {})
+            for name in there:  # last, as it holds off searches until the end of the transaction
                 if name != wanted:
                     link.execute(sql.SQL("DROP INDEX {}").format(quoted(*table.names[:-1], name)), {})
-            link.execute(sql.SQL("ANALYZE {}").format(table.quoted), {})
         self._plan = plan
 
     def _search(
@@ -354,13 +366,13 @@ def _floats(values: Sequence[Any]) -> list[float | None]:
 
 def _storable(text: str) -> bool:
     """Whether PostgreSQL can hold a text: no NUL, and nothing that UTF-8 cannot write."""
-    return "\0" not in text and (text.isascii() or not any("\ud800" <= one <= "\udfff" for one in text))
+    return "\0" not in text and is_unicode(text)
 
 
 def _check_storable(name: str, values: Sequence[Any]) -> None:
     for position, value in enumerate(values):
-        if isinstance(value, str) and not _storable(value):
-            what = "a NUL character" if "\0" in value else "half of a surrogate pair"
+        if isinstance(value, str) and "\0" in value:
             raise ValueError(
-                f"{name} at position {position} has {what}, which PostgreSQL cannot hold: {value[:40]!r}; take it out"
+                f"{name} at position {position} has a NUL character, which PostgreSQL cannot hold: {value[:40]!r}; take"
+                " it out"
             )

@@ -30,7 +30,7 @@ _WAIT = 30.0
 _PASSING = {"40001", "40P01", "53300", "57P01", "57P02", "57P03"}
 """SQLSTATEs after which the same again may work: conflicts, too many connections, a server that stops or starts."""
 _REFUSED = re.compile(r"FATAL:(?!.*(starting up|shutting down|recovery|too many|reserved for|terminating))", re.DOTALL)
-_OURS = ("table", "wait")
+_OURS = ("table", "wait", "type")
 _OLDEST = (0, 7)
 _EXTENSION = "vector"
 
@@ -40,7 +40,8 @@ class Connection:
 
     Args:
         url: ``postgresql://USER:PASSWORD@HOST:PORT/DATABASE?table=NAME``. ``table`` may be ``SCHEMA.TABLE``. ``wait``
-            is how many seconds to try again for when there is no answer. Everything else goes to libpq.
+            is how many seconds to try again for when there is no answer, ``type`` what a new table holds full vectors
+            in. Everything else goes to libpq.
         install: create the extension in the database if it is not there.
 
     Raises:
@@ -54,10 +55,11 @@ class Connection:
         rest = "&".join(piece for piece in pieces if piece.partition("=")[0] not in _OURS)
         self.names = _table_names(ours.get("table", ""))
         self.seconds = _seconds(ours.get("wait"))
+        self.type = ours.get("type")
         try:
             given = conninfo_to_dict(f"{base}?{rest}" if rest else base)
         except psycopg.ProgrammingError as error:
-            raise ValueError(f"not a URL that PostgreSQL's libpq takes: {' '.join(str(error).split())}") from None
+            raise ValueError(f"not a URL that PostgreSQL's libpq takes: {_without_url(str(error))}") from None
         self._options = _bounded(given, self.seconds)
         host = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "the local socket"
         port, database = given.get("port") or os.environ.get("PGPORT") or 5432, given.get("dbname") or "its default"
@@ -76,9 +78,9 @@ class Connection:
         Raises:
             StoreUnavailableError: no answer within the time that is waited.
             PermissionError: not allowed to that user.
-            FileNotFoundError: a table that is not there, or a database without pgvector.
+            FileNotFoundError: a table or schema that is not there, or a database without pgvector.
             ValueError: the server refuses the connection, or has no pgvector of use.
-            OSError: its disk is full.
+            OSError: its disk is full, or it gave up on a statement.
         """
         with self._lock:
             return retrying(lambda: self._attempt(work), transient=(_LostError,), seconds=self.seconds, what=self.what)
@@ -114,7 +116,7 @@ class Connection:
             raise _LostError(reason) from error
         try:
             self.pgvector = _extension(connection, install=self._install)
-            register_vector(connection)
+            _register(connection)
         except BaseException:
             connection.close()
             raise
@@ -169,6 +171,28 @@ def _bounded(given: dict[str, Any], seconds: float) -> dict[str, Any]:
     return {**waits, **given}
 
 
+def _without_url(reason: str) -> str:
+    """What libpq says of a URL; beside names of parameters it quotes parts that may hold a password."""
+    line = " ".join(reason.split())
+    return line if "query parameter" in line else line.partition(': "')[0]
+
+
+def _register(connection: psycopg.Connection[Any]) -> None:
+    """Have vectors read and written.
+
+    Raises:
+        ValueError: the extension is in a schema that is not searched.
+    """
+    try:
+        register_vector(connection)
+    except psycopg.ProgrammingError as error:
+        raise ValueError(
+            "pgvector is in a schema of the database that is not searched: append"
+            " &options=-csearch_path%3Dpublic,SCHEMA to the URL, or let an administrator run"
+            " ALTER EXTENSION vector SET SCHEMA public"
+        ) from error
+
+
 def _extension(connection: psycopg.Connection[Any], *, install: bool) -> tuple[int, ...]:
     """Version of pgvector in the database.
 
@@ -214,11 +238,13 @@ def _version(connection: psycopg.Connection[Any]) -> tuple[int, ...]:
 def _translated(error: psycopg.Error) -> Exception:
     """An error of the server in the library's words."""
     reason = " ".join(str(error).split())
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+    if isinstance(error, (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)):
         return PermissionError(f"PostgreSQL does not allow this user to do that: {reason}")
-    if isinstance(error, psycopg.errors.UndefinedTable):
-        return FileNotFoundError(f"a table of the store is gone: {reason}")
+    if isinstance(error, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
+        return FileNotFoundError(f"a table or the schema of the store is not there: {reason}")
     if isinstance(error, (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory)):
         return OSError(f"PostgreSQL is short of room: {reason}")
+    if isinstance(error, psycopg.OperationalError):  # a statement that took longer than the server allows, and the like
+        return OSError(f"PostgreSQL gave up: {reason}")
     same: Exception = error
     return same

@@ -94,7 +94,7 @@ class Table:
 
     def index_name(self, plan: SearchPlan) -> str:
         """Name of the index for a plan; tables of one schema share their names of indexes."""
-        mark = hashlib.sha256("\0".join(self.names).encode()).hexdigest()[:8]
+        mark = hashlib.sha256(self.names[-1].encode()).hexdigest()[:8]
         edges = plan.neighbours if plan.kind == "hnsw" else ""
         return f"{PREFIX}{mark}_{plan.dim}_{plan.kind}{edges}_{self.stored(plan)}"
 
@@ -184,9 +184,20 @@ def add_column(table: Table, name: str, type_: ColumnType) -> sql.Composed:
     )
 
 
-def create_staging(table: Table) -> sql.Composed:
-    """A table of the session's own, gone at the end of the transaction."""
-    return sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DROP").format(quoted(STAGING[1]), table.quoted)
+def lock(table: Table) -> sql.Composed:
+    """What adding rows will hold anyway."""
+    return sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(table.quoted)
+
+
+def create_staging(table: Table, columns: Sequence[str]) -> sql.Composed:
+    """An empty table of the session's own with these columns, gone at the end of the transaction.
+
+    Unlike ``LIKE``, the form takes over no ``NOT NULL`` of columns that others added.
+    """
+    names = sql.SQL(", ").join([quoted(name) for name in columns])
+    return sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
+        quoted(STAGING[1]), names, table.quoted
+    )
 
 
 def copy(columns: Sequence[str]) -> sql.Composed:

@@ -90,7 +90,8 @@ def push(
 
     Corpus files are encoded first. The store is made if it is not there; a row whose id is there is replaced. The
     position that the store has confirmed is noted beside the vectors, so that the same call goes on after an
-    interruption, and the store ends up as if there had been none. An empty store gets its index after the last row.
+    interruption, and the store ends up as if there had been none. An empty folder or table gets its index after the
+    last row; a Qdrant server builds while rows come.
 
     Args:
         store_url: as for :func:`mrl_text.stores.open_store`.
@@ -146,7 +147,7 @@ def push(
             f"the id {twice!r} comes twice in {folder}: take the last with --on-duplicate last, or mend it"
         )
     store = _store(store_url, source, dims, plan)
-    journal = Journal(folder, Path(store_url).resolve() if engine == "faiss" else store_url)
+    journal = Journal(folder, Path(store_url).resolve() if engine == "faiss" else store_url, keep)
     try:
         start = _confirmed(store, source, journal)
         if engine == "faiss":

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.retrieval.checks import check_columns, check_ids, check_queries, check_strings, check_vectors
+from mrl_text.retrieval.checks import check_columns, check_ids, check_queries, check_strings, check_texts, check_vectors
 from mrl_text.retrieval.columns import ColumnType, merge_types
 from mrl_text.retrieval.hits import Found
 from mrl_text.retrieval.plan import SearchPlan
@@ -143,7 +143,7 @@ class QdrantStore:
         vectors = check_vectors(embeddings, self.width)
         check_ids(ids, len(vectors))
         if texts is not None:
-            check_strings(texts, len(vectors), "texts")
+            check_texts(texts, len(vectors), "texts")
         own = check_columns(columns, len(vectors), (ID, TEXT))
         if self._remote:  # another writer may have changed the plan, and with it the vectors that a row needs
             self._refresh()
@@ -188,7 +188,16 @@ class QdrantStore:
     ) -> Found:
         """The ``k`` best rows for each query, one request for each 64; as :meth:`Store.search`."""
         vectors = check_queries(queries, k, self.width)
-        return self._search(vectors, k, where, self._plan if plan is None else self._followed(plan))
+        if plan is not None:
+            return self._search(vectors, k, where, self._followed(plan))
+        before = self._plan
+        try:
+            return self._search(vectors, k, where, before)
+        except (ValueError, FileNotFoundError):  # the vectors of a plan that somebody has replaced are gone
+            self._refresh()
+            if self._plan == before:
+                raise
+            return self._search(vectors, k, where, self._plan)
 
     def exact(self, queries: np.ndarray, k: int = 10, *, where: Where | None = None) -> Found:
         """The ``k`` best rows by comparing with every full vector."""
@@ -243,6 +252,8 @@ class QdrantStore:
             changes = {name: requests.config_change(params) for name, params in wanted.items()}
             self._call(partial(self._client.update_collection, self._collection, vectors_config=changes))
         self._keep({**self._facts, "plan": plan.to_json() if plan else None})
+        for name in wanted:  # rows that others added meanwhile, by the plan before
+            self._fill(name)
         for name in there - set(wanted):
             with contextlib.suppress(FileNotFoundError):  # older than 1.18: it stays, unused
                 self._call(partial(self._client.delete_vector_name, self._collection, name))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from mrl_text.stores.journal import without_password
 from mrl_text.stores.retry import retrying
 
 try:
@@ -76,7 +77,7 @@ class Address:
             options = dict(parse_qsl(parts.query, keep_blank_values=True))
             wait = options.pop("wait", None)
             if not parts.hostname or not collection or options or parts.fragment:
-                raise ValueError(f"{url!r} names no collection: expected {forms}")
+                raise ValueError(f"{without_password(url)!r} names no collection: expected {forms}")
             host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
             http = "https" if scheme == "qdrants" else "http"
             return cls(unquote(collection), server=f"{http}://{host}:{port}{prefix}", wait=_seconds(wait))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 _FULL: tuple[Precision, ...] = ("float32", "float16")
 _TEXT = "text"
+_HELD = re.compile(
+    r"null|bool|u?int\d+|halffloat|float|double|(large_)?string|string_view|dictionary<values=(large_)?string,.*"
+)
+"""Arrow's names of the types of columns that go into a store."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,10 @@ class PushSource:
         return model
 
     def batches(self, start: int, rows: int, keep: Sequence[str] = ()) -> Iterator[EncodedBatch]:
-        """The rows from ``start`` on, at most so many together, with the columns to store; none named is all."""
+        """The rows from ``start`` on, at most so many together, with the columns to store; none named is all.
+
+        A number that is NaN, as Parquet has it for a missing one, becomes None.
+        """
         precision = next(one for one in _FULL if one in self.encoded.manifest["precisions"])
         position = 0
         for batch in self.encoded.batches(self.width, precision, batch_rows=rows):
@@ -61,18 +70,26 @@ class PushSource:
             if first >= len(batch.ids):
                 continue
             texts = None if batch.texts is None else batch.texts[first:]
-            columns = {name: values[first:] for name, values in batch.columns.items() if not keep or name in keep}
+            kept = {name: values[first:] for name, values in batch.columns.items() if not keep or name in keep}
+            columns = {name: [None if _missing(one) else one for one in values] for name, values in kept.items()}
             yield replace(batch, ids=batch.ids[first:], vectors=batch.vectors[first:], texts=texts, columns=columns)
 
     def check_columns(self, keep: Sequence[str]) -> None:
-        """Raise unless the rows have these columns.
+        """Raise unless the rows have these columns, none being all, in types that stores hold.
 
         Raises:
-            ValueError: names one that they lack.
+            ValueError: names one that they lack, or that holds dates, lists or the like.
         """
-        known = [name for name in self.encoded.manifest["columns"] if not name.startswith("embedding_")]
+        types = self.encoded.manifest["columns"]
+        known = [name for name in types if not name.startswith("embedding_")]
         if unknown := [name for name in keep if name not in known]:
             raise ValueError(f"{self.encoded.path} has no column {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+        for name in keep or known:
+            if not _HELD.fullmatch(types[name]):
+                raise ValueError(
+                    f"{self.encoded.path}: column {name!r} holds {types[name]}, and stores hold text, numbers and truth"
+                    " values: name the columns to store, --keep, or encode a corpus that has it as text"
+                )
 
     def repeated(self) -> str | None:
         """An id that comes twice, if there is one; eight bytes a row are held."""
@@ -168,8 +185,13 @@ def _cached(paths: Sequence[Path], model: str, keep: Sequence[str], options: dic
     """Folder for the vectors of these files as they are now, by this model."""
     files = [[str(source.path), source.stamp()] for source in map(open_source, paths)]
     chosen = {name: value for name, value in options.items() if name not in ("device", "progress")}
-    key = json.dumps([files, find_model(model).revision, list(keep), chosen], sort_keys=True, default=list)
+    found = find_model(model)
+    key = json.dumps([files, found.path, found.revision, list(keep), chosen], sort_keys=True, default=list)
     return cache_dir() / "push" / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _missing(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _check_full(encoded: EncodedFolder) -> None:

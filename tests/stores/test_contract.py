@@ -153,6 +153,18 @@ def test_another_plan_for_one_search(store: Store) -> None:
         assert found.tolist() == [IDS[row] for row in np.argsort(-cosines(query, vectors())[0])[:3]]
 
 
+def test_a_plan_for_one_search_of_a_store_without_one(make: Callable[..., Store]) -> None:
+    filled, query = make(), vectors(1, seed=2)
+    filled.add(IDS, vectors())
+    filled.flush()
+    try:
+        found = filled.search(query, 3, plan=PLANS["graph"]).ids[0]
+    except ValueError as error:
+        assert "set_plan" in str(error)
+    else:
+        assert found.tolist() == [IDS[row] for row in np.argsort(-cosines(query, vectors())[0])[:3]]
+
+
 FILTERS: dict[str, tuple[dict[str, Any], Callable[[int], bool]]] = {
     "equal": ({"lang": "de"}, lambda row: row % 4 == 1),
     "several": ({"lang": ["de", "fr"]}, lambda row: row % 4 in (1, 2)),
@@ -165,6 +177,9 @@ FILTERS: dict[str, tuple[dict[str, Any], Callable[[int], bool]]] = {
     "open range": ({"score": Range(gt=2.0)}, lambda row: row % 5 != 0 and row / 8 > 2),
     "range without bounds": ({"score": Range()}, lambda row: row % 5 != 0),
     "float": ({"score": 0.875}, lambda row: row == 7),
+    "floats and whole numbers": ({"score": [1, 0.875]}, lambda row: row in (7, 8)),
+    "a bound beyond 64 bits": ({"score": Range(lt=2**70, gt=-(2**70))}, lambda row: row % 5 != 0),
+    "a number beyond 64 bits": ({"score": 2**70}, lambda row: False),
     "boolean": ({"open": True}, lambda row: row % 3 == 0),
     "no": ({"open": [False]}, lambda row: row % 3 != 0),
     "combined": (
@@ -193,6 +208,8 @@ def test_a_filter_on_a_column_that_is_not_there_is_an_error(store: Store) -> Non
         store.search(vectors(1), where={"year": "2007"})
     with pytest.raises(ValueError, match="lang"):
         store.exact(vectors(1), where={"lang": Range(gt=1)})
+    with pytest.raises(ValueError, match="score"):
+        store.search(vectors(1), where={"score": 10**400})
 
 
 def test_columns_may_come_later_and_keep_their_type(store: Store) -> None:
@@ -299,6 +316,13 @@ def test_wrong_input_is_refused_and_changes_nothing(store: Store) -> None:
         store.add(["a", "b"], good, None, {"lang": ["en"]})
     with pytest.raises(TypeError, match="position 0"):
         store.add(["a", "b"], good, None, {"tags": [["x"], ["y"]]})
+    half = "\ud800"  # of a surrogate pair: JSON can hold it, no store can
+    with pytest.raises(ValueError, match="ids at position 1 has half"):
+        store.add(["a", half], good)
+    with pytest.raises(ValueError, match="texts at position 0 has half"):
+        store.add(["a", "b"], good, [half, "text"])
+    with pytest.raises(ValueError, match="'lang' at position 1 has half"):
+        store.add(["a", "b"], good, None, {"lang": ["en", half]})
     for k in (0, -1, True, 2.5):
         with pytest.raises(ValueError, match="k must be"):
             store.search(good, k)  # type: ignore[arg-type]

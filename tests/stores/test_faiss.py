@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("faiss")
 
-from mrl_text.retrieval import AdaptiveIndex, SearchPlan
+from mrl_text.retrieval import AdaptiveIndex, SearchPlan, engine
 from mrl_text.stores import Document, Range, open_store
 from mrl_text.stores.faiss import FaissStore
 from mrl_text.truncation import truncate
@@ -140,3 +141,48 @@ def test_rows_that_a_filter_leaves_are_found_through_a_graph(tmp_path: Path) -> 
         best = part[shortlist[np.argsort(-whole[shortlist])[:10]]]
         assert len(set(ids) & {str(row) for row in best}) >= 9
     store.close()
+
+
+def test_a_row_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FaissStore.create(str(tmp_path / "index"), width=WIDTH, plan=SearchPlan(8))
+    store.add(names(0, 10), vectors(10), ["before"] * 10)
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mrl_text.retrieval.folder.IndexFolder.write_rows", full)
+        with pytest.raises(OSError, match="no space"):
+            store.add(["3"], vectors(1, seed=1), ["after"])
+    store.flush()
+    store.close()
+    store = FaissStore.open(str(tmp_path / "index"))
+    assert store.count() == 10
+    assert store.documents(["3"]) == [Document("3", "before", {})]
+    store.close()
+
+
+def test_an_index_that_is_saved_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of the state that was read first are gone when they are to be opened."""
+    writer = AdaptiveIndex.create(tmp_path / "index", width=WIDTH, plan=SearchPlan(8))
+    writer.add(names(0, 10), vectors(10))
+    writer.save()
+    read = engine.read_shortlist
+    opened: list[Path] = []
+
+    def saved_meanwhile(file: Path) -> Any:
+        opened.append(file)
+        if len(opened) == 1:
+            writer.add(["late"], vectors(1, seed=1))
+            writer.save()
+            assert not file.exists()
+        return read(file)
+
+    monkeypatch.setattr(engine, "read_shortlist", saved_meanwhile)
+    reader = AdaptiveIndex.load(tmp_path / "index")
+    assert len(opened) == 2
+    assert reader.search(vectors(1, seed=1), 1).ids.tolist() == [["late"]]
+    writer.close()
+    opened[-1].write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="bytes"):  # nobody saves: an error is an error
+        AdaptiveIndex.load(tmp_path / "index")

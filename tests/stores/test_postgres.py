@@ -449,6 +449,52 @@ def test_columns_grow_and_nothing_is_invented(store: PostgresStore, postgres_ser
         store.add(["y"], VECTORS[:1], columns={"seen": ["today"]})
 
 
+def test_a_column_of_others_that_must_be_filled_is_filled_by_its_default(
+    store: PostgresStore, postgres_server: Any
+) -> None:
+    with admin(postgres_server) as link:
+        link.execute(f"ALTER TABLE {store._table.names[0]} ADD COLUMN seen timestamptz NOT NULL DEFAULT now()")
+    store.add(["y"], VECTORS[:1])
+    assert store.documents(["y"])[0] is not None
+
+
+def test_a_table_with_and_without_its_schema_has_one_index(postgres_server: Any, table_url: Urls) -> None:
+    with (
+        PostgresStore.create(table_url("spelled"), width=WIDTH, plan=SearchPlan(8, "hnsw")) as store,
+        admin(postgres_server) as link,
+    ):
+        store.add(IDS, VECTORS)
+        store.flush()
+        index = "SELECT indexrelid FROM pg_stat_user_indexes WHERE relname = 'spelled' ORDER BY 1"
+        before = link.execute(index).fetchall()
+        with PostgresStore.open(table_url("public.spelled")) as other:
+            other.flush()
+        assert link.execute(index).fetchall() == before
+
+
+def test_building_an_index_and_adding_rows_wait_for_each_other(
+    store: PostgresStore, postgres_server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows come between the building of the new index and the end of the one before."""
+    store.set_plan(SearchPlan(8, "hnsw", shortlist=ROWS))
+    other = PostgresStore.open(store.url)
+    adding = threading.Thread(target=other.add, args=(["new"], -VECTORS[:1]))
+    quoted = statements.quoted
+
+    def rows_come(*names: str) -> Any:
+        adding.start()
+        waiting(postgres_server)
+        return quoted(*names)
+
+    monkeypatch.setattr("mrl_text.stores.postgres.quoted", rows_come)  # of the index to drop
+    store.set_plan(SearchPlan(16, "hnsw", shortlist=ROWS))
+    adding.join(30)
+    assert not adding.is_alive()
+    assert "trying again" not in caplog.text  # as after a deadlock
+    assert store.search(-VECTORS[0], 1).ids.tolist() == [["new"]]
+    other.close()
+
+
 def test_no_rows_at_all(table_url: Urls) -> None:
     with PostgresStore.create(table_url(), width=WIDTH, plan=SearchPlan(8, "hnsw")) as store:
         store.add([], np.zeros((0, WIDTH), np.float32))
@@ -469,11 +515,14 @@ def test_no_rows_at_all(table_url: Urls) -> None:
         ("postgresql://localhost/db?table=" + "x" * 64, "63 bytes"),
         ("postgresql://localhost/db?table=x&wait=soon", "wait=soon"),
         ("postgresql://localhost/db?table=x&colour=red", "colour"),
+        ("postgresql://me:geheim%zz@localhost/db?table=x", "libpq takes"),
+        ("postgresql://me:geheim@[::1/db?table=x", "libpq takes"),
     ],
 )
 def test_urls_that_cannot_be_opened(url: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         open_store(url)
+    assert "geheim" not in str(caught.value)
 
 
 def test_a_server_that_refuses_is_not_asked_again(table_url: Urls) -> None:
@@ -501,6 +550,32 @@ def test_a_database_without_pgvector(postgres_server: Any, table_url: Urls, monk
             PostgresStore.open(url)
     with pytest.raises(PermissionError, match="permission denied"):
         PostgresStore.open(url.replace("postgres:@", "guest:@"))
+
+
+def test_pgvector_in_a_schema_that_is_not_searched(postgres_server: Any, table_url: Urls) -> None:
+    with admin(postgres_server) as link:
+        link.execute("CREATE DATABASE apart")
+    with psycopg.connect(postgres_server.get_uri(database="apart"), autocommit=True) as link:
+        link.execute("CREATE SCHEMA extensions")
+        link.execute("CREATE EXTENSION vector SCHEMA extensions")
+    url = table_url(database="apart", wait=60)
+    with pytest.raises(ValueError, match="a schema of the database that is not searched"):
+        PostgresStore.create(url, width=WIDTH)
+    with PostgresStore.create(f"{url}&options=-csearch_path%3Dpublic,extensions", width=WIDTH) as store:
+        store.add(IDS, VECTORS)
+        assert store.search(QUERIES).ids.tolist() == brute()[0]
+
+
+def test_what_the_server_refuses_is_an_error_that_commands_can_show(table_url: Urls) -> None:
+    with pytest.raises(FileNotFoundError, match='schema "nowhere" does not exist'):
+        PostgresStore.create(table_url("nowhere.texts"), width=WIDTH)
+    url = table_url()
+    PostgresStore.create(url, width=WIDTH).close()
+    read_only, hasty = f"{url}&options=-cdefault_transaction_read_only%3Don", f"{url}&options=-cstatement_timeout%3D500"
+    with PostgresStore.open(read_only) as store, pytest.raises(PermissionError, match="read-only"):
+        store.add(IDS, VECTORS)
+    with PostgresStore.open(hasty) as store, pytest.raises(OSError, match="gave up"):
+        store._connection.run(lambda link: link.execute("SELECT pg_sleep(5)"))
 
 
 def test_a_connection_that_was_lost_comes_back(store: PostgresStore, postgres_server: Any) -> None:
@@ -596,3 +671,18 @@ def test_a_server_that_comes_back_is_waited_for(postgres_server: Any, table_url:
             assert store.search(QUERIES).ids.tolist() == brute()[0]
         finally:
             later.join()
+
+
+def test_the_url_says_what_a_new_table_holds_vectors_in(postgres_server: Any, table_url: Urls) -> None:
+    url = f"{table_url()}&type=vector"
+    PostgresStore.create(url, width=4).close()
+    name = url.partition("table=")[2].partition("&")[0]
+    with admin(postgres_server) as link:
+        found = link.execute(
+            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass"
+            " AND attname = 'embedding'",
+            [name],
+        ).fetchone()
+    assert found == ("vector(4)",)
+    with pytest.raises(ValueError, match="'float8' are unknown: choose halfvec"):
+        PostgresStore.create(f"{table_url()}&type=float8", width=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import random
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 pytest.importorskip("faiss")
 
@@ -87,7 +90,7 @@ def ids(rows: int = ROWS) -> list[str]:
     return [f"d'{row} ü" for row in range(rows)]
 
 
-def contents(url: str, vectors: np.ndarray | None = None) -> tuple[Any, ...]:
+def contents(url: str) -> tuple[Any, ...]:
     """All of a store that can be seen: rows, and for each row the cosine of its vector to a few fixed directions."""
     store = open_store(url)
     try:
@@ -214,6 +217,32 @@ def test_a_note_about_other_vectors_does_not_count(folder: Path, tmp_path: Path)
     manifest.write_text(manifest.read_text() + "\n")
     assert push(tmp_path / "index", folder).pushed == ROWS
     assert push(tmp_path / "other", folder).pushed == ROWS
+
+
+def test_other_columns_are_another_push(folder: Path, tmp_path: Path) -> None:
+    stopped_after(tmp_path / "index", folder, 4)
+    report = push(tmp_path / "index", folder, keep=["lang"])
+    assert report.pushed == ROWS
+    store = open_store(tmp_path / "index")
+    assert store.documents(ids()[:1]) == [Document(ids()[0], TEXTS[0], {"lang": "en", "year": None})]
+    store.close()
+
+
+def test_columns_of_parquet(tmp_path: Path, tiny_bert: Path) -> None:
+    own = {"score": [1.5, float("nan"), None], "day": [datetime.date(2020, 1, day) for day in (1, 2, 3)]}
+    parquet.write_table(pa.table({"id": ["a", "b", "c"], "text": TEXTS[:3], **own}), tmp_path / "corpus.parquet")
+    encode_files([tmp_path / "corpus.parquet"], tmp_path / "out", model=str(tiny_bert), keep=["text", *own])
+    with pytest.raises(ValueError, match="column 'day' holds date32"):
+        push(tmp_path / "index", tmp_path / "out")
+    assert not (tmp_path / "index").exists()
+    push(tmp_path / "index", tmp_path / "out", keep=["score"])
+    store = open_store(tmp_path / "index")
+    assert [one and one.columns for one in store.documents(["a", "b", "c"])] == [
+        {"score": 1.5},
+        {"score": None},
+        {"score": None},
+    ]
+    store.close()
 
 
 def test_a_folder_that_cannot_be_written_is_pushed_all_the_same(

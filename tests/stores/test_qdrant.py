@@ -221,8 +221,9 @@ def test_addresses(text: str, server: str | None, folder: Path | None, collectio
     ],
 )
 def test_addresses_that_are_none(text: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(ValueError, match=reason) as caught:
         Address.parse(text)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -376,6 +377,32 @@ def test_a_change_of_plan_that_broke_off_goes_on(server: StandIn, url: str, monk
         for name, dim in (("4_float32", 4), ("8", 8)):
             assert np.allclose(point.vector[name], truncate(vectors(60)[row], dim), atol=1e-5)
     store.close()
+
+
+def test_rows_that_another_writer_adds_while_the_plan_changes(
+    url: str, store: QdrantStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(names(10), vectors(10))
+    other, keep = open_store(url), QdrantStore._keep
+
+    def late(self: QdrantStore, facts: dict[str, Any]) -> None:
+        other.add(["late"], vectors(1, seed=1))  # by the plan before, after all other rows got the new size
+        keep(self, facts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(QdrantStore, "_keep", late)
+        store.set_plan(SearchPlan(4, shortlist=20))
+    assert store.search(vectors(1, seed=1), 1).ids.tolist() == [["late"]]
+    other.close()
+
+
+def test_a_reader_follows_a_plan_that_another_process_chose(url: str, store: QdrantStore) -> None:
+    store.add(names(10), vectors(10))
+    reader = open_store(url)
+    store.set_plan(SearchPlan(4, shortlist=20))  # what the reader's plan searches is dropped
+    assert reader.search(vectors(10), 1).ids[:, 0].tolist() == names(10)
+    assert reader.plan == SearchPlan(4, shortlist=20)
+    reader.close()
 
 
 def test_graphs_and_codes_are_changed_in_place(server: StandIn, store: QdrantStore) -> None:
