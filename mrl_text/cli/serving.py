@@ -38,7 +38,7 @@ def serve(
     ] = None,
     api_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the token instead.")] = None,
     max_batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens per forward pass, padding included; default: 2048, GPU 16384.")
+        int | None, typer.Option(min=1, help="Tokens per forward pass, padding included; default: 1536, GPU 16384.")
     ] = None,
     max_wait_ms: Annotated[float, typer.Option(min=0, help="Patience of an idle server for a fuller batch.")] = 2.0,
     max_inputs: Annotated[int, typer.Option(min=1, help="Texts per request.")] = 2048,

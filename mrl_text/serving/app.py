@@ -37,13 +37,14 @@ class Service:
     Args:
         embedder: the model.
         settings: limits and access.
+        thread: compute in a thread of its own; otherwise somebody calls ``batcher.run``.
 
     Attributes:
         batcher: computes; to be closed at the end.
         metrics: what was counted.
     """
 
-    def __init__(self, embedder: Embedder, settings: ServerSettings) -> None:
+    def __init__(self, embedder: Embedder, settings: ServerSettings, *, thread: bool = True) -> None:
         self.embedder, self.settings = embedder, settings
         self.metrics = Metrics(lambda: self.batcher.queued_tokens)
         self.batcher = Batcher(
@@ -52,6 +53,7 @@ class Service:
             max_wait_ms=settings.max_wait_ms,
             max_queue=settings.max_queue,
             observe=self._observe,
+            thread=thread,
         )
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="mrl-text-tokenize")
         self._started = int(time.time())

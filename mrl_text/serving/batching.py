@@ -1,4 +1,4 @@
-"""One thread that computes for all requests."""
+"""One thread computes for all requests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Encoder(Protocol):
 
 
 class Batcher:
-    """Merges the texts of concurrent requests into batches and computes them in one thread.
+    """Merges the texts of concurrent requests into batches, which one thread computes.
 
     While a batch is computed the next ones gather by themselves; only an idle server waits, ``max_wait_ms`` after the
     first text, for others to share its batch.
@@ -56,6 +56,7 @@ class Batcher:
         max_wait_ms: patience of an idle server, milliseconds.
         max_queue: tokens that may wait.
         observe: called after each batch, in the thread, with texts, padded tokens, tokens and seconds.
+        thread: compute in a thread of its own; otherwise somebody calls :meth:`run`.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Batcher:
         max_wait_ms: float,
         max_queue: int,
         observe: Callable[[int, int, int, float], None] | None = None,
+        thread: bool = True,
     ) -> None:
         self._encoder, self._observe = encoder, observe
         self._wait, self._max_queue = max_wait_ms / 1000, max_queue
@@ -74,8 +76,9 @@ class Batcher:
         self._jobs: set[Job] = set()
         self._closing = False
         self._rate = 0.0  # tokens per second, a running mean
-        self._thread = threading.Thread(target=self._work, name="mrl-text-compute", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self.run, name="mrl-text-compute", daemon=True) if thread else None
+        if self._thread is not None:
+            self._thread.start()
 
     @property
     def queued_tokens(self) -> int:
@@ -141,10 +144,12 @@ class Batcher:
             self._changed.notify()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the thread to end after :meth:`close`, at most ``timeout`` seconds."""
-        self._thread.join(timeout)
+        """Wait for its own thread to end after :meth:`close`, at most ``timeout`` seconds."""
+        if self._thread is not None:
+            self._thread.join(timeout)
 
-    def _work(self) -> None:
+    def run(self) -> None:
+        """Compute until the queue is closed and empty."""
         while batch := self._next_batch():
             self._compute(batch)
 

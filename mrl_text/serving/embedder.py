@@ -156,9 +156,10 @@ def _token_counter(encoder: MatryoshkaEncoder) -> Callable[[list[str]], list[int
 
         return count
     lock = threading.Lock()
+    encode = getattr(tokenizer, "encode", tokenizer.tokenize)  # the first adds special tokens
 
     def count_slowly(texts: list[str]) -> list[int]:
         with lock:
-            return [max(1, len(tokenizer.tokenize(text))) for text in texts]
+            return [max(1, len(encode(text))) for text in texts]
 
     return count_slowly

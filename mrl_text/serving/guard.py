@@ -33,7 +33,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, api_key: str | None, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
-        self._digest = _digest(api_key.encode()) if api_key is not None else None
+        self._digest = _digest(api_key.strip().encode()) if api_key is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""

@@ -135,7 +135,7 @@ class FairQueue:
             down = longer is None or (shorter is not None and shorter <= longer)
             real += lengths[low - 1] if down else lengths[high]
             padded = (high - low + 1) * max(lengths[high - 1], 0 if down else lengths[high])
-            if padded > self.batch_tokens or padded - real > _FREE_PADDING + real / 4:
+            if padded > self.batch_tokens or padded - real > _FREE_PADDING + real / 3:
                 break
             low, high = (low - 1, high) if down else (low, high + 1)
         return low, high

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -51,6 +55,7 @@ def serve(
         OSError: the address is taken or not of this machine.
     """
     settings = settings or ServerSettings()
+    switch_seconds = sys.getswitchinterval()
     listener = _bind(settings)  # before the model is loaded: an address that is taken shows at once
     try:
         if not settings.is_local and settings.api_key is None:
@@ -60,7 +65,7 @@ def serve(
             check_dims(settings.dims, embedder.width)
         _warm_up(embedder, settings.batch_tokens(embedder.device))
         sys.setswitchinterval(_SWITCH_SECONDS)
-        service = Service(embedder, settings)
+        service = Service(embedder, settings, thread=False)
         logger.info("%s, %d numbers, %s on %s", embedder.name, embedder.width, embedder.dtype, embedder.device)
         config = uvicorn.Config(
             create_app(service),
@@ -70,10 +75,44 @@ def serve(
             ws="none",
             timeout_graceful_shutdown=int(settings.grace) + 5,
         )
-        _Server(config, service, _address(settings.host, listener), on_ready).run([listener])
-        service.batcher.join(5)
+        _run(_Server(config, service, _address(settings.host, listener), on_ready), service, listener)
     finally:
+        sys.setswitchinterval(switch_seconds)
         listener.close()
+
+
+def _run(server: _Server, service: Service, listener: socket.socket) -> None:
+    """Answer requests in a second thread and compute in this one.
+
+    torch computes in the main thread with all its threads. In another it was seen to use 1.6 cores of 2.
+    """
+
+    def answer() -> None:
+        try:
+            server.run([listener])
+        finally:
+            service.batcher.close(abort=True)  # also where the server could not start
+
+    with _signals(server), ThreadPoolExecutor(1, thread_name_prefix="mrl-text-http") as threads:
+        answering = threads.submit(answer)
+        try:
+            service.batcher.run()
+        finally:  # a server that cannot compute any more must not stay
+            server.should_exit = True
+            service.batcher.close(abort=True)
+        answering.result()  # raises what ended it
+
+
+@contextmanager
+def _signals(server: _Server) -> Iterator[None]:
+    """Let the server handle the signals to stop. Only the main thread may say so."""
+    numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, server.handle_exit) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Server(uvicorn.Server):
@@ -100,7 +139,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
-            os._exit(128 + sig)  # the thread that computes cannot be interrupted otherwise
+            os._exit(128 + sig)  # everything else would wait for what is under way
         self.should_exit = True
 
 

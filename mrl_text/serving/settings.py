@@ -28,7 +28,7 @@ class ServerSettings:
     dims: tuple[int, ...] | None = None
     """Values of ``dimensions`` that are allowed beside the full width; None allows every size up to it."""
     max_batch_tokens: int | None = None
-    """Padded tokens per forward pass; None is 2,048 on a processor, whose caches hold no more, and 16,384 on a GPU."""
+    """Padded tokens per forward pass; None is 1,536 on a processor, whose caches hold little more, 16,384 on a GPU."""
     max_wait_ms: float = 2.0
     """How long an idle server waits for more texts after the first, milliseconds."""
     max_inputs: int = 2048
@@ -38,7 +38,7 @@ class ServerSettings:
     max_queue: int = 262_144
     """Tokens that may wait; a request beyond them gets 429. One alone may be larger."""
     timeout: float = 60.0
-    """Seconds from the first byte of a request to its answer."""
+    """Seconds from the headers of a request to its answer."""
     grace: float = 30.0
     """Seconds that requests under way get after the first signal to stop."""
     api_key: str | None = field(default=None, repr=False)
@@ -55,14 +55,14 @@ class ServerSettings:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("max_wait_ms", "grace"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, and finite, got {getattr(self, name)}")
         if self.api_key is not None and not self.api_key.strip():
             raise ValueError("the API key is empty: set a long random one, or none at all")
 
     def batch_tokens(self, device: str) -> int:
         """Padded tokens per forward pass on a device."""
-        return self.max_batch_tokens or (2048 if device.startswith("cpu") else 16_384)
+        return self.max_batch_tokens or (1536 if device.startswith("cpu") else 16_384)
 
     @property
     def is_local(self) -> bool:

@@ -78,9 +78,10 @@ class CardFacts:
         """
         card, there = parse(self.readme, "README.md"), None if hub is None else parse(hub, "the card on the hub")
         body = card.text
-        if there is not None and self._written_there(body, there.text, prefer):
+        theirs = there is not None and self._written_there(body, there.text, prefer)
+        if there is not None and theirs:
             body = _with_our_blocks(there.text, body)
-        body = self._with_use(self._with_sizes(self._named(body)))
+        body = self._with_use(self._with_sizes(self._named(body)), theirs=theirs)
         scores = self.measured.scores if self.measured else ()
         merge(card, self.metadata, scores, self.repo, there)
         card.text = f"\n{body.strip()}\n"
@@ -129,10 +130,12 @@ class CardFacts:
 
         return with_curve(body, self.measured.text)
 
-    def _with_use(self, body: str) -> str:
-        """Before the sizes, wherever these stand."""
+    def _with_use(self, body: str, *, theirs: bool) -> str:
+        """Before the sizes, wherever these stand; with the mark of words that the next push may replace."""
         body = remove_block(body, USE)
-        content = f"{self._example()}\n\n<!-- mrl-text words: {_digest(words(body))} -->"
+        content = self._example()
+        if not theirs:
+            content += f"\n\n<!-- mrl-text words: {_digest(words(body))} -->"
         if (found := find_block(body, SIZES)) is None:
             return replace_block(body, USE, content)
         return f"{body[: found[0]]}{replace_block('', USE, content).strip()}\n\n{body[found[0] :]}"

@@ -20,7 +20,10 @@ _ROOT = (
     " *.model chat_template.jinja *.png *.jpg *.svg LICENSE* NOTICE*"
 ).split()
 """Files beside ``modules.json`` that belong to a model; everything else in a folder is its owner's business."""
-_MODULE = ["config.json", "*.safetensors", "*.safetensors.index.json", "vocab.txt", "tokenizer*.json", "*_config.json"]
+_MODULE = (
+    "config.json *_config.json *.safetensors *.safetensors.index.json tokenizer*.json special_tokens_map.json"
+    " added_tokens.json vocab.txt vocab.json merges.txt *.model chat_template.jinja"
+).split()
 _EXPORTS = {"onnx": ["*.onnx", "*.onnx_data", "*.json"], "openvino": ["*.xml", "*.bin", "*.json"]}
 _PICKLES = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt"]
 _NAMES = ("_name_or_path", "name_or_path", "base_model")  # cut to its last part it would name another model

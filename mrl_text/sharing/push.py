@@ -110,10 +110,12 @@ def write_upload(upload: Upload, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        FileExistsError: the folder holds something else.
+        FileExistsError: the folder holds something else, or is the model's own.
     """
     place = Path(folder)
     files = {**upload.files, "README.md": upload.card.compose().encode()}
+    if any(isinstance(one, Path) and one.resolve() == (place / name).resolve() for name, one in files.items()):
+        raise FileExistsError(f"{place} is the model's own folder: name an empty one")
     if place.is_dir():
         there = {file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()}
         if other := sorted(there - files.keys()):

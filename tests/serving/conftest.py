@@ -1,12 +1,10 @@
-"""A real server in a process of its own, and one in a thread."""
+"""Real servers, each in a process of its own."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,66 +17,62 @@ pytest.importorskip("prometheus_client")
 
 KEY = "correct-horse-battery-staple"
 
-_PROGRAM = """
-import logging, sys
-logging.basicConfig(stream=sys.stderr, level=logging.INFO)
-from mrl_text.serving import ServerSettings, serve
-model, options = sys.argv[1], eval(sys.argv[2])
-dtype = options.pop("dtype", "float32")
-serve(model, ServerSettings(port=0, **options), dtype=dtype, on_ready=lambda address: print(address, flush=True))
-"""
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["mrl_text.serving"])  # torch is imported once, and every server is a fork of that
 
 
 class Running:
-    """A server process; ``log`` is what it wrote to standard error."""
+    """A server process.
 
-    def __init__(self, model: object, **options: Any) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(model), repr(options)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        self._lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
-        assert self.url.startswith("http://"), self.log
+    Args:
+        log: file for what it writes to standard error.
+    """
 
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self._lines.extend(self.process.stderr)
+    def __init__(self, model: object, log: Path, **options: Any) -> None:
+        from tests.serving.child import run
+
+        self._log = log
+        address, ready = _context.Pipe(duplex=False)
+        self.process = _context.Process(target=run, args=(str(model), options, log, ready))
+        self.process.start()
+        ready.close()
+        try:
+            self.url: str = address.recv()
+        except EOFError:
+            raise AssertionError(f"it did not start: {self.log}") from None
 
     @property
     def log(self) -> str:
-        return "".join(self._lines)
+        return self._log.read_text(encoding="utf-8")
 
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
+    def signal(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        if self.process.is_alive():
+            self.signal(signal.SIGTERM)
         self.wait()
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = 60) -> int:
         """Its exit status."""
-        status = self.process.wait(60)
-        self._reader.join(10)
-        return status
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, "it is still there"
+        return self.process.exitcode
 
 
 @pytest.fixture(scope="session")
-def start() -> Iterator[Callable[..., Running]]:
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
     """Start servers that end with the tests."""
+    logs = tmp_path_factory.mktemp("logs")
     running: list[Running] = []
 
     def run(model: object, **options: Any) -> Running:
-        running.append(Running(model, **options))
+        running.append(Running(model, logs / f"{len(running)}.txt", **options))
         return running[-1]
 
     yield run

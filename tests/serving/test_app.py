@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
+from mrl_text.serving import serve
 from mrl_text.serving.app import Service, create_app
 from mrl_text.serving.embedder import Reading
 from mrl_text.serving.settings import ServerSettings
 
 
 class Told:
-    """An embedder of width 2 that waits while it is held, and fails at "bad"."""
+    """An embedder of width 2 that waits while it is held, fails at "bad" and makes a vector too many at "odd"."""
 
-    name, width, dims, max_tokens, device = "told", 2, (2,), None, "cpu"
+    name, width, dims, max_tokens, device, dtype = "told", 2, (2,), None, "cpu", "float32"
 
     def __init__(self) -> None:
         self.free, self.busy = threading.Event(), threading.Event()
@@ -27,15 +31,15 @@ class Told:
     def reading(self, input_type: str | None, prompt_name: str | None) -> Reading:
         return Reading()
 
-    def count(self, texts: Sequence[str], reading: Reading) -> list[int]:
+    def count(self, texts: Sequence[str], reading: Reading | None = None) -> list[int]:
         return [len(text) for text in texts]
 
-    def encode(self, texts: Sequence[str], reading: Reading) -> np.ndarray:
+    def encode(self, texts: Sequence[str], reading: Reading | None = None) -> np.ndarray:
         self.busy.set()
         assert self.free.wait(20)
         if "bad" in texts:
             raise RuntimeError("secret of the model")
-        return np.array([[3, 4]] * len(texts), np.float32) / 5
+        return np.array([[3, 4]] * (len(texts) + ("odd" in texts)), np.float32) / 5
 
 
 def run(
@@ -111,3 +115,47 @@ def test_a_request_that_takes_too_long_leaves_the_queue():
         told.free.set()
 
     run(told, scenario, timeout=0.2, max_batch_tokens=40)
+
+
+def test_a_server_that_cannot_compute_any_more_ends(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mrl_text.serving.run.Embedder", lambda *_, **__: Told())
+    before = signal.getsignal(signal.SIGINT)
+    addresses: list[str] = []
+    answers: list[httpx.Response] = []
+
+    def ask(address: str) -> None:
+        addresses.append(address)
+        body = {"input": "odd", "model": "told"}
+        client = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{address}/v1/embeddings", json=body, timeout=20))
+        )
+        client.start()
+        clients.append(client)
+
+    clients: list[threading.Thread] = []
+    with pytest.raises(ValueError, match="zip"):
+        serve("told", ServerSettings(port=0), on_ready=ask)
+    clients[0].join(20)
+    assert answers[0].status_code == 503
+    assert not any(thread.name.startswith("mrl-text-http") for thread in threading.enumerate())
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", int(addresses[0].rpartition(":")[2])), timeout=5)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_start_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mrl_text.serving.run.Embedder", lambda *_, **__: Told())
+
+    def nobody_reads(_: str) -> None:
+        raise BrokenPipeError("nobody reads the address")
+
+    with pytest.raises(BrokenPipeError):
+        serve("told", ServerSettings(port=0), on_ready=nobody_reads)
+
+
+def test_blanks_around_a_token_do_not_count():
+    async def scenario(client: httpx.AsyncClient, service: Service) -> None:
+        assert (await client.get("/v1/models", headers={"authorization": "Bearer key"})).status_code == 200
+        assert (await client.get("/v1/models", headers={"authorization": "Bearer other"})).status_code == 401
+
+    run(Told(), scenario, api_key=" key ")

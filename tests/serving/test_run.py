@@ -18,6 +18,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from mrl_text.cli import app
 from mrl_text.serving import ServerSettings, read_api_key
 from tests.conftest import WORDS
 from tests.serving.conftest import Running
@@ -56,7 +57,7 @@ def until(true: Callable[[], bool], seconds: float = 20) -> None:
 def test_a_signal_lets_requests_finish(start, tiny_bert):
     server = start(tiny_bert, **SLOW)
     thread, answers = in_background(server, LONG)
-    server.process.send_signal(signal.SIGTERM)
+    server.signal(signal.SIGTERM)
     until(lambda: not reachable(server))
     assert thread.is_alive()  # the door is closed, and the request still under way
     thread.join(60)
@@ -69,7 +70,7 @@ def test_a_signal_lets_requests_finish(start, tiny_bert):
 def test_what_is_late_gets_503(start, tiny_bert):
     server = start(tiny_bert, **SLOW, grace=0.2)
     thread, answers = in_background(server, LONG)
-    server.process.send_signal(signal.SIGINT)
+    server.signal(signal.SIGINT)
     thread.join(30)
     assert answers[0].status_code == 503
     assert "stopping" in answers[0].json()["error"]["message"]
@@ -82,10 +83,10 @@ def test_a_second_signal_ends_it_at_once(start, tiny_bert):
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
     connection.request("POST", "/v1/embeddings", body, {"content-type": "application/json"})
     until(lambda: metric(server, "mrl_text_batch_texts_count") > 0)
-    server.process.send_signal(signal.SIGTERM)
+    server.signal(signal.SIGTERM)
     until(lambda: not reachable(server))
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(10) == 128 + signal.SIGTERM
+    server.signal(signal.SIGTERM)
+    assert server.wait(10) == 128 + signal.SIGTERM
     connection.close()
 
 
@@ -132,11 +133,9 @@ def test_time_limits(start, tiny_bert):
 
 def test_the_command(tiny_bert: Path, tmp_path: Path):
     (tmp_path / "key").write_text("a-long-random-token\n")
-    script = "from mrl_text.cli import app; from mrl_text.cli.serving import serve as s; import typer\n"
-    script += "app = typer.Typer(); app.command()(s); app()"
     options = ["--port", "0", "--api-key-file", str(tmp_path / "key"), "--host", "0.0.0.0", "--dims", "8,16"]
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tiny_bert), *options],
+        [sys.executable, "-c", "from mrl_text.cli import main; main()", "serve", str(tiny_bert), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -174,6 +173,7 @@ def test_an_open_door_is_warned_about(tiny_bert, caplog):
         (["--dims", "8,64"], "from 1 to 32"),
         (["--dims", "a"], "whole numbers"),
         (["--timeout", "0"], "timeout"),
+        (["--grace", "inf"], "finite"),
         (["--host", "203.0.113.7"], "cannot listen"),
         (["--host", "no such host"], "cannot listen"),
         (["--api-key-env", "NO_SUCH_VARIABLE"], "is not set"),
@@ -181,14 +181,8 @@ def test_an_open_door_is_warned_about(tiny_bert, caplog):
     ],
 )
 def test_bad_options(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str):
-    import typer
-
-    from mrl_text.cli.serving import serve
-
     monkeypatch.setattr("mrl_text.quiet.quiet_libraries", lambda: None)
-    app = typer.Typer()
-    app.command()(serve)
-    result = CliRunner().invoke(app, [str(tiny_bert), "--port", "0", *options])
+    result = CliRunner().invoke(app, ["serve", str(tiny_bert), "--port", "0", *options])
     assert result.exit_code == 2
     assert message in result.output
 

@@ -43,6 +43,20 @@ def test_everything_that_sentence_transformers_saves_goes(saved: Path) -> None:
     assert not upload.left_out
 
 
+def test_a_transformer_in_a_folder_of_its_own_keeps_its_tokenizer(model: Path) -> None:
+    names = ["special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "spiece.model", "vocab.txt"]
+    modules = json.loads((model / "modules.json").read_text())
+    (model / "0_Transformer").mkdir()
+    for file in (*model.glob("*.safetensors"), *model.glob("tokenizer*.json"), model / "config.json"):
+        file.rename(model / "0_Transformer" / file.name)
+    for name in names:
+        (model / "0_Transformer" / name).write_text("{}")
+    modules[0]["path"] = "0_Transformer"
+    (model / "modules.json").write_text(json.dumps(modules))
+    there = {f"0_Transformer/{file.name}" for file in (model / "0_Transformer").iterdir()}
+    assert there == {name for name in prepare(model, REPO).files if name.startswith("0_Transformer/")}
+
+
 def test_pickles_are_refused_or_left_out(model: Path) -> None:
     torch.save({}, model / "pytorch_model.bin")
     assert "pytorch_model.bin" in prepare(model, REPO).left_out

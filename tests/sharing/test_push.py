@@ -60,6 +60,16 @@ def test_a_dry_run_does_not_overwrite_what_is_not_its_own(saved: Path, tmp_path:
     assert "me/other" in (folder / "README.md").read_text()
 
 
+def test_a_dry_run_never_writes_into_the_model(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_name_or_path": "/home/ada/base"}))
+    before = {file: file.read_bytes() for file in (tmp_path / "model").rglob("*") if file.is_file()}
+    with pytest.raises(FileExistsError, match="the model's own folder"):
+        write_upload(prepare(tmp_path / "model", REPO), tmp_path / "model")
+    assert before == {file: file.read_bytes() for file in before}
+
+
 def test_a_second_push_sends_nothing_and_commits_nothing(
     saved: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +125,10 @@ def test_a_card_written_on_the_hub_is_not_lost(
     assert "Thanks to Ada." in card
     assert "license: mit" in card
     assert "truncate_dim=" in card
+    with pytest.raises(ValueError, match="--card hub"):  # what was kept once is not lost the next time
+        push(prepare(saved, REPO), api=api)
+    push(prepare(saved, REPO), api=api, prefer="hub")
+    assert hub.repositories[REPO].files["README.md"].decode() == card
     push(prepare(saved, REPO), api=api, prefer="local")
     assert "Thanks to Ada." not in hub.repositories[REPO].files["README.md"].decode()
 
