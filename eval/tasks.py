@@ -133,8 +133,9 @@ class TaskLoader:
         if self._mirror is not None and name not in self._own:
             folder = Path(dataset["path"])
             for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-                status = file.stat()
-                digest.update(f"{file.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+                with file.open("rb") as stream:  # not its time of change: a copy of the mirror holds the same data
+                    content = hashlib.file_digest(stream, "blake2b").hexdigest()
+                digest.update(f"{file.relative_to(folder)}\0{content}\0".encode())
         self._fingerprints[name] = digest.hexdigest()
         return self._fingerprints[name]
 
