@@ -319,7 +319,11 @@ def _print_tuning(found: Tuning) -> None:
         f"\nexact search: {found.metric} {100 * found.scores[0]:.2f} on the {number} queries chosen by,"
         f" {100 * found.scores[1]:.2f} on the other {rest}; times with {found.threads} thread{'s'[: found.threads > 1]}"
     )
-    typer.echo(f"chosen: {_label(plan.plan)}, keeps {100 * first:.2f} % and {100 * other:.2f} %")
+    low, high = plan.interval or (first, other)
+    typer.echo(
+        f"chosen: {_label(plan.plan)}, keeps {100 * first:.2f} % and {100 * other:.2f} %; other queries may give"
+        f" {100 * low:.2f} to {100 * high:.2f} %"
+    )
     if found.exact and found.exact.timing and plan.timing:
         faster = found.exact.timing.single / plan.timing.single
         if plan.ram and found.exact.ram:

@@ -29,6 +29,7 @@ class Trial:
             where it was not looked at.
         timing: seconds per query; None where it was not measured.
         ram: bytes of the shortlist.
+        interval: of the retention on all queries, 95 %: what other queries of the same kind may give.
     """
 
     plan: SearchPlan
@@ -36,11 +37,13 @@ class Trial:
     retention: tuple[float, float] | None = None
     timing: Timing | None = None
     ram: int | None = None
+    interval: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The trial as JSON values."""
         timing = self.timing and {"single": self.timing.single, "batch": self.timing.batch}
-        measured = {"retention": self.retention, "seconds_per_query": timing, "ram_bytes": self.ram}
+        measured: dict[str, Any] = {"retention": self.retention, "interval": self.interval}
+        measured |= {"seconds_per_query": timing, "ram_bytes": self.ram}
         return {"plan": self.plan.to_json(), "label": self.plan.label, "note": self.note, **measured}
 
 
@@ -89,22 +92,23 @@ class PlanTrials:
         self._metric = metric
         self._halves = halves
         self._exact = index.exact(queries, K)
-        first, second = (self._score(self._exact.ids[half], half) for half in halves)
+        self._exact_scores = [self._scores(self._exact.ids[half], half) for half in halves]
+        first, second = (float(best.mean()) for best in self._exact_scores)
         self.scores: tuple[float, float] = (first, second)
         if min(self.scores) <= 0:
             raise ValueError("exact search finds no relevant document for these queries: are they of this corpus?")
 
     def retention(self, plan: SearchPlan, half: int = 0) -> float:
         """Score of a plan over that of exact full-width search; the shortlist is built where it is another."""
-        self.use(plan)
-        rows = self._halves[half]
-        return self._score(self.search(self._queries[rows], plan).ids, rows) / self.scores[half]
+        return float(self._kept(plan, half).mean()) / self.scores[half]
 
     def measure(self, plan: SearchPlan, note: str = "") -> Trial:
         """Quality on both halves, time per query, memory."""
-        retention = self.retention(plan, 0), self.retention(plan, 1)
+        kept = [self._kept(plan, half) for half in (0, 1)]
+        first, second = (float(one.mean()) / score for one, score in zip(kept, self.scores, strict=True))
+        interval = ratio_interval(np.concatenate(kept), np.concatenate(self._exact_scores))
         timing = measure(lambda some: self.search(some, plan), self._queries[self._halves[0]])
-        return Trial(plan, note, retention, timing, self.ram())
+        return Trial(plan, note, (first, second), timing, self.ram(), interval)
 
     def measure_exact(self, plan: SearchPlan) -> Trial:
         """Time of comparing with every full vector, noted under a plan that says so; not to be chosen."""
@@ -124,10 +128,31 @@ class PlanTrials:
         """Bytes of the shortlist in use; None where that is not known."""
         return None
 
-    def _score(self, found: np.ndarray, rows: np.ndarray) -> float:
+    def _kept(self, plan: SearchPlan, half: int) -> np.ndarray:
+        """Score of a plan for each query of a half."""
+        self.use(plan)
+        rows = self._halves[half]
+        return self._scores(self.search(self._queries[rows], plan).ids, rows)
+
+    def _scores(self, found: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if self._metric == "ndcg@10":
-            return float(self._judged.subset(rows.tolist()).ndcg(found).mean())
-        return float(recall(found, self._exact.ids[rows]).mean())
+            return np.asarray(self._judged.subset(rows.tolist()).ndcg(found))
+        return np.asarray(recall(found, self._exact.ids[rows]))
+
+
+def ratio_interval(part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the ratio of two means over the same items (ratio estimator, Cochran 1977, section 6).
+
+    Args:
+        part: (n,) values above the line, two at least.
+        whole: (n,) below it.
+
+    Returns:
+        Lower and upper bound.
+    """
+    ratio = part.mean() / whole.mean()
+    half = 1.96 * np.std(part - ratio * whole, ddof=1) / (whole.mean() * len(part) ** 0.5)
+    return float(ratio - half), float(ratio + half)
 
 
 class Trials(PlanTrials):

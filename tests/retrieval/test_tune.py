@@ -20,7 +20,7 @@ from mrl_text.retrieval import tune as tuning
 from mrl_text.retrieval.judged import Judged, check_metric, read_judged, recall
 from mrl_text.retrieval.timing import Timing, measure
 from mrl_text.retrieval.timing import threads as limited_threads
-from mrl_text.retrieval.trials import Trial, Trials, smallest, steps_up_to
+from mrl_text.retrieval.trials import Trial, Trials, ratio_interval, smallest, steps_up_to
 from mrl_text.retrieval.tune import tune
 
 WIDTH, ROWS, QUERIES = 32, 600, 60
@@ -308,3 +308,14 @@ def test_a_funnel_is_tried_where_there_are_sizes_between(
     assert funnels
     assert all([dim for dim, _ in plan.rerank] == [dim for dim in (8, 16) if dim > plan.dim] for plan in funnels)
     assert replace(funnels[0], rerank=(), final=None).dim in {plan.dim for plan in wide}
+
+
+def test_the_interval_of_the_retention_is_that_of_a_bootstrap() -> None:
+    generator = np.random.default_rng(0)
+    whole = generator.beta(0.6, 1.0, 800)
+    part = np.clip(whole - generator.exponential(0.02, 800) + generator.normal(0, 0.02, 800), 0, 1)
+    rows = generator.integers(0, 800, (4000, 800))
+    low, high = np.percentile(part[rows].mean(axis=1) / whole[rows].mean(axis=1), [2.5, 97.5])
+    found = ratio_interval(part, whole)
+    assert found[0] < part.mean() / whole.mean() < found[1]
+    np.testing.assert_allclose(found, (low, high), atol=0.1 * (high - low))
