@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -228,15 +227,27 @@ def test_a_model_that_changed_since_is_warned_about(
 
 PROGRAM = """
 import sys, time
+from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.retrieval import build as building
 from mrl_text.retrieval.index import AdaptiveIndex
-save = AdaptiveIndex.save
-def slow(self, *args):
+left, where = int(sys.argv[4]), sys.argv[5]
+save, encode = AdaptiveIndex.save, MatryoshkaEncoder.encode_document
+def wait():
+    print("here", flush=True)
+    time.sleep(300)  # to be killed
+def counted_save(self, *args):
+    global left
     done = save(self, *args)
-    print("saved", flush=True)
-    time.sleep(0.05)
+    left -= 1
+    if not left and where == "between":
+        wait()
     return done
-AdaptiveIndex.save = slow
+def counted_encode(self, *args, **kwargs):
+    vectors = encode(self, *args, **kwargs)
+    if left <= 0:
+        wait()
+    return vectors
+AdaptiveIndex.save, MatryoshkaEncoder.encode_document = counted_save, counted_encode
 building.build([sys.argv[1]], sys.argv[2], model=sys.argv[3], chunk_rows=8)
 """
 
@@ -247,18 +258,16 @@ def test_a_build_that_is_interrupted_goes_on_to_the_same_index(
 ) -> None:
     build([corpus], tmp_path / "whole", model=str(tiny_bert), chunk_rows=8)
     arguments = [sys.executable, "-c", PROGRAM, str(corpus), str(tmp_path / "torn"), str(tiny_bert)]
-    for saves, pause in ((3, 0.0), (2, 0.055)):  # between two saves, then within the next chunk
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for place in (("3", "between"), ("2", "within")):  # two saves; the next chunk, encoded and not yet saved
+        process = subprocess.Popen([*arguments, *place], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None
-        for _ in range(saves):
-            assert process.stdout.readline() == "saved\n"
-        time.sleep(pause)
+        assert process.stdout.readline() == "here\n"
         os.kill(process.pid, sent)
         process.wait()
         process.stdout.close()
         assert process.returncode != 0
     rows = len(AdaptiveIndex.load(tmp_path / "torn"))
-    assert 40 <= rows < 120
+    assert rows == 40  # five chunks of 8 were saved
     report = build([corpus], tmp_path / "torn", model=str(tiny_bert), chunk_rows=8)
     assert report.encoded == 120 - rows
     (ids, texts, vectors), (whole_ids, whole_texts, whole_vectors) = (
