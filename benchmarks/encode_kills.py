@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from killing import finish, kill
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     failures = 0
     with tempfile.TemporaryDirectory() as scratch:
         started = time.monotonic()
-        _finish(options.arguments, Path(scratch) / "undisturbed")
+        finish(_command(options.arguments, Path(scratch) / "undisturbed"))
         seconds = time.monotonic() - started
         expected = _hashes(Path(scratch) / "undisturbed")
         print(f"undisturbed: {seconds:.0f} s, {len(expected)} files", flush=True)
@@ -41,7 +42,7 @@ def main() -> None:
                 failures += _verdict(options.arguments, folder, expected, kept)
                 folder, kept, before = Path(scratch) / f"killed-{number}", True, {}
             after = moments.uniform(0, seconds)
-            _kill(options.arguments, folder, after)
+            kill(_command(options.arguments, folder), after)
             now = _stamps(folder)
             kept &= all(now.get(file) == stamp for file, stamp in before.items())
             print(f"killed after {after:5.1f} s: {len(before):3d} shards before, {len(now):3d} now", flush=True)
@@ -52,7 +53,7 @@ def main() -> None:
 def _verdict(arguments: list[str], folder: Path, expected: dict[str, str], kept: bool) -> bool:
     """Let it finish and say whether it is as if undisturbed; whether it is not."""
     before = _stamps(folder)
-    _finish(arguments, folder)
+    finish(_command(arguments, folder))
     kept &= all(_stamps(folder).get(file, stamp) == stamp for file, stamp in before.items())  # .npy: none are left
     same = _hashes(folder) == expected
     print(
@@ -64,21 +65,6 @@ def _verdict(arguments: list[str], folder: Path, expected: dict[str, str], kept:
 
 def _command(arguments: list[str], folder: Path) -> list[str]:
     return [sys.executable, "-m", "mrl_text", "encode", *arguments, "--output", str(folder)]
-
-
-def _finish(arguments: list[str], folder: Path) -> None:
-    done = subprocess.run(_command(arguments, folder), capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"the encoding failed:\n{done.stderr}")
-
-
-def _kill(arguments: list[str], folder: Path, after: float) -> None:
-    process = subprocess.Popen(_command(arguments, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from killing import finish, kill
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
         for number in range(options.kills):
             folder = Path(scratch) / f"killed-{number}"
             after = moments.uniform(0, seconds)
-            _kill(options.arguments, folder, after)
+            kill(_command(options.arguments, folder), after)
             finished = _results(folder)
             same = _table(_run(options.arguments, folder)) == expected
             kept = all(_results(folder).get(file) == stamp for file, stamp in finished.items())
@@ -52,19 +53,8 @@ def _command(arguments: list[str], folder: Path) -> list[str]:
 
 
 def _run(arguments: list[str], folder: Path) -> Path:
-    done = subprocess.run(_command(arguments, folder), capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"the evaluation failed:\n{done.stderr}")
+    finish(_command(arguments, folder))
     return folder
-
-
-def _kill(arguments: list[str], folder: Path, after: float) -> None:
-    process = subprocess.Popen(_command(arguments, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _table(folder: Path) -> str:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from killing import finish, kill
 from stores import server_url
 
 from mrl_text.stores import Store, open_store
@@ -47,7 +47,7 @@ def _kill_on(name: str, options: argparse.Namespace) -> int:
     with server_url(name) as url:
         started = time.monotonic()
         whole = _place(url, "whole")
-        _run(whole, options)
+        finish(_command(whole, options))
         seconds = time.monotonic() - started
         expected, rows = _digest(whole)
         print(f"{_NAMES[name]}: undisturbed {seconds:.1f} s, {rows:,} rows", flush=True)
@@ -55,9 +55,9 @@ def _kill_on(name: str, options: argparse.Namespace) -> int:
             alive, attempt = False, 0
             while not alive:  # what was over before it could be killed shows nothing
                 place, after = _place(url, f"{number}_{attempt}"), moments.uniform(0, seconds)
-                alive, attempt = _kill(place, options, after), attempt + 1
+                alive, attempt = kill(_command(place, options), after), attempt + 1
             noted = _journal(name, options.encoded, place).rows
-            _run(place, options)
+            finish(_command(place, options))
             same = _digest(place)[0] == expected
             failures += not same
             verdict = "identical" if same else "DIFFERENT"
@@ -71,27 +71,9 @@ def _command(url: str, options: argparse.Namespace) -> list[str]:
     return [sys.executable, "-c", f"from mrl_text.stores.push import push; {call}"]
 
 
-def _run(url: str, options: argparse.Namespace) -> None:
-    done = subprocess.run(_command(url, options), capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"the push failed:\n{done.stderr}")
-
-
 def _place(url: str, name: str) -> str:
     """Another store of the same server, or another folder."""
     return url.replace("#", f"_{name}#") if "#" in url else f"{url}_{name}"
-
-
-def _kill(url: str, options: argparse.Namespace, after: float) -> bool:
-    """Whether there was something to kill."""
-    process = subprocess.Popen(_command(url, options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return True
-    return False
 
 
 def _journal(name: str, encoded: Path, url: str) -> Journal:

@@ -23,6 +23,21 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class AutoDtype(StrEnum):
+    """Choices of ``--dtype`` where ``auto`` takes bfloat16 if the device has it."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class OnError(StrEnum):
+    """Choices of ``--on-error``."""
+
+    skip = "skip"
+    fail = "fail"
+
+
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts per forward pass.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="What the model computes in.")]

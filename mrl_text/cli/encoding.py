@@ -8,15 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mrl_text.cli.common import Device, command, names, whole_numbers
-
-
-class Dtype(StrEnum):
-    """Choices of ``--dtype``."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
+from mrl_text.cli.common import AutoDtype, Device, OnError, command, names, whole_numbers
 
 
 class Format(StrEnum):
@@ -24,13 +16,6 @@ class Format(StrEnum):
 
     parquet = "parquet"
     npy = "npy"
-
-
-class OnError(StrEnum):
-    """Choices of ``--on-error``."""
-
-    skip = "skip"
-    fail = "fail"
 
 
 class OnLong(StrEnum):
@@ -69,8 +54,8 @@ def encode(
     on_long: Annotated[OnLong, typer.Option(help="What to do with texts longer than the model reads.")] = OnLong.cut,
     format: Annotated[Format, typer.Option("--format", help="Shards, or a memory-mapped array.")] = Format.parquet,
     dtype: Annotated[
-        Dtype, typer.Option(help="What the model computes in; auto: bfloat16 where the device has it.")
-    ] = Dtype.auto,
+        AutoDtype, typer.Option(help="What the model computes in; auto: bfloat16 where the device has it.")
+    ] = AutoDtype.auto,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows read per shard, which is held in memory.")] = 8192,
     token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens per batch; default: by device.")] = None,
     device: Device = None,

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mrl_text.cli.common import BatchSize, Device, Dtype, DtypeOption, check_share, command, names, whole_numbers
+from mrl_text.cli.common import (
+    BatchSize,
+    Device,
+    Dtype,
+    DtypeOption,
+    OnError,
+    check_share,
+    command,
+    names,
+    whole_numbers,
+)
 from mrl_text.cli.search import StoreUrl, print_table
 
 if TYPE_CHECKING:
@@ -23,13 +33,6 @@ if TYPE_CHECKING:
 index_app = typer.Typer(help="Build, tune and measure a search index.", no_args_is_help=True)
 
 _MB = 2**20
-
-
-class OnError(StrEnum):
-    """Choices of ``--on-error``."""
-
-    skip = "skip"
-    fail = "fail"
 
 
 class OnDuplicate(StrEnum):

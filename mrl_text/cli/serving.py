@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mrl_text.cli.common import Device, command, whole_numbers
-
-
-class ServedDtype(StrEnum):
-    """Choices of ``--dtype``."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
+from mrl_text.cli.common import AutoDtype, Device, command, whole_numbers
 
 
 @command
@@ -30,8 +21,8 @@ def serve(
         str | None, typer.Option(help="Values of dimensions to allow, comma-separated; default: every size.")
     ] = None,
     dtype: Annotated[
-        ServedDtype, typer.Option(help="What the model computes in; auto: bfloat16 where it is native.")
-    ] = ServedDtype.auto,
+        AutoDtype, typer.Option(help="What the model computes in; auto: bfloat16 where it is native.")
+    ] = AutoDtype.auto,
     model_name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
     api_key_env: Annotated[
         str | None, typer.Option(metavar="NAME", help="Variable with the token; default: MRL_TEXT_API_KEY if set.")

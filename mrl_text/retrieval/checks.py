@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,8 +108,7 @@ def check_ids(ids: Sequence[str], count: int) -> None:
     """
     check_texts(ids, count, "ids")
     if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
+        [(twice, _)] = Counter(ids).most_common(1)
         raise ValueError(f"the id {twice!r} comes twice: ids tell rows apart")
 
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _FEW_QUERIES = 50
 _WORTH_A_FUNNEL = 40  # candidates
 _ROUNDING = 1e-9
-_NEAR = 2  # times the fastest
+NEAR = 2  # times the fastest
 _MORE_EFFORT = (1.5, 2)  # than just holds on one half
 _AS_FAST = 1.05  # within this factor of the fastest, less memory decides
 
@@ -185,7 +185,7 @@ class Tried:
                 least = max(least, shortlist)  # the walk keeps at least these in view
             spent = self._measure(replace(longer, effort=least))
             measured += 1
-            if spent > _NEAR * self._best():
+            if spent > NEAR * self._best():
                 return
             more = [min(int(factor * least), max(least, efforts[-1])) for factor in _MORE_EFFORT]
             for effort in sorted(set(more) - {least}):

@@ -17,7 +17,7 @@ from mrl_text.retrieval.judged import Judged, K
 from mrl_text.retrieval.plan import CODES, KINDS, Code, Kind, SearchPlan, fits
 from mrl_text.retrieval.timing import threads as limited_threads
 from mrl_text.retrieval.trials import Trials, steps_up_to
-from mrl_text.retrieval.tried import Tried, Tuning, check_task, single
+from mrl_text.retrieval.tried import NEAR, Tried, Tuning, check_task, single
 from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import check_dims
 
@@ -26,7 +26,6 @@ FILE = "tune.json"
 
 _LONGEST_SHORTLIST = 5000
 _HIGHEST_EFFORT = 1024
-_NEAR = 2  # times the fastest
 _SMALL_CORPUS = 10_000  # rows; below, comparing with all is fast, and a graph or cells have nothing to save
 
 
@@ -176,7 +175,7 @@ class _Search(Tried):
         """More candidates, and funnels, for the comparisons with all rows that are not far from the best."""
         best = self._best()
         for enough in self._enough:
-            if enough.seconds <= _NEAR * best:
+            if enough.seconds <= NEAR * best:
                 for longer in self._longer(enough.plan.shortlist)[1:]:
                     self._measure(replace(enough.plan, shortlist=longer))
                 self._funnel(enough.plan)

@@ -26,6 +26,10 @@ class Reading(NamedTuple):
     """Route through models that treat queries and documents differently."""
 
 
+PLAIN = Reading()
+"""No prompt and no route."""
+
+
 class Embedder:
     """Encodes batches of texts that somebody else put together.
 
@@ -91,7 +95,7 @@ class Embedder:
         chosen = next((name for name in candidates if name in prompts), self._encoder.default_prompt_name)
         return Reading((prompts.get(chosen) if chosen else None) or None, input_type)
 
-    def count(self, texts: Sequence[str], reading: Reading = Reading()) -> list[int]:  # noqa: B008
+    def count(self, texts: Sequence[str], reading: Reading = PLAIN) -> list[int]:
         """Tokens of each text with its prompt and special tokens, before any cut; at least 1."""
         return self._tokenize([reading.prompt + text for text in texts] if reading.prompt else list(texts))
 
@@ -110,7 +114,7 @@ class Embedder:
                 raise ValueError(f"input[{position}] has ids outside of the model's {len(tokenizer)} tokens")
         return [tokenizer.decode(list(some), skip_special_tokens=True) for some in ids]
 
-    def encode(self, texts: Sequence[str], reading: Reading = Reading()) -> np.ndarray:  # noqa: B008
+    def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> np.ndarray:
         """Encode one batch in one forward pass.
 
         Args:

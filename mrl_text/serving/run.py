@@ -84,7 +84,8 @@ def serve(
 def _run(server: _Server, service: Service, listener: socket.socket) -> None:
     """Answer requests in a second thread and compute in this one.
 
-    torch computes in the main thread with all its threads. In another it was seen to use 1.6 cores of 2.
+    torch fills more of the processor from the main thread than from another: ``benchmarks/serve.py`` prints the cores
+    that are used.
     """
 
     def answer() -> None:
