@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -38,4 +41,54 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
+    """Refuse an output folder that holds something else than what is about to be written.
+
+    Args:
+        folder: may be missing, empty, or hold ``marker``.
+        marker: file or folder by which an earlier result is known; None replaces nothing.
+        what: that result, for the error, such as ``"adapted model"``.
+
+    Raises:
+        FileExistsError: it is a file, or it holds files without ``marker``.
+    """
+    if not folder.is_file() and not (folder.is_dir() and any(folder.iterdir())):
+        return
+    if marker is None:
+        raise FileExistsError(f"{folder} has files already: choose another folder for the {what}")
+    if not (folder / marker).exists():
+        raise FileExistsError(f"{folder} is there and holds no {what}: choose another folder")
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: Path, marker: str | None, what: str) -> Iterator[Path]:
+    """Fill a new folder that takes the place of ``folder`` when the block ends; an error leaves all as it was.
+
+    Args:
+        folder: as for :func:`check_replaceable`, which is asked again before anything is replaced.
+        marker: likewise.
+        what: likewise.
+
+    Yields:
+        An empty folder beside it, on the same disk.
+
+    Raises:
+        FileExistsError: as for :func:`check_replaceable`.
+        OSError: the place cannot be written.
+    """
+    target = folder.resolve()
+    check_replaceable(target, marker, what)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        check_replaceable(target, marker, what)  # nobody used the name in the meantime
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
         raise

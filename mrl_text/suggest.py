@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, TypeVar, get_args
+
+Choice = TypeVar("Choice")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -17,3 +20,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return f"; did you mean {close[0]!r}?"
     shown = ", ".join(candidates[:12]) + (", ..." if len(candidates) > 12 else "")
     return f"; known: {shown}"
+
+
+def check_choice(name: str, value: Choice, known: Any) -> Choice:
+    """Return ``value`` if it is one of the choices.
+
+    Args:
+        name: of the option, for the error.
+        value: what was given.
+        known: a ``Literal`` type, or the choices themselves.
+
+    Raises:
+        ValueError: it is none of them; the nearest one is named.
+    """
+    choices = get_args(known) or tuple(known)
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is unknown{did_you_mean(str(value), map(str, choices))}")
+    return value

@@ -48,6 +48,19 @@ def check_dims(dims: Sequence[int], full: int | None = None) -> tuple[int, ...]:
     return tuple(sorted({check_dim(dim, full) for dim in dims}))
 
 
+def halves(width: int, smallest: int = 16) -> tuple[int, ...]:
+    """Sizes to try for a model that does not say what it was trained for: the width, half of it, a quarter, ...
+
+    Args:
+        width: of the model.
+        smallest: the least size, unless the width itself is below.
+
+    Returns:
+        Sizes, ascending; the last is the width.
+    """
+    return tuple(sorted({width, *(size for power in range(32) if (size := width >> power) >= smallest)}))
+
+
 def truncate(embeddings: Embeddings, dim: int | None = None, *, normalize: bool = True) -> Embeddings:
     """Keep the first ``dim`` numbers of each vector and make it unit length again (arXiv 2205.13147, section 3).
 
@@ -81,6 +94,12 @@ def truncate(embeddings: Embeddings, dim: int | None = None, *, normalize: bool 
         ones = torch.ones_like(norms_tensor)
         embeddings = (wide_tensor / torch.where(norms_tensor == 0, ones, norms_tensor)).to(embeddings.dtype)
     return embeddings
+
+
+def usable(embeddings: np.ndarray) -> np.ndarray:
+    """Which vectors of a float array (n, width) have a direction: all numbers finite, not all zero; bool (n,)."""
+    norms = np.linalg.norm(embeddings, axis=-1)
+    return np.asarray(np.isfinite(norms) & (norms > 0))
 
 
 def quantize(embeddings: np.ndarray, precision: Precision, *, ranges: np.ndarray | None = None) -> np.ndarray:

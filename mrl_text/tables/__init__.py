@@ -1,0 +1,8 @@
+"""Reading users' files: rows with their place, values with their type, and all that is wrong in one error."""
+
+from __future__ import annotations
+
+from mrl_text.tables.columns import Columns, Problems, checked, read_columns, require
+from mrl_text.tables.read import SUFFIXES, Row, Table, open_table
+
+__all__ = ["SUFFIXES", "Columns", "Problems", "Row", "Table", "checked", "open_table", "read_columns", "require"]

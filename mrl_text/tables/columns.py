@@ -1,0 +1,164 @@
+"""Whole columns of a file, with the line every row starts on, and all that is wrong with them in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mrl_text.suggest import did_you_mean
+from mrl_text.tables.read import Table, open_table
+from mrl_text.tables.values import shown
+
+_SHOWN_PROBLEMS = 5
+
+T = TypeVar("T")
+
+
+class Problems:
+    """What is wrong with the rows of some files, reported together so that a user mends them together.
+
+    Args:
+        about: the file or folder, for the error.
+    """
+
+    def __init__(self, about: Path) -> None:
+        self._about = about
+        self._found: list[tuple[int, int, str]] = []
+        self._files: list[Path] = []
+
+    def follow(self, table: Table) -> None:
+        """Show the problems of this file after those of the files before."""
+        self._files.append(table.path)
+
+    def add(self, table: Table, line: int, text: str) -> None:
+        """Note a problem of the row that starts on ``line``."""
+        place = f"{table.path.name}, {table.unit} {line}"
+        self._found.append((self._files.index(table.path), line, f"{place}: {text}"))
+
+    def raise_if_any(self) -> None:
+        """Raise what was noted.
+
+        Raises:
+            ValueError: at least one problem; the first five are shown in the order of files and lines.
+        """
+        if not self._found:
+            return
+        shown = [text for _, _, text in sorted(self._found, key=lambda found: found[:2])[:_SHOWN_PROBLEMS]]
+        if more := len(self._found) - len(shown):
+            shown.append(f"... and {more} more")
+        count = "1 problem" if len(self._found) == 1 else f"{len(self._found)} problems"
+        raise ValueError(f"{self._about} has {count} to fix: {'; '.join(shown)}")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of one file, rows in the order of the file.
+
+    Attributes:
+        table: the file.
+        names: every column of the file.
+        lines: the line each row starts on, counted from 1; in Parquet the number of the row.
+        values: the columns that were asked for and are there; None where a row lacks the field.
+    """
+
+    table: Table
+    names: list[str]
+    lines: list[int]
+    values: dict[str, list[Any]]
+
+
+def read_columns(
+    file: str | Path | Table, wanted: Collection[str], problems: Problems, *, required: Sequence[Sequence[str]] = ()
+) -> Columns:
+    """Read the wanted columns; rows that cannot be read are noted and left out, blank lines are left out.
+
+    Args:
+        file: a path, or an opened table.
+        wanted: columns to keep, where the file has them.
+        problems: where malformed rows are noted.
+        required: layouts, of one of which the file must have all columns; none requires nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`~mrl_text.tables.open_table`, no row, or :func:`require`.
+    """
+    table = file if isinstance(file, Table) else open_table(file)
+    problems.follow(table)
+    names: dict[str, None] = dict.fromkeys(() if table.format == "jsonl" else table.columns)
+    lines: list[int] = []
+    values: dict[str, list[Any]] = {name: [] for name in wanted}
+    for row in table.rows(columns=list(wanted)):
+        if row.problem is not None:
+            if not row.blank:
+                problems.add(table, row.line, row.problem)
+            continue
+        names.update(dict.fromkeys(row.cells))
+        lines.append(row.line)
+        for name, column in values.items():
+            column.append(row.cells.get(name))
+    found = Columns(table, list(names), lines, {name: column for name, column in values.items() if name in names})
+    if not lines:
+        problems.raise_if_any()
+        raise ValueError(f"{table.path} has no rows under its columns {_listed(found.names)}: it needs at least one")
+    if required:
+        require(found, *required)
+    return found
+
+
+def require(columns: Columns, *layouts: Sequence[str]) -> None:
+    """Check that a file has all columns of one of the layouts.
+
+    Raises:
+        ValueError: it has not; what was found and the nearest fix are named.
+    """
+    names = columns.names
+    gaps = [[name for name in layout if name not in names] for layout in layouts]
+    if not all(gaps):
+        return
+    missing = {name for gap in gaps for name in gap}
+    others = (name for name in names if not any(name in layout for layout in layouts))
+    hints = [(name, did_you_mean(name, missing)) for name in others]
+    fixes = [f"for {shown(name)}{hint.removeprefix(';')}" for name, hint in hints if "did you mean" in hint]
+    if len(names) == 1 and ";" in names[0]:
+        fixes = ["it is separated by semicolons, so save it with commas"]
+    if not fixes:  # with no column of a layout there, it is another kind of file and nothing is near
+        near = [gap for gap, layout in zip(gaps, layouts, strict=True) if len(gap) < len(layout)]
+        fixes = [f"add {' and '.join(gap)}" for gap in near if len(gap) == min(map(len, near))]
+    accepted = " or ".join(f"({', '.join(layout)})" for layout in layouts)
+    advice = f": {', or '.join(fixes)}" if fixes else ""
+    raise ValueError(f"{columns.table.path} has the columns {_listed(names)}; it needs {accepted}{advice}")
+
+
+def checked(
+    columns: Columns, name: str, convert: Callable[[Any], T], problems: Problems, default: T | None = None
+) -> list[T]:
+    """Convert a column; a value for which ``convert`` raises ``ValueError`` is noted and left out.
+
+    Args:
+        columns: where the column is.
+        name: the column.
+        convert: from a value of the file to what is wanted, see :mod:`mrl_text.tables.values`.
+        problems: where values that cannot be converted are noted.
+        default: what a missing value means; None notes it, too.
+
+    Returns:
+        The converted values. Shorter than the file where something was noted, so rows of several columns may be
+        put together only after :meth:`Problems.raise_if_any`.
+    """
+    done = []
+    for line, value in zip(columns.lines, columns.values.get(name, [None] * len(columns.lines)), strict=True):
+        try:
+            if value is not None:
+                done.append(convert(value))
+            elif default is not None:
+                done.append(default)
+            else:
+                raise ValueError("is missing")
+        except ValueError as error:
+            problems.add(columns.table, line, f"{name} {error}")
+    return done
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(shown(name) for name in names)

@@ -1,0 +1,130 @@
+"""A corpus of any size: which columns of its files are ids and texts, and the texts row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrl_text.suggest import did_you_mean
+from mrl_text.tables.read import BLANK, TEXT, Row, Table, open_table
+from mrl_text.tables.values import any_text, identifier
+
+ID_COLUMNS = ("_id", "id", "doc_id", "docid")
+"""Columns that are taken for the ids of rows; the first there is."""
+
+TITLE = "title"  # BEIR's, encoded before the text
+
+
+@dataclass(frozen=True)
+class Text:
+    """One row of a corpus.
+
+    Attributes:
+        number: counted from 1, as :attr:`mrl_text.tables.Row.number`; blank lines count.
+        line: where it is, as :attr:`mrl_text.tables.Row.line`.
+        id: as the file has it; None where it has none.
+        text: what is encoded; empty where there is a problem.
+        problem: why the row has no text, None for a good one.
+        cells: the columns that were asked for besides, by name; a cell that is not there is None.
+    """
+
+    number: int
+    line: int
+    id: str | None
+    text: str
+    problem: str | None = None
+    cells: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def blank(self) -> bool:
+        """Whether it is an empty line, which is left out without a word."""
+        return self.problem == BLANK
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """A file of a corpus and where in it ids and texts are; :func:`open_corpus` makes it.
+
+    Attributes:
+        table: the file.
+        text_columns: joined by a blank where there are several.
+        id_column: None numbers the rows.
+        keep: columns that texts bring along in ``cells``.
+    """
+
+    table: Table
+    text_columns: tuple[str, ...]
+    id_column: str | None
+    keep: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The file, absolute."""
+        return self.table.path
+
+    def texts(self, skip: int = 0) -> Iterator[Text]:
+        """The rows after the first ``skip``; one without text, or that cannot be read, comes with its problem.
+
+        Raises:
+            ValueError: what follows cannot be read at all, as in damaged Parquet.
+        """
+        columns = list(dict.fromkeys([*self.text_columns, *filter(None, [self.id_column]), *self.keep]))
+        return map(self._text, self.table.rows(skip, columns=columns))
+
+    def _text(self, row: Row) -> Text:
+        if row.problem is not None:
+            return Text(row.number, row.line, None, "", row.problem)
+        try:
+            parts = [any_text(part) for part in map(row.cells.get, self.text_columns) if part is not None]
+            text = " ".join(filter(None, parts)).strip()
+            if not text:
+                raise ValueError("has no text")
+            name = row.cells.get(self.id_column) if self.id_column else None
+            name = None if name in (None, "") else _id(name)
+        except ValueError as error:
+            return Text(row.number, row.line, None, "", str(error))
+        return Text(row.number, row.line, name, text, None, {column: row.cells.get(column) for column in self.keep})
+
+
+def open_corpus(
+    path: str | Path, text_columns: Sequence[str] = (), id_column: str | None = None, keep: Sequence[str] = ()
+) -> CorpusFile:
+    """Find out where in a file ids and texts are; of JSON the file is read once for its columns.
+
+    Args:
+        path: see :func:`mrl_text.tables.open_table`.
+        text_columns: what to encode; none takes ``text`` and, before it, ``title`` where there is one (BEIR).
+        id_column: None takes the first of :data:`ID_COLUMNS` there is, else numbers the rows.
+        keep: columns that texts bring along.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a type of file that cannot be read, an empty or broken one, or no such column.
+    """
+    table = open_table(path)
+    known = table.columns
+    if table.format == "txt" and (id_column or keep or set(text_columns) - {TEXT}):
+        raise ValueError(f"{path} holds a text a line: it has no columns to choose")
+    if not known:
+        problem = next((row.problem for row in table.rows() if not row.blank), "holds blank lines only")
+        raise ValueError(f"{path}: the first row {problem or 'names no column'}; it takes one JSON object a line")
+    for name in (*text_columns, *([id_column] if id_column else []), *keep):
+        if name not in known:
+            raise ValueError(f"{path} has no column {name!r}{did_you_mean(name, known)}")
+    if not text_columns:
+        if TEXT not in known:
+            raise ValueError(
+                f"{path} has no column 'text' but {', '.join(map(repr, known))}: say which to encode with --text-column"
+            )
+        text_columns = [name for name in (TITLE, TEXT) if name in known]
+    id_column = id_column or next((name for name in ID_COLUMNS if name in known), None)
+    return CorpusFile(table, tuple(text_columns), id_column, tuple(keep))
+
+
+def _id(value: object) -> str:
+    try:
+        return identifier(value)
+    except ValueError as error:
+        raise ValueError(f"has an id that {error}, neither text nor a whole number") from None
