@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from mrl_text.retrieval import SearchPlan
-from mrl_text.stores import qdrant_requests as requests
+from mrl_text.search import SearchPlan
+from mrl_text.search.qdrant import requests
 from mrl_text.truncation import truncate
 
 K = 10

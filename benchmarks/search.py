@@ -24,11 +24,11 @@ from typing import Any
 import faiss
 import numpy as np
 
-from mrl_text.retrieval import AdaptiveIndex, SearchPlan
-from mrl_text.retrieval.judged import Judged, recall
-from mrl_text.retrieval.timing import measure, threads
-from mrl_text.retrieval.trials import shortlist_ram
-from mrl_text.retrieval.tune import tune
+from mrl_text.search import AdaptiveIndex, SearchPlan
+from mrl_text.search.sample_queries import Judged, recall
+from mrl_text.search.timing import measure, threads
+from mrl_text.search.trials import shortlist_ram
+from mrl_text.search.tune import tune
 
 K = 10
 _NEIGHBOURS, _CONSTRUCTION = 16, 100

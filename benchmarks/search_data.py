@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.training.docstrings import HELD_OUT_PACKAGES, load_docstrings
 
 Judgements = dict[str, dict[str, int]]
 

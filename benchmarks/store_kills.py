@@ -21,8 +21,8 @@ from typing import Any
 from killing import finish, kill
 from stores import server_url
 
-from mrl_text.stores import Store, open_store
-from mrl_text.stores.journal import Journal
+from mrl_text.search import Store, open_store
+from mrl_text.search.push_journal import Journal
 
 _NAMES = {"postgres": "PostgreSQL", "faiss": "FAISS", "qdrant": "Qdrant (local)"}
 
@@ -68,7 +68,7 @@ def _kill_on(name: str, options: argparse.Namespace) -> int:
 
 def _command(url: str, options: argparse.Namespace) -> list[str]:
     call = f"push({url!r}, {str(options.encoded)!r}, batch_rows={options.batch_rows}, checkpoint_seconds=0)"
-    return [sys.executable, "-c", f"from mrl_text.stores.push import push; {call}"]
+    return [sys.executable, "-c", f"from mrl_text.search.push import push; {call}"]
 
 
 def _place(url: str, name: str) -> str:
@@ -112,7 +112,7 @@ def _vectors(store: Any) -> Iterable[tuple[str, str]]:
             (name, row.tobytes().hex()) for name, row in zip(names, index.vectors(index.find(names)), strict=True)
         )
     elif store.url.startswith("qdrant"):
-        from mrl_text.stores.qdrant_requests import ID
+        from mrl_text.search.qdrant.requests import ID
 
         offset = None
         while True:

@@ -27,11 +27,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mrl_text.retrieval.judged import recall
-from mrl_text.retrieval.plan import SearchPlan
-from mrl_text.retrieval.timing import threads
-from mrl_text.retrieval.trials import shortlist_ram
-from mrl_text.stores import Store, create_store
+from mrl_text.search import Store, create_store
+from mrl_text.search.plan import SearchPlan
+from mrl_text.search.sample_queries import recall
+from mrl_text.search.timing import threads
+from mrl_text.search.trials import shortlist_ram
 
 K = 10
 _PASSES = 3

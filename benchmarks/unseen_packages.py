@@ -10,10 +10,10 @@ import argparse
 import numpy as np
 
 from mrl_text import MatryoshkaEncoder
+from mrl_text.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
 from mrl_text.eval.statistics import bootstrap_mean
+from mrl_text.precision import inference_dtype
 from mrl_text.quiet import quiet_libraries
-from mrl_text.training.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
-from mrl_text.training.precision import inference_dtype
 from mrl_text.training.recipe_files import load_recipe
 from mrl_text.truncation import truncate
 

@@ -10,14 +10,14 @@ from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from mrl_text.training.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
+from mrl_text.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
 
 
 class DocstringRetrieval(AbsTaskRetrieval):
     """Given the summary line of a docstring, find the rest of it among the held-out packages' documentation.
 
     One relevant document per query. The packages are never trained on
-    (:data:`mrl_text.training.docstrings.HELD_OUT_PACKAGES`). The texts depend on the installed versions, so the
+    (:data:`mrl_text.docstrings.HELD_OUT_PACKAGES`). The texts depend on the installed versions, so the
     data set revision is a hash of them: scores are compared within one environment only.
     """
 

@@ -22,7 +22,7 @@ CONTROL = "#6B6B6B"
 """Grey of whatever a model is compared with."""
 
 _MOST_TICKS = 8
-_SVG = {"svg.hashsalt": "mrl-text", "svg.fonttype": "none"}  # the same drawing is the same file; text stays text
+_SVG: Any = {"svg.hashsalt": "mrl-text", "svg.fonttype": "none"}  # the same drawing is the same file; text stays text
 _METADATA: dict[str, dict[str, Any]] = {".svg": {"Date": None}}
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.models import find_model
-from mrl_text.training.docstrings import HELD_OUT_PACKAGES, load_docstrings
-from mrl_text.training.precision import inference_dtype
+from mrl_text.precision import inference_dtype
 from mrl_text.training.recipe_files import load_recipe
 from mrl_text.training.trainer import train
 from mrl_text.truncation import truncate

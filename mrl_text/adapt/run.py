@@ -199,7 +199,7 @@ def embed(source: ModelSource, texts: Sequence[str], *, batch_size: int = 64, de
         FileNotFoundError: the model cannot be loaded.
         ValueError: it returned a number that is not finite.
     """
-    from mrl_text.training.precision import inference_dtype
+    from mrl_text.precision import inference_dtype
 
     dtype = inference_dtype()
     folder = cache_dir() / "adapt" / f"{source.label}-{source.revision}-{dtype}"

@@ -256,7 +256,7 @@ def _set_apart(texts: list[str], labels: list[str], seed: int) -> tuple[list[str
 
 def _embed(source: ModelSource, texts: Sequence[str], batch_size: int, device: str | None) -> np.ndarray:
     from mrl_text.encoder import MatryoshkaEncoder
-    from mrl_text.training.precision import inference_dtype
+    from mrl_text.precision import inference_dtype
 
     dtype = inference_dtype()
 

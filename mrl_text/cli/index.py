@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mrl_text import MatryoshkaEncoder
-    from mrl_text.retrieval import AdaptiveIndex, SearchPlan
-    from mrl_text.retrieval.judged import Judged
-    from mrl_text.retrieval.tried import Tuning
+    from mrl_text.search import AdaptiveIndex, SearchPlan
+    from mrl_text.search.sample_queries import Judged
+    from mrl_text.search.tried import Tuning
 
 index_app = typer.Typer(help="Build, tune and measure a search index.", no_args_is_help=True)
 
@@ -88,7 +88,7 @@ def build(
     from mrl_text.quiet import quiet_libraries
 
     quiet_libraries()
-    from mrl_text.retrieval.build import build as run_build
+    from mrl_text.search.build import build as run_build
 
     report = run_build(
         corpus,
@@ -154,8 +154,8 @@ def push(
     from mrl_text.quiet import quiet_libraries
 
     quiet_libraries()
-    from mrl_text.retrieval.plan import SearchPlan
-    from mrl_text.stores.push import push as run_push
+    from mrl_text.search.plan import SearchPlan
+    from mrl_text.search.push import push as run_push
 
     defaults = {"kind": "hnsw", "precision": "float16", "shortlist": 200, "effort": 200}
     report = run_push(
@@ -208,7 +208,7 @@ def tune(
     """Find the fastest plan that keeps the target on sample queries, and keep it with the index or store."""
     check_share(keep)
     sizes = whole_numbers(dims, "--dims", "64,128,256")
-    from mrl_text.stores.open import engine_of
+    from mrl_text.search.open import engine_of
 
     options: dict[str, Any] = {
         "keep": keep,
@@ -227,7 +227,7 @@ def tune(
         typer.echo("kept with the store")
         return
     index, judged, vectors = _encoded_queries(Path(store), queries, qrels, limit, device, dtype)
-    from mrl_text.retrieval.tune import tune as run_tune
+    from mrl_text.search.tune import tune as run_tune
 
     found = run_tune(index, vectors, judged, max_ram=int(max_ram * _MB) if max_ram is not None else None, **options)
     index.close()
@@ -252,7 +252,7 @@ def figure(
     """Draw recall@10 and nDCG@10 against time per query and memory."""
     sizes = whole_numbers(dims, "--dims", "64,128,256")
     index, judged, vectors = _encoded_queries(folder, queries, qrels, limit, device, dtype)
-    from mrl_text.retrieval.figure import figure as draw
+    from mrl_text.search.faiss.figure import figure as draw
 
     written = draw(index, vectors, judged, output, threads=threads, dims=sizes, dim=dim, progress=True)
     index.close()
@@ -262,11 +262,11 @@ def figure(
 def _load(folder: Path, device: str | None, dtype: str) -> tuple[AdaptiveIndex, MatryoshkaEncoder]:
     """An index and the model it was built with."""
     from mrl_text.quiet import quiet_libraries
-    from mrl_text.retrieval import AdaptiveIndex
+    from mrl_text.search import AdaptiveIndex
 
     index = AdaptiveIndex.load(folder)
     quiet_libraries()
-    from mrl_text.retrieval.build import load_model
+    from mrl_text.search.build import load_model
 
     return index, load_model(index, device, dtype)
 
@@ -274,8 +274,8 @@ def _load(folder: Path, device: str | None, dtype: str) -> tuple[AdaptiveIndex, 
 def _encoded_queries(
     folder: Path, queries: Path, qrels: Path | None, limit: int, device: str | None, dtype: Dtype
 ) -> tuple[AdaptiveIndex, Judged, np.ndarray]:
-    from mrl_text.retrieval import AdaptiveIndex
-    from mrl_text.retrieval.judged import read_judged
+    from mrl_text.search import AdaptiveIndex
+    from mrl_text.search.sample_queries import read_judged
 
     known = AdaptiveIndex.load(folder).__contains__
     judged = read_judged(queries, qrels, known=known, limit=limit)  # before the model is loaded
@@ -287,14 +287,14 @@ def _tune_store(
     url: str, queries: Path, qrels: Path | None, limit: int, device: str | None, dtype: Dtype, options: dict[str, Any]
 ) -> Tuning:
     from mrl_text.quiet import quiet_libraries
-    from mrl_text.retrieval.judged import read_judged
-    from mrl_text.stores import open_store
-    from mrl_text.stores.tune import tune as run_tune
+    from mrl_text.search import open_store
+    from mrl_text.search.sample_queries import read_judged
+    from mrl_text.search.store_tune import tune as run_tune
 
     judged = read_judged(queries, qrels, limit=limit)
     with contextlib.closing(open_store(url)) as store:
         quiet_libraries()
-        from mrl_text.stores.queries import load_model
+        from mrl_text.search.query_model import load_model
 
         vectors = load_model(store, device=device, dtype=dtype.value).encode_query(judged.texts)
         return run_tune(store, vectors, judged, **options)

@@ -13,7 +13,7 @@ import typer
 from mrl_text.cli.common import Device, command
 
 if TYPE_CHECKING:
-    from mrl_text.retrieval import StageCost
+    from mrl_text.search import StageCost
 
 _SHOWN_TEXT = 160
 Results = list[dict[str, Any]]
@@ -46,8 +46,8 @@ def search(
         raise ValueError("the query is empty")
     if explain and exact:
         raise ValueError("--explain shows the steps of the plan: leave out --exact")
-    from mrl_text.stores.conditions import parse_where
-    from mrl_text.stores.open import engine_of
+    from mrl_text.search.conditions import parse_where
+    from mrl_text.search.open import engine_of
 
     conditions = parse_where(where or [])
     if explain and (engine_of(store) != "faiss" or conditions):
@@ -68,11 +68,11 @@ def search(
 
 def _found(url: str, query: str, k: int, where: Any, exact: bool, model: str | None, device: str | None) -> Results:
     from mrl_text.quiet import quiet_libraries
-    from mrl_text.stores import open_store
+    from mrl_text.search import open_store
 
     with contextlib.closing(open_store(url)) as store:
         quiet_libraries()
-        from mrl_text.stores.queries import load_model
+        from mrl_text.search.query_model import load_model
 
         vector = load_model(store, model, device=device).encode_query(query)
         hits = (store.exact if exact else store.search)(vector, k, where=where)
@@ -88,11 +88,11 @@ def _found(url: str, query: str, k: int, where: Any, exact: bool, model: str | N
 def _explained(folder: Path, query: str, k: int, model: str | None, device: str | None) -> tuple[Results, Results]:
     """Results, and what each step cost."""
     from mrl_text.quiet import quiet_libraries
-    from mrl_text.stores.faiss import FaissStore
+    from mrl_text.search.faiss.store import FaissStore
 
     with contextlib.closing(FaissStore.open(str(folder))) as store:
         quiet_libraries()
-        from mrl_text.stores.queries import load_model
+        from mrl_text.search.query_model import load_model
 
         costs: list[StageCost]
         hits, costs = store.index.explain(load_model(store, model, device=device).encode_query(query), k)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
+from mrl_text.precision import training_precision
 from mrl_text.suggest import did_you_mean
-from mrl_text.training.precision import training_precision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

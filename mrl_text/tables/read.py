@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -163,8 +162,7 @@ class Table:
     def _is_array(self) -> bool:
         if self.format != "jsonl":
             return False
-        with closing(self._lines()) as lines:
-            first = next((line for line in lines if line.strip()), "")
+        first = next((line for line in self._lines() if line.strip()), "")
         return first.lstrip().startswith("[")
 
     def _once(self, names: list[str]) -> list[str]:
@@ -304,7 +302,8 @@ def _undecodable(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError as error:
         byte = ord(text[error.start]) - 0xDC00
-        return f"is not UTF-8 (byte 0x{byte:02x} behind {text[max(0, error.start - 20) : error.start]!r}): save it as UTF-8"
+        before = text[max(0, error.start - 20) : error.start]
+        return f"is not UTF-8 (byte 0x{byte:02x} behind {before!r}): save it as UTF-8"
     return None
 
 
@@ -359,5 +358,5 @@ def _parquet_rows(path: Path, skip: int, columns: Sequence[str] | None) -> Itera
         opened.close()
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException | None) -> str:
     return " ".join(str(error).split())[:200]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrl_text.training.docstrings import HELD_OUT_PACKAGES, load_docstrings
+from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.training.recipe import SourceConfig
 
 if TYPE_CHECKING:

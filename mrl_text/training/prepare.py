@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 
+from mrl_text.precision import inference_dtype
 from mrl_text.training.corpus import training_prompts
-from mrl_text.training.precision import inference_dtype
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.run import RunFolder
 

@@ -25,6 +25,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource
+from mrl_text.precision import training_precision
 from mrl_text.training.base import check_recipe, load_base
 from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
 from mrl_text.training.card import sizes_measured, write_card
@@ -32,7 +33,6 @@ from mrl_text.training.corpus import batch_arguments, load_training_data, traini
 from mrl_text.training.data import load_source
 from mrl_text.training.evaluator import NestedRetrievalEvaluator
 from mrl_text.training.losses import build_loss
-from mrl_text.training.precision import training_precision
 from mrl_text.training.prepare import prepare
 from mrl_text.training.recipe import DEFAULT_SEED, Recipe
 from mrl_text.training.run import RunFolder, describe_data, explain_failed_write

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from mrl_text.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
 from mrl_text.eval.docstring_task import DocstringRetrieval
-from mrl_text.training.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
 
 
 def test_every_query_has_its_own_document_and_nothing_else_to_find() -> None:

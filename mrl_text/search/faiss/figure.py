@@ -1,0 +1,182 @@
+"""Quality of an index against what a search costs: time per query and memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from tqdm.auto import tqdm
+
+from mrl_text.files import write_atomically
+from mrl_text.search.build import default_plan
+from mrl_text.search.faiss.index import AdaptiveIndex
+from mrl_text.search.plan import SearchPlan
+from mrl_text.search.sample_queries import Judged, K, recall
+from mrl_text.search.timing import measure
+from mrl_text.search.timing import threads as limited_threads
+from mrl_text.search.trials import shortlist_ram
+from mrl_text.truncation import check_dims
+
+_SHORTLISTS = (10, 20, 50, 100, 200, 500, 1000)
+_EFFORTS = (10, 20, 40, 80, 160, 320, 640)
+_STYLES = {  # Okabe and Ito's palette, as in the other figures
+    "exact, full width": ("*", "black"),
+    "one size, all rows": ("o", "#6B6B6B"),
+    "full width, HNSW": ("^", "#E69F00"),
+    "adaptive, all rows": ("s", "#0072B2"),
+    "funnel, all rows": ("D", "#009E73"),
+    "adaptive, HNSW": ("v", "#D55E00"),
+    "this index": ("P", "#CC79A7"),
+}
+_LABELS = {"recall": "recall@10 of the exact results (x100)", "ndcg": "nDCG@10 (x100)"}
+_COSTS = {"milliseconds": "time per query, one at a time (ms)", "ram_mb": "memory of the shortlist (MB)"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to search and what it gives.
+
+    Attributes:
+        line: the family it belongs to.
+        label: of the plan.
+        effort: of the plan, where its kind has a use for it.
+        recall: share of the exact ten results that were found.
+        ndcg: nDCG@10; None without judgements.
+        milliseconds: per query, one at a time.
+        milliseconds_in_batch: per query, all in one call.
+        ram_mb: shortlist in memory, MB of 2**20 bytes.
+    """
+
+    line: str
+    label: str
+    effort: int | None
+    recall: float
+    ndcg: float | None
+    milliseconds: float
+    milliseconds_in_batch: float
+    ram_mb: float
+
+
+def figure(
+    index: AdaptiveIndex,
+    queries: np.ndarray,
+    judged: Judged,
+    folder: str | Path,
+    *,
+    threads: int = 1,
+    dims: Sequence[int] | None = None,
+    dim: int | None = None,
+    progress: bool = False,
+) -> list[Path]:
+    """Measure ways to search an index and draw them; writes ``search.png`` and ``search.csv``.
+
+    Exact search at full width, each size alone, HNSW at full width, a shortlist with rerank (all rows, and HNSW on
+    int8), a funnel over all sizes, and the index's own plan. Lines vary the shortlist, or the effort of the graph.
+
+    Args:
+        index: nothing of it is saved, but its plan is replaced.
+        queries: float32 (n, width).
+        judged: the same queries; with judgements nDCG@10 is drawn, too.
+        folder: where the files go.
+        threads: that searches are timed with.
+        dims: sizes to draw; None takes those of the model.
+        dim: prefix of the shortlists; None takes that of the index's plan.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: a size that the index does not have, or no query.
+    """
+    if not len(queries):
+        raise ValueError("there are no queries to measure with")
+    sizes = check_dims([*(dims or index.facts.get("dims") or []), index.width], index.width)
+    plans = list(_plans(index, sizes, dim))
+    with limited_threads(threads):
+        exact = index.exact(queries, K).ids
+        points = []
+        for line, plan in tqdm(plans, desc="Measuring", unit="plan", disable=not progress):
+            index.set_plan(plan)
+            found = index.search(queries, K).ids
+            timing = measure(lambda some: index.search(some, K), queries)
+            ndcg = float(judged.ndcg(found).mean()) if judged.relevant is not None else None
+            single, batch = 1000 * timing.single, 1000 * timing.batch
+            effort = None if plan.kind == "flat" else plan.effort
+            ram = shortlist_ram(index) / 2**20
+            quality = float(recall(found, exact).mean())
+            points.append(Point(line, plan.label, effort, quality, ndcg, single, batch, ram))
+    table = pd.DataFrame([asdict(point) for point in points])
+    facts = f"{len(index):,} documents, {len(queries):,} queries, {threads} thread{'s'[: threads > 1]}"
+    return [
+        _write(Path(folder) / "search.csv", table.to_csv(index=False, float_format="%.6g").encode()),
+        _write(Path(folder) / "search.png", _draw(table, facts)),
+    ]
+
+
+def _plans(index: AdaptiveIndex, sizes: Sequence[int], dim: int | None) -> Iterator[tuple[str, SearchPlan]]:
+    """Plans by line; those that share a shortlist follow each other, as another one has to be built."""
+    width = index.width
+    own = index.plan
+    if own is not None:
+        yield "this index", own
+    prefix = dim or (own.dim if own is not None and own.dim < width else default_plan(len(index), width, sizes).dim)
+    for size in sizes:
+        single = SearchPlan(size, "flat", "float32", shortlist=K, final=size)
+        yield ("exact, full width" if size == width else "one size, all rows"), single
+    levels = [level for level in _SHORTLISTS if level < len(index)]
+    if prefix < width:
+        yield from (("adaptive, all rows", SearchPlan(prefix, shortlist=level)) for level in levels)
+        graph = SearchPlan(prefix, "hnsw", "int8")
+        yield from (("adaptive, HNSW", replace(graph, shortlist=level, effort=level)) for level in levels)
+    if len(dims := [prefix, *(size for size in sizes if size > prefix)]) > 2:
+        yield from (("funnel, all rows", SearchPlan.funnel(dims, shortlist=level)) for level in levels)
+    full = SearchPlan(width, "hnsw", "float32", shortlist=K, final=width)
+    yield from (("full width, HNSW", replace(full, effort=effort)) for effort in _EFFORTS)
+
+
+def _draw(table: pd.DataFrame, facts: str) -> bytes:
+    metrics = ["recall", *(["ndcg"] if table["ndcg"].notna().all() else [])]
+    drawn = Figure(figsize=(11, 1.2 + 3.7 * len(metrics)), layout="constrained")
+    FigureCanvasAgg(drawn)
+    panels = drawn.subplots(len(metrics), 2, sharey="row", squeeze=False)
+    for row, metric in enumerate(metrics):
+        for column, cost in enumerate(_COSTS):
+            _draw_panel(panels[row, column], table, metric, cost)
+        panels[row, 0].set_ylabel(_LABELS[metric])
+    for column, label in enumerate(_COSTS.values()):
+        panels[-1, column].set_xlabel(label)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9, title=facts)
+    stream = io.BytesIO()
+    drawn.savefig(stream, format="png", dpi=150)
+    return stream.getvalue()
+
+
+def _draw_panel(axes: Axes, table: pd.DataFrame, metric: str, cost: str) -> None:
+    axes.set_xscale("log")
+    for name, (marker, color) in _STYLES.items():
+        points = table[table["line"] == name]
+        if len(points) == 0:
+            continue
+        alone = len(points) == 1
+        style = {"linestyle": "", "markersize": 12, "zorder": 3} if alone else {"linewidth": 1.4, "markersize": 5}
+        axes.plot(points[cost], 100 * points[metric], marker=marker, color=color, label=name, **style)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _write(file: Path, content: bytes) -> Path:
+    write_atomically(file, content)
+    return file

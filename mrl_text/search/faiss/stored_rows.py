@@ -1,0 +1,277 @@
+"""The rows of an index: vectors, ids, texts, the user's own columns, and which of them were taken out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mrl_text.search.columns import ColumnType, as_array, empty_array, field_name, merge_types
+from mrl_text.search.faiss.folder import VECTORS, IndexFolder
+from mrl_text.search.faiss.ids import IdLookup
+from mrl_text.truncation import truncate
+
+_FEW = 0.05
+"""Where a filter leaves a smaller share of the rows, comparing with all of these beats searching around the others."""
+_BLOCK = 16_384
+_ONE_BY_ONE = 32  # for fewer strings, setting up a vectorised lookup costs more than it saves
+
+
+def vector_files(width: int, sizes: Collection[int]) -> dict[str, int]:
+    """Files of vectors with their sizes: the full vectors, and smaller sizes in files of their own."""
+    return {VECTORS: width, **{f"size-{dim}.f16": dim for dim in sorted(sizes) if dim < width}}
+
+
+class Rows:
+    """Rows by position, in the order they were added; those added since the last save included.
+
+    Args:
+        folder: of the index.
+
+    Attributes:
+        width: numbers of a full vector.
+        count: rows, removed ones included.
+        live: bool (count,), False for removed rows; None while nothing was removed.
+        sizes: smaller sizes that are kept in files of their own, beside the full vectors.
+        column_types: types of the user's own columns by name.
+    """
+
+    def __init__(self, folder: IndexFolder) -> None:
+        self.folder = folder
+        self.width: int = folder.manifest["width"]
+        self.count = folder.count
+        self.live: np.ndarray | None = None
+        self.sizes: tuple[int, ...] = tuple(sorted(set(folder.manifest["vectors"].values()) - {self.width}))
+        self._pending_ids: list[str] = []
+        self._pending_texts: list[str | None] = []
+        self.column_types: dict[str, ColumnType] = dict(folder.manifest.get("columns", {}))
+        self._pending_columns: dict[str, list[Any]] = {}
+        self._lookup: IdLookup | None = None
+        self._changed = False
+        self._ends: np.ndarray | None = None
+        if removed := folder.manifest["files"].get("removed"):
+            self.live = np.ones(self.count, dtype=bool)
+            self.live[np.load(folder.path / removed["name"])] = False
+
+    def __len__(self) -> int:
+        return self.count if self.live is None else int(self.live.sum())
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Files of vectors with their sizes."""
+        return vector_files(self.width, self.sizes)
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Memory of the lookup of ids, once it was needed, and of the marks of removed rows."""
+        ids = {"ids": self._lookup.nbytes} if self._lookup is not None else {}
+        return {**ids, **({"removed": self.live.nbytes} if self.live is not None else {})}
+
+    def find(self, ids: Sequence[str]) -> np.ndarray:
+        """Positions int64 (n,) of ids; -1 for one that is not there or was removed."""
+        if self._lookup is None:
+            self._lookup = IdLookup(self.ids)
+            positions = np.arange(self.count) if self.live is None else np.flatnonzero(self.live)
+            self._lookup.add(self.ids(positions), positions)
+        return self._lookup.find(ids)
+
+    def append(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        texts: Sequence[str | None] | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        """Add rows whose ids are not there: float unit vectors (n, width), float16 ones as they are."""
+        self.column_types = merge_types(self.column_types, columns or {})
+        for name, dim in self.files.items():
+            cut = vectors if dim == self.width else truncate(vectors.astype(np.float32), dim)
+            self.folder.write_rows(name, cut, self.count)
+        if self._lookup is not None:
+            self._lookup.add(ids, np.arange(self.count, self.count + len(ids)))
+        for name in self.column_types:
+            values = self._pending_columns.setdefault(name, [None] * len(self._pending_ids))
+            values += (columns or {}).get(name, [None] * len(ids))
+        self._pending_ids += ids
+        self._pending_texts += texts if texts is not None else [None] * len(ids)
+        self.count += len(ids)
+        if self.live is not None:
+            self.live = np.concatenate([self.live, np.ones(len(ids), dtype=bool)])
+
+    def remove(self, positions: np.ndarray) -> None:
+        """Mark rows as removed."""
+        if not len(positions):
+            return
+        if self.live is None:
+            self.live = np.ones(self.count, dtype=bool)
+        self.live[positions] = False
+        self._changed = True
+        if self._lookup is not None:
+            self._lookup.remove(positions)
+
+    def allowed(self, among: Collection[str] | np.ndarray | None) -> np.ndarray | None:
+        """Rows that a search may return, bool (count,); None for all.
+
+        Args:
+            among: ids, or a mask of rows, bool (count,).
+
+        Raises:
+            TypeError: a single string instead of a collection of them.
+            ValueError: a mask of another length.
+        """
+        if among is None:
+            return self.live
+        if isinstance(among, np.ndarray) and among.dtype == bool:
+            if among.shape != (self.count,):
+                raise ValueError(f"a mask of rows must have shape ({self.count},), got {among.shape}")
+            return among if self.live is None else among & self.live
+        if isinstance(among, str):
+            raise TypeError(f"among takes a collection of ids, got the string {among!r}")
+        positions = self.find(list(among))
+        allowed = np.zeros(self.count, dtype=bool)
+        allowed[positions[positions >= 0]] = True
+        return allowed
+
+    def few(self, allowed: np.ndarray | None) -> bool:
+        """Whether so few rows are allowed that comparing with each of them is the best search."""
+        return allowed is not None and bool(allowed.sum() <= _FEW * self.count)
+
+    def mapped(self, dim: int) -> np.ndarray:
+        """All vectors of a size that has a file: float16 (count, dim), memory-mapped, read-only."""
+        name = next(name for name, size in self.files.items() if size == dim)
+        return self.folder.rows(name, dim, self.count)
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All full vectors in order, read from disk: first position, float16 (m, width)."""
+        return self.folder.blocks(VECTORS, self.width, self.count, block=_BLOCK)
+
+    def blocks_to_compare(
+        self, dim: int, allowed: np.ndarray | None
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        """Vectors of a size for :func:`mrl_text.search.faiss.engine.exact_search`, only of rows that are allowed.
+
+        Full vectors are taken as stored, as a rerank takes them; smaller sizes are cut and made unit length.
+        """
+        cut = partial(truncate, dim=dim, normalize=dim < self.width)
+        if allowed is not None and self.few(allowed):
+            positions, rows = np.flatnonzero(allowed), self.mapped(self.width)
+            for start in range(0, len(positions), _BLOCK):
+                some = positions[start : start + _BLOCK]
+                yield start, cut(rows[some].astype(np.float32)), some
+            return
+        for first, block in self.blocks():
+            if allowed is None:
+                yield first, cut(block.astype(np.float32)), None
+            else:
+                kept = np.flatnonzero(allowed[first : first + len(block)])
+                yield first, cut(block[kept].astype(np.float32)), kept + first
+
+    def keep_sizes(self, sizes: Collection[int]) -> None:
+        """Keep files of these smaller sizes from now on, and bring them up to the number of rows."""
+        self.sizes = tuple(sorted(set(sizes) - {self.width}))
+        for name, dim in self.files.items():
+            file = self.folder.path / name
+            there = min(self.count, file.stat().st_size // (2 * dim)) if file.exists() else 0
+            if dim < self.width:
+                for first, block in self.folder.blocks(VECTORS, self.width, self.count - there, first=there):
+                    self.folder.write_rows(name, truncate(block.astype(np.float32), dim), first)
+
+    def ids(self, positions: np.ndarray) -> list[str]:
+        """Ids of rows by position."""
+        return self._column("id", positions, self._pending_ids)
+
+    def texts(self, positions: np.ndarray) -> list[str | None]:
+        """Texts of rows by position; None for a row without."""
+        return self._column("text", positions, self._pending_texts)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One of the user's columns, for all rows in order, removed ones included; memory-mapped where saved.
+
+        Raises:
+            KeyError: no such column.
+        """
+        type_, field = self.column_types[name], field_name(name)
+        chunks: list[pa.Array] = []
+        for segment in self.folder.manifest["segments"]:
+            table = self.folder.texts(segment)
+            there = field in table.column_names
+            chunks += table.column(field).chunks if there else [empty_array(segment["rows"], type_)]
+        return pa.chunked_array([*chunks, as_array(self._pending_column(name), type_)])
+
+    def columns(self, positions: np.ndarray) -> list[dict[str, Any]]:
+        """The user's columns of rows by position: a value by name, None for a row without."""
+        values = {
+            name: self._column(field_name(name), positions, self._pending_column(name)) for name in self.column_types
+        }
+        return [{name: values[name][row] for name in values} for row in range(len(positions))]
+
+    def live_positions(self, start: int, stop: int) -> np.ndarray:
+        """Positions int64 from ``start`` to before ``stop``, without removed rows."""
+        positions = np.arange(start, stop)
+        return positions if self.live is None else positions[self.live[start:stop]]
+
+    def copy_to(self, other: Rows) -> None:
+        """Append all rows but removed ones to other, empty ones."""
+        for first, block in self.blocks():
+            positions = self.live_positions(first, first + len(block))
+            columns = {
+                name: self._column(field_name(name), positions, self._pending_column(name))
+                for name in self.column_types
+            }
+            other.append(self.ids(positions), block[positions - first], self.texts(positions), columns)
+
+    def write(self) -> dict[str, Any]:
+        """Write what was added and removed since the last save; returns what the manifest must say of it."""
+        manifest = self.folder.manifest
+        segments, files = list(manifest["segments"]), dict(manifest["files"])
+        if self._pending_ids:
+            arrays = {
+                field_name(name): as_array(self._pending_column(name), type_)
+                for name, type_ in self.column_types.items()
+            }
+            segments.append(self.folder.write_texts(self._pending_ids, self._pending_texts, arrays))
+        if self._changed and self.live is not None:
+            stream = io.BytesIO()
+            np.save(stream, np.flatnonzero(~self.live))
+            name = f"removed-{int(manifest['generation']) + 1:06d}.npy"
+            files["removed"] = self.folder.write(name, stream.getvalue())
+        state = {"count": self.count, "segments": segments, "files": files, "vectors": self.files}
+        return {**state, "columns": self.column_types}
+
+    def written(self) -> None:
+        """To be called once the manifest says what :meth:`write` returned."""
+        self._pending_ids, self._pending_texts, self._pending_columns, self._changed = [], [], {}, False
+
+    def _pending_column(self, name: str) -> list[Any]:
+        return self._pending_columns.get(name) or [None] * len(self._pending_ids)
+
+    def _column(self, name: str, positions: np.ndarray, pending: Sequence[Any]) -> list[Any]:
+        segments = self.folder.manifest["segments"]
+        if self._ends is None or len(self._ends) != len(segments):
+            self._ends = np.cumsum([segment["rows"] for segment in segments], dtype=np.int64)
+        number = np.searchsorted(self._ends, positions, side="right")
+        if len(positions) and number[0] == number[-1] and (number == number[0]).all():  # as after a build, or one query
+            return self._values(name, int(number[0]), positions, pending)
+        values = np.empty(len(positions), dtype=object)
+        for one in np.unique(number):
+            here = np.flatnonzero(number == one)
+            values[here] = self._values(name, int(one), positions[here], pending)
+        return list(values)
+
+    def _values(self, name: str, segment: int, positions: np.ndarray, pending: Sequence[Any]) -> list[Any]:
+        assert self._ends is not None
+        first = int(self._ends[segment - 1]) if segment else 0
+        if segment == len(self._ends):
+            return [pending[position - first] for position in positions.tolist()]
+        table = self.folder.texts(self.folder.manifest["segments"][segment])
+        if name not in table.column_names:  # saved before the column was first given
+            return [None] * len(positions)
+        column = table.column(name)
+        if len(positions) <= _ONE_BY_ONE:
+            return [column[position - first].as_py() for position in positions.tolist()]
+        values: list[Any] = column.take(positions - first).to_pylist()
+        return values

@@ -1,0 +1,123 @@
+"""What a search is limited to: checked against a store's columns, and evaluated on Arrow columns."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute
+
+from mrl_text.search.columns import ColumnType
+from mrl_text.search.store import Range, Where
+from mrl_text.suggest import did_you_mean
+
+Conditions = dict[str, Range | tuple[str | int | float | bool, ...]]
+"""Columns with a range, or with the values of which one must be there."""
+
+_HOLDS: dict[ColumnType, tuple[type, ...]] = {
+    "text": (str,),
+    "int": (int, float),
+    "float": (int, float),
+    "bool": (bool,),
+}
+_LARGEST = 2**63
+_BOUNDS = {"gt": compute.greater, "gte": compute.greater_equal, "lt": compute.less, "lte": compute.less_equal}
+
+
+def check_where(where: Where | None, columns: Mapping[str, ColumnType]) -> Conditions:
+    """The conditions of a filter, one for each column.
+
+    Args:
+        where: columns and what they must be.
+        columns: types of the columns that the store has.
+
+    Returns:
+        A :class:`Range`, or a tuple of values, by column; empty where everything is searched.
+
+    Raises:
+        ValueError: a column that the store does not have, a value of another type than the column's, or a range over
+            text or booleans.
+    """
+    checked: Conditions = {}
+    for name, wanted in (where or {}).items():
+        if name not in columns:
+            known = f"; it has {', '.join(sorted(columns))}" if columns else "; it has none"
+            raise ValueError(f"the store has no column {name!r}{did_you_mean(str(name), columns)}{known}")
+        type_ = columns[name]
+        if isinstance(wanted, Range):
+            if type_ not in ("int", "float"):
+                raise ValueError(f"column {name!r} holds {type_}: a range is for numbers")
+            bounds = {bound: _plain(getattr(wanted, bound)) for bound in _BOUNDS}
+            for value in bounds.values():
+                if value is not None:
+                    _check(name, value, type_)
+            if type_ == "int":
+                checked[name] = _whole(bounds)
+            else:
+                given = {bound: float(value) for bound, value in bounds.items() if value is not None}
+                checked[name] = Range(**given)
+            continue
+        single = isinstance(wanted, str) or not isinstance(wanted, Collection)
+        values = tuple(_plain(value) for value in ([wanted] if single else wanted))  # type: ignore[union-attr]
+        for value in values:
+            _check(name, value, type_)
+        if type_ == "int":  # 2.5 or 2**70 is no value of such a column, and no engine could be asked for it
+            values = tuple(int(value) for value in values if value == int(value) and abs(value) < _LARGEST)
+        elif type_ == "float":  # engines take no list of both kinds of numbers
+            values = tuple(map(float, values))
+        checked[name] = values
+    return checked
+
+
+def row_mask(conditions: Conditions, column: Callable[[str], pa.ChunkedArray]) -> np.ndarray | None:
+    """Rows for which all conditions hold.
+
+    Args:
+        conditions: as :func:`check_where` gives them.
+        column: a column's values for all rows, by name.
+
+    Returns:
+        bool (rows,); None where there is no condition.
+    """
+    mask: np.ndarray | None = None
+    for name, wanted in conditions.items():
+        values = column(name)
+        if isinstance(wanted, Range):
+            held = values.is_valid()
+            for bound, compare in _BOUNDS.items():
+                if (limit := getattr(wanted, bound)) is not None:
+                    held = compute.and_(held, compare(values, pa.scalar(limit)))
+        else:
+            held = compute.is_in(values, pa.array(list(wanted), values.type))
+        here = np.asarray(held.fill_null(False).to_numpy(), dtype=bool)
+        mask = here if mask is None else mask & here
+    return mask
+
+
+def _whole(bounds: Mapping[str, Any]) -> Range:
+    """The same range in whole numbers of 64 bits, which engines compare without rounding."""
+    kept: dict[str, int] = {}
+    for name, value in bounds.items():
+        if value is None:
+            continue
+        number = math.floor(value) if name in ("gt", "lte") else math.ceil(value)
+        if -_LARGEST <= number < _LARGEST:
+            kept[name] = number
+        elif (number > 0) == name.startswith("g"):
+            return Range(gt=_LARGEST - 1)  # nothing is that large, or that small
+    return Range(**kept)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check(name: str, value: Any, type_: ColumnType) -> None:
+    wrong = not isinstance(value, _HOLDS[type_]) or (isinstance(value, bool) and type_ != "bool")
+    endless = isinstance(value, float) and not math.isfinite(value)
+    if wrong or endless or (type_ == "float" and abs(value) > sys.float_info.max):
+        raise ValueError(f"column {name!r} holds {type_} and cannot be compared with {value!r:.60}")

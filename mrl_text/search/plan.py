@@ -1,0 +1,177 @@
+"""How an index searches: which prefix finds the candidates, and which sizes put them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+from mrl_text.suggest import did_you_mean
+from mrl_text.truncation import bytes_per_vector, check_dim, check_dims
+
+Kind = Literal["flat", "hnsw", "ivf"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Code = Literal["float32", "float16", "int8", "int4", "binary"]
+CODES: tuple[Code, ...] = get_args(Code)
+
+
+def fits(kind: Kind, precision: Code) -> bool:
+    """Whether FAISS can store a shortlist of that kind so."""
+    return kind != "hnsw" or precision not in ("int4", "binary")
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """Candidates by a prefix, order by more of the vector (adaptive and funnel retrieval, arXiv 2205.13147, 4.3).
+
+    A search compares the first ``dim`` numbers of the query with the index and keeps ``shortlist`` candidates. Each
+    step of ``rerank`` compares them at a larger size and keeps fewer; the last step orders what is left at ``final``.
+
+    Args:
+        dim: numbers of the prefix that is held in memory.
+        kind: ``flat`` compares with every vector; ``hnsw`` walks a graph of neighbours; ``ivf`` looks into some of
+            :func:`mrl_text.search.faiss.engine.cells` cells, and takes 8 bytes a vector for its place.
+        precision: what the prefix is stored in. ``int4`` is 4 bits a number at learned levels, compared by lookups in
+            registers (a product quantiser with one number each; FastScan, arXiv 1812.09162), many times faster than
+            the others. ``binary`` is one bit a number (RaBitQ, arXiv 2405.12497, after a random rotation of the
+            prefix) plus 8 bytes a vector; in pgvector one bit a number. ``int4`` is for ``flat`` and ``ivf``,
+            ``binary`` with ``hnsw`` for databases only.
+        shortlist: candidates that the prefix hands over; a search for more results than that asks for as many.
+        rerank: steps between, each the size and how many candidates go on: ``((128, 50),)``.
+        final: size of the last step; None is the full width. Equal to ``dim``: there is none, and the order is that of
+            the prefix. None with ``dim`` the full width: a last step where the precision is int8, int4 or binary.
+        effort: ``hnsw``: candidates the walk keeps in view (``efSearch``; at least the shortlist is used). ``ivf``:
+            cells looked into (``nprobe``). ``flat`` has no use for it.
+        neighbours: edges of a vector in the graph of ``hnsw`` (``M``).
+
+    Raises:
+        ValueError: an unknown kind or precision, sizes that do not grow, or candidates that do not shrink.
+
+    Example:
+        >>> SearchPlan(64, shortlist=200).label
+        '64 float32 flat, 200 → full'
+    """
+
+    dim: int
+    kind: Kind = "flat"
+    precision: Code = "float32"
+    shortlist: int = 200
+    rerank: tuple[tuple[int, int], ...] = ()
+    final: int | None = None
+    effort: int = 128
+    neighbours: int = 16
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("kind", self.kind, KINDS), ("precision", self.precision, CODES)):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is unknown{did_you_mean(str(value), known)}")
+        if self.kind == "hnsw" and self.precision == "int4":
+            raise ValueError("int4 is for flat and ivf: choose one of them, or another precision with hnsw")
+        for name in ("dim", "shortlist", "effort", "neighbours"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.kind == "hnsw" and self.neighbours < 2:
+            raise ValueError("neighbours must be at least 2 for a graph")
+        sizes = [self.dim, *(dim for dim, _ in self.rerank), *([self.final] if self.final and not self.single else [])]
+        if any(later <= earlier for earlier, later in pairwise(sizes)):
+            raise ValueError(f"sizes must grow from step to step, got {' → '.join(map(str, sizes))}")
+        kept = [self.shortlist, *(keep for _, keep in self.rerank)]
+        if min(kept) < 1 or any(later > earlier for earlier, later in pairwise(kept)):
+            raise ValueError(f"candidates must not grow from step to step, got {' → '.join(map(str, kept))}")
+
+    @classmethod
+    def funnel(cls, dims: Sequence[int], *, shortlist: int = 200, **options: Any) -> SearchPlan:
+        """Shortlists that halve while sizes grow: 200 → 100 → 50 → 25 → ..., the paper's shape.
+
+        Args:
+            dims: two sizes or more; the first finds, the last orders.
+            shortlist: candidates of the first.
+            **options: as for :class:`SearchPlan`.
+
+        Returns:
+            The plan.
+
+        Raises:
+            ValueError: fewer than two sizes, or an option that does not fit.
+
+        Example:
+            >>> SearchPlan.funnel([32, 64, 128, 384]).rerank
+            ((64, 100), (128, 50))
+        """
+        sizes = check_dims(dims)
+        if len(sizes) < 2:
+            raise ValueError(f"a funnel needs two sizes or more, got {list(dims)}")
+        steps = tuple((dim, max(1, shortlist >> step)) for step, dim in enumerate(sizes[1:-1], 1))
+        return cls(sizes[0], shortlist=shortlist, rerank=steps, final=sizes[-1], **options)
+
+    @property
+    def single(self) -> bool:
+        """Whether the prefix alone decides."""
+        return self.final == self.dim and not self.rerank
+
+    @property
+    def label(self) -> str:
+        """The plan in a few words."""
+        found = f"{self.dim} {self.precision} {self.kind}"
+        if self.single:
+            return found
+        between = "".join(f" → {dim}, {keep}" for dim, keep in self.rerank)
+        return f"{found}, {self.shortlist}{between} → {self.final or 'full'}"
+
+    def steps(self, width: int, k: int) -> list[tuple[int, int]]:
+        """What follows the shortlist of a search for ``k``: sizes, each with the candidates it is given.
+
+        Args:
+            width: full width of the vectors.
+            k: results wanted; no step hands over fewer.
+
+        Returns:
+            (size, candidates) of each step; empty where the prefix alone decides.
+        """
+        coarse = self.precision in ("int8", "int4", "binary")  # then the same numbers in full still sort better
+        if self.single or (self.dim == width and not self.rerank and not coarse):
+            return []
+        kept = [max(k, self.shortlist), *(max(k, keep) for _, keep in self.rerank)]
+        return list(zip([*(dim for dim, _ in self.rerank), self.final or width], kept, strict=True))
+
+    def check(self, width: int) -> SearchPlan:
+        """This plan, if vectors of that width can be searched by it.
+
+        Raises:
+            ValueError: a size above ``width``.
+        """
+        for dim in (self.dim, *(dim for dim, _ in self.rerank), *([self.final] if self.final else [])):
+            check_dim(dim, width)
+        if self.rerank and self.final is None and self.rerank[-1][0] >= width:
+            raise ValueError(f"the last step of rerank is the full width, {width}, already: leave it out")
+        return self
+
+    def shares_shortlist(self, other: SearchPlan) -> bool:
+        """Whether both search the same prefix in the same structure, so that one can stand in for the other."""
+        same = all(getattr(self, name) == getattr(other, name) for name in ("dim", "kind", "precision"))
+        return same and (self.kind != "hnsw" or self.neighbours == other.neighbours)
+
+    def code_bytes(self) -> int:
+        """Bytes that the prefix of one vector takes in memory, with its place where there are cells, without edges."""
+        place = 8 if self.kind == "ivf" or self.precision == "int4" else 0
+        if self.precision == "int4":
+            return -(-self.dim // 2) + place
+        return bytes_per_vector(self.dim, self.precision) + place + (8 if self.precision == "binary" else 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values; the inverse of :meth:`from_json`."""
+        return {**asdict(self), "rerank": [list(step) for step in self.rerank]}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> SearchPlan:
+        """The plan that :meth:`to_json` gave.
+
+        Raises:
+            ValueError: a name that no plan has.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := set(values) - known:
+            raise ValueError(f"a search plan has no {sorted(unknown)[0]!r}{did_you_mean(sorted(unknown)[0], known)}")
+        plan = cls(**{**values, "rerank": ()})
+        return replace(plan, rerank=tuple((int(dim), int(keep)) for dim, keep in values.get("rerank", ())))

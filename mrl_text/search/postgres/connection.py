@@ -1,0 +1,250 @@
+"""A connection to PostgreSQL that comes back when it was lost."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from mrl_text.search.postgres.sql import PREFIX, check_name
+from mrl_text.search.retry import retrying
+
+try:
+    import psycopg
+    from pgvector.psycopg import register_vector
+    from psycopg import sql
+    from psycopg.conninfo import conninfo_to_dict
+except ModuleNotFoundError as error:  # pragma: no cover
+    raise ModuleNotFoundError(
+        "a store in PostgreSQL needs psycopg and pgvector: pip install 'mrl-text[postgres]'", name=error.name
+    ) from error
+
+T = TypeVar("T")
+
+_WAIT = 30.0
+_PASSING = {"40001", "40P01", "53300", "57P01", "57P02", "57P03"}
+"""SQLSTATEs after which the same again may work: conflicts, too many connections, a server that stops or starts."""
+_REFUSED = re.compile(r"FATAL:(?!.*(starting up|shutting down|recovery|too many|reserved for|terminating))", re.DOTALL)
+_OURS = ("table", "wait", "type")
+_OLDEST = (0, 7)
+_EXTENSION = "vector"
+
+
+class Connection:
+    """One connection, opened when it is needed and again when it was lost; one thread uses it at a time.
+
+    Args:
+        url: ``postgresql://USER:PASSWORD@HOST:PORT/DATABASE?table=NAME``. ``table`` may be ``SCHEMA.TABLE``. ``wait``
+            is how many seconds to try again for when there is no answer, ``type`` what a new table holds full vectors
+            in. Everything else goes to libpq.
+        install: create the extension in the database if it is not there.
+
+    Raises:
+        ValueError: no table, or something that libpq does not know.
+    """
+
+    def __init__(self, url: str, *, install: bool = False) -> None:
+        base, _, query = url.partition("?")
+        pieces = [piece for piece in query.split("&") if piece]
+        ours = {name: unquote(value) for name, _, value in (piece.partition("=") for piece in pieces) if name in _OURS}
+        rest = "&".join(piece for piece in pieces if piece.partition("=")[0] not in _OURS)
+        self.names = _table_names(ours.get("table", ""))
+        self.seconds = _seconds(ours.get("wait"))
+        self.type = ours.get("type")
+        try:
+            given = conninfo_to_dict(f"{base}?{rest}" if rest else base)
+        except psycopg.ProgrammingError as error:
+            raise ValueError(f"not a URL that PostgreSQL's libpq takes: {_without_url(str(error))}") from None
+        self._options = _bounded(given, self.seconds)
+        host = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "the local socket"
+        port, database = given.get("port") or os.environ.get("PGPORT") or 5432, given.get("dbname") or "its default"
+        self.what = f"PostgreSQL at {host}, port {port}, database {database} (is it running, and reachable from here?)"
+        self._connection: psycopg.Connection[Any] | None = None
+        self._lock = threading.Lock()
+        self._install = install
+        self.pgvector: tuple[int, ...] = ()
+
+    def run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """What ``work`` returns for a connection in autocommit mode; called again when the connection was lost.
+
+        Args:
+            work: safe to repeat.
+
+        Raises:
+            StoreUnavailableError: no answer within the time that is waited.
+            PermissionError: not allowed to that user.
+            FileNotFoundError: a table or schema that is not there, or a database without pgvector.
+            ValueError: the server refuses the connection, or has no pgvector of use.
+            OSError: its disk is full, or it gave up on a statement.
+        """
+        with self._lock:
+            return retrying(lambda: self._attempt(work), transient=(_LostError,), seconds=self.seconds, what=self.what)
+
+    def close(self) -> None:
+        """Let go of the connection; another :meth:`run` opens it again."""
+        with self._lock:
+            self._drop()
+
+    def _attempt(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+        try:
+            if self._connection is None or self._connection.closed:
+                self._connection = self._connect()
+            return work(self._connection)
+        except psycopg.Error as error:
+            gone = self._connection is None or self._connection.closed
+            if gone or error.sqlstate in _PASSING:
+                self._drop()
+                raise _LostError(str(error)) from error
+            raise _translated(error) from error
+        except BaseException:
+            if self._connection is not None and self._connection.info.transaction_status != _IDLE:
+                self._drop()  # interrupted in the middle
+            raise
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        try:
+            connection = psycopg.connect(**self._options, autocommit=True)
+        except psycopg.OperationalError as error:
+            reason = " ".join(str(error).split())
+            if _REFUSED.search(reason):
+                raise ValueError(f"{self.what} refused: {reason}; check user, password and database") from error
+            raise _LostError(reason) from error
+        try:
+            self.pgvector = _extension(connection, install=self._install)
+            _register(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
+
+
+class _LostError(Exception):
+    """The connection is gone, or the server asks to come again."""
+
+
+_IDLE = psycopg.pq.TransactionStatus.IDLE
+
+
+def _table_names(text: str) -> tuple[str, ...]:
+    """Schema, if one was given, and table."""
+    names = tuple(text.split("."))
+    if not text or len(names) > 2:
+        raise ValueError(f"the table {text!r} is no name: end the URL with ?table=NAME or ?table=SCHEMA.NAME")
+    if names[-1].startswith(PREFIX):
+        raise ValueError(
+            f"the table cannot be called {names[-1]!r}: names that begin with {PREFIX} are the library's own"
+        )
+    return tuple(check_name(name, "name") for name in names)
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        seconds = _WAIT if text is None else float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"wait={text} in the URL must be a number of seconds, 0 or more")
+    return seconds
+
+
+def _bounded(given: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Options of a connection that notices a dead host; what the user set stays."""
+    waits = {
+        "connect_timeout": max(2, min(10, math.ceil(seconds))),
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+        "application_name": "mrl-text",
+    }
+    return {**waits, **given}
+
+
+def _without_url(reason: str) -> str:
+    """What libpq says of a URL; beside names of parameters it quotes parts that may hold a password."""
+    line = " ".join(reason.split())
+    return line if "query parameter" in line else line.partition(': "')[0]
+
+
+def _register(connection: psycopg.Connection[Any]) -> None:
+    """Have vectors read and written.
+
+    Raises:
+        ValueError: the extension is in a schema that is not searched.
+    """
+    try:
+        register_vector(connection)
+    except psycopg.ProgrammingError as error:
+        raise ValueError(
+            "pgvector is in a schema of the database that is not searched: append"
+            " &options=-csearch_path%3Dpublic,SCHEMA to the URL, or let an administrator run"
+            " ALTER EXTENSION vector SET SCHEMA public"
+        ) from error
+
+
+def _extension(connection: psycopg.Connection[Any], *, install: bool) -> tuple[int, ...]:
+    """Version of pgvector in the database.
+
+    Raises:
+        FileNotFoundError: it is not there, and is not to be created.
+        ValueError: the server does not have it, this user may not create it, or it is too old.
+    """
+    if install:
+        _create_extension(connection)
+    found = _version(connection)
+    if not found:
+        raise FileNotFoundError("the database has no pgvector, and so no store: create one first")
+    if found < _OLDEST:
+        raise ValueError(
+            f"pgvector {'.'.join(map(str, found))} is too old, {'.'.join(map(str, _OLDEST))} or later is needed:"
+            " install it on the server, then run ALTER EXTENSION vector UPDATE"
+        )
+    return found
+
+
+def _create_extension(connection: psycopg.Connection[Any]) -> None:
+    try:
+        connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(_EXTENSION)))
+    except psycopg.errors.UniqueViolation:  # somebody else was faster
+        pass
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile) as error:
+        raise ValueError(
+            "the PostgreSQL server has no pgvector: install it there (Debian: apt-get install"
+            f" postgresql-{connection.info.server_version // 10_000}-pgvector)"
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ValueError(
+            "the database has no pgvector and this user may not create it: let an administrator run"
+            " CREATE EXTENSION vector"
+        ) from error
+
+
+def _version(connection: psycopg.Connection[Any]) -> tuple[int, ...]:
+    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = %s", [_EXTENSION]).fetchone()
+    return tuple(int(part) for part in re.findall(r"\d+", row[0])) if row else ()
+
+
+def _translated(error: psycopg.Error) -> Exception:
+    """An error of the server in the library's words."""
+    reason = " ".join(str(error).split())
+    if isinstance(error, (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)):
+        return PermissionError(f"PostgreSQL does not allow this user to do that: {reason}")
+    if isinstance(error, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
+        return FileNotFoundError(f"a table or the schema of the store is not there: {reason}")
+    if isinstance(error, (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory)):
+        return OSError(f"PostgreSQL is short of room: {reason}")
+    if isinstance(error, psycopg.OperationalError):  # a statement that took longer than the server allows, and the like
+        return OSError(f"PostgreSQL gave up: {reason}")
+    same: Exception = error
+    return same

@@ -1,0 +1,378 @@
+"""PostgreSQL with pgvector, as a store."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast, get_args
+
+import numpy as np
+
+from mrl_text.search.checks import (
+    check_columns,
+    check_ids,
+    check_queries,
+    check_strings,
+    check_texts,
+    check_vectors,
+    is_unicode,
+)
+from mrl_text.search.columns import ColumnType, merge_types
+from mrl_text.search.filters import check_where
+from mrl_text.search.hits import Found
+from mrl_text.search.plan import SearchPlan
+from mrl_text.search.postgres import sql as statements
+from mrl_text.search.postgres import tables
+from mrl_text.search.postgres.connection import Connection
+from mrl_text.search.postgres.sql import Column, Statement, Table, quoted
+from mrl_text.search.store import Document, Where
+from mrl_text.truncation import check_dim, check_dims
+
+import psycopg  # isort: skip  # the modules above say which extra has it
+from pgvector import HalfVector, Vector  # isort: skip
+from psycopg import sql  # isort: skip
+from psycopg.types.json import Jsonb  # isort: skip
+
+_FORMAT = 1
+_WIDEST = 16_000
+_LONGEST_ID = 2_600  # bytes; a row of a B-tree holds no more
+_QUERIES = 256
+
+
+class PostgresStore:
+    """A table in PostgreSQL as a :class:`~mrl_text.search.Store`.
+
+    One table has ids, full vectors, texts and a column for each of the user's own; an HNSW index over a prefix of the
+    vectors (an expression, nothing is stored twice but the prefix) finds the shortlist. What a method has returned from
+    is committed. Any number of processes may read and write. Use :meth:`open` or :meth:`create`.
+
+    Args:
+        url: what opens it again.
+        connection: to its database.
+        facts: what the table ``mrl_text_stores`` knows about it.
+    """
+
+    def __init__(self, url: str, connection: Connection, facts: dict[str, Any]) -> None:
+        self.url = url
+        self.width = int(facts["width"])
+        self.model: str | None = facts["model"]
+        self.dims = check_dims(facts["dims"], self.width)
+        self._plan = SearchPlan.from_json(facts["plan"]) if facts["plan"] else None
+        self._connection = connection
+        self._table = Table(connection.names, facts["column"], self.width)
+
+    @classmethod
+    def open(cls, url: str) -> PostgresStore:
+        """A store that is there.
+
+        Args:
+            url: ``postgresql://USER:PASSWORD@HOST:PORT/DATABASE?table=NAME``; see :class:`Connection`.
+
+        Raises:
+            FileNotFoundError: there is none of that name.
+            ValueError: a URL of another form, a connection that is refused, or a store of a later version.
+            StoreUnavailableError: no answer.
+        """
+        connection = Connection(url)
+        try:
+            facts = connection.run(lambda link: tables.facts(link, Table(connection.names)))
+            if facts is None:
+                raise FileNotFoundError(
+                    f"there is no store {'.'.join(connection.names)!r} in the database: create it first"
+                )
+            if facts.get("format") != _FORMAT:
+                raise ValueError(f"the store has format {facts.get('format')!r}, this version reads {_FORMAT}: upgrade")
+            return cls(url, connection, facts)
+        except BaseException:
+            connection.close()
+            raise
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        *,
+        width: int,
+        plan: SearchPlan | None = None,
+        model: str | None = None,
+        dims: Sequence[int] | None = None,
+        precision: Column | None = None,
+    ) -> PostgresStore:
+        """A new, empty store; other arguments and errors as :func:`mrl_text.search.create_store`.
+
+        Args:
+            url: as for :meth:`open`.
+            width: numbers of the full vectors, up to 16,000.
+            plan: how to search.
+            model: of the vectors.
+            dims: sizes it may be cut to.
+            precision: of full vectors: ``halfvec`` (float16) or ``vector`` (float32, twice the size). None is what the
+                URL says (``type=vector``), else ``halfvec``.
+
+        Raises:
+            FileExistsError: there is a table of that name.
+        """
+        if check_dim(width, None) > _WIDEST:
+            raise ValueError(f"pgvector takes vectors of up to {_WIDEST:,} numbers, got {width:,}")
+        connection = Connection(url, install=True)
+        chosen = precision or connection.type or "halfvec"
+        if chosen not in get_args(Column):
+            raise ValueError(f"vectors of type {chosen!r} are unknown: choose halfvec (float16) or vector (float32)")
+        table = Table(connection.names, cast("Column", chosen), int(width))
+        facts = {
+            "format": _FORMAT,
+            "column": chosen,
+            "width": int(width),
+            "model": model,
+            "dims": list(check_dims([*(dims or ()), width], width)),
+            "plan": table.check(plan).to_json() if plan else None,
+        }
+        try:
+            connection.run(lambda link: tables.create(link, table, facts))
+        except BaseException:
+            connection.close()
+            raise
+        return cls(url, connection, facts)
+
+    @property
+    def plan(self) -> SearchPlan | None:
+        """How :meth:`search` searches; None compares with every full vector."""
+        return self._plan
+
+    def add(
+        self,
+        ids: Sequence[str],
+        embeddings: np.ndarray,
+        texts: Sequence[str] | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        """Add rows, all or none; as :meth:`mrl_text.search.Store.add`.
+
+        A column that is new is added to the table. Where the index is there it grows with every row; many rows are
+        faster to add before it is built.
+
+        Raises:
+            ValueError: besides, what PostgreSQL cannot hold: NUL in a text, an id beyond 2,600 bytes, names of its own.
+        """
+        vectors = check_vectors(embeddings, self.width)
+        check_ids(ids, len(vectors))
+        if texts is not None:
+            check_texts(texts, len(vectors), "texts")
+        own = check_columns(columns, len(vectors), (*statements.OWN, *statements.SYSTEM))
+        for name, values in {"ids": ids, "texts": texts if texts is not None else (), **own}.items():
+            _check_storable(name, values)
+        for position, one in enumerate(ids):
+            if len(one.encode()) > _LONGEST_ID:
+                raise ValueError(f"the id at position {position} has more than {_LONGEST_ID:,} bytes: {one[:40]!r}...")
+        if len(vectors):
+            self._connection.run(lambda link: self._add(link, ids, vectors, texts, own))
+
+    def flush(self) -> None:
+        """Build the index of the plan if it is not there, and let the planner know what the columns hold."""
+        self._connection.run(lambda link: self._build(link, keep=True))
+
+    def search(
+        self, queries: np.ndarray, k: int = 10, *, where: Where | None = None, plan: SearchPlan | None = None
+    ) -> Found:
+        """The ``k`` best rows for each query; as :meth:`mrl_text.search.Store.search`.
+
+        One statement for up to 256 queries. Where an index gave fewer rows than wanted, because few meet the
+        conditions, all that meet them are compared.
+
+        Args:
+            queries: float array (n, width) or (width,).
+            k: results wanted.
+            where: rows to search.
+            plan: another plan; one on another prefix than that of the index reads the whole table.
+        """
+        vectors = check_queries(queries, k, self.width)
+        chosen = self._table.check(plan) if plan is not None else self._plan
+        if chosen is None:
+            return self.exact(vectors, k, where=where)
+        return self._connection.run(lambda link: self._search(link, vectors, k, where, chosen))
+
+    def exact(self, queries: np.ndarray, k: int = 10, *, where: Where | None = None) -> Found:
+        """The ``k`` best rows for each query by comparing with every full vector; no index is used."""
+        vectors = check_queries(queries, k, self.width)
+        return self._connection.run(lambda link: self._search(link, vectors, k, where, None))
+
+    def delete(self, ids: Collection[str]) -> int:
+        """Take rows out; returns how many were there. Raises TypeError for a single string."""
+        if isinstance(ids, str):
+            raise TypeError(f"delete takes a collection of ids, got the string {ids!r}")
+        statement = sql.SQL("DELETE FROM {} WHERE id = ANY(%(ids)s)").format(self._table.quoted)
+        wanted = {"ids": [one for one in dict.fromkeys(ids) if _storable(one)]}
+        return int(self._connection.run(lambda link: link.execute(statement, wanted).rowcount))
+
+    def count(self) -> int:
+        """Rows that can be found; the server counts them one by one."""
+        return self._connection.run(lambda link: tables.count(link, self._table))
+
+    def documents(self, ids: Sequence[str]) -> list[Document | None]:
+        """Rows by id, None for one that is not there."""
+        check_strings(ids, len(ids), "ids")
+        found = self._connection.run(lambda link: self._documents(link, [one for one in ids if _storable(one)]))
+        return [found.get(one) for one in ids]
+
+    def set_plan(self, plan: SearchPlan | None) -> None:
+        """Search in another way from now on; kept with the store.
+
+        Where there are rows, the index is built here and the one before is dropped, in one transaction: searches go on
+        meanwhile by the index before, writers wait.
+
+        Raises:
+            ValueError: ``int8`` or ``int4``, or a prefix that is too wide for an index.
+        """
+        if plan is not None:
+            self._table.check(plan)
+        self._connection.run(lambda link: self._build(link, plan))
+
+    def index_bytes(self) -> dict[str, int]:
+        """Bytes on the server.
+
+        Returns:
+            ``table`` with long values that are stored apart, ``ids`` (their index), ``shortlist`` where the plan has an
+            index, and the indexes of others by name.
+        """
+        return self._connection.run(lambda link: tables.sizes(link, self._table))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> PostgresStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _add(
+        self,
+        link: psycopg.Connection[Any],
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        texts: Sequence[str] | None,
+        own: dict[str, list[Any]],
+    ) -> None:
+        table = self._table
+        with link.transaction():
+            merged = self._add_columns(link, own)
+            # before anything else of the table is held: whoever builds an index waits for that, and we for its end
+            link.execute(statements.lock(table), {})
+            link.execute(statements.create_staging(table, [*statements.OWN, *merged]), {})
+            names = [name for name in own if name in merged]
+            filled = [own[name] if merged[name] != "float" else _floats(own[name]) for name in names]
+            with link.cursor().copy(statements.copy(names)) as copy:
+                copy.set_types(["text", table.column, "text", *(statements.TYPES[merged[name]] for name in names)])
+                rows = _as_stored(vectors, table.column)
+                for row in zip(
+                    ids, rows, texts if texts is not None else itertools.repeat(None, len(ids)), *filled, strict=True
+                ):
+                    copy.write_row(row)
+            link.execute(statements.upsert(table, [*statements.OWN, *merged]), {})
+
+    def _add_columns(self, link: psycopg.Connection[Any], own: dict[str, list[Any]]) -> dict[str, ColumnType]:
+        """Types of all columns, once those that are new are there."""
+        there = tables.columns(link, self._table)
+        known = tables.own_types(there)
+        merged = merge_types(known, own)
+        for name, type_ in merged.items():
+            if name not in known:
+                if name in there:
+                    raise ValueError(
+                        f"column {name!r} is {there[name]} in PostgreSQL, which is not filled: rename yours"
+                    )
+                link.execute(statements.add_column(self._table, name, type_), {})
+        return merged
+
+    def _build(self, link: psycopg.Connection[Any], plan: SearchPlan | None = None, *, keep: bool = False) -> None:
+        """Bring the index in line with a plan and write the plan down, or with the one that is written down."""
+        table = self._table
+        with link.transaction():
+            link.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [tables.LOCK, table.names[-1]])
+            if keep:
+                facts = tables.facts(link, table)
+                plan = SearchPlan.from_json(facts["plan"]) if facts and facts["plan"] else None
+            else:
+                values = {"plan": Jsonb(plan.to_json() if plan else None), "name": table.names[-1]}
+                link.execute(statements.write_plan(table), values)
+            there = tables.own_indexes(link, table)
+            wanted = table.index_name(plan) if plan is not None and plan.kind != "flat" else None
+            if wanted is not None and wanted not in there and (rows := tables.count(link, table)):
+                assert plan is not None
+                tables.grant_memory(link, tables.graph_bytes(table, plan, rows))
+                link.execute(statements.create_index(table, plan, tables.lists(rows)), {})
+            link.execute(sql.SQL("ANALYZE {}").format(table.quoted), {})
+            for name in there:  # last, as it holds off searches until the end of the transaction
+                if name != wanted:
+                    link.execute(sql.SQL("DROP INDEX {}").format(quoted(*table.names[:-1], name)), {})
+        self._plan = plan
+
+    def _search(
+        self, link: psycopg.Connection[Any], vectors: np.ndarray, k: int, where: Where | None, plan: SearchPlan | None
+    ) -> Found:
+        """By a plan, or by comparing with every full vector."""
+        with link.transaction():
+            conditions = check_where(where, tables.column_types(link, self._table)) if where else {}
+            last = self.width
+            if plan is not None:
+                steps = plan.steps(self.width, k)
+                last = steps[-1][0] if steps else plan.dim
+                tables.apply(link, tables.settings(plan, steps[0][1] if steps else k, self._connection.pgvector))
+                found = self._run(link, vectors, k, statements.search(self._table, plan, k, conditions))
+                few = np.array([row for row, id_ in enumerate(found.ids[:, -1]) if id_ is None], dtype=np.int64)
+                if plan.kind == "flat" or not len(few):
+                    return found
+            else:
+                found, few = Found(*_nothing(len(vectors), k)), np.arange(len(vectors))
+            tables.apply(link, {"enable_indexscan": "off", "jit": "off"})
+            rest = self._run(link, vectors[few], k, statements.exact(self._table, last, k, conditions))
+            found.ids[few], found.scores[few] = rest.ids, rest.scores
+            return found
+
+    def _run(self, link: psycopg.Connection[Any], vectors: np.ndarray, k: int, statement: Statement) -> Found:
+        ids, scores = _nothing(len(vectors), k)
+        text, parameters = statement
+        for first in range(0, len(vectors), _QUERIES):
+            queries = list(_as_stored(vectors[first : first + _QUERIES], self._table.column))
+            # with conditions a plan made for their values beats one made for any
+            rows = link.execute(text, {**parameters, "queries": queries}, prepare=False if parameters else None)
+            for number, found in itertools.groupby(rows, key=lambda row: row[0]):
+                for place, (_, id_, distance) in enumerate(found):
+                    ids[first + number - 1, place] = id_
+                    scores[first + number - 1, place] = 1 - distance
+        return Found(ids, scores)
+
+    def _documents(self, link: psycopg.Connection[Any], ids: Sequence[str]) -> dict[str, Document]:
+        names = list(tables.column_types(link, self._table))
+        rows = link.execute(statements.documents(self._table, names), {"ids": list(ids)})
+        return {id_: Document(id_, text, dict(zip(names, own, strict=True))) for id_, text, *own in rows}
+
+
+def _as_stored(vectors: np.ndarray, column: Column) -> Any:
+    """Rows as pgvector takes them."""
+    if column == "halfvec":
+        return map(HalfVector, vectors.astype(np.float16))
+    return map(Vector, vectors)
+
+
+def _nothing(count: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full((count, k), None, dtype=object), np.full((count, k), -np.inf, dtype=np.float32)
+
+
+def _floats(values: Sequence[Any]) -> list[float | None]:
+    return [None if value is None else float(value) for value in values]
+
+
+def _storable(text: str) -> bool:
+    """Whether PostgreSQL can hold a text: no NUL, and nothing that UTF-8 cannot write."""
+    return "\0" not in text and is_unicode(text)
+
+
+def _check_storable(name: str, values: Sequence[Any]) -> None:
+    for position, value in enumerate(values):
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(
+                f"{name} at position {position} has a NUL character, which PostgreSQL cannot hold: {value[:40]!r}; take"
+                " it out"
+            )

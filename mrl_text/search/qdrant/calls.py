@@ -1,0 +1,177 @@
+"""Reaching Qdrant: addresses, the client, and what its failures mean."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from mrl_text.search.push_journal import without_password
+from mrl_text.search.retry import retrying
+
+try:
+    from pydantic import ValidationError
+    from qdrant_client import QdrantClient
+    from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+    from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+except ModuleNotFoundError as error:  # pragma: no cover
+    raise ModuleNotFoundError(
+        "this store needs Qdrant's client: pip install 'mrl-text[qdrant]'", name=error.name
+    ) from error
+
+T = TypeVar("T")
+KEY = "QDRANT_API_KEY"
+"""Variable of the environment with the key of a server."""
+
+_WAIT = 30.0
+_TIMEOUT = 60  # seconds for one answer: an upload waits until the server has applied it
+_PORT = 6333
+_NOT_QDRANT = "{} does not answer like Qdrant: is that its REST port?"
+_MAY_PASS = {408, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a collection is.
+
+    Attributes:
+        collection: its name.
+        server: ``http://HOST:PORT`` or ``https://...``, with a prefix if there is one; None for the embedded mode.
+        folder: of the embedded mode; None for a server.
+        wait: seconds after a first failure in which a request is sent again.
+    """
+
+    collection: str
+    server: str | None = None
+    folder: Path | None = None
+    wait: float = _WAIT
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """The address that a URL names.
+
+        Args:
+            url: ``qdrant://HOST:PORT/COLLECTION``, ``qdrants://`` for TLS, ``?wait=SECONDS`` behind it for how long to
+                try again where there is no answer; ``qdrant:FOLDER#COLLECTION``.
+
+        Raises:
+            ValueError: another form, a key inside the URL, or a ``wait`` that is no time.
+        """
+        forms = f"qdrant://HOST:{_PORT}/COLLECTION (qdrants:// for TLS) or qdrant:FOLDER#COLLECTION"
+        scheme, _, rest = url.partition(":")
+        if rest.startswith("//") and scheme in ("qdrant", "qdrants"):
+            try:
+                parts = urlsplit(url)
+                port = parts.port or _PORT
+            except ValueError as error:
+                raise ValueError(f"{url!r} is not an address ({error}): expected {forms}") from None
+            if "@" in parts.netloc:
+                raise ValueError(f"a key does not belong into a URL: put it into the environment, {KEY}")
+            prefix, _, collection = parts.path.rpartition("/")
+            options = dict(parse_qsl(parts.query, keep_blank_values=True))
+            wait = options.pop("wait", None)
+            if not parts.hostname or not collection or options or parts.fragment:
+                raise ValueError(f"{without_password(url)!r} names no collection: expected {forms}")
+            host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+            http = "https" if scheme == "qdrants" else "http"
+            return cls(unquote(collection), server=f"{http}://{host}:{port}{prefix}", wait=_seconds(wait))
+        folder, _, collection = rest.rpartition("#")
+        if scheme != "qdrant" or not folder or not collection:
+            raise ValueError(f"{url!r} names no collection: expected {forms}")
+        return cls(collection, folder=Path(folder).expanduser())
+
+    def __str__(self) -> str:
+        return f"Qdrant at {self.server}" if self.server else f"Qdrant in {self.folder}"
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        seconds = _WAIT if text is None else float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"wait={text} in the URL must be a number of seconds, 0 or more")
+    return seconds
+
+
+def connect(address: Address) -> Any:
+    """A client; nothing is asked of a server yet.
+
+    Raises:
+        ValueError: another client has the folder open.
+    """
+    if address.folder is None:
+        key = os.environ.get(KEY) or None
+        return QdrantClient(url=address.server, api_key=key, timeout=_TIMEOUT, check_compatibility=False)
+    try:
+        return QdrantClient(path=str(address.folder))
+    except RuntimeError as error:
+        if "already accessed" not in str(error):
+            raise
+        raise ValueError(
+            f"{address.folder} is open in another process or store, and the embedded Qdrant allows one: close that, or"
+            " run a server"
+        ) from None
+
+
+def calling(address: Address) -> Callable[[Callable[[], T]], T]:
+    """A function that does what it is given, again while the server does not answer.
+
+    It raises :class:`mrl_text.search.StoreUnavailableError` when the address's ``wait`` is over, FileNotFoundError
+    where the server knows no such collection, FileExistsError where it is there already, PermissionError where the key
+    does not suffice, and ValueError for what else is refused.
+    """
+
+    def call(action: Callable[[], T]) -> T:
+        what = f"{address} (is it running and reachable?)"
+        return retrying(lambda: _once(action, address), transient=(_MayPassError,), seconds=address.wait, what=what)
+
+    return call
+
+
+class _MayPassError(Exception):
+    """A failure after which the same request may succeed."""
+
+
+def _once(action: Callable[[], T], address: Address) -> T:
+    try:
+        return action()
+    except ResourceExhaustedResponse as error:  # 429 that says when to come back
+        time.sleep(max(0.0, min(float(error.retry_after_s), address.wait)))
+        raise _MayPassError(f"429, too many requests: {error}") from error
+    except QdrantException as error:
+        raise _MayPassError(str(error)) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(_NOT_QDRANT.format(address.server)) from error
+    except ResponseHandlingException as error:
+        if isinstance(error.source, ValidationError):
+            raise ValueError(_NOT_QDRANT.format(address.server)) from error
+        raise _MayPassError(str(error.source) or type(error.source).__name__) from error
+    except UnexpectedResponse as error:
+        reason = f"{error.status_code}, {_reason(error)}"
+        if error.status_code in _MAY_PASS:
+            raise _MayPassError(reason) from error
+        if error.status_code in (401, 403):
+            raise PermissionError(
+                f"{address} refuses access ({reason}): set {KEY} to a key that may do this"
+            ) from error
+        if error.status_code == 404:
+            raise FileNotFoundError(f"{address} has no collection {address.collection!r} ({reason})") from error
+        if error.status_code == 409:
+            raise FileExistsError(f"{address} has a collection {address.collection!r} already ({reason})") from error
+        raise ValueError(f"{address} refused a request: {reason}") from error
+
+
+def _reason(error: Any) -> str:
+    """What a server gave as the reason, in one line."""
+    try:
+        text = str(json.loads(error.content)["status"]["error"])
+    except (ValueError, KeyError, TypeError):
+        text = error.content.decode("utf-8", "replace") or error.reason_phrase
+    return " ".join(text.split())[:300]

@@ -1,0 +1,247 @@
+"""What is asked of Qdrant: vectors by size, search stages, filters, points. Nothing here talks to a server."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mrl_text.search.columns import ColumnType
+from mrl_text.search.filters import Conditions
+from mrl_text.search.plan import SearchPlan
+from mrl_text.search.store import Range
+from mrl_text.truncation import truncate
+
+try:
+    import qdrant_client
+except ModuleNotFoundError as error:  # pragma: no cover
+    raise ModuleNotFoundError(
+        "this store needs Qdrant's client: pip install 'mrl-text[qdrant]'", name=error.name
+    ) from error
+
+models: Any = qdrant_client.models
+ID, TEXT = "mrl_text_id", "mrl_text"
+"""Names in the payload of a point, beside the user's own columns."""
+
+_NAMESPACE = uuid.UUID("7d6b1a52-0d6f-5c0e-9d2c-2f2f6a5a4b8e")
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_DIGITS = 7  # of a unit vector's numbers; float32 has no more, and JSON is half as long
+_BYTES_A_NUMBER = 11
+INDEX_TYPES: dict[ColumnType, Any] = {
+    "text": models.PayloadSchemaType.KEYWORD,
+    "int": models.PayloadSchemaType.INTEGER,
+    "float": models.PayloadSchemaType.FLOAT,
+    "bool": models.PayloadSchemaType.BOOL,
+}
+
+
+def check_plan(plan: SearchPlan, width: int) -> SearchPlan:
+    """This plan, if Qdrant can follow it for vectors of that width.
+
+    Raises:
+        ValueError: cells (``ivf``), 4-bit numbers, or a size above ``width``.
+    """
+    if plan.kind == "ivf":
+        raise ValueError("Qdrant has no ivf: choose kind hnsw or flat")
+    if plan.precision == "int4":
+        raise ValueError("Qdrant does not keep a prefix in int4: choose float32, float16, int8 or binary")
+    return plan.check(width)
+
+
+def vector_name(dim: int, width: int, precision: str = "float16") -> str:
+    """Name of the vectors of a size in a collection: ``64``, stored as float16, or ``64_float32``.
+
+    Full vectors have one form, float16, so that they are kept once.
+    """
+    return f"{dim}_float32" if precision == "float32" and dim < width else str(dim)
+
+
+def vector_dim(name: str) -> int:
+    """The size that :func:`vector_name` put into a name."""
+    return int(name.partition("_")[0])
+
+
+def vectors_config(plan: SearchPlan | None, width: int) -> dict[str, Any]:
+    """Vectors that a collection needs for a plan.
+
+    Full vectors and those of steps between are float16 on disk without a graph: they only put candidates in order. The
+    prefix that finds these is in memory, with a graph if the plan has one, or on disk with its codes in memory.
+
+    Returns:
+        ``models.VectorParams`` by name, the full width among them.
+    """
+    sizes = [width, *(dim for dim, _ in plan.steps(width, 1))] if plan else [width]
+    config = {vector_name(dim, width): _ordering(dim) for dim in sizes}
+    if plan is not None:
+        config[vector_name(plan.dim, width, plan.precision)] = _finding(plan, width)
+    return config
+
+
+def _ordering(dim: int) -> Any:
+    return models.VectorParams(
+        size=dim,
+        distance=models.Distance.COSINE,
+        datatype=models.Datatype.FLOAT16,
+        on_disk=True,
+        hnsw_config=models.HnswConfigDiff(m=0),
+    )
+
+
+def _finding(plan: SearchPlan, width: int) -> Any:
+    codes: Any = None
+    if plan.precision == "int8":
+        scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+        codes = models.ScalarQuantization(scalar=scalar)
+    elif plan.precision == "binary":
+        codes = models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
+    float32 = plan.precision == "float32" and plan.dim < width
+    return models.VectorParams(
+        size=plan.dim,
+        distance=models.Distance.COSINE,
+        datatype=models.Datatype.FLOAT32 if float32 else models.Datatype.FLOAT16,
+        on_disk=codes is not None,
+        hnsw_config=models.HnswConfigDiff(m=plan.neighbours if plan.kind == "hnsw" else 0),
+        quantization_config=codes,
+    )
+
+
+def config_change(params: Any) -> Any:
+    """What makes a vector that is there like ``params``, as far as Qdrant can change it."""
+    return models.VectorParamsDiff(
+        on_disk=params.on_disk,
+        hnsw_config=params.hnsw_config,
+        quantization_config=params.quantization_config or models.Disabled.DISABLED,
+    )
+
+
+def search_request(
+    query: np.ndarray, k: int, plan: SearchPlan | None, condition: Any = None, *, parameters: bool = True
+) -> Any:
+    """One search as one request: the shortlist innermost, each further step around it.
+
+    Args:
+        query: float32 unit vector (width,).
+        k: results wanted.
+        plan: how to search; None compares with every full vector.
+        condition: ``models.Filter`` for the rows that are searched. The innermost stage applies it; later ones only
+            see its candidates.
+        parameters: say how to search the shortlist; the embedded mode has one way only and warns of others.
+
+    Returns:
+        ``models.QueryRequest``.
+    """
+    width = len(query)
+    if plan is None:
+        names, limits, how = [vector_name(width, width)], [k], models.SearchParams(exact=True)
+    else:
+        steps = plan.steps(width, k)
+        names = [vector_name(plan.dim, width, plan.precision), *(vector_name(dim, width) for dim, _ in steps)]
+        limits = [*(given for _, given in steps), k]
+        how = _shortlist_parameters(plan, limits[0], alone=not steps)
+    stages = [
+        {"query": numbers(truncate(query, vector_dim(name))), "using": name, "limit": limit}
+        for name, limit in zip(names, limits, strict=True)
+    ]
+    stages[0] |= {"filter": condition, "params": how if parameters else None}
+    inner: Any = None
+    for stage in stages[:-1]:
+        inner = models.Prefetch(**stage, prefetch=inner)
+    return models.QueryRequest(**stages[-1], prefetch=inner, with_payload=[ID])
+
+
+def _shortlist_parameters(plan: SearchPlan, limit: int, *, alone: bool) -> Any:
+    codes = None
+    if plan.precision in (
+        "int8",
+        "binary",
+    ):  # what follows compares real numbers; only a prefix alone must do so itself
+        codes = models.QuantizationSearchParams(rescore=alone)
+    if plan.kind == "hnsw":
+        return models.SearchParams(hnsw_ef=max(plan.effort, limit), quantization=codes)
+    return models.SearchParams(quantization=codes) if codes else models.SearchParams(exact=True)
+
+
+def condition_filter(conditions: Conditions, columns: Mapping[str, ColumnType]) -> Any:
+    """Checked conditions as ``models.Filter``; None where there are none."""
+    must: list[Any] = []
+    for name, wanted in conditions.items():
+        if isinstance(wanted, Range):
+            bounds = models.Range(gt=wanted.gt, gte=wanted.gte, lt=wanted.lt, lte=wanted.lte)
+            must.append(models.FieldCondition(key=payload_key(name), range=bounds))
+        elif columns[name] in ("text", "int"):
+            must.append(models.FieldCondition(key=payload_key(name), match=models.MatchAny(any=list(wanted))))
+        else:  # Qdrant matches neither floats nor several booleans: each value is a condition of its own
+            either = [_equal(name, value, columns[name]) for value in wanted]
+            must.append(models.Filter(should=either) if either else models.HasIdCondition(has_id=[]))
+    return models.Filter(must=must) if must else None
+
+
+def _equal(name: str, value: Any, type_: ColumnType) -> Any:
+    if type_ == "bool":
+        return models.FieldCondition(key=payload_key(name), match=models.MatchValue(value=value))
+    return models.FieldCondition(key=payload_key(name), range=models.Range(gte=value, lte=value))
+
+
+def payload_key(column: str) -> str:
+    """The path of a column in the payload; quoted where its name would be read as a path.
+
+    Raises:
+        ValueError: a name with a quotation mark, which Qdrant's paths cannot have.
+    """
+    if '"' in column:
+        raise ValueError(f"Qdrant cannot filter by a column called {column!r}: leave the quotation mark out")
+    return column if _PLAIN_KEY.fullmatch(column) else f'"{column}"'
+
+
+def point_id(id_: str) -> str:
+    """Qdrant's id of a row: a UUID made from the row's id (RFC 9562, version 5), the same each time."""
+    return str(uuid.uuid5(_NAMESPACE, id_))
+
+
+def numbers(vectors: np.ndarray) -> Any:
+    """Vectors as lists of numbers for JSON."""
+    return np.round(vectors.astype(np.float64), _DIGITS).tolist()
+
+
+def point_batches(
+    ids: Sequence[str],
+    vectors: np.ndarray,
+    texts: Sequence[str] | None,
+    columns: Mapping[str, Sequence[Any]],
+    names: Sequence[str],
+    most_bytes: int,
+) -> Iterator[Any]:
+    """Rows as ``models.Batch`` of about ``most_bytes`` of JSON each at most, in order; a longer row goes alone.
+
+    Args:
+        ids: of the rows.
+        vectors: float32 unit vectors (n, width).
+        texts: one for each row, or None.
+        columns: values by name; None is left out.
+        names: vectors to make, as :func:`vector_name` gives them.
+        most_bytes: of a batch, estimated.
+    """
+    each = _BYTES_A_NUMBER * sum(map(vector_dim, names)) + 100
+    payloads: list[dict[str, Any]] = []
+    first = size = 0
+
+    def batch() -> Any:
+        block = vectors[first : first + len(payloads)]
+        cut = {name: numbers(truncate(block, vector_dim(name))) for name in names}
+        return models.Batch(ids=[point_id(payload[ID]) for payload in payloads], vectors=cut, payloads=payloads)
+
+    for row, id_ in enumerate(ids):
+        text = {TEXT: texts[row]} if texts is not None else {}
+        own = {name: values[row] for name, values in columns.items() if values[row] is not None}
+        payload = {ID: id_, **text, **own}
+        long = each + sum(len(str(name)) + len(str(value).encode()) + 6 for name, value in payload.items())
+        if payloads and size + long > most_bytes:
+            yield batch()
+            payloads, first, size = [], row, 0
+        payloads.append(payload)
+        size += long
+    if payloads:
+        yield batch()

@@ -1,0 +1,375 @@
+"""Qdrant, a server, a cluster or embedded, as a store."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mrl_text.search.checks import check_columns, check_ids, check_queries, check_strings, check_texts, check_vectors
+from mrl_text.search.columns import ColumnType, merge_types
+from mrl_text.search.filters import check_where
+from mrl_text.search.hits import Found
+from mrl_text.search.plan import SearchPlan
+from mrl_text.search.qdrant import requests
+from mrl_text.search.qdrant.calls import Address, calling, connect
+from mrl_text.search.qdrant.requests import ID, TEXT, models
+from mrl_text.search.store import Document, StoreUnavailableError, Where
+from mrl_text.truncation import check_dim, check_dims, truncate
+
+logger = logging.getLogger(__name__)
+
+_FACTS = "mrl_text"  # our entry in the metadata of a collection, as JSON text: whole or not at all
+_UPLOAD_BYTES = 4 << 20  # a server takes 32 MB; smaller ones lose less when one is sent again
+_QUERIES = 64
+_POINTS = 1000
+_MOVED = 256
+_POLL = 0.5
+_LONGEST_BUILD = 6 * 3600.0
+
+
+class QdrantStore:
+    """A collection with a named vector for each size that the plan uses.
+
+    Made by :meth:`create`, found again by :meth:`open`. A search is one request: the shortlist and each step of the
+    plan are nested ``prefetch`` stages. Rows have a UUID made from their id; adding one again replaces it, so an
+    interrupted upload is repeated and not resumed by position. Needs Qdrant 1.16 (metadata of collections), and 1.18 to
+    change to a plan with other sizes.
+
+    Args:
+        url: as given.
+        address: where it is.
+        client: connected; the store closes it.
+        info: ``models.CollectionInfo`` of the collection.
+    """
+
+    def __init__(self, url: str, address: Address, client: Any, info: Any) -> None:
+        self.url = url
+        self._address, self._client, self._collection = address, client, address.collection
+        self._remote = address.folder is None
+        self._call = calling(address)
+        self._learn(info)
+
+    @classmethod
+    def open(cls, url: str) -> QdrantStore:
+        """The collection of a URL.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: another form of URL, a collection that was not made here, or a folder open elsewhere.
+            StoreUnavailableError: no answer.
+        """
+        address = Address.parse(url)
+        if address.folder is not None and not (address.folder / "meta.json").is_file():
+            raise FileNotFoundError(f"no embedded Qdrant in {address.folder}: create the store first")
+        client = connect(address)
+        try:
+            if not calling(address)(lambda: client.collection_exists(address.collection)):
+                raise FileNotFoundError(f"{address} has no collection {address.collection!r}: create the store first")
+            return cls(url, address, client, calling(address)(lambda: client.get_collection(address.collection)))
+        except BaseException:
+            client.close()
+            raise
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        *,
+        width: int,
+        plan: SearchPlan | None = None,
+        model: str | None = None,
+        dims: Sequence[int] | None = None,
+    ) -> QdrantStore:
+        """A new collection; arguments and errors as :func:`mrl_text.search.create_store`.
+
+        Raises:
+            FileExistsError: there is a collection of that name.
+            ValueError: a plan that Qdrant cannot follow, or a server too old to keep what a store must know of itself.
+        """
+        check_dim(width, None)
+        if plan is not None:
+            requests.check_plan(plan, width)
+        sizes = list(check_dims([*(dims or ()), width], width))
+        shape = {"width": int(width), "model": model, "dims": sizes, "plan": plan.to_json() if plan else None}
+        facts = json.dumps({"version": 1, **shape, "columns": {}, "made": uuid.uuid4().hex})
+        address = Address.parse(url)
+        client, call = connect(address), calling(address)
+        try:
+            if call(lambda: client.collection_exists(address.collection)):
+                raise FileExistsError(f"{address} has a collection {address.collection!r} already: open it")
+            try:
+                call(
+                    lambda: client.create_collection(
+                        address.collection,
+                        vectors_config=requests.vectors_config(plan, width),
+                        on_disk_payload=True,
+                        metadata={_FACTS: facts},
+                    )
+                )
+            except FileExistsError:  # made by our first request, whose answer was lost, or by somebody else meanwhile
+                metadata = call(lambda: client.get_collection(address.collection)).config.metadata
+                if (metadata or {}).get(_FACTS) != facts:
+                    raise
+            info = call(lambda: client.get_collection(address.collection))
+            if not info.config.metadata:
+                call(lambda: client.delete_collection(address.collection))
+                raise ValueError(f"{address} does not keep metadata of a collection: update it to 1.16 or newer")
+            return cls(url, address, client, info)
+        except BaseException:
+            client.close()
+            raise
+
+    @property
+    def plan(self) -> SearchPlan | None:
+        """How :meth:`search` searches; None compares with every full vector."""
+        return self._plan
+
+    def add(
+        self,
+        ids: Sequence[str],
+        embeddings: np.ndarray,
+        texts: Sequence[str] | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        """Add rows, a few megabytes at a time, each confirmed before the next is sent; as :meth:`Store.add`."""
+        vectors = check_vectors(embeddings, self.width)
+        check_ids(ids, len(vectors))
+        if texts is not None:
+            check_texts(texts, len(vectors), "texts")
+        own = check_columns(columns, len(vectors), (ID, TEXT))
+        if self._remote:  # another writer may have changed the plan, and with it the vectors that a row needs
+            self._refresh()
+        self._learn_columns(own)
+        for name, type_ in self._columns.items():
+            if type_ == "float" and name in own:
+                own[name] = [value if value is None else float(value) for value in own[name]]
+        names = list(requests.vectors_config(self._plan, self.width))
+        for batch in requests.point_batches(ids, vectors, texts, own, names, _UPLOAD_BYTES):
+            self._call(partial(self._client.upsert, self._collection, points=batch, wait=True))
+
+    def flush(self) -> None:
+        """Wait until a server has built its graphs and codes. The embedded mode has none and writes at once.
+
+        Raises:
+            StoreUnavailableError: it reports a failure, or is not done after six hours.
+        """
+        if not self._remote:
+            return
+        started = told = time.monotonic()
+        quiet = 0  # a server may need a moment to see that there is something to build
+        while quiet < 2:
+            info = self._call(lambda: self._client.get_collection(self._collection))
+            now = time.monotonic()
+            if info.status == models.CollectionStatus.RED or info.optimizer_status != models.OptimizersStatusOneOf.OK:
+                raise StoreUnavailableError(f"{self._address} failed to build the index: {info.optimizer_status}")
+            if info.status == models.CollectionStatus.GREY:  # it was restarted, and builds on when it is told to
+                diff = models.OptimizersConfigDiff()
+                self._call(partial(self._client.update_collection, self._collection, optimizers_config=diff))
+            quiet = quiet + 1 if info.status == models.CollectionStatus.GREEN else 0
+            if now - started > _LONGEST_BUILD:
+                raise StoreUnavailableError(f"{self._address} still builds its index after {now - started:.0f} seconds")
+            if now - told > 30:
+                told = now
+                done = f"{info.indexed_vectors_count or 0:,} vectors of {info.points_count or 0:,} rows"
+                logger.info("%s is building its index: %s are in it", self._address, done)
+            if quiet < 2:
+                time.sleep(_POLL)
+
+    def search(
+        self, queries: np.ndarray, k: int = 10, *, where: Where | None = None, plan: SearchPlan | None = None
+    ) -> Found:
+        """The ``k`` best rows for each query, one request for each 64; as :meth:`Store.search`."""
+        vectors = check_queries(queries, k, self.width)
+        if plan is not None:
+            return self._search(vectors, k, where, self._followed(plan))
+        before = self._plan
+        try:
+            return self._search(vectors, k, where, before)
+        except (ValueError, FileNotFoundError):  # the vectors of a plan that somebody has replaced are gone
+            self._refresh()
+            if self._plan == before:
+                raise
+            return self._search(vectors, k, where, self._plan)
+
+    def exact(self, queries: np.ndarray, k: int = 10, *, where: Where | None = None) -> Found:
+        """The ``k`` best rows by comparing with every full vector."""
+        return self._search(check_queries(queries, k, self.width), k, where, None)
+
+    def delete(self, ids: Collection[str]) -> int:
+        """Take rows out; returns how many were there. Raises TypeError for a single string."""
+        if isinstance(ids, str):
+            raise TypeError(f"delete takes a collection of ids, got the string {ids!r}")
+        there = 0
+        for records in self._records(list(dict.fromkeys(ids)), payload=False):
+            if points := [record.id for record in records]:
+                selector = models.PointIdsList(points=points)
+                self._call(partial(self._client.delete, self._collection, points_selector=selector, wait=True))
+            there += len(points)
+        return there
+
+    def count(self) -> int:
+        """Rows that can be found."""
+        return int(self._call(lambda: self._client.count(self._collection, exact=True)).count)
+
+    def documents(self, ids: Sequence[str]) -> list[Document | None]:
+        """Rows by id, None for one that is not there."""
+        check_strings(ids, len(ids), "ids")
+        found: dict[str, Document] = {}
+        for records in self._records(list(dict.fromkeys(ids)), payload=True):
+            for record in records:
+                payload = dict(record.payload)
+                id_, text = payload.pop(ID), payload.pop(TEXT, None)
+                found[id_] = Document(id_, text, {**dict.fromkeys(self._columns), **payload})
+        return [found.get(id_) for id_ in ids]
+
+    def set_plan(self, plan: SearchPlan | None) -> None:
+        """Search in another way from now on.
+
+        Sizes that the collection lacks are cut from its full vectors and added, and those that the new plan does not
+        use are dropped once it holds; interrupted, the old plan goes on and the next call continues.
+
+        Raises:
+            ValueError: a plan that Qdrant cannot follow, or a server older than 1.18 that lacks a size.
+            StoreUnavailableError: no answer.
+        """
+        if plan is not None:
+            requests.check_plan(plan, self.width)
+        wanted = requests.vectors_config(plan, self.width)
+        there = self._refresh()
+        for name, params in wanted.items():
+            if name not in there:
+                self._add_vector(name, params)
+            self._fill(name)
+        if self._remote:
+            changes = {name: requests.config_change(params) for name, params in wanted.items()}
+            self._call(partial(self._client.update_collection, self._collection, vectors_config=changes))
+        self._keep({**self._facts, "plan": plan.to_json() if plan else None})
+        for name in wanted:  # rows that others added meanwhile, by the plan before
+            self._fill(name)
+        for name in there - set(wanted):
+            with contextlib.suppress(FileNotFoundError):  # older than 1.18: it stays, unused
+                self._call(partial(self._client.delete_vector_name, self._collection, name))
+        self._refresh()
+        self.flush()
+
+    def close(self) -> None:
+        """Let go of the connection, or of the folder."""
+        self._client.close()
+
+    def _learn(self, info: Any) -> None:
+        """Take over what the collection says of itself."""
+        try:
+            self._facts: dict[str, Any] = json.loads(info.config.metadata[_FACTS])
+            self._vectors = set(info.config.params.vectors)
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"{self._address} has a collection {self._collection!r} that mrl-text did not make: choose another name"
+            ) from None
+        if self._facts["version"] != 1:
+            raise ValueError(f"{self.url} was made in version {self._facts['version']} of the layout: update mrl-text")
+        self.width: int = self._facts["width"]
+        self.model: str | None = self._facts["model"]
+        self.dims: tuple[int, ...] = tuple(self._facts["dims"])
+        self._columns: dict[str, ColumnType] = self._facts["columns"]
+        self._plan = SearchPlan.from_json(self._facts["plan"]) if self._facts["plan"] else None
+
+    def _refresh(self) -> set[str]:
+        """Learn what others may have changed; returns the names of the vectors that are there."""
+        self._learn(self._call(lambda: self._client.get_collection(self._collection)))
+        return self._vectors
+
+    def _keep(self, facts: dict[str, Any]) -> None:
+        metadata = {_FACTS: json.dumps(facts)}
+        self._call(partial(self._client.update_collection, self._collection, metadata=metadata))
+
+    def _learn_columns(self, own: Mapping[str, Sequence[Any]]) -> None:
+        """Note columns that are new, with an index for each where there is a server, before rows have them."""
+        for name in own:
+            requests.payload_key(name)
+        if merge_types(self._columns, own) == self._columns:
+            return
+        self._refresh()
+        merged = merge_types(self._columns, own)
+        for name in merged.keys() - self._columns.keys() if self._remote else ():
+            schema = requests.INDEX_TYPES[merged[name]]
+            key = requests.payload_key(name)
+            self._call(partial(self._client.create_payload_index, self._collection, key, schema, wait=True))
+        self._keep({**self._facts, "columns": merged})
+        self._refresh()
+
+    def _followed(self, plan: SearchPlan) -> SearchPlan:
+        """This plan, if the collection has what it needs."""
+        requests.check_plan(plan, self.width)
+        missing = requests.vectors_config(plan, self.width).keys() - self._vectors
+        scan = plan.kind == "flat" and plan.precision in ("float32", "float16")
+        if missing or not (scan or (self._plan is not None and plan.shares_shortlist(self._plan))):
+            label = self._plan.label if self._plan else "comparing with every full vector"
+            raise ValueError(f"the store is built for {label}: call set_plan for {plan.label}")
+        return plan
+
+    def _search(self, vectors: np.ndarray, k: int, where: Where | None, plan: SearchPlan | None) -> Found:
+        if not set(where or ()) <= self._columns.keys():
+            self._refresh()
+        condition = requests.condition_filter(check_where(where, self._columns), self._columns)
+        ids = np.full((len(vectors), k), None, dtype=object)
+        scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
+        for first in range(0, len(vectors), _QUERIES):
+            ask = partial(requests.search_request, k=k, plan=plan, condition=condition, parameters=self._remote)
+            some = [ask(one) for one in vectors[first : first + _QUERIES]]
+            answers = self._call(partial(self._client.query_batch_points, self._collection, requests=some))
+            for row, answer in enumerate(answers, first):
+                for place, point in enumerate(answer.points):
+                    ids[row, place], scores[row, place] = point.payload[ID], point.score
+        return Found(ids, scores)
+
+    def _records(self, ids: Sequence[str], *, payload: bool) -> Any:
+        """Points of rows that are there, in lists."""
+        for first in range(0, len(ids), _POINTS):
+            points = [requests.point_id(id_) for id_ in ids[first : first + _POINTS]]
+            yield self._call(partial(self._client.retrieve, self._collection, points, with_payload=payload))
+
+    def _add_vector(self, name: str, params: Any) -> None:
+        dense = models.DenseVectorConfig(
+            size=params.size,
+            distance=params.distance,
+            datatype=models.VectorStorageDatatype(params.datatype.value),
+        )
+        config = models.DenseVectorNameConfig(dense=dense)
+        try:
+            self._call(partial(self._client.create_vector_name, self._collection, name, config))
+        except FileNotFoundError:
+            raise ValueError(
+                f"{self._address} is older than 1.18 and cannot add a size to a collection: make a new store with that"
+                " plan, and push to it"
+            ) from None
+        if self._remote:  # before rows have it, so that it is built once
+            change = {name: requests.config_change(params)}
+            self._call(partial(self._client.update_collection, self._collection, vectors_config=change))
+
+    def _fill(self, name: str) -> None:
+        """Cut the vectors of a size from the full ones, for all rows that lack them."""
+        dim, full = requests.vector_dim(name), requests.vector_name(self.width, self.width)
+        if name == full:
+            return
+        lacking = models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
+        offset: Any = None
+        while True:
+            scroll = partial(self._client.scroll, self._collection, scroll_filter=lacking, limit=_MOVED, offset=offset)
+            records, offset = self._call(partial(scroll, with_payload=False, with_vectors=[full]))
+            if records:
+                cut = truncate(np.array([record.vector[full] for record in records], dtype=np.float32), dim)
+                points = [
+                    models.PointVectors(id=record.id, vector={name: numbers})
+                    for record, numbers in zip(records, requests.numbers(cut), strict=True)
+                ]
+                self._call(partial(self._client.update_vectors, self._collection, points=points, wait=True))
+            if offset is None:
+                return

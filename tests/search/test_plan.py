@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mrl_text.search.plan import SearchPlan
+
+
+def test_steps_hand_on_fewer_candidates_at_larger_sizes() -> None:
+    plan = SearchPlan(32, shortlist=200, rerank=((64, 100), (128, 50)))
+    assert plan.steps(384, 10) == [(64, 200), (128, 100), (384, 50)]
+    assert plan.steps(384, 80) == [(64, 200), (128, 100), (384, 80)]  # no step hands on fewer than are wanted
+
+
+def test_a_search_for_more_than_the_shortlist_asks_for_as_many() -> None:
+    assert SearchPlan(32, shortlist=20).steps(384, 50) == [(384, 50)]
+
+
+def test_a_prefix_alone_needs_no_steps() -> None:
+    assert SearchPlan(64, final=64).steps(384, 10) == []
+    assert SearchPlan(384).steps(384, 10) == []
+
+
+def test_funnel_has_the_papers_shape() -> None:
+    plan = SearchPlan.funnel([8, 16, 32, 64, 128, 256])
+    assert (plan.dim, plan.shortlist, plan.final) == (8, 200, 256)
+    assert plan.rerank == ((16, 100), (32, 50), (64, 25), (128, 12))
+
+
+def test_json_gives_the_same_plan() -> None:
+    plan = SearchPlan(32, "hnsw", "int8", 300, ((64, 100), (128, 20)), 256, 64, 24)
+    assert SearchPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dim": 0}, "dim must be at least 1"),
+        ({"dim": 8, "kind": "hsnw"}, "did you mean 'hnsw'"),
+        ({"dim": 8, "precision": "int16"}, "did you mean 'int8'"),
+        ({"dim": 8, "kind": "hnsw", "precision": "int4"}, "flat and ivf"),
+        ({"dim": 8, "kind": "hnsw", "neighbours": 1}, "neighbours"),
+        ({"dim": 64, "rerank": ((32, 10),)}, "sizes must grow"),
+        ({"dim": 64, "final": 32}, "sizes must grow"),
+        ({"dim": 8, "shortlist": 10, "rerank": ((32, 20),)}, "must not grow"),
+        ({"dim": 8, "rerank": ((32, 0),)}, "candidates"),
+        ({"dim": 8, "shortlist": 0}, "shortlist"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SearchPlan(**values)
+
+
+def test_a_graph_of_bits_is_a_plan_that_faiss_refuses() -> None:
+    plan = SearchPlan(8, "hnsw", "binary")
+    assert SearchPlan.from_json(plan.to_json()) == plan
+    faiss_index = pytest.importorskip("mrl_text.search.faiss.index").AdaptiveIndex
+    with pytest.raises(ValueError, match="binary is for flat and ivf in FAISS"):
+        faiss_index.create(width=16, plan=plan)
+    with faiss_index.create(width=16) as index, pytest.raises(ValueError, match="flat and ivf in FAISS"):
+        index.set_plan(plan)
+
+
+def test_a_plan_must_fit_the_width() -> None:
+    for plan in (SearchPlan(128), SearchPlan(8, rerank=((128, 10),)), SearchPlan(8, final=128)):
+        with pytest.raises(ValueError, match="from 1 to 64"):
+            plan.check(64)
+    with pytest.raises(ValueError, match="full width"):
+        SearchPlan(8, rerank=((64, 10),)).check(64)
+
+
+def test_unknown_names_in_json_are_refused() -> None:
+    with pytest.raises(ValueError, match="shortlist"):
+        SearchPlan.from_json({"dim": 8, "shortlists": 5})
+
+
+def test_a_funnel_needs_two_sizes() -> None:
+    with pytest.raises(ValueError, match="two sizes"):
+        SearchPlan.funnel([64])

@@ -1,0 +1,391 @@
+"""From files and encoded folders into stores, with interruptions at every moment."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+pytest.importorskip("faiss")
+
+from mrl_text import MatryoshkaEncoder
+from mrl_text.encoding import encode_files, open_encoded
+from mrl_text.search import Document, create_store, open_store
+from mrl_text.search.faiss.store import FaissStore
+from mrl_text.search.plan import SearchPlan
+from mrl_text.search.push import PushReport, push, starting_plan
+from mrl_text.search.push_journal import Journal, without_password
+from tests.conftest import WORDS
+
+ROWS = 240
+TEXTS = [f"the {WORDS[row % 40]} and a {WORDS[row * 7 % 43]} {WORDS[row // 40]}" for row in range(ROWS)]
+DIMS = [8, 16, 32]
+
+
+def corpus(path: Path, texts: list[str] = TEXTS, first: int = 0) -> Path:
+    rows = [
+        {"id": f"d'{row} ü", "text": text, "lang": ("en", "de")[row % 2], "year": 1900 + row}
+        for row, text in enumerate(texts, start=first)
+    ]
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
+    """All rows in three shards, full width and a prefix, with text and columns."""
+    place = tmp_path_factory.mktemp("encoded")
+    options: dict[str, Any] = {"dims": DIMS, "keep": ["text", "lang", "year"], "dtype": "float32", "shard_rows": 100}
+    encode_files([corpus(place / "corpus.jsonl")], place / "out", model=str(tiny_bert), **options)
+    return place / "out"
+
+
+@pytest.fixture
+def folder(encoded: Path, tmp_path: Path) -> Path:
+    """A copy, as a push writes its journal there."""
+    return Path(shutil.copytree(encoded, tmp_path / "encoded"))
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_bert: Path) -> np.ndarray:
+    vectors = MatryoshkaEncoder(str(tiny_bert)).encode_document(TEXTS)
+    return np.asarray(vectors, dtype=np.float64)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=["faiss", "postgres", "qdrant"])
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    if request.param == "faiss":
+        return lambda: str(tmp_path / uuid.uuid4().hex)
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
+        return lambda: f"{url}&table=push_{uuid.uuid4().hex}"
+    pytest.importorskip("qdrant_client")
+    # the embedded mode commits row by row, which takes long on a busy disk
+    place = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else tmp_path))
+    request.addfinalizer(lambda: shutil.rmtree(place))
+    return lambda: f"qdrant:{place / uuid.uuid4().hex}#docs"
+
+
+def ids(rows: int = ROWS) -> list[str]:
+    return [f"d'{row} ü" for row in range(rows)]
+
+
+def contents(url: str) -> tuple[Any, ...]:
+    """All of a store that can be seen: rows, and for each row the cosine of its vector to a few fixed directions."""
+    store = open_store(url)
+    try:
+        directions = np.eye(32, dtype=np.float32)[:4]
+        found = store.exact(directions, ROWS + 10)
+        scores = [
+            {name: round(float(score), 3) for name, score in zip(*row, strict=True) if name is not None}
+            for row in zip(found.ids, found.scores, strict=True)
+        ]
+        return store.count(), store.documents(ids()), scores, store.plan, store.dims, store.model, store.width
+    finally:
+        store.close()
+
+
+def test_rows_texts_columns_and_vectors_arrive(
+    new_url: Callable[[], str], folder: Path, expected: np.ndarray, tiny_bert: Path
+) -> None:
+    url = new_url()
+    report = push(url, folder, batch_rows=64)
+    assert (report.rows, report.pushed, report.stored) == (ROWS, ROWS, ROWS)
+    store = open_store(url)
+    assert (store.count(), store.width, store.dims) == (ROWS, 32, (8, 16, 32))
+    assert store.model == str(tiny_bert.resolve())
+    assert store.plan == report.plan
+    own = [{"lang": ("en", "de")[row % 2], "year": 1900 + row} for row in range(ROWS)]
+    rows = [Document(name, TEXTS[row], own[row]) for row, name in enumerate(ids())]
+    assert store.documents(ids()) == rows
+    queries = expected[::24].astype(np.float32)
+    scores = expected[::24] @ expected.T
+    found = store.exact(queries, 5)
+    np.testing.assert_allclose(found.scores, -np.sort(-scores, axis=1)[:, :5], atol=2e-3)
+    known = {name: row for row, name in enumerate(ids())}
+    for row, names in enumerate(found.ids):  # ids, whatever the order of ties
+        np.testing.assert_allclose(found.scores[row], [scores[row, known[name]] for name in names], atol=2e-3)
+    hits = store.search(queries, 1)  # by the plan: a shortlist of 200 of 240
+    np.testing.assert_allclose(hits.scores[:, 0], 1, atol=2e-3)
+    store.close()
+    assert not list(folder.glob("push-*"))
+
+
+def test_an_interrupted_push_goes_on_after_the_last_confirmed_batch(
+    new_url: Callable[[], str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = new_url(), new_url()
+    push(whole, folder, batch_rows=40)
+    opened = open_store(whole)
+    store_class = type(opened)
+    opened.close()
+    sent: list[int] = []
+    most = [3]
+    add = store_class.add
+
+    def counting(self: Any, names: list[str], *rest: Any) -> None:
+        if len(sent) == most[0]:
+            raise KeyboardInterrupt
+        sent.append(len(names))
+        add(self, names, *rest)
+
+    monkeypatch.setattr(store_class, "add", counting)
+    with pytest.raises(KeyboardInterrupt):
+        push(broken, folder, batch_rows=40, checkpoint_seconds=0)
+    sent, most[0] = [], 1000
+    report = push(broken, folder, batch_rows=40, checkpoint_seconds=0)
+    assert report.pushed == sum(sent) == ROWS - 40 - 40 - 20  # the first shard ends at 100
+    assert contents(broken) == contents(whole)
+    assert not list(folder.glob("push-*"))
+
+
+def test_killed_at_any_moment_it_ends_as_if_undisturbed(folder: Path, tmp_path: Path) -> None:
+    push(tmp_path / "whole", folder)
+    broken = tmp_path / "broken"
+    call = f"push({str(broken)!r}, {str(folder)!r}, batch_rows=3, checkpoint_seconds=0)"
+    script = f"from mrl_text.search.push import push; {call}"
+    moments = random.Random(1)
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", script])
+        journal = Journal(folder, broken)
+        wanted = journal.rows + moments.randrange(1, 80)
+        while process.poll() is None and Journal(folder, broken).rows < wanted:
+            time.sleep(0.002)
+        assert process.poll() is None, "it was over before it could be killed"
+        process.kill()
+        process.wait()
+        assert 0 < Journal(folder, broken).rows < ROWS
+    report = push(broken, folder)
+    assert 0 < report.pushed < ROWS
+    assert contents(str(broken)) == contents(str(tmp_path / "whole"))
+    whole, again = (FaissStore.open(str(tmp_path / name)).index for name in ("whole", "broken"))
+    np.testing.assert_array_equal(whole.vectors(whole.find(ids())), again.vectors(again.find(ids())))
+
+
+def stopped_after(url: str | Path, folder: Path, batches: int) -> None:
+    """A push that is interrupted in the middle."""
+    calls: list[int] = []
+    add = FaissStore.add
+
+    def counting(self: Any, *rest: Any) -> None:
+        if len(calls) == batches:
+            raise KeyboardInterrupt
+        calls.append(1)
+        add(self, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(FaissStore, "add", counting)
+        with pytest.raises(KeyboardInterrupt):
+            push(url, folder, batch_rows=20, checkpoint_seconds=0)
+
+
+def test_a_store_that_lost_its_rows_gets_all_of_them(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped_after(tmp_path / "index", folder, 4)
+    assert Journal(folder, tmp_path / "index").rows == 80
+    shutil.rmtree(tmp_path / "index")
+    with caplog.at_level(logging.WARNING):
+        report = push(tmp_path / "index", folder)
+    assert "has lost rows that it had confirmed" in caplog.text
+    assert (report.pushed, report.stored) == (ROWS, ROWS)
+
+
+def test_a_note_about_other_vectors_does_not_count(folder: Path, tmp_path: Path) -> None:
+    stopped_after(tmp_path / "index", folder, 4)
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    assert push(tmp_path / "index", folder).pushed == ROWS
+    assert push(tmp_path / "other", folder).pushed == ROWS
+
+
+def test_other_columns_are_another_push(folder: Path, tmp_path: Path) -> None:
+    stopped_after(tmp_path / "index", folder, 4)
+    report = push(tmp_path / "index", folder, keep=["lang"])
+    assert report.pushed == ROWS
+    store = open_store(tmp_path / "index")
+    assert store.documents(ids()[:1]) == [Document(ids()[0], TEXTS[0], {"lang": "en", "year": None})]
+    store.close()
+
+
+def test_columns_of_parquet(tmp_path: Path, tiny_bert: Path) -> None:
+    own = {"score": [1.5, float("nan"), None], "day": [datetime.date(2020, 1, day) for day in (1, 2, 3)]}
+    parquet.write_table(pa.table({"id": ["a", "b", "c"], "text": TEXTS[:3], **own}), tmp_path / "corpus.parquet")
+    encode_files([tmp_path / "corpus.parquet"], tmp_path / "out", model=str(tiny_bert), keep=["text", *own])
+    with pytest.raises(ValueError, match="column 'day' holds date32"):
+        push(tmp_path / "index", tmp_path / "out")
+    assert not (tmp_path / "index").exists()
+    push(tmp_path / "index", tmp_path / "out", keep=["score"])
+    store = open_store(tmp_path / "index")
+    assert [one and one.columns for one in store.documents(["a", "b", "c"])] == [
+        {"score": 1.5},
+        {"score": None},
+        {"score": None},
+    ]
+    store.close()
+
+
+def test_a_folder_that_cannot_be_written_is_pushed_all_the_same(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, content: bytes) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("mrl_text.search.push_journal.write_atomically", refused)
+    assert push(tmp_path / "index", folder, checkpoint_seconds=0).stored == ROWS
+    assert caplog.text.count("an interrupted push will begin anew") == 1
+
+
+def test_corpus_files_are_encoded_first_and_their_vectors_removed(
+    folder: Path, tmp_path: Path, tiny_bert: Path
+) -> None:
+    files = [corpus(tmp_path / "one.jsonl", TEXTS[:150]), corpus(tmp_path / "two.jsonl", TEXTS[150:], 150)]
+    options: dict[str, Any] = {"model": str(tiny_bert), "keep": ["lang", "year"], "dims": DIMS}
+    report = push(tmp_path / "index", [str(file) for file in files], **options)
+    assert (report.stored, report.left_out, report.folder) == (ROWS, 0, None)
+    assert not list((tmp_path / "cache" / "push").iterdir())
+    push(tmp_path / "other", folder)
+    assert contents(str(tmp_path / "index"))[:2] == contents(str(tmp_path / "other"))[:2]
+    for one, other in zip(contents(str(tmp_path / "index"))[2], contents(str(tmp_path / "other"))[2], strict=True):
+        assert all(abs(one[name] - other[name]) < 0.01 for name in one)  # bfloat16, where the processor has it
+    kept = push(tmp_path / "third", files, work=tmp_path / "work", **options)
+    assert kept.folder == tmp_path / "work"
+    assert open_encoded(kept.folder).rows == ROWS
+
+
+def test_rows_that_are_left_out_are_named_and_kept_on_record(tmp_path: Path, tiny_bert: Path) -> None:
+    file = corpus(tmp_path / "corpus.jsonl", [*TEXTS[:5], " "])
+    report = push(tmp_path / "index", file, model=str(tiny_bert))
+    assert (report.stored, report.left_out) == (5, 1)
+    assert "corpus.jsonl, row 6" in report.problems[0]
+    assert report.folder is not None
+    assert (report.folder / "problems.jsonl").read_text()
+    with pytest.raises(ValueError, match="row 6"):
+        push(tmp_path / "strict", file, model=str(tiny_bert), on_error="fail")
+    assert not (tmp_path / "strict").exists()
+
+
+def test_rows_that_come_again_replace_what_was_there(tmp_path: Path, tiny_bert: Path, folder: Path) -> None:
+    push(tmp_path / "index", folder)
+    changed = corpus(tmp_path / "changed.jsonl", [f"{text} slow" for text in TEXTS[100:]], 100)
+    report = push(tmp_path / "index", changed, model=str(tiny_bert), keep=["lang"])
+    assert (report.pushed, report.stored) == (140, ROWS)
+    store = open_store(tmp_path / "index")
+    before, after = store.documents([ids()[99], ids()[100]])
+    assert before == Document(ids()[99], TEXTS[99], {"lang": "de", "year": 1999})
+    assert after == Document(ids()[100], f"{TEXTS[100]} slow", {"lang": "en", "year": None})
+    assert store.plan == report.plan
+    store.close()
+
+
+def test_an_id_that_comes_twice_fails_before_anything_is_sent_or_the_last_wins(tmp_path: Path, tiny_bert: Path) -> None:
+    file = tmp_path / "corpus.jsonl"
+    rows = [{"id": f"r{row % 30}", "text": TEXTS[row]} for row in range(50)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"the id 'r\d+' comes twice .* --on-duplicate last"):
+        push(tmp_path / "index", file, model=str(tiny_bert))
+    assert not (tmp_path / "index").exists()
+    for rows_together in (50, 7):  # within a batch and across batches
+        url = tmp_path / f"index-{rows_together}"
+        report = push(url, file, model=str(tiny_bert), on_duplicate="last", batch_rows=rows_together)
+        assert (report.rows, report.stored) == (50, 30)
+        store = open_store(url)
+        found = store.documents(["r5", "r25"])
+        assert [one.text for one in found if one] == [TEXTS[35], TEXTS[25]]
+        store.close()
+
+
+def test_the_plan_of_a_store_is_kept_and_another_one_taken_when_it_is_given(
+    new_url: Callable[[], str], folder: Path
+) -> None:
+    url = new_url()
+    own = SearchPlan(8, "hnsw", "float16", shortlist=50, effort=60)
+    create_store(url, width=32, plan=own, dims=[8, 16]).close()
+    assert push(url, folder).plan == own
+    assert contents(url)[3] == own
+    other = SearchPlan(16, "flat", "float16", shortlist=70)
+    assert push(url, folder, plan=other).plan == other
+    store = open_store(url)
+    assert (store.plan, store.count()) == (other, ROWS)
+    store.close()
+
+
+def test_starting_plans_fit_the_engine_and_the_size() -> None:
+    assert starting_plan("postgresql", 50_000, 384, [16, 64, 128, 384]).label == "128 float16 hnsw, 200 → full"
+    assert starting_plan("qdrant", 500, 384, [384]).single
+    assert starting_plan("qdrant", 500, 384, [64, 384]).kind == "flat"
+    assert starting_plan("faiss", 500, 384, [64, 384]).precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sources": "corpus.jsonl"}, "give --model"),
+        ({"sources": "."}, "it has no manifest.json"),
+        ({"sources": ["encoded", "corpus.jsonl"]}, "one encoded folder, or corpus files"),
+        ({"sources": "narrow"}, "a store needs the full width, 32, in float32 or float16"),
+        ({"keep": ["langs"]}, "did you mean 'lang'"),
+        ({"on_duplicate": "first"}, "on_duplicate 'first' is unknown"),
+        ({"batch_rows": 0}, "batch_rows must be at least 1"),
+        ({"plan": SearchPlan(64)}, "64"),
+        ({"store_url": "mysql://here"}, "is not a store"),
+        ({"store_url": "wide"}, "holds vectors of width 64, these have 32"),
+        ({"store_url": "foreign"}, "holds vectors of their/model, these are of"),
+        ({"store_url": "sized", "dims": [8]}, "was made with the sizes 4, 32: leave --dims out"),
+    ],
+)
+def test_mistakes_are_named_and_nothing_is_written(
+    folder: Path, tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus(Path("corpus.jsonl"), TEXTS[:3])
+    encode_files(["corpus.jsonl"], "narrow", model=str(tiny_bert), dims=[8])
+    create_store("wide", width=64).close()
+    create_store("foreign", width=32, model="their/model").close()
+    create_store("sized", width=32, dims=[4]).close()
+    with pytest.raises(ValueError, match=message):
+        push(**{"store_url": "index", "sources": "encoded", **change})
+    assert not Path("index").exists()
+    for name in ("wide", "foreign", "sized"):
+        assert open_store(name).count() == 0
+
+
+def test_a_password_is_neither_shown_nor_written(folder: Path) -> None:
+    url = "postgresql://me:geheim@db:5432/texts?table=t&password=geheim&sslmode=require"
+    assert without_password(url) == "postgresql://me@db:5432/texts?table=t&sslmode=require"
+    assert without_password("index") == "index"
+    assert without_password("qdrant:here#docs") == "qdrant:here#docs"
+    journal = Journal(folder, url)
+    journal.plan = SearchPlan(8)
+    journal.write(7)
+    assert "geheim" not in "".join(file.read_text() + file.name for file in folder.glob("push-*"))
+    again = Journal(folder, url.replace("geheim", "anders"))  # a new password, the same store
+    assert (again.rows, again.plan) == (7, SearchPlan(8))
+    assert Journal(folder, url.replace("table=t", "table=u")).rows == 0
+
+
+def test_a_report_says_what_was_done(folder: Path, tmp_path: Path) -> None:
+    report = push(tmp_path / "index", folder)
+    assert isinstance(report, PushReport)
+    assert report.url == str(tmp_path / "index")
+    assert report.seconds > 0

@@ -1,0 +1,138 @@
+"""The commands, from files to printed results."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mrl_text import MatryoshkaEncoder
+from mrl_text.cli import app
+from mrl_text.search import AdaptiveIndex
+from tests.conftest import WORDS
+
+TEXTS = [f"the {WORDS[row % 40]} and a {WORDS[row * 7 % 43]} {WORDS[row // 40]}" for row in range(120)]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MRL_TEXT_DEBUG", raising=False)
+    monkeypatch.setattr("mrl_text.quiet.quiet_libraries", lambda: None)
+    level = logging.getLogger("mrl_text").level
+    yield
+    logging.getLogger("mrl_text").setLevel(level)
+
+
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def built(tmp_path: Path, tiny_bert: Path) -> Path:
+    rows = [json.dumps({"_id": f"d{row}", "title": "", "text": text}) for row, text in enumerate([*TEXTS, " "])]
+    Path("corpus.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    result = invoke("index", "build", "corpus.jsonl", "-o", "index", "--model", tiny_bert, "--dims", "8,16")
+    assert result.exit_code == 0, result.output
+    assert "index: 120 documents (120 encoded now)" in result.stdout
+    assert "corpus.jsonl, row 121: has no text" in result.stderr
+    return tmp_path / "index"
+
+
+def test_search_prints_what_the_model_and_numpy_find(built: Path, tiny_bert: Path) -> None:
+    model = MatryoshkaEncoder(str(tiny_bert))
+    query = "the red cat"
+    scores = model.encode_document(TEXTS) @ model.encode_query(query)
+    best = np.argsort(-scores)[:3]
+    plain = invoke("search", built, query, "-k", 3, "--exact")
+    assert plain.exit_code == 0, plain.output
+    lines = [line.split(maxsplit=3) for line in plain.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["1", "2", "3"]
+    assert [line[2] for line in lines] == [f"d{row}" for row in best]
+    assert [line[3] for line in lines] == [TEXTS[row] for row in best]
+    np.testing.assert_allclose([float(line[1]) for line in lines], scores[best], atol=2e-3)
+    found = json.loads(invoke("search", built, query, "-k", 3, "--json").stdout)
+    assert [one["id"] for one in found["results"]] == [f"d{row}" for row in best]  # 200 candidates are all there are
+    assert "steps" not in found
+
+
+def test_explain_shows_every_step(built: Path) -> None:
+    found = json.loads(invoke("search", built, "a dog", "--explain", "--json").stdout)
+    assert [(step["step"], step["dim"], step["candidates"]) for step in found["steps"]] == [
+        ("shortlist", 8, 120),
+        ("rerank", 32, 120),
+    ]
+    assert found["steps"][1]["kilobytes_read"] == 120 * 32 * 2 / 1024
+    assert all(step["milliseconds"] > 0 for step in found["steps"][:1])
+    shown = invoke("search", built, "a dog", "--explain").stdout.splitlines()
+    assert shown[-3].split() == ["step", "dim", "candidates", "milliseconds", "kilobytes_read"]
+
+
+def test_tune_prints_everything_tried_and_search_uses_what_it_chose(built: Path) -> None:
+    Path("queries.csv").write_text("id,text\n" + "".join(f"q{row},{TEXTS[row]} fast\n" for row in range(60)))
+    options = ("--queries", "queries.csv", "--keep", 0.9, "--kinds", "flat")
+    result = invoke("index", "tune", built, *options)
+    assert result.exit_code == 0, result.output
+    written = json.loads((built / "tune.json").read_text())
+    assert written["metric"] == "recall@10"
+    assert sum(" * " in line for line in result.stdout.splitlines()) == 1
+    for trial in written["trials"]:
+        assert trial["label"] in result.stdout
+    assert AdaptiveIndex.load(built).plan is not None
+    assert AdaptiveIndex.load(built).plan.to_json() == written["chosen"]["plan"]  # type: ignore[union-attr]
+    assert invoke("search", built, "a dog").exit_code == 0
+
+
+def test_figure_writes_its_files(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrl_text.search.faiss.figure._SHORTLISTS", (10, 50))
+    monkeypatch.setattr("mrl_text.search.faiss.figure._EFFORTS", (10,))
+    Path("queries.txt").write_text("the cat\na dog\n", encoding="utf-8")
+    result = invoke("index", "figure", built, "--queries", "queries.txt", "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert [Path(line) for line in result.stdout.splitlines()] == [Path("out/search.csv"), Path("out/search.png")]
+    assert all(Path(line).stat().st_size for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("search", "nowhere", "a dog"), "error: no index at nowhere"),
+        (("search", "index", " "), "error: the query is empty"),
+        (("search", "index", "a", "--explain", "--exact"), "leave out --exact"),
+        (("index", "build", "no.jsonl", "-o", "x", "-m", "y"), "error: no corpus file at no.jsonl"),
+        (("index", "tune", "index", "--queries", "none.csv"), "error: no data file at none.csv"),
+        (("index", "tune", "index", "--queries", "none.csv", "--keep", "2"), "error: --keep 2.0"),
+        (("index", "tune", "index", "--queries", "none.csv", "--dims", "a"), "error: --dims 'a'"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(built: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.data
+@pytest.mark.model
+def test_cranfield_keeps_its_published_quality_when_it_is_tuned(test_data: Path, tmp_path: Path) -> None:
+    """nDCG@10 by mteb of the same model and files is 39.5; here it goes through build, tune and search."""
+    place = test_data / "own-data" / "cranfield"
+    model = "sentence-transformers/all-MiniLM-L6-v2"
+    options = ("--dtype", "bfloat16", "--device", "cpu")
+    sizes = ("--dims", "64,128,384")
+    built = invoke("index", "build", place / "corpus.jsonl", "-o", "index", "--model", model, *sizes, *options)
+    assert built.exit_code == 0, built.output
+    judged = ("--queries", place / "queries.jsonl", "--qrels", place / "qrels" / "test.tsv")
+    tuned = invoke("index", "tune", "index", *judged, *options)
+    assert tuned.exit_code == 0, tuned.output
+    written = json.loads((tmp_path / "index" / "tune.json").read_text())
+    halves = np.average(written["scores"], weights=written["queries"])
+    assert 0.385 < halves < 0.405
+    assert written["confirmed"]
+    assert min(written["chosen"]["retention"]) >= 0.99

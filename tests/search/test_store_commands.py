@@ -1,0 +1,154 @@
+"""The commands on stores, from files to printed results."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mrl_text import MatryoshkaEncoder
+from mrl_text.cli import app
+from mrl_text.search import AdaptiveIndex, Range, open_store
+from mrl_text.search.conditions import parse_where
+from tests.conftest import WORDS
+
+TEXTS = [f"the {WORDS[row % 40]} and a {WORDS[row * 7 % 43]} {WORDS[row // 40]}" for row in range(120)]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MRL_TEXT_DEBUG", raising=False)
+    monkeypatch.setattr("mrl_text.quiet.quiet_libraries", lambda: None)
+    level = logging.getLogger("mrl_text").level
+    yield
+    logging.getLogger("mrl_text").setLevel(level)
+
+
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(params=["faiss", "postgres"])
+def pushed(request: pytest.FixtureRequest, tiny_bert: Path) -> str:
+    """A store with a corpus in it; one row had no text."""
+    if request.param == "faiss":
+        pytest.importorskip("faiss")
+        url = "index"
+    else:
+        url = f"{request.getfixturevalue('postgres_url')}&table=commands_{uuid.uuid4().hex}"
+    rows = [
+        json.dumps({"_id": f"d{row}", "text": text, "lang": ("en", "de")[row % 2], "year": row})
+        for row, text in enumerate([*TEXTS, " "])
+    ]
+    Path("corpus.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    result = invoke("index", "push", url, "corpus.jsonl", "--model", tiny_bert, "--dims", "8,16", "--keep", "lang,year")
+    assert result.exit_code == 0, result.output
+    assert ": 120 of 120 rows sent in" in result.stdout
+    assert "120 there now" in result.stdout
+    assert "left out 1 rows" in result.stderr
+    assert "corpus.jsonl, row 121: has no text" in result.stderr
+    return url
+
+
+def test_search_prints_what_the_model_and_numpy_find_among_the_rows_asked_for(pushed: str, tiny_bert: Path) -> None:
+    model = MatryoshkaEncoder(str(tiny_bert))
+    scores = model.encode_document(TEXTS) @ model.encode_query("the red cat")
+    allowed = np.array([row for row in range(120) if row % 2 == 0 and 20 <= row < 100])
+    best = allowed[np.argsort(-scores[allowed])][:3]
+    conditions = ("--where", "lang=en", "--where", "year>=20", "--where", "year<100")
+    for more in ((), ("--exact",)):
+        result = invoke("search", pushed, "the red cat", "-k", 3, "--json", *conditions, *more)
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)["results"]
+        np.testing.assert_allclose([one["score"] for one in found], scores[best], atol=0.01)
+        assert {one["id"] for one in found} <= {f"d{row}" for row in allowed}
+        assert found[0]["columns"] == {"lang": "en", "year": int(found[0]["id"][1:])}
+        assert found[0]["text"] == TEXTS[int(found[0]["id"][1:])]
+    plain = invoke("search", pushed, "the red cat", "-k", 2, *conditions)
+    assert [line.split()[0] for line in plain.stdout.splitlines()] == ["1", "2"]
+
+
+def test_tune_prints_everything_tried_and_the_store_keeps_the_plan(pushed: str) -> None:
+    Path("queries.csv").write_text("id,text\n" + "".join(f"q{row},{TEXTS[row]} fast\n" for row in range(60)))
+    result = invoke("index", "tune", pushed, "--queries", "queries.csv", "--keep", 0.9, "--kinds", "flat,hnsw")
+    assert result.exit_code == 0, result.output
+    assert sum(" * " in line for line in result.stdout.splitlines()) == 1
+    chosen = next(line for line in result.stdout.splitlines() if line.startswith("chosen: "))
+    store = open_store(pushed)
+    assert store.plan is not None
+    assert store.plan.label in chosen
+    store.close()
+    if pushed != "index":
+        assert "against exact search" in result.stdout
+        refused = invoke("index", "tune", pushed, "--queries", "queries.csv", "--max-ram", 5)
+        assert refused.exit_code == 2
+        assert "--max-ram is for an index in a folder" in refused.stderr
+
+
+def test_push_takes_a_plan_of_the_users_own(tiny_bert: Path) -> None:
+    pytest.importorskip("faiss")
+    Path("corpus.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    options = ("--plan-dim", 16, "--kind", "flat", "--precision", "int8", "--shortlist", 50)
+    result = invoke("index", "push", "index", "corpus.txt", "-m", tiny_bert, "--dims", "16", *options)
+    assert result.exit_code == 0, result.output
+    assert "plan: 16 int8 flat, 50 → full" in result.stdout
+    assert AdaptiveIndex.load("index").plan.label == "16 int8 flat, 50 → full"  # type: ignore[union-attr]
+
+
+def test_where_is_read_as_people_type_it() -> None:
+    assert parse_where([]) is None
+    assert parse_where(["lang=en, de", "open = true", 'zip="01234"', "year>=2020", "year<2024", "x=1.5"]) == {
+        "lang": ["en", "de"],
+        "open": True,
+        "zip": "01234",
+        "year": Range(gte=2020, lt=2024),
+        "x": 1.5,
+    }
+    assert parse_where(['name="a, \\"b\\"",c', "n>-3", "d=-2e3", "w=1_000"]) == {
+        "name": ['a, "b"', "c"],
+        "n": Range(gt=-3),
+        "d": -2000.0,
+        "w": "1_000",
+    }
+
+
+@pytest.mark.parametrize("condition", ["year", "year!=3", "=3", "year=", "year>new", "year>1,2", "year<true"])
+def test_conditions_of_another_form_are_refused(condition: str) -> None:
+    with pytest.raises(ValueError, match="--where"):
+        parse_where([condition])
+
+
+@pytest.mark.parametrize("pair", [("y=1", "y=2"), ("y=1", "y>0"), ("y>1", "y=2"), ("y>1", "y>2")])
+def test_conditions_that_cannot_be_joined_are_refused(pair: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="there is a condition on y already"):
+        parse_where(pair)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("search", "mysql://host/db", "a"), "is not a store: expected a folder (FAISS), postgresql://"),
+        (("search", "qdrant:nowhere#docs", "a"), "error: no embedded Qdrant in nowhere"),
+        (("search", "qdrant:nowhere#docs", "a", "--explain"), "error: --explain measures the steps of an index"),
+        (("search", "nowhere", "a", "--where", "lang=en", "--explain"), "error: --explain measures"),
+        (("search", "nowhere", "a", "--where", "lang"), "error: --where 'lang': expected column=value"),
+        (("index", "push", "index", "no.jsonl"), "error: no.jsonl must be encoded: give --model"),
+        (("index", "push", "index", "no.jsonl", "-m", "all-MiniLM-L6-v2"), "error: no corpus file at no.jsonl"),
+        (("index", "push", "index", "no.jsonl", "--effort", 3), "error: --effort is for a plan of your own"),
+        (("index", "tune", "qdrant:nowhere#docs", "--queries", "none.csv"), "error: no data file at none.csv"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments: tuple[str, ...], message: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
