@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mrl_text import docstrings
 from mrl_text.docstrings import (
     HELD_OUT_PACKAGES,
     HELD_OUT_THIRD_PARTY,
@@ -15,7 +16,6 @@ from mrl_text.docstrings import (
     load_docstrings,
     parse_docstrings,
 )
-from mrl_text.training import docstrings
 from mrl_text.training.data import load_source
 from mrl_text.training.recipe import SourceConfig
 
