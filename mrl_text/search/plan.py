@@ -135,6 +135,10 @@ class SearchPlan:
         kept = [max(k, self.shortlist), *(max(k, keep) for _, keep in self.rerank)]
         return list(zip([*(dim for dim, _ in self.rerank), self.final or width], kept, strict=True))
 
+    def last_dim(self, width: int) -> int:
+        """Size of the vectors that decide on the order."""
+        return self.dim if self.single else self.final or width
+
     def check(self, width: int) -> SearchPlan:
         """This plan, if vectors of that width can be searched by it.
 

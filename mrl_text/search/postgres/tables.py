@@ -23,7 +23,7 @@ _ITERATIVE = (0, 8)
 _GRAPH_MEMORY = 1 << 30
 
 
-def facts(link: psycopg.Connection[Any], table: Table) -> dict[str, Any] | None:
+def read_facts(link: psycopg.Connection[Any], table: Table) -> dict[str, Any] | None:
     """What is known about a store; None where there is none."""
     there = link.execute(
         "SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", [table.regclass, table.meta_regclass]
@@ -35,11 +35,18 @@ def facts(link: psycopg.Connection[Any], table: Table) -> dict[str, Any] | None:
 
 
 def create(link: psycopg.Connection[Any], table: Table, facts: dict[str, Any]) -> None:
-    """The table and what is known about it, both or neither."""
+    """The table and what is known about it, both or neither; again is fine, as ``made`` of the facts tells its own.
+
+    Raises:
+        FileExistsError: there is a table of that name that somebody else made.
+    """
     with link.transaction():
         link.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])  # two at once would both begin the table of facts
         taken = link.execute("SELECT to_regclass(%s) IS NOT NULL", [table.regclass]).fetchone()
         if taken and taken[0]:
+            known = read_facts(link, table)
+            if known is not None and known == facts:  # committed, and the answer was lost
+                return
             raise FileExistsError(
                 f"there is a table {'.'.join(table.names)!r} already: open it, or choose another name"
             )
