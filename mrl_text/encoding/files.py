@@ -22,8 +22,8 @@ from mrl_text.encoding.job import TEXT, Job, OnError, OnLong, Segment, column_ty
 from mrl_text.encoding.manifest import Format, binding, check_same, describe, read_manifest, restore, write_manifest
 from mrl_text.files import write_atomically
 from mrl_text.models import find_model
-from mrl_text.sources import open_source
 from mrl_text.suggest import did_you_mean
+from mrl_text.tables.corpus import open_corpus
 from mrl_text.truncation import PRECISIONS, Precision, check_dims
 
 SHARD_ROWS = 8192
@@ -83,15 +83,16 @@ def encode_files(
     interruption encodes the missing ones only, to the same bytes.
 
     Args:
-        inputs: JSON lines, CSV, TSV, Parquet or .txt.
+        inputs: see :func:`mrl_text.tables.open_table`.
         output: folder; one that was begun with the same inputs and options is continued.
         model: folder, hub id or packaged model.
         dims: sizes; None takes the model's full width.
         precisions: of each size. int8 and uint8 take their ranges from the first 4,096 texts, see ``ranges`` in the
             manifest.
         keep: columns to store beside ids and vectors; ``text`` is the text that was encoded.
-        text_columns: what to encode, joined by a blank; see :func:`mrl_text.sources.open_source`.
-        id_column: likewise. A row without an id is called after its number, in further files ``file:number``.
+        text_columns: what to encode, joined by a blank; see :func:`mrl_text.tables.corpus.open_corpus`.
+        id_column: likewise. A row without an id is called after its number, in further files ``file:number``
+            (``folder/file:number`` where another file has that name).
         limit: rows to take of the files together, at most.
         on_error: leave out rows without text, or that cannot be read, and report them; or fail at the first.
         on_long: texts longer than the model reads: cut and report them, leave them out, or fail at the first.
@@ -124,7 +125,7 @@ def encode_files(
         if value not in get_args(known):
             raise ValueError(f"{name} {value!r} is unknown{did_you_mean(str(value), get_args(known))}")
     extra = tuple(name for name in dict.fromkeys(keep) if name != TEXT)
-    sources = tuple(open_source(path, text_columns, id_column, extra) for path in inputs)
+    sources = tuple(open_corpus(path, text_columns, id_column, extra) for path in inputs)
     if not sources or len({source.path for source in sources}) < len(sources):
         raise ValueError("an input file is named twice" if sources else "no input file was named")
     if clash := [name for name in extra if name == "id" or name.startswith("embedding_")]:

@@ -37,7 +37,7 @@ def binding(job: Job, found: ModelSource, *, shard_rows: int, limit: int | None,
         "sources": [
             {
                 "path": str(source.path),
-                **source.stamp(),
+                **source.table.stamp(),
                 "text_columns": list(source.text_columns),
                 "id_column": source.id_column,
             }
