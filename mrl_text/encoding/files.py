@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,7 @@ def encode_files(
     device: str | None = None,
     token_budget: int | None = None,
     engine: EngineName = "local",
+    done: Mapping[Path, int] | None = None,
     progress: bool = False,
 ) -> EncodeReport:
     """Encode a corpus of any size once and store it in several sizes and precisions.
@@ -102,6 +103,8 @@ def encode_files(
         device: where to encode; None is the best there is.
         token_budget: tokens per batch; None takes what suits the device.
         engine: ``local``, or ``ray`` for a cluster (:mod:`mrl_text.encoding.ray_engine`).
+        done: files that were encoded before (absolute), in that order, and how many of their rows: these are not read
+            again, count towards ``limit``, and rows without an id are called as if all had been encoded together.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -144,6 +147,7 @@ def encode_files(
         device=device,
         token_budget=token_budget,
         threads=torch.get_num_threads(),
+        done=dict(done or {}),
     )
     folder = Path(output).expanduser()
     bound = binding(job, found, shard_rows=shard_rows, limit=limit, form=format)
@@ -155,7 +159,7 @@ def encode_files(
             check_same(folder, manifest, bound, job)
         encoded = 0
         if manifest is None or not manifest["complete"]:
-            shards = split(sources, shard_rows, limit)
+            shards = split(sources, shard_rows, limit, job.done)
             if not shards:
                 raise ValueError(f"{', '.join(map(str, inputs))}: no rows to encode")
             run = _Run(folder, engine, shards, progress)

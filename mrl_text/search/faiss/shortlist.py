@@ -11,7 +11,7 @@ import numpy as np
 
 from mrl_text.search.faiss.folder import IndexFolder
 from mrl_text.search.faiss.stored_rows import Rows
-from mrl_text.search.plan import Code, SearchPlan, fits
+from mrl_text.search.plan import SearchPlan, cells, fits
 
 try:
     import faiss
@@ -114,16 +114,6 @@ def new_shortlist(plan: SearchPlan, width: int, count: int) -> Any:
     index.prepend_transform(faiss.NormalizationTransform(plan.dim))
     index.prepend_transform(faiss.RemapDimensionsTransform(width, plan.dim, False))
     return index
-
-
-def cells(count: int, precision: Code = "float32") -> int:
-    """Cells that ``count`` vectors are sorted into: 4 * sqrt(n), as FAISS advises, and at least 16 vectors in each.
-
-    For ``int4`` an eighth of that: a cell costs a few microseconds whatever is in it, and comparing costs so little
-    that larger cells pay.
-    """
-    advised = 4 * math.sqrt(count) / (8 if precision == "int4" else 1)
-    return max(1, min(int(advised), count // 16))
 
 
 def _prefix_index(plan: SearchPlan, count: int) -> Any:

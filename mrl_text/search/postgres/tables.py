@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from mrl_text.search.columns import ColumnType
-from mrl_text.search.plan import SearchPlan
+from mrl_text.search.plan import SearchPlan, cells
 from mrl_text.search.postgres import sql as statements
 from mrl_text.search.postgres.sql import Table
 
@@ -125,7 +124,7 @@ def graph_bytes(table: Table, plan: SearchPlan, rows: int) -> int:
 
 def lists(rows: int) -> int:
     """Cells of ``ivf``; as many as our own index has, so that ``effort`` means the same."""
-    return max(1, min(int(4 * math.sqrt(rows)), rows // 16, _MOST_LISTS))
+    return min(cells(rows), _MOST_LISTS)
 
 
 def apply(link: psycopg.Connection[Any], chosen: dict[str, str]) -> None:
