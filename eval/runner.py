@@ -21,6 +21,7 @@ from mteb.cache import ResultCache
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
+from mrl_text.choices import Dtype, LabelledAs
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import write_atomically
@@ -31,8 +32,7 @@ from mrl_text.truncation import Precision
 
 from .encoders import Call, CellEncoder, RecordingSearch, corpus_calls, model_meta
 from .items import TYPES_WITH_PREDICTIONS, collect_items, read_facts, write_items
-from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Dtype, Line, Plan, Variant, plan_lines
-from .own_data import As
+from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Line, Plan, Variant, plan_lines
 from .reduction import Blocks, Corpus
 from .results import KEY_COLUMNS, TABLE, Results, items_file, with_layers
 from .tasks import TaskLoader
@@ -67,7 +67,7 @@ def sweep(
     output: str | Path,
     benchmark: str | None = None,
     data: Sequence[str | Path] = (),
-    as_: As | None = None,
+    as_: LabelledAs | None = None,
     languages: Sequence[str] | None = None,
     subsets: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,

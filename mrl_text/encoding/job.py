@@ -6,18 +6,17 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrl_text.choices import OnError, OnLong
 from mrl_text.sources import Row, Source
 from mrl_text.truncation import Precision
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OnError = Literal["skip", "fail"]
-OnLong = Literal["cut", "skip", "fail"]
 TEXT = "text"
 """The column of the texts that were encoded."""
 

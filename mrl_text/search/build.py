@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from tqdm.auto import tqdm
 
+from mrl_text.choices import OnError
 from mrl_text.models import ModelSource, find_model
 from mrl_text.search.faiss.engine import cells
 from mrl_text.search.faiss.index import AdaptiveIndex
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OnError = Literal["skip", "fail"]
 OnDuplicate = Literal["fail", "first", "last"]
 
 _CHUNK_ROWS = 2048

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from tqdm.auto import tqdm
 
+from mrl_text.choices import OnError
 from mrl_text.models import find_model
 from mrl_text.search.build import default_plan
 from mrl_text.search.open import create_store, engine_of, open_store
@@ -78,7 +79,7 @@ def push(
     text_columns: Sequence[str] = (),
     id_column: str | None = None,
     limit: int | None = None,
-    on_error: Literal["skip", "fail"] = "skip",
+    on_error: OnError = "skip",
     on_duplicate: OnDuplicate = "fail",
     work: str | Path | None = None,
     device: str | None = None,
