@@ -26,8 +26,6 @@ from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource
-from mrl_text.training.recipe import EvalConfig
-from mrl_text.training.recipe_files import load_recipe
 from mrl_text.truncation import Precision
 
 from .encoders import Call, CellEncoder, RecordingSearch, corpus_calls, model_meta
@@ -146,18 +144,6 @@ def sweep(
     result.scores = result.table()
     _write_table(folder, result.scores)
     return result
-
-
-def recipe_eval(model: str) -> EvalConfig:
-    """What the recipe of a run says about its evaluation; empty for a model that is no run of ours.
-
-    Args:
-        model: folder of a run, or of the model in it; any other name gives the empty answer.
-    """
-    folder = Path(model)
-    run = folder.parent if folder.name == "model" and (folder / "modules.json").is_file() else folder
-    recipe = run / "recipe.yaml"
-    return load_recipe(str(recipe)).eval if recipe.is_file() else EvalConfig()
 
 
 def embedding_cache(

@@ -72,7 +72,8 @@ def evaluate(
     from rich.console import Console
 
     from mrl_text.eval.report import print_report, write_report
-    from mrl_text.eval.runner import recipe_eval, sweep
+    from mrl_text.eval.runner import sweep
+    from mrl_text.training.recipe_files import recipe_eval
 
     planned = recipe_eval(models[0])
     chosen = names(tasks) if tasks else [] if benchmark or data else planned.tasks
