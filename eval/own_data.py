@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 from weakref import WeakValueDictionary
 
 from datasets import Dataset, DatasetDict
@@ -24,6 +24,7 @@ from mteb.abstasks import (
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
+from mrl_text.choices import LabelledAs
 from mrl_text.suggest import did_you_mean
 
 from . import rows
@@ -31,7 +32,6 @@ from .rows import Problems, Table, checked, read_table
 
 logger = logging.getLogger(__name__)
 
-As = Literal["classification", "clustering"]
 
 Parts = dict[str, tuple[Path, bytes]]
 """What a file is for (``"data"``, ``"train"``, ``"corpus"``...) -> where it is and its content."""
@@ -46,7 +46,7 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
 _SPLITS = ("test", "dev", "validation")
 _SEED = 42
 _HIGHEST_JUDGEMENT = 10**6  # the evaluator makes room for every grade up to the highest
-_MADE: WeakValueDictionary[tuple[Path, As | None, str], type[AbsTask]] = WeakValueDictionary()
+_MADE: WeakValueDictionary[tuple[Path, LabelledAs | None, str], type[AbsTask]] = WeakValueDictionary()
 
 
 _KINDS: dict[type[AbsTask], tuple[str, str, str]] = {
@@ -59,7 +59,7 @@ _KINDS: dict[type[AbsTask], tuple[str, str, str]] = {
 """mteb's base class -> its name for the type of task, the category and the main score."""
 
 
-def own_task(path: str | Path, as_: As | None = None) -> AbsTask:
+def own_task(path: str | Path, as_: LabelledAs | None = None) -> AbsTask:
     """Make an mteb task of a user's data; all of it is checked here, before anything is encoded.
 
     ``type(task)()`` is another task on the same rows with a random state of its own. The rows are parsed once as
@@ -77,8 +77,8 @@ def own_task(path: str | Path, as_: As | None = None) -> AbsTask:
         ValueError: an unknown layout or type of file, or malformed rows, each named by file and line; or data on
             which the score is not defined: one label only, equal scores, or no positive judgement.
     """
-    if as_ not in (None, *get_args(As)):
-        raise ValueError(f"labelled texts cannot be evaluated as {as_!r}{did_you_mean(str(as_), get_args(As))}")
+    if as_ not in (None, *get_args(LabelledAs)):
+        raise ValueError(f"labelled texts cannot be evaluated as {as_!r}{did_you_mean(str(as_), get_args(LabelledAs))}")
     place = Path(path).expanduser().absolute()
     place = place.resolve() if ".." in place.parts else place
     parts = {role: (file, rows.read_bytes(file)) for role, file in _find_parts(place, as_).items()}
@@ -100,7 +100,7 @@ def task_name(path: Path) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:80] or "own-data"
 
 
-def _find_parts(place: Path, as_: As | None) -> dict[str, Path]:
+def _find_parts(place: Path, as_: LabelledAs | None) -> dict[str, Path]:
     if not place.is_dir():
         return {"data": place}
     if any((place / name).exists() for name in ("corpus.jsonl", "queries.jsonl", "qrels")):
@@ -138,7 +138,7 @@ def _split_file(place: Path, split: str) -> Path:
     return found[0]
 
 
-def _tables(place: Path, parts: Parts, as_: As | None, problems: Problems) -> type[AbsTask]:
+def _tables(place: Path, parts: Parts, as_: LabelledAs | None, problems: Problems) -> type[AbsTask]:
     names = {name for layout in LAYOUTS for name in layout}
     tables = {role: read_table(file, content, names, problems) for role, (file, content) in parts.items()}
     layouts = {role: _layout(table, as_) for role, table in tables.items()}
@@ -161,7 +161,7 @@ def _tables(place: Path, parts: Parts, as_: As | None, problems: Problems) -> ty
     return _pairs(table, layouts["data"][-1], made, problems)
 
 
-def _layout(table: Table, as_: As | None) -> tuple[str, ...]:
+def _layout(table: Table, as_: LabelledAs | None) -> tuple[str, ...]:
     allowed = LAYOUTS[2:] if as_ else LAYOUTS
     rows.require(table, *allowed)
     fitting = [layout for layout in allowed if set(layout) <= set(table.columns)]

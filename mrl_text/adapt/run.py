@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.adapt.adaptation import METHODS, Adaptation, Method, matrix_file
+from mrl_text.adapt.adaptation import METHODS, Adaptation, matrix_file
 from mrl_text.adapt.fitting import fit, fitted_dims
 from mrl_text.adapt.model import apply
 from mrl_text.adapt.texts import SUFFIXES, check_file, read_array, read_pairs, read_texts, read_vectors
+from mrl_text.choices import AdaptMethod
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import cache_dir, write_atomically
@@ -37,7 +38,7 @@ def adapt(
     texts: Sequence[str | Path],
     output: str | Path,
     *,
-    method: Method = "rotation",
+    method: AdaptMethod = "rotation",
     dims: Sequence[int] | None = None,
     pairs: str | Path | None = None,
     column: str | None = None,
@@ -103,7 +104,7 @@ def adapt_vectors(
     embeddings: str | Path,
     output: str | Path,
     *,
-    method: Method = "rotation",
+    method: AdaptMethod = "rotation",
     dims: Sequence[int] | None = None,
     pairs: str | Path | None = None,
     limit: int = LIMIT,

@@ -14,10 +14,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mrl_text.choices import Cost
 from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
 from mrl_text.classification.figure import Curve, draw_curves
 from mrl_text.classification.storage import FACTS_FILE, load_classifier, read_facts, save_classifier
-from mrl_text.classification.thresholds import Cost
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.files import cache_dir, write_atomically
 from mrl_text.models import ModelSource, find_model, peek_width

@@ -14,12 +14,12 @@ from typing import Any, get_args
 import torch
 from tqdm.auto import tqdm
 
-from mrl_text.encoding.compute import Dtype
-from mrl_text.encoding.engines import EngineName, open_engine
+from mrl_text.choices import AutoDtype, EncodedFormat, EngineName, OnError, OnLong
+from mrl_text.encoding.engines import open_engine
 from mrl_text.encoding.finish import finish
 from mrl_text.encoding.folder import MANIFEST, SHARDS
-from mrl_text.encoding.job import TEXT, Job, OnError, OnLong, Segment, column_types, split
-from mrl_text.encoding.manifest import Format, binding, check_same, describe, read_manifest, restore, write_manifest
+from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
+from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
 from mrl_text.files import write_atomically
 from mrl_text.models import find_model
 from mrl_text.suggest import did_you_mean
@@ -70,8 +70,8 @@ def encode_files(
     on_error: OnError = "skip",
     on_long: OnLong = "cut",
     shard_rows: int = SHARD_ROWS,
-    format: Format = "parquet",  # the word of the files and of the command
-    dtype: Dtype | None = None,
+    format: EncodedFormat = "parquet",  # the word of the files and of the command
+    dtype: AutoDtype | None = None,
     device: str | None = None,
     token_budget: int | None = None,
     engine: EngineName = "local",
@@ -121,9 +121,9 @@ def encode_files(
     for name, value, known in (
         ("on_error", on_error, OnError),
         ("on_long", on_long, OnLong),
-        ("format", format, Format),
+        ("format", format, EncodedFormat),
         ("engine", engine, EngineName),
-        ("dtype", dtype or "auto", Dtype),
+        ("dtype", dtype or "auto", AutoDtype),
     ):
         if value not in get_args(known):
             raise ValueError(f"{name} {value!r} is unknown{did_you_mean(str(value), get_args(known))}")

@@ -8,18 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrl_text.choices import OnError, OnLong
 from mrl_text.tables.corpus import CorpusFile, Text, id_prefixes
 from mrl_text.truncation import Precision
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OnError = Literal["skip", "fail"]
-OnLong = Literal["cut", "skip", "fail"]
 TEXT = "text"
 """The column of the texts that were encoded."""
 

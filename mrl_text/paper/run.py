@@ -8,13 +8,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from mrl_text import __version__
 from mrl_text.adapt.texts import read_texts
+from mrl_text.choices import Dtype
 from mrl_text.files import cache_dir, write_atomically
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.paper import ablation, adaptive, against, fewshot, interpolation, robustness, superclasses
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 QUESTIONS: dict[str, Question] = {
     module.QUESTION.name: module.QUESTION
     for module in (against, interpolation, ablation, fewshot, robustness, superclasses, adaptive)

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from mrl_text.choices import OnDuplicate, OnError
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.search.faiss.index import AdaptiveIndex
 from mrl_text.search.faiss.store import FaissStore
-from mrl_text.search.push import OnError, PushReport, send
-from mrl_text.search.push_rows import OnDuplicate, encode_corpus, model_reference, work_folder
+from mrl_text.search.push import PushReport, send
+from mrl_text.search.push_rows import encode_corpus, model_reference, work_folder
 from mrl_text.suggest import check_choice
 from mrl_text.tables.corpus import CorpusFile, open_corpus
 from mrl_text.truncation import check_dims

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from mrl_text.choices import Metric
 from mrl_text.search.plan import SearchPlan
-from mrl_text.search.sample_queries import Judged, K, Metric, recall
+from mrl_text.search.sample_queries import Judged, K, recall
 from mrl_text.search.store import Store
 
 REPEATS = 5

@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from mrl_text.choices import Code, Kind
 from mrl_text.suggest import check_choice, did_you_mean
 from mrl_text.truncation import bytes_per_vector, check_dim, check_dims
 
-Kind = Literal["flat", "hnsw", "ivf"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Code = Literal["float32", "float16", "int8", "int4", "binary"]
 CODES: tuple[Code, ...] = get_args(Code)
 
 

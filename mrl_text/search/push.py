@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from mrl_text.choices import OnDuplicate, OnError
 from mrl_text.models import find_model, peek_width
 from mrl_text.search.open import create_store, engine_of, open_store, without_password
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.push_journal import Journal
-from mrl_text.search.push_rows import OnDuplicate, PushSource, model_reference, open_push_source
+from mrl_text.search.push_rows import PushSource, model_reference, open_push_source
 from mrl_text.search.store import Store
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, halves
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OnError = Literal["skip", "fail"]
 BATCH_ROWS = 2000
 """Rows sent together; at width 384 about 3 MB."""
 

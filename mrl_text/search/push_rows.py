@@ -10,10 +10,11 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrl_text.choices import OnDuplicate
 from mrl_text.encoding.folder import IDS, MANIFEST, SHARDS, EncodedBatch, EncodedFolder, open_encoded
 from mrl_text.files import cache_dir
 from mrl_text.models import ModelSource, find_model
@@ -22,9 +23,6 @@ from mrl_text.tables.corpus import CorpusFile, id_prefixes, open_corpus
 
 if TYPE_CHECKING:
     from mrl_text.truncation import Precision
-
-OnDuplicate = Literal["fail", "first", "last"]
-"""What to do with an id that comes more than once."""
 
 _SAMPLED = 10  # files, and rows of each, that are looked at before a push goes on
 _FULL: tuple[Precision, ...] = ("float32", "float16")

@@ -7,18 +7,18 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import pytrec_eval
 
+from mrl_text.choices import Metric
 from mrl_text.suggest import check_choice
 from mrl_text.tables.beir import Relevant, read_judgements, read_queries
 from mrl_text.tables.columns import Problems
 
 logger = logging.getLogger(__name__)
 
-Metric = Literal["ndcg@10", "recall@10"]
 K = 10
 """Results that both metrics look at."""
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from mrl_text.choices import Code, Kind
 from mrl_text.search.hits import Found, StageCost
-from mrl_text.search.plan import Code, Kind, SearchPlan
+from mrl_text.search.plan import SearchPlan
 
 Value = str | int | float | bool
 

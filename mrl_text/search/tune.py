@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tqdm.auto import tqdm
 
+from mrl_text.choices import Code, Kind
 from mrl_text.files import write_atomically
 from mrl_text.search.measure import PlanTrials, Trial, Tuning, seconds, smallest, steps_up_to
 from mrl_text.search.measure import threads as limited_threads
-from mrl_text.search.plan import CODES, Code, Kind, SearchPlan, cells, fits
+from mrl_text.search.plan import CODES, SearchPlan, cells, fits
 from mrl_text.search.sample_queries import Judged, K, check_metric
 from mrl_text.search.store import Store
 from mrl_text.suggest import check_choice

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from mrl_text.choices import Code
 from mrl_text.search.checks import check_strings
 from mrl_text.search.faiss.index import AdaptiveIndex
 from mrl_text.search.filters import check_where, row_mask
 from mrl_text.search.hits import Hits, StageCost
-from mrl_text.search.plan import CODES, KINDS, Code, SearchPlan, cells
+from mrl_text.search.plan import CODES, KINDS, SearchPlan, cells
 from mrl_text.search.store import Abilities, Document, Store, Where
 from mrl_text.truncation import check_dims
 
