@@ -161,13 +161,12 @@ def column_types(sources: Sequence[CorpusFile], keep: Sequence[str]) -> dict[str
     truth values; what is nested or mixed becomes JSON text.
     """
     import pyarrow as pa
-    from pyarrow import parquet
 
     wanted = [name for name in keep if name != TEXT]
     if not wanted:
         return {}
     if sources[0].table.format == "parquet":
-        schema = parquet.read_schema(sources[0].path)
+        schema = sources[0].table.schema
         return {name: schema.field(name).type for name in wanted}
     rows = list(itertools.islice(sources[0].texts(), _LOOK_AT)) if sources[0].table.typed else []
     return {name: _type_of([row.cells.get(name) for row in rows]) if rows else pa.string() for name in wanted}

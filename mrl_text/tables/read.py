@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mrl_text.tables.delimited import csv_records, tsv_records
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -101,16 +104,26 @@ class Table:
         if self.format == "txt":
             return [TEXT]
         if self.format == "parquet":
-            return self._once(list(_parquet(self.path).schema_arrow.names))
+            return self._once(list(self.schema.names))
         if self.format == "jsonl":
             names: dict[str, None] = {}
             for row in self.rows():
                 names.update(dict.fromkeys(row.cells))
             return list(names)
-        _, header = next(self._records(), (1, cast(list[str] | str, [])))
+        line, header = next(self._records(), (1, cast(list[str] | str, [])))
         if problem := header if isinstance(header, str) else _undecodable("".join(header)):
-            raise ValueError(f"{self.path}: the line with the columns {problem}")
+            raise ValueError(f"{self.path}, line {line}: {problem}")
         return self._once(cast(list[str], header))
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of Parquet, the types of the columns.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        with _parquet(self.path) as opened:
+            return opened.schema_arrow
 
     def rows(self, skip: int = 0, *, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """The rows after the first ``skip``, in the order of the file; memory does not grow with their number.
