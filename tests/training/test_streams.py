@@ -4,11 +4,9 @@ import csv
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,13 +23,6 @@ from mrl_text.training.texts import text_hash
 
 Row = dict[str, Any]
 ROWS: list[Row] = [{"anchor": f"anchor {index}", "positive": f'"the", positive\n{index}'} for index in range(60)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-        yield
 
 
 def write(file: Path, rows: list[Row]) -> SourceConfig:
