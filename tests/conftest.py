@@ -81,7 +81,7 @@ _REASONS = {
     "slow": "time (make test runs them)",
 }
 _SERVERS = {"postgres_server", "start"}
-"""Fixtures that start servers: who uses one is slow."""
+"""Fixtures that start servers. A test that uses one is slow; so is one with a browser or with real data."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -100,7 +100,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "slow": not config.getoption("fast"),
     }
     for item in items:
-        if _SERVERS & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("browser"):
+        marked = any(item.get_closest_marker(name) for name in ("browser", "data"))
+        if marked or _SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
         lacking = next((name for name in _REASONS if item.get_closest_marker(name) and not present[name]), None)
         if lacking:
