@@ -144,6 +144,7 @@ def test_files_without_rows_are_refused(tmp_path: Path) -> None:
         stream_sources([SourceConfig(source=str(tmp_path / "c.csv"))], seed=1)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_stream_where_it_was(
     tmp_path: Path, tiny_bert: Path, triplets: list[dict[str, str]]
 ) -> None:
