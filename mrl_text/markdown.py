@@ -9,10 +9,10 @@ SIZES, CURVE = "mrl-text sizes", "mrl-text curve"
 """Blocks of a model card: all about sizes, and inside it what ``mrl-text eval`` measured."""
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A table of right-aligned columns; the first row is the head."""
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, f"|{'---:|' * len(rows[0])}", *body])
+def table(rows: Sequence[Sequence[object]], *, words: int = 0) -> str:
+    """A table; the first row is the head, the first ``words`` columns are left-aligned, the others right-aligned."""
+    head, *body = (f"| {' | '.join(map(str, row))} |" for row in rows)
+    return "\n".join([head, f"|{'---|' * words}{'---:|' * (len(rows[0]) - words)}", *body])
 
 
 def plain(text: str) -> str:
