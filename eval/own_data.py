@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakValueDictionary
 
 from datasets import Dataset, DatasetDict
@@ -24,6 +24,7 @@ from mteb.abstasks import (
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
+from mrl_text.choices import LabelledAs
 from mrl_text.suggest import check_choice
 from mrl_text.tables import SUFFIXES, Columns, Problems, checked, open_table, read_columns, require
 from mrl_text.tables.beir import one_of, read_judgements, read_queries, unique
@@ -33,7 +34,6 @@ from mrl_text.tables.values import any_text, class_name, number, shown, text
 
 logger = logging.getLogger(__name__)
 
-As = Literal["classification", "clustering"]
 
 Parts = dict[str, Path]
 """What a file is for (``"data"``, ``"train"``, ``"corpus"``...) -> where it is."""
@@ -48,7 +48,7 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
 _SPLITS = ("test", "dev", "validation")
 _SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
 _SEED = 42
-_MADE: WeakValueDictionary[tuple[Path, As | None, str], type[AbsTask]] = WeakValueDictionary()
+_MADE: WeakValueDictionary[tuple[Path, LabelledAs | None, str], type[AbsTask]] = WeakValueDictionary()
 
 
 _KINDS: dict[type[AbsTask], tuple[str, str, str]] = {
@@ -61,7 +61,7 @@ _KINDS: dict[type[AbsTask], tuple[str, str, str]] = {
 """mteb's base class -> its name for the type of task, the category and the main score."""
 
 
-def own_task(path: str | Path, as_: As | None = None) -> AbsTask:
+def own_task(path: str | Path, as_: LabelledAs | None = None) -> AbsTask:
     """Make an mteb task of a user's data; all of it is checked here, before anything is encoded.
 
     ``type(task)()`` is another task on the same rows with a random state of its own. The rows are parsed once as
@@ -80,7 +80,7 @@ def own_task(path: str | Path, as_: As | None = None) -> AbsTask:
             which the score is not defined: one label only, equal scores, or no positive judgement.
     """
     if as_ is not None:
-        check_choice("as", as_, As)
+        check_choice("as", as_, LabelledAs)
     place = Path(path).expanduser().absolute()
     place = place.resolve() if ".." in place.parts else place
     parts = _find_parts(place, as_)
@@ -101,7 +101,7 @@ def task_name(path: Path) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:80] or "own-data"
 
 
-def _find_parts(place: Path, as_: As | None) -> dict[str, Path]:
+def _find_parts(place: Path, as_: LabelledAs | None) -> dict[str, Path]:
     if not place.is_dir():
         return {"data": place}
     if any((place / name).exists() for name in ("corpus.jsonl", "queries.jsonl", "qrels")):
@@ -139,7 +139,7 @@ def _split_file(place: Path, split: str) -> Path:
     return found[0]
 
 
-def _tables(place: Path, parts: Parts, as_: As | None, problems: Problems) -> type[AbsTask]:
+def _tables(place: Path, parts: Parts, as_: LabelledAs | None, problems: Problems) -> type[AbsTask]:
     names = {name for layout in LAYOUTS for name in layout}
     tables = {role: read_columns(file, names, problems) for role, file in parts.items()}
     layouts = {role: _layout(table, as_) for role, table in tables.items()}
@@ -164,7 +164,7 @@ def _tables(place: Path, parts: Parts, as_: As | None, problems: Problems) -> ty
     return _pairs(table, layouts["data"][-1], made, problems)
 
 
-def _layout(columns: Columns, as_: As | None) -> tuple[str, ...]:
+def _layout(columns: Columns, as_: LabelledAs | None) -> tuple[str, ...]:
     allowed = LAYOUTS[2:] if as_ else LAYOUTS
     require(columns, *allowed)
     fitting = [layout for layout in allowed if set(layout) <= set(columns.names)]

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrl_text.choices import OnError, OnLong
 from mrl_text.tables.corpus import CorpusFile, Text, id_prefixes
 from mrl_text.truncation import Precision
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OnError = Literal["skip", "fail"]
-OnLong = Literal["cut", "skip", "fail"]
 TEXT = "text"
 """The column of the texts that were encoded."""
 
@@ -53,6 +53,7 @@ class Job:
         threads: of the processor; another number may change the last bits.
         width: of the model; 0 before it was looked at.
         ranges: per size (2, dim), where a precision needs them.
+        done: rows of files that an earlier encoding read, in the order of that one.
     """
 
     sources: tuple[CorpusFile, ...]
@@ -69,6 +70,7 @@ class Job:
     threads: int
     width: int = 0
     ranges: dict[int, np.ndarray] = field(default_factory=dict)
+    done: dict[Path, int] = field(default_factory=dict)
 
     def place(self, source: int, row: Text) -> str:
         """Where a row is, for messages."""
@@ -80,7 +82,9 @@ class Job:
 
     @cached_property
     def _prefixes(self) -> list[str]:
-        return id_prefixes([source.path for source in self.sources])
+        paths = list(dict.fromkeys([*self.done, *(source.path for source in self.sources)]))
+        prefixes = dict(zip(paths, id_prefixes(paths), strict=True))
+        return [prefixes[source.path] for source in self.sources]
 
 
 def column_name(dim: int, precision: Precision) -> str:
@@ -88,8 +92,10 @@ def column_name(dim: int, precision: Precision) -> str:
     return f"embedding_{dim}" if precision == "float32" else f"embedding_{dim}_{precision}"
 
 
-def split(sources: Sequence[CorpusFile], shard_rows: int, limit: int | None) -> list[list[Segment]]:
-    """The rows of each shard: so many rows after each other, whichever files they are in.
+def split(
+    sources: Sequence[CorpusFile], shard_rows: int, limit: int | None, done: Mapping[Path, int]
+) -> list[list[Segment]]:
+    """The rows of each shard: so many rows after each other, whichever files they are in, after those that are done.
 
     Files are read once to count their rows (of Parquet only the footer).
 
@@ -102,7 +108,7 @@ def split(sources: Sequence[CorpusFile], shard_rows: int, limit: int | None) -> 
         rows = source.table.count()
         rows = rows if left is None else min(rows, left)
         left = None if left is None else left - rows
-        skip = 0
+        skip = done.get(source.path, 0)
         while skip < rows:
             if not room:
                 shards.append([])

@@ -4,11 +4,10 @@ import csv
 import gzip
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,14 +23,6 @@ ROWS: list[Row] = [
     {"anchor": "grüße 日本 🙂", "positive": " blanks around ", "negative": "back\\slash"},
     {"anchor": "12 monkeys", "positive": "a film's title", "negative": "; semicolon | bar"},
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what the readers write out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-        yield
 
 
 def write_csv(path: Path, rows: list[Row], delimiter: str = ",") -> None:
