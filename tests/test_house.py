@@ -17,7 +17,7 @@ FLOORS: tuple[dict[str, set[str]], ...] = (
         "leaves": {"files", "suggest", "truncation", "markdown", "figures", "neighbours", "quiet", "precision"}
         | {"docstrings", "recipes"}
     },
-    {"tables": {"tables", "sources"}},
+    {"tables": {"tables"}},
     {"models": {"models", "layers", "portable", "encoder", "embedding_cache"}},
     {"losses": {"losses"}, "encoding": {"encoding"}},
     {"adapt": {"adapt"}},

@@ -15,6 +15,7 @@ from pyarrow import parquet
 from mrl_text.adapt.texts import read_texts
 from mrl_text.classification.run import read_labelled
 from mrl_text.eval.own_data import own_task
+from mrl_text.search.sample_queries import read_judged
 from mrl_text.tables.beir import read_queries
 from mrl_text.tables.corpus import open_corpus
 from mrl_text.training.data import load_source, open_source
@@ -73,7 +74,7 @@ def classify(file: Path) -> list[str]:
 
 
 def tune(file: Path) -> list[str]:
-    return read_queries(file)[1]
+    return read_judged(file, limit=100_000).texts
 
 
 LENIENT: list[Callable[[Path], list[str]]] = [adapt, train, train_streaming, check_against]
