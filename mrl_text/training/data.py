@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.tables import SUFFIXES, Problems, Table, open_table
-from mrl_text.tables.read import table_files, table_suffix
+from mrl_text.tables.file_types import table_files, table_suffix
 from mrl_text.tables.texts import is_text
 from mrl_text.tables.values import any_text
 from mrl_text.training.recipe import SourceConfig
