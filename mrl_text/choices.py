@@ -13,6 +13,9 @@ AutoDtype = Literal["auto", "float32", "bfloat16"]
 CardChoice = Literal["local", "hub"]
 """Whose text stays where a model card was changed in both places."""
 
+Code = Literal["float32", "float16", "int8", "int4", "binary"]
+"""What the prefix of an index is stored in."""
+
 Cost = Literal["largest", "sum"]
 """What a cascade keeps low: the largest size used, or the sum of all."""
 
@@ -25,8 +28,17 @@ EncodedFormat = Literal["parquet", "npy"]
 EngineName = Literal["local", "ray"]
 """What encodes a corpus: this process, or a Ray cluster."""
 
+Kind = Literal["flat", "hnsw", "ivf"]
+"""How an index looks for candidates: all rows, a graph of neighbours, or some of many cells."""
+
 LabelledAs = Literal["classification", "clustering"]
 """What a file of texts and labels is evaluated as."""
+
+Metric = Literal["ndcg@10", "recall@10"]
+"""What tuning keeps a share of."""
+
+OnDuplicate = Literal["fail", "first", "last"]
+"""What happens to an id that comes more than once."""
 
 OnError = Literal["skip", "fail"]
 """What happens to rows without text."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 
-def table(rows: Sequence[Sequence[str]], first: Literal["left", "right"] = "right") -> str:
-    """A table of right-aligned columns, the first as said; the first row is the head."""
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    ruler = ["---" if first == "left" else "---:", *["---:"] * (len(rows[0]) - 1)]
-    return "\n".join([head, f"|{'|'.join(ruler)}|", *body])
+def table(rows: Sequence[Sequence[object]], *, words: int = 0) -> str:
+    """A table; the first row is the head, the first ``words`` columns are left-aligned, the others right-aligned."""
+    head, *body = (f"| {' | '.join(map(str, row))} |" for row in rows)
+    return "\n".join([head, f"|{'---|' * words}{'---:|' * (len(rows[0]) - words)}", *body])
 
 
 def plain(text: str) -> str:

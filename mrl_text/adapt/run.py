@@ -14,7 +14,7 @@ import numpy as np
 from mrl_text.adapt.adaptation import Adaptation, matrix_file
 from mrl_text.adapt.fitting import fit, fitted_dims
 from mrl_text.adapt.model import apply
-from mrl_text.adapt.texts import SUFFIXES, check_file, read_array, read_pairs, read_texts, read_vectors
+from mrl_text.adapt.texts import read_array, read_pairs, read_texts, read_vectors
 from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod
 from mrl_text.embedding_cache import EmbeddingCache
@@ -22,6 +22,7 @@ from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import cache_dir, check_replaceable, replaced_folder, write_atomically
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.suggest import check_choice
+from mrl_text.tables import open_table
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ def adapt(
 
     Args:
         model: folder, hub id or packaged model.
-        texts: files of texts like those the model is for: ``.txt`` with one a line, CSV, TSV, JSON lines or Parquet.
-            ``linear`` does without.
+        texts: files of texts like those the model is for, see :func:`mrl_text.tables.open_table`. ``linear`` does
+            without.
         output: folder for the model; new, empty, or of an earlier adaptation, which is replaced.
         method: see :func:`mrl_text.adapt.fit`.
         dims: sizes to be good at; None is the powers of two from 16 up, and the width.
@@ -80,7 +81,7 @@ def adapt(
         raise ValueError(f"limit is {limit} texts, {_FEWEST} is the least")
     check_replaceable(folder, FACTS_FILE, "adapted model")
     for file in texts:
-        check_file(file, SUFFIXES)
+        open_table(file)
     source = find_model(model)
     if (width := peek_width(source)) is not None:
         fitted_dims(width, dims)

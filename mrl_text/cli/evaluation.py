@@ -37,7 +37,8 @@ def evaluate(
         str, typer.Option(help="What models are compared with: base, pca, random, comma-separated, or none.")
     ] = "base,pca,random",
     pca_texts: Annotated[
-        Path | None, typer.Option(help="Fit PCA on these texts, one a line, instead of each task's corpus side.")
+        Path | None,
+        typer.Option(help="Fit PCA on the texts of this file instead of each task's corpus side."),
     ] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
@@ -64,7 +65,7 @@ def evaluate(
     planned = recipe_eval(models[0])
     chosen = common.names(tasks) if tasks else [] if benchmark or data else planned.tasks
     planned_dims = planned.dims if len(models) == 1 else []
-    texts = _lines(pca_texts) if pca_texts else None
+    texts = _texts(pca_texts) if pca_texts else None
     for file in reference or ():
         if not file.is_file():
             raise FileNotFoundError(f"no reference file at {file}")
@@ -148,8 +149,9 @@ def _write_cards(models: list[str], result: SweepResult, keep: float) -> None:
                 typer.echo(f"{folder}: the model card is left as it was: {' '.join(str(error).split())}", err=True)
 
 
-def _lines(file: Path) -> list[str]:
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len(lines) < 2:
-        raise ValueError(f"{file} has no texts, one a line, to fit PCA on")
-    return lines
+def _texts(file: Path) -> list[str]:
+    from mrl_text.tables.texts import read_texts
+
+    if len(texts := read_texts(file)) < 2:
+        raise ValueError(f"{file} has one text only: PCA is fitted on two at least")
+    return texts

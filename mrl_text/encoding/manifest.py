@@ -36,9 +36,10 @@ def binding(job: Job, found: ModelSource, *, shard_rows: int, limit: int | None,
         "sources": [
             {
                 "path": str(source.path),
-                **source.stamp(),
+                **source.table.stamp(),
                 "text_columns": list(source.text_columns),
                 "id_column": source.id_column,
+                **({"skip": job.done[source.path]} if source.path in job.done else {}),
             }
             for source in job.sources
         ],

@@ -198,11 +198,11 @@ class _Trainer(SentenceTransformerTrainer):
             )
         return loss
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with explain_failed_write(f"the checkpoint of step {self.state.global_step}", Path(self.args.output_dir)):
