@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -24,9 +24,6 @@ from mrl_text.paper.question import Question
 from mrl_text.paper.tasks import read_tasks
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, halves
-
-if TYPE_CHECKING:
-    from mrl_text.eval.lines import Dtype
 
 logger = logging.getLogger(__name__)
 
