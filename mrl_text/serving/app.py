@@ -26,9 +26,7 @@ from mrl_text.truncation import truncate
 
 Result = TypeVar("Result")
 
-_QUICK_BYTES = (
-    16 * 1024
-)  # a larger body is read in another thread, so that other requests do not wait  # a larger body is read in another thread, so that other requests do not wait for its tokenizing
+_QUICK_BYTES = 16 * 1024  # a larger body is read in another thread, so that other requests do not wait
 _QUICK_NUMBERS = 32 * 1024  # a larger answer is written there, too
 _REASONS = {404: "no such path", 405: "this path does not take that method"}
 

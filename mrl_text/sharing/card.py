@@ -49,7 +49,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """All that a card is made of, but for what is on the hub."""
+    """Everything that makes a card, except what is on the hub."""
 
     readme: str
     """The card in the model's folder; may be empty."""
@@ -91,7 +91,7 @@ class CardFacts:
         return text
 
     def notes(self) -> list[str]:
-        """What a reader of the card may stumble over."""
+        """Warn of what may puzzle a reader of the card."""
         found = []
         loaded = re.findall(r"SentenceTransformer\(\s*['\"]([^'\"]+/[^'\"]+)['\"]", self.readme)
         if others := [name for name in dict.fromkeys(loaded) if name != self.repo]:
@@ -103,7 +103,7 @@ class CardFacts:
         return found
 
     def _written_there(self, here: str, there: str, prefer: Prefer | None) -> bool:
-        """Whether the words on the hub are taken."""
+        """Whether the card keeps the words on the hub."""
         theirs = words(there)
         last = _WORDS.search(there)
         if not theirs or theirs == words(self._named(here)) or (last and last[1] == _digest(theirs)):
@@ -171,11 +171,11 @@ class CardFacts:
 
 
 def parse(text: str, name: str) -> HubCard:
-    """A card as the hub's library reads it.
+    """Read a card with the hub's library.
 
     Args:
         text: the card; without a YAML head, it gets an empty one.
-        name: what to call it in an error.
+        name: its name in an error message.
 
     Raises:
         ValueError: a head that is no YAML mapping, or scores in it that cannot be read.
@@ -200,20 +200,20 @@ def describe_card(file: Path) -> str:
 
 
 def words(body: str) -> str:
-    """A card without our blocks, blanks counted once: what its author wrote."""
+    """Return what the author wrote: the card without our blocks, each run of blanks as one."""
     for name in (USE, SIZES):
         body = remove_block(body, name)
     return " ".join(body.split())
 
 
 def measure(results: Results, own: Line, controls: Sequence[Line], name: str, *, keep: float = 0.99) -> Measured:
-    """Turn an evaluation into the part of a card that shows it.
+    """Make the section of a card that shows an evaluation.
 
     Args:
         results: finished results; other models in them are left out.
         own: the line of the model.
         controls: the lines it is compared with.
-        name: what the model is called from now on.
+        name: the model's name on the hub.
         keep: share of the full score that the recommended size keeps.
     """
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Which files of a model folder are published, and what is taken out of them first."""
+"""Chooses the files of a model folder to publish, and removes from them what must stay private."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROOT = (
     " tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.txt vocab.json merges.txt"
     " *.model chat_template.jinja *.png *.jpg *.svg LICENSE* NOTICE*"
 ).split()
-"""Files beside ``modules.json`` that belong to a model; everything else in a folder is its owner's business."""
+"""Files beside ``modules.json`` that belong to a model; every other file stays on this machine."""
 _MODULE = (
     "config.json *_config.json *.safetensors *.safetensors.index.json tokenizer*.json special_tokens_map.json"
     " added_tokens.json vocab.txt vocab.json merges.txt *.model chat_template.jinja"
@@ -27,7 +27,7 @@ _MODULE = (
 _EXPORTS = {"onnx": ["*.onnx", "*.onnx_data", "*.json"], "openvino": ["*.xml", "*.bin", "*.json"]}
 _PICKLES = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt"]
 _NAMES = ("_name_or_path", "name_or_path", "base_model")  # cut to its last part it would name another model
-_UNREAD = {"tokenizer.json", "vocab.json"}  # what looks like a path there is a token
+_UNREAD = {"tokenizer.json", "vocab.json"}  # there, what looks like a path is a token of the tokenizer
 _PATH = re.compile(r"(?:~?/|[A-Za-z]:[\\/])(?:[^\s\\/]+[\\/])+[^\s\\/]+")
 _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
 _IN_TEXT = re.compile(rf"(?<![\w/.:~]){_PATH.pattern}")
@@ -35,7 +35,7 @@ _PRIVATE = re.compile(r"(?<![\w/.:~])(?:/home/|/root/|/Users/|~/|[A-Za-z]:\\User
 
 
 def model_files(source: ModelSource) -> tuple[dict[str, Path], dict[str, str]]:
-    """The files of a local model that are published.
+    """List the files of a local model to publish.
 
     Known files of sentence-transformers, transformers, ONNX and OpenVINO go, in the model's own folder and in those
     that ``modules.json`` names. Weights go as safetensors only.
@@ -64,7 +64,7 @@ def model_files(source: ModelSource) -> tuple[dict[str, Path], dict[str, str]]:
 
 
 def public_json(name: str, content: bytes) -> bytes:
-    """A configuration file without the folders of this machine.
+    """Remove this machine's folders from a configuration file.
 
     The name of a model that is a path (``_name_or_path``, ``base_model``) goes, of other paths the last part stays.
     A file that names none is returned byte for byte.
@@ -87,7 +87,7 @@ def public_json(name: str, content: bytes) -> bytes:
 
 
 def public_text(text: str) -> str:
-    """Text that we wrote ourselves (a recipe, facts of a run), every absolute path cut to its last part."""
+    """Cut every absolute path to its last part in a text that we wrote: a recipe or the facts of a run."""
     return _IN_TEXT.sub(lambda match: re.split(r"[\\/]", match[0])[-1], text)
 
 
