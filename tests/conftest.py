@@ -6,9 +6,12 @@ thread. With ``--fast`` slow tests are left out.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import socket
 from collections import Counter
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,40 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     BertModel(config).save_pretrained(folder)
     BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty folder and cache for commands; what one sets for its own process stays out of other tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MRL_TEXT_DEBUG", raising=False)
+    monkeypatch.setattr("mrl_text.quiet.quiet_libraries", lambda: None)
+    level = logging.getLogger("mrl_text").level
+    yield
+    logging.getLogger("mrl_text").setLevel(level)
+
+
+def invoke(*arguments: object) -> Any:
+    """What a command prints, and its exit code."""
+    from typer.testing import CliRunner
+
+    from mrl_text.cli import app
+
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder, where names are looked up first; and nothing may look further."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the network was used")
+
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 @pytest.fixture(scope="session")
