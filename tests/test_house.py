@@ -15,14 +15,14 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[dict[str, set[str]], ...] = (
     {
         "leaves": {"files", "suggest", "truncation", "markdown", "figures", "neighbours", "quiet", "precision"}
-        | {"docstrings", "recipes"}
+        | {"docstrings", "choices", "recipes"}
     },
     {"tables": {"tables", "sources"}},
     {"models": {"models", "layers", "portable", "encoder", "embedding_cache"}},
     {"losses": {"losses"}, "encoding": {"encoding"}},
-    {"adapt": {"adapt"}},
     {"eval": {"eval"}},
     {"cards": {"cards"}},
+    {"adapt": {"adapt"}},
     {"training": {"training"}, "classification": {"classification"}, "search": {"search"}},
     {"sharing": {"sharing"}, "serving": {"serving"}, "paper": {"paper"}},
     {"quickstart": {"quickstart"}},
@@ -36,13 +36,11 @@ ROOM = {part: room for floor in FLOORS for room, parts in floor.items() for part
 
 CLIMBING = {
     ("mrl_text.encoder", "mrl_text.encoding.stream"),
-    ("mrl_text.eval.runner", "mrl_text.training.recipe"),
-    ("mrl_text.eval.runner", "mrl_text.training.recipe_files"),
 }
 """Imports that climb today. This set only shrinks: an entry that is no longer needed has to go."""
 
 LONGEST = 420
-TOO_LONG = {"mrl_text.search.faiss.index"}
+TOO_LONG: set[str] = set()
 """Modules past that number of lines today. This set only shrinks, too."""
 
 
