@@ -33,11 +33,11 @@ _TESTED_SHARE = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """What :func:`classify` measured on the test texts, and where it is.
+    """Results of :func:`classify` on the test texts, and the files that hold them.
 
     Attributes:
         classifier: fitted and saved.
-        single: accuracy 0..1 of every head alone: size -> score, of the kind that was asked for.
+        single: size -> accuracy 0..1 of that head alone, for the kind of heads that was asked for.
         cascade: the cascade with its chosen thresholds.
         oracle: a perfect rule for stopping.
         files: what was written.
@@ -263,7 +263,7 @@ def _embed(source: ModelSource, texts: Sequence[str], batch_size: int, device: s
         except OSError as error:
             reason = " ".join(str(error).split())[:200]
             raise FileNotFoundError(f"model {source.name} cannot be loaded: {reason}") from error
-        model.truncate_dim = None  # a cut saved with the model must not pass for full width
+        model.truncate_dim = None  # a size saved with the model must not be taken for its full width
         return model
 
     folder = cache_dir() / "classify" / f"{source.label}-{source.revision}-{dtype}"
