@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from mrl_text.choices import Dtype
 from mrl_text.layers import check_layers, peek_layers
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.truncation import PRECISIONS, Precision, bytes_per_vector, check_dims
 
 logger = logging.getLogger(__name__)
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 Method = Literal["truncation", "pca", "random"]
 Control = Literal["base", "pca", "random"]
 CONTROLS: tuple[Control, ...] = get_args(Control)

@@ -14,12 +14,13 @@ import mteb
 from datasets import Dataset
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 
+from mrl_text.choices import LabelledAs
 from mrl_text.suggest import did_you_mean
 
 from .availability import unavailable
 from .docstring_task import DocstringRetrieval
 from .mirror import check_mirror
-from .own_data import As, own_task
+from .own_data import own_task
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class TaskLoader:
         *,
         benchmark: str | None = None,
         data: Sequence[str | Path] = (),
-        as_: As | None = None,
+        as_: LabelledAs | None = None,
         languages: Sequence[str] | None = None,
         subsets: Sequence[str] | None = None,
         splits: Sequence[str] | None = None,
@@ -199,7 +200,7 @@ class TaskLoader:
         return missing
 
 
-def _own_tasks(data: Sequence[str | Path], as_: As | None) -> list[AbsTask]:
+def _own_tasks(data: Sequence[str | Path], as_: LabelledAs | None) -> list[AbsTask]:
     """Tasks of the user's files; ``as_`` is about those with ``text,label`` and leaves the others alone."""
     tasks = [own_task(path) for path in data]
     labelled = [task.metadata.type == "Classification" for task in tasks]

@@ -23,7 +23,6 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 CONTROL = "#6B6B6B"
 """Grey of whatever a model is compared with."""
 
-_MOST_TICKS = 8
 _CONTROLS = ((CONTROL, "--", "*"), ("#9A9A9A", "-.", "X"), (CONTROL, ":", "P"), ("#9A9A9A", "--", "v"))
 _MARKERS = "osD^vPX*"
 _SVG: Any = {"svg.hashsalt": "mrl-text", "svg.fonttype": "none"}  # the same drawing is the same file; text stays text
@@ -46,11 +45,11 @@ def tidy(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def size_axis(axes: Axes, sizes: Collection[float]) -> None:
-    """A logarithmic x axis (base 2) with ticks at the sizes, or at powers of two where there are more than eight."""
+def size_axis(axes: Axes, sizes: Collection[float], most_ticks: int = 8) -> None:
+    """A logarithmic x axis (base 2) with ticks at the sizes, or at powers of two where there are too many."""
     axes.set_xscale("log", base=2)
     shown = sorted(set(sizes))
-    if len(shown) > _MOST_TICKS:
+    if len(shown) > most_ticks:
         shown = [2.0**power for power in range(30) if shown[0] <= 2**power <= shown[-1]]
     axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.xaxis.set_minor_locator(NullLocator())

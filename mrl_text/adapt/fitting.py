@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mrl_text.adapt.adaptation import METHODS, Adaptation, Method
+from mrl_text.adapt.adaptation import METHODS, Adaptation
+from mrl_text.choices import AdaptMethod
 from mrl_text.losses import InfoNCE
 from mrl_text.losses.kernel import Neighbours, nested_cross_entropy
 from mrl_text.losses.objectives import checked_weights
@@ -38,7 +39,7 @@ _FEW = 10_000
 def fit(
     embeddings: np.ndarray,
     *,
-    method: Method = "rotation",
+    method: AdaptMethod = "rotation",
     dims: Sequence[int] | None = None,
     pairs: np.ndarray | None = None,
     weights: Sequence[float] | None = None,

@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.adapt.adaptation import METHODS, Adaptation, Method, matrix_file
+from mrl_text.adapt.adaptation import METHODS, Adaptation, matrix_file
 from mrl_text.adapt.fitting import fit, fitted_dims
 from mrl_text.adapt.model import apply
-from mrl_text.adapt.texts import SUFFIXES, check_file, read_array, read_pairs, read_texts, read_vectors
+from mrl_text.adapt.texts import read_array, read_pairs, read_texts, read_vectors
+from mrl_text.choices import AdaptMethod
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import cache_dir, write_atomically
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.suggest import did_you_mean
+from mrl_text.tables import open_table
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def adapt(
     texts: Sequence[str | Path],
     output: str | Path,
     *,
-    method: Method = "rotation",
+    method: AdaptMethod = "rotation",
     dims: Sequence[int] | None = None,
     pairs: str | Path | None = None,
     column: str | None = None,
@@ -53,8 +55,8 @@ def adapt(
 
     Args:
         model: folder, hub id or packaged model.
-        texts: files of texts like those the model is for: ``.txt`` with one a line, CSV, TSV, JSON lines or Parquet.
-            ``linear`` does without.
+        texts: files of texts like those the model is for, see :func:`mrl_text.tables.open_table`. ``linear`` does
+            without.
         output: folder for the model; new, empty, or of an earlier adaptation, which is replaced.
         method: see :func:`mrl_text.adapt.fit`.
         dims: sizes to be good at; None is the powers of two from 16 up, and the width.
@@ -80,7 +82,7 @@ def adapt(
         raise ValueError(f"limit is {limit} texts, {_FEWEST} is the least")
     _check_folder(folder)
     for file in texts:
-        check_file(file, SUFFIXES)
+        open_table(file)
     source = find_model(model)
     if (width := peek_width(source)) is not None:
         fitted_dims(width, dims)
@@ -103,7 +105,7 @@ def adapt_vectors(
     embeddings: str | Path,
     output: str | Path,
     *,
-    method: Method = "rotation",
+    method: AdaptMethod = "rotation",
     dims: Sequence[int] | None = None,
     pairs: str | Path | None = None,
     limit: int = LIMIT,

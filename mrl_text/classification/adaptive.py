@@ -14,9 +14,10 @@ from scipy.special import log_softmax, softmax
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state
 
+from mrl_text.choices import Cost
 from mrl_text.classification.heads import Floats, Heads, fit_heads
 from mrl_text.classification.nested import NestedClassifier, PrefixEstimator
-from mrl_text.classification.thresholds import COSTS, Cost, Path, Stages, confidence, find_path, paid
+from mrl_text.classification.thresholds import COSTS, Path, Stages, confidence, find_path, paid
 from mrl_text.suggest import did_you_mean
 
 

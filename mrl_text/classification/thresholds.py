@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.isotonic import IsotonicRegression
 
+from mrl_text.choices import Cost
+
 Floats = npt.NDArray[np.float64]
 
-Cost = Literal["sum", "largest"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
 """What an input costs: all sizes it was classified at, added up, or the largest of them."""
 

@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mrl_text.cli.common import (
-    BatchSize,
-    Device,
-    Dtype,
-    DtypeOption,
-    OnError,
-    check_share,
-    command,
-    names,
-    whole_numbers,
-)
+from mrl_text.choices import Dtype, OnError
+from mrl_text.cli.common import BatchSize, Device, DtypeOption, check_share, command, names, whole_numbers
 from mrl_text.cli.search import StoreUrl, print_table
 
 if TYPE_CHECKING:
@@ -77,11 +68,11 @@ def build(
     ] = None,
     id_column: Annotated[str | None, typer.Option(help="Default: _id, id or the number of the row.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Rows to take, at most.")] = None,
-    on_error: Annotated[OnError, typer.Option(help="What to do with rows without text.")] = OnError.skip,
+    on_error: Annotated[OnError, typer.Option(help="What to do with rows without text.")] = "skip",
     on_duplicate: Annotated[OnDuplicate, typer.Option(help="What to do with an id that is there.")] = OnDuplicate.fail,
     batch_size: BatchSize = 32,
     device: Device = None,
-    dtype: DtypeOption = Dtype.float32,
+    dtype: DtypeOption = "float32",
 ) -> None:
     """Encode a corpus of any size into an index; interrupted, the same command goes on."""
     sizes = whole_numbers(dims, "--dims", "64,128,256")
@@ -98,11 +89,11 @@ def build(
         text_columns=names(text_column),
         id_column=id_column,
         limit=limit,
-        on_error=on_error.value,
+        on_error=on_error,
         on_duplicate=on_duplicate.value,
         batch_size=batch_size,
         device=device,
-        dtype=dtype.value,
+        dtype=dtype,
         progress=True,
     )
     if report.left_out:
@@ -137,7 +128,7 @@ def push(
     text_column: Annotated[str | None, typer.Option(help="Of corpus files: columns to encode.")] = None,
     id_column: Annotated[str | None, typer.Option(help="Of corpus files: default _id, id or the number.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Rows of corpus files to take, at most.")] = None,
-    on_error: Annotated[OnError, typer.Option(help="What to do with rows without text.")] = OnError.skip,
+    on_error: Annotated[OnError, typer.Option(help="What to do with rows without text.")] = "skip",
     on_duplicate: Annotated[
         OnDuplicateRow, typer.Option(help="What to do with an id that comes twice.")
     ] = OnDuplicateRow.fail,
@@ -168,7 +159,7 @@ def push(
         text_columns=names(text_column),
         id_column=id_column,
         limit=limit,
-        on_error=on_error.value,
+        on_error=on_error,
         on_duplicate=on_duplicate.value,
         work=work,
         batch_rows=batch_rows,
@@ -203,7 +194,7 @@ def tune(
     minutes: Annotated[float, typer.Option(help="Begin to build no further graph or cells after that.")] = 20,
     limit: Limit = 1000,
     device: Device = None,
-    dtype: DtypeOption = Dtype.float32,
+    dtype: DtypeOption = "float32",
 ) -> None:
     """Find the fastest plan that keeps the target on sample queries, and keep it with the index or store."""
     check_share(keep)
@@ -247,7 +238,7 @@ def figure(
     dim: Annotated[int | None, typer.Option(help="Prefix of the shortlists; default: that of the plan.")] = None,
     limit: Limit = 1000,
     device: Device = None,
-    dtype: DtypeOption = Dtype.float32,
+    dtype: DtypeOption = "float32",
 ) -> None:
     """Draw recall@10 and nDCG@10 against time per query and memory."""
     sizes = whole_numbers(dims, "--dims", "64,128,256")
@@ -279,7 +270,7 @@ def _encoded_queries(
 
     known = AdaptiveIndex.load(folder).__contains__
     judged = read_judged(queries, qrels, known=known, limit=limit)  # before the model is loaded
-    index, model = _load(folder, device, dtype.value)
+    index, model = _load(folder, device, dtype)
     return index, judged, model.encode_query(judged.texts)
 
 
@@ -296,7 +287,7 @@ def _tune_store(
         quiet_libraries()
         from mrl_text.search.query_model import load_model
 
-        vectors = load_model(store, device=device, dtype=dtype.value).encode_query(judged.texts)
+        vectors = load_model(store, device=device, dtype=dtype).encode_query(judged.texts)
         return run_tune(store, vectors, judged, **options)
 
 

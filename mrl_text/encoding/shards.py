@@ -14,7 +14,7 @@ import numpy as np
 from mrl_text.encoding.compute import compute_dtype
 from mrl_text.encoding.job import TEXT, Job, Reader, Segment, as_column, column_name
 from mrl_text.encoding.stream import EncodedWindow, encode_windows, windows
-from mrl_text.sources import Row
+from mrl_text.tables.corpus import Text
 from mrl_text.truncation import check_dims, quantize, truncate
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 METADATA = b"mrl_text"
 """Key of our part of a shard's metadata: problems and how many rows were read."""
 
-Rows = list[tuple[int, Row]]
+Rows = list[tuple[int, Text]]
 """Rows with the number of the file they are from."""
 
 
@@ -125,7 +125,7 @@ def _shard(rows: Rows, parts: Sequence[EncodedWindow], job: Job) -> bytes:
     """Sort out the rows, cut and round the vectors, and write the Parquet file."""
     problems: list[dict[str, Any]] = []
 
-    def note(source: int, row: Row, kind: str, problem: str) -> None:
+    def note(source: int, row: Text, kind: str, problem: str) -> None:
         place = {"file": str(job.sources[source].path), "row": row.number}
         problems.append({**place, "kind": kind, "problem": problem})
 

@@ -148,8 +148,8 @@ def tell(result: dict[str, Any]) -> Section:
         verdict=_verdict(gains, model, dims),
         notes=(
             f"Nearest class mean. Mean of {listed(distinct(model, 'task'))}; {result['draws']} draws, the same for"
-            " every side and size; intervals are over draws. In the long tail the r-th class has 1/r of the texts of the"
-            " first."
+            " every side and size; intervals are over draws. In the long tail the r-th class has 1/r of the texts of"
+            " the first."
         ),
         table=by_size(f"accuracy of {result['model']}", lines),
     )

@@ -7,13 +7,14 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from mrl_text import __version__
 from mrl_text.adapt.texts import read_texts
+from mrl_text.choices import Dtype
 from mrl_text.files import cache_dir, write_atomically
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.paper import ablation, adaptive, against, fewshot, interpolation, robustness, superclasses
@@ -23,9 +24,6 @@ from mrl_text.paper.question import Question
 from mrl_text.paper.tasks import read_tasks
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, halves
-
-if TYPE_CHECKING:
-    from mrl_text.eval.lines import Dtype
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from mrl_text.choices import AutoDtype
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.encoding.compute import Dtype, compute_dtype
+from mrl_text.encoding.compute import compute_dtype
 from mrl_text.models import find_model
 from mrl_text.suggest import did_you_mean
 
@@ -54,7 +55,7 @@ class Embedder:
     """
 
     def __init__(
-        self, model: str, *, dtype: Dtype = "auto", device: str | None = None, name: str | None = None
+        self, model: str, *, dtype: AutoDtype = "auto", device: str | None = None, name: str | None = None
     ) -> None:
         source = find_model(model)
         self.name = name or source.name.removeprefix("local/")

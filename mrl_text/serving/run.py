@@ -16,7 +16,7 @@ from types import FrameType
 
 import uvicorn
 
-from mrl_text.encoding.compute import Dtype
+from mrl_text.choices import AutoDtype
 from mrl_text.serving.app import Service, create_app
 from mrl_text.serving.embedder import Embedder
 from mrl_text.serving.settings import ServerSettings
@@ -33,7 +33,7 @@ def serve(
     model: str,
     settings: ServerSettings | None = None,
     *,
-    dtype: Dtype = "auto",
+    dtype: AutoDtype = "auto",
     device: str | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:

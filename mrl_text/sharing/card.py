@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub import ModelCard as HubCard
 
+from mrl_text.choices import CardChoice
 from mrl_text.markdown import SIZES, collapsed, fenced, find_block, plain, remove_block, replace_block, table
 from mrl_text.sharing.files import check_words, public_text
 from mrl_text.sharing.metadata import check_card, merge
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from mrl_text.eval.lines import Cell, Line
     from mrl_text.eval.results import Results
 
-Prefer = Literal["local", "hub"]
 
 PICTURE = "curve.png"
 USE = "mrl-text use"
@@ -60,7 +60,7 @@ class CardFacts:
     metadata: dict[str, Any]
     measured: Measured | None = None
 
-    def compose(self, hub: str | None = None, prefer: Prefer | None = None) -> str:
+    def compose(self, hub: str | None = None, prefer: CardChoice | None = None) -> str:
         """The card to publish.
 
         The author's words stay as they are, ours stand between markers. Where words were changed on the hub since
@@ -102,7 +102,7 @@ class CardFacts:
             found.append("The card names no license, so nobody may rely on one: say it with --license.")
         return found
 
-    def _written_there(self, here: str, there: str, prefer: Prefer | None) -> bool:
+    def _written_there(self, here: str, there: str, prefer: CardChoice | None) -> bool:
         """Whether the words on the hub are taken."""
         theirs = words(there)
         last = _WORDS.search(there)

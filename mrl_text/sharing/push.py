@@ -20,9 +20,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from mrl_text.choices import CardChoice
 from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource, find_model
-from mrl_text.sharing.card import PICTURE, CardFacts, Measured, Prefer
+from mrl_text.sharing.card import PICTURE, CardFacts, Measured
 from mrl_text.sharing.files import is_stale, model_files, public_json
 from mrl_text.sharing.metadata import check_languages, check_license, check_repo, known_facts
 
@@ -136,7 +137,7 @@ def push(
     revision: str | None = None,
     message: str | None = None,
     create_pr: bool = False,
-    prefer: Prefer | None = None,
+    prefer: CardChoice | None = None,
     api: HfApi | None = None,
 ) -> str:
     """Publish: create the repository if it is not there, send the files, then commit all of them at once.
@@ -193,7 +194,7 @@ def _push(
     revision: str | None,
     message: str | None,
     create_pr: bool,
-    prefer: Prefer | None,
+    prefer: CardChoice | None,
 ) -> str:
     repo = upload.repo
     api.whoami()  # before a repository is created without a token that could fill it

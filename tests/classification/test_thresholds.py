@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from mrl_text.classification.thresholds import COSTS, Cost, Stages, find_path, optimise, paid
+from mrl_text.choices import Cost
+from mrl_text.classification.thresholds import COSTS, Stages, find_path, optimise, paid
 
 
 def made(n: int, seed: int, sizes: int = 3) -> Stages:

@@ -14,8 +14,6 @@ import io
 import json
 import mmap
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -245,28 +243,6 @@ class IndexFolder:
 
     def _write_manifest(self) -> None:
         write_atomically(self.path / MANIFEST, json.dumps(self.manifest, indent=1).encode())
-
-
-@contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill beside its place, moved there once it is whole; removed if that fails.
-
-    Raises:
-        FileExistsError: the place has files already.
-    """
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} has files already: choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield beside
-        beside.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        beside.rename(folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 def saved_generation(path: Path) -> int:
