@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,20 @@ WORDS = (
     "a the cat dog sits runs on mat house city river red green blue small large car train plane eats drinks water "
     "bread man woman child plays music guitar piano in of with and not is are was were sleeps walks fast slow"
 ).split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or fills the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MRL_TEXT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test begins with an empty cache."""
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,8 @@ from mrl_text.adapt.adaptation import METHODS, Adaptation, Method, matrix_file
 from mrl_text.adapt.fitting import fit, fitted_dims
 from mrl_text.adapt.model import apply
 from mrl_text.adapt.texts import SUFFIXES, check_file, read_array, read_pairs, read_texts, read_vectors
-from mrl_text.embedding_cache import EmbeddingCache
-from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.files import cache_dir, write_atomically
+from mrl_text.files import write_atomically
+from mrl_text.loading import cached, check_device, load
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.suggest import did_you_mean
 
@@ -45,6 +44,7 @@ def adapt(
     seed: int = 0,
     batch_size: int = 64,
     device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Make a frozen model Matryoshka and save it as an ordinary sentence-transformers model.
 
@@ -64,6 +64,7 @@ def adapt(
         seed: of that part and of the fit.
         batch_size: texts per forward pass.
         device: where to encode; None is the best there is.
+        trust_remote_code: allow code that comes with the model to run.
 
     Returns:
         ``output``.
@@ -81,7 +82,8 @@ def adapt(
     _check_folder(folder)
     for file in texts:
         check_file(file, SUFFIXES)
-    source = find_model(model)
+    source = find_model(model, trust_remote_code=trust_remote_code)
+    check_device(device)
     if (width := peek_width(source)) is not None:
         fitted_dims(width, dims)
     chosen, rows = _chosen_texts(texts, pairs, column, limit, seed)
@@ -91,6 +93,7 @@ def adapt(
     facts = {
         "base_model": source.name,
         "revision": source.revision,
+        **source.trusted,
         "files": [Path(file).name for file in (*texts, *([pairs] if pairs else []))],
         "seconds_with_encoding": round(time.monotonic() - started, 1),
         "versions": {name: version(name) for name in _PACKAGES},
@@ -199,25 +202,7 @@ def embed(source: ModelSource, texts: Sequence[str], *, batch_size: int = 64, de
         FileNotFoundError: the model cannot be loaded.
         ValueError: it returned a number that is not finite.
     """
-    from mrl_text.precision import inference_dtype
-
-    dtype = inference_dtype()
-    folder = cache_dir() / "adapt" / f"{source.label}-{source.revision}-{dtype}"
-    cache = EmbeddingCache(lambda: _load(source, device=device, model_kwargs={"dtype": dtype}), folder, batch_size)
-    vectors: np.ndarray = cache.embed(texts, role="document")
-    return vectors
-
-
-def _load(source: ModelSource, **kwargs: Any) -> MatryoshkaEncoder:
-    try:
-        model = MatryoshkaEncoder(source.path, **kwargs)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"model {source.name} cannot be loaded: {' '.join(str(error).split())[:200]}"
-        ) from error
-    model.truncate_dim = None  # a cut saved with the model must not pass for full width
-    model.warn_when_cut = False
-    return model
+    return cached(source, dtype="auto", device=device, batch_size=batch_size).embed(texts, role="document")
 
 
 def _with_facts(adaptation: Adaptation, facts: dict[str, Any]) -> Adaptation:
@@ -225,9 +210,8 @@ def _with_facts(adaptation: Adaptation, facts: dict[str, Any]) -> Adaptation:
 
 
 def _save(source: ModelSource, adaptation: Adaptation, folder: Path) -> None:
-    model = apply(_load(source, device="cpu"), adaptation)
-    base_model = str(Path(source.path).resolve()) if source.name.startswith("local/") else source.name
-    model.describe(name=folder.resolve().name, base_model=base_model, adaptation=adaptation.method)
+    model = apply(load(source, device="cpu"), adaptation)
+    model.describe(name=folder.resolve().name, base_model=source.reference, adaptation=adaptation.method)
     partial = folder.resolve().with_name(f".{folder.resolve().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(str(partial))

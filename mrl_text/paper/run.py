@@ -8,14 +8,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from mrl_text import __version__
 from mrl_text.adapt.texts import read_texts
-from mrl_text.files import cache_dir, write_atomically
+from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.paper import ablation, adaptive, against, fewshot, interpolation, robustness, superclasses
 from mrl_text.paper.data import read_data
@@ -23,9 +23,6 @@ from mrl_text.paper.page import write_page
 from mrl_text.paper.world import FIT_STEPS, Encoder, Missing, Question, World
 from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import check_dims
-
-if TYPE_CHECKING:
-    from mrl_text.embedding_cache import EmbeddingCache
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +94,8 @@ def paper(
     chosen = _chosen(questions)
     if seeds < 1 or train_limit < 1:
         raise ValueError(f"seeds and train_limit must be at least 1, got {seeds} and {train_limit}")
+    from mrl_text.loading import shared_folder
+
     source = find_model(model)
     control = _control(source, base)
     sizes = _sizes(source, control, dims)
@@ -107,7 +106,7 @@ def paper(
             raise FileNotFoundError(f"no result file at {file}")
     texts = _sample(read_texts(train), train_limit) if train else []
     found = read_data(mirror, data, tasks)
-    folder = Path(cache) if cache is not None else cache_dir() / "eval"
+    folder = Path(cache) if cache is not None else shared_folder()
     encoder = partial(_encoder, folder=folder, batch_size=batch_size, device=device, dtype=dtype)
     world = World(
         encoder(source), encoder(control) if control else None, found, sizes, texts, [encoder(one) for one in others],
@@ -212,9 +211,7 @@ def _sample(texts: list[str], limit: int) -> list[str]:
 
 
 def _encoder(source: ModelSource, *, folder: Path, batch_size: int, device: str | None, dtype: Dtype) -> Encoder:
-    from mrl_text.eval.lines import Line
-    from mrl_text.eval.runner import embedding_cache
+    from mrl_text.loading import cached
 
-    line = Line(source.name, source.revision, dtype=dtype)
-    cache: EmbeddingCache = embedding_cache(folder, line, source, batch_size=batch_size, device=device)
+    cache = cached(source, dtype=dtype, folder=folder, batch_size=batch_size, device=device)
     return Encoder(source.label, source.revision, source.matryoshka_dims, cache.embed)

@@ -23,6 +23,7 @@ from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import check_dims
 
 if TYPE_CHECKING:
+    from mrl_text.dtypes import Dtype
     from mrl_text.encoder import MatryoshkaEncoder
 
 logger = logging.getLogger(__name__)
@@ -88,8 +89,9 @@ def build(
     on_duplicate: OnDuplicate = "fail",
     batch_size: int = 32,
     device: str | None = None,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     chunk_rows: int = _CHUNK_ROWS,
+    trust_remote_code: bool = False,
     progress: bool = False,
 ) -> BuildReport:
     """Encode a corpus at full width and put it into an index.
@@ -113,6 +115,7 @@ def build(
         device: where to encode; None is the best there is.
         dtype: what the model computes in.
         chunk_rows: rows encoded and saved together.
+        trust_remote_code: allow code that comes with the model to run.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -132,7 +135,7 @@ def build(
     sources = [open_source(path, text_columns, id_column) for path in corpus]
     if not sources or len({source.path for source in sources}) < len(sources):
         raise ValueError(f"{'a corpus file is named twice' if sources else 'no corpus file was named'}")
-    found = find_model(model)
+    found = find_model(model, trust_remote_code=trust_remote_code)
     load = functools.cache(lambda: _load_encoder(found, device, dtype))
     place = Path(folder).expanduser()
     index = _existing(place, found, sources)
@@ -157,7 +160,9 @@ def build(
         index.close()
 
 
-def load_model(index: AdaptiveIndex, device: str | None = None, dtype: str = "float32") -> MatryoshkaEncoder:
+def load_model(
+    index: AdaptiveIndex, device: str | None = None, dtype: Dtype = "float32", trust_remote_code: bool = False
+) -> MatryoshkaEncoder:
     """The model that an index was built with, for its queries; warns if it has changed since.
 
     Raises:
@@ -166,7 +171,7 @@ def load_model(index: AdaptiveIndex, device: str | None = None, dtype: str = "fl
     """
     if index.model is None:
         raise ValueError(f"{index.path} names no model to encode queries with: it was not built from files")
-    found = find_model(index.model)
+    found = find_model(index.model, trust_remote_code=trust_remote_code)
     revision = index.facts.get("revision")
     if found.is_local and revision not in (None, found.revision):
         logger.warning("%s has changed since %s was built: results may be poor, build it anew", found.path, index.path)
@@ -271,15 +276,10 @@ class _Adder:
         self.progress.duplicates += 1
 
 
-def _load_encoder(found: ModelSource, device: str | None, dtype: str) -> MatryoshkaEncoder:
-    from mrl_text.encoder import MatryoshkaEncoder
+def _load_encoder(found: ModelSource, device: str | None, dtype: Dtype) -> MatryoshkaEncoder:
+    from mrl_text.loading import load
 
-    return MatryoshkaEncoder(found.path, device=device, model_kwargs={"dtype": dtype})
-
-
-def _reference(found: ModelSource) -> str:
-    """What finds the model again from another working directory."""
-    return str(Path(found.path).resolve()) if found.name.startswith("local/") else found.name
+    return load(found, dtype=dtype, device=device)
 
 
 def _existing(folder: Path, found: ModelSource, sources: Sequence[Source]) -> AdaptiveIndex | None:
@@ -289,9 +289,9 @@ def _existing(folder: Path, found: ModelSource, sources: Sequence[Source]) -> Ad
     index = AdaptiveIndex.load(folder)
     if "build" not in index.facts:
         raise ValueError(f"{folder} holds an index that was not built from files: choose another folder")
-    if index.model != _reference(found) or index.facts["revision"] not in (found.revision, "main"):
-        other = "an earlier version of it" if index.model == _reference(found) else index.model
-        raise ValueError(f"{folder} was built with {other}, not with {_reference(found)}: choose another folder")
+    if index.model != found.reference or index.facts["revision"] not in (found.revision, "main"):
+        other = "an earlier version of it" if index.model == found.reference else index.model
+        raise ValueError(f"{folder} was built with {other}, not with {found.reference}: choose another folder")
     for source in sources:
         entry = index.facts["build"]["sources"].get(str(source.path))
         if entry is None:
@@ -320,9 +320,10 @@ def _new_index(
     facts = {
         "dims": list(check_dims([*dims, width], width)),
         "revision": found.revision,
+        **found.trusted,
         "build": {"sources": {}, "plan": None},
     }
-    return AdaptiveIndex.create(folder, width=width, model=_reference(found), facts=facts)
+    return AdaptiveIndex.create(folder, width=width, model=found.reference, facts=facts)
 
 
 def _entry(index: AdaptiveIndex, source: Source) -> dict[str, Any]:

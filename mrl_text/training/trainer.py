@@ -22,10 +22,10 @@ from sentence_transformers import (
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from mrl_text.dtypes import training_precision
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource
-from mrl_text.precision import training_precision
 from mrl_text.training.base import check_recipe, load_base
 from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
 from mrl_text.training.card import sizes_measured, write_card
@@ -273,10 +273,9 @@ def _save(
     card: dict[str, Any],
     evaluator: NestedRetrievalEvaluator | None,
 ) -> None:
-    base_model = str(Path(source.path).resolve()) if source.name.startswith("local/") else source.name
     model.describe(name=folder.path.resolve().name)
     if recipe.model.static is None:  # a table from scratch has only the vocabulary of its base
-        model.describe(base_model=base_model)
+        model.describe(base_model=source.reference)
     after = sizes_measured(evaluator(model)) if evaluator is not None else None
     temporary = folder.path / ".model.partial"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -287,4 +286,5 @@ def _save(
         write_card(temporary, after=after, **about, **card)
         shutil.rmtree(folder.model, ignore_errors=True)
         temporary.rename(folder.model)
-        folder.finish({"base_model": {"name": source.name, "revision": source.revision}, **facts})
+        base = {"name": source.name, "revision": source.revision, **source.trusted}
+        folder.finish({"base_model": base, **facts})
