@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -53,6 +54,37 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     BertModel(config).save_pretrained(folder)
     BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
+_OWN_CODE = """
+from transformers import BertConfig, BertModel
+
+
+class DoublingConfig(BertConfig):
+    model_type = "doubling"
+
+
+class DoublingModel(BertModel):
+    config_class = DoublingConfig
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.last_hidden_state = 2 * output.last_hidden_state
+        return output
+"""
+
+
+@pytest.fixture(scope="session")
+def own_code(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model that comes with code of its own."""
+    folder = tmp_path_factory.mktemp("models") / "own-code"
+    shutil.copytree(tiny_bert, folder)
+    (folder / "modeling_doubling.py").write_text(_OWN_CODE, encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own = {"AutoConfig": "modeling_doubling.DoublingConfig", "AutoModel": "modeling_doubling.DoublingModel"}
+    config |= {"model_type": "doubling", "architectures": ["DoublingModel"], "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 

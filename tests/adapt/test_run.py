@@ -152,7 +152,7 @@ def test_bad_calls_are_refused_before_a_model_is_loaded(
     def loaded(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(run, "_load", loaded)
+    monkeypatch.setattr("mrl_text.loading.MatryoshkaEncoder", loaded)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "few.txt").write_text("one\ntwo\n")
     given = {"texts": [texts], "dims": DIMS, **options}
