@@ -25,9 +25,9 @@ import faiss
 import numpy as np
 
 from mrl_text.search import AdaptiveIndex, SearchPlan
+from mrl_text.search.faiss.store import FaissStore
+from mrl_text.search.measure import measure, threads
 from mrl_text.search.sample_queries import Judged, recall
-from mrl_text.search.timing import measure, threads
-from mrl_text.search.trials import shortlist_ram
 from mrl_text.search.tune import tune
 
 K = 10
@@ -78,7 +78,9 @@ def _tune(index: AdaptiveIndex, queries: np.ndarray, judged: Judged, arguments: 
     dims = [int(dim) for dim in arguments.dims.split(",")]
     options = {"keep": arguments.keep, "dims": dims, "minutes": arguments.minutes}
     started = time.perf_counter()
-    tuned = tune(index, queries, judged, precisions=arguments.precisions.split(","), progress=True, **options)
+    tuned = tune(
+        FaissStore(index), queries, judged, precisions=arguments.precisions.split(","), progress=True, **options
+    )
     print(
         f"tuned on {len(queries)} queries in {time.perf_counter() - started:.0f} s to keep {arguments.keep:.1%}:"
         f" {tuned.chosen.plan.label}, effort {tuned.chosen.plan.effort}; {tuned.refused} cheaper ones refused"
@@ -92,7 +94,7 @@ def _compare(index: AdaptiveIndex, vectors: np.ndarray, queries: np.ndarray, jud
     best = ids[exact.search(queries, K)[1]]
     full = judged.ndcg(best).mean()
     print(f"on {len(queries)} other queries: nDCG@10 of exact search {100 * full:.2f}")
-    ram, whole = shortlist_ram(index), vectors.shape[0] * vectors.shape[1] * 4
+    ram, whole = index.ram(), vectors.shape[0] * vectors.shape[1] * 4
     print(f"memory: adaptive {ram / 1e6:.1f} MB, full float32 {whole / 1e6:.1f} MB = {whole / ram:.1f} times")
     reached = {}
     for effort in _EFFORTS:
@@ -190,7 +192,7 @@ def _grown(vectors: np.ndarray, queries: np.ndarray, plan: SearchPlan, synthetic
         with threads(1):
             full = measure(lambda some: exact.search(some, K), queries[:50]).single
             ours = measure(lambda some: index.search(some, K), queries[:50]).single
-        ram, whole = shortlist_ram(index), vectors.nbytes
+        ram, whole = index.ram(), vectors.nbytes
     print(
         f"{len(vectors):>10,} {1e3 * full:8.2f} {1e3 * ours:9.3f} {full / ours:6.1f} {100 * near:6.2f}%"
         f" {whole / 1e6:9.1f} {ram / 1e6:7.1f} {seconds:8.1f}{'  (partly synthetic)' if synthetic else ''}",

@@ -28,10 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from mrl_text.search import Store, create_store
+from mrl_text.search.measure import threads
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.sample_queries import recall
-from mrl_text.search.timing import threads
-from mrl_text.search.trials import shortlist_ram
 
 K = 10
 _PASSES = 3
@@ -207,15 +206,7 @@ def _measure(name: str, store: Store, plan: SearchPlan, queries: np.ndarray, bes
         for query in single:
             store.search(query, K, plan=plan)
         spent.append((time.perf_counter() - started) / len(single))
-    return Row(name, plan, float(recall(found, best).mean()), statistics.median(spent), _index_bytes(store), built)
-
-
-def _index_bytes(store: Store) -> int | None:
-    """Bytes of the graph and of what it is over, without the rows that any plan needs."""
-    if (index := getattr(store, "index", None)) is not None:
-        return shortlist_ram(index)
-    sizes = getattr(store, "index_bytes", None)
-    return sizes().get("shortlist") if sizes else None
+    return Row(name, plan, float(recall(found, best).mean()), statistics.median(spent), store.ram(), built)
 
 
 def _print_head() -> None:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
 
-from mrl_text.files import write_atomically
+from mrl_text.figures import CONTROL, PALETTE, new_figure, save_figure, size_axis, tidy
 
 from .lines import Line
 from .reference import Reference
 from .results import Results
 
-# Okabe and Ito's palette: told apart with every common kind of colour blindness
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_CONTROL_COLOR = "#6B6B6B"
 _CONTROL_DASHES = {"truncation": "--", "pca": "-.", "random": (0, (1, 1))}
 _MARKERS = {"float32": "o", "float16": "s", "int8": "^", "binary": "D"}
 
@@ -44,12 +37,11 @@ def draw_curve(result: Results, folder: Path | None = None, references: Sequence
     Returns:
         The two files.
     """
-    figure = Figure(figsize=(10, 5.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 5.2)
     axes = figure.subplots()
-    colors = itertools.cycle(_COLORS)
+    colors = itertools.cycle(PALETTE)
     for line in result.lines:
-        _draw_line(axes, result, line, _CONTROL_COLOR if line.role == "control" else next(colors))
+        _draw_line(axes, result, line, CONTROL if line.role == "control" else next(colors))
     for reference in references:
         points = [(reference.bytes(dim), reference.mean(dim, list(result.tasks))) for dim in sorted(reference.scores)]
         drawn = [(size, 100 * score) for size, score in points if score is not None]
@@ -58,7 +50,7 @@ def draw_curve(result: Results, folder: Path | None = None, references: Sequence
     if len({cell.precision for line in result.lines for cell in result.cells(line)}) > 1:
         _draw_front(axes, result)
     _label_axes(figure, axes, result)
-    return _save(figure, folder or result.folders[0])
+    return _save(figure, folder or result.folders[0], "curve")
 
 
 def _draw_line(axes: Axes, result: Results, line: Line, color: str) -> None:
@@ -96,16 +88,8 @@ def _draw_front(axes: Axes, result: Results) -> None:
 
 
 def _label_axes(figure: Figure, axes: Axes, result: Results) -> None:
-    sizes = sorted({cell.bytes for line in result.lines for cell in result.cells(line)})
-    axes.set_xscale("log", base=2)
-    ticks = sizes if len(sizes) <= 8 else [2**power for power in range(30) if sizes[0] <= 2**power <= sizes[-1]]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{tick:,}" for tick in ticks])
-    axes.set_xlabel("bytes per vector")
-    axes.set_ylabel(_score_label(result))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    size_axis(axes, {cell.bytes for line in result.lines for cell in result.cells(line)})
+    tidy(axes, xlabel="bytes per vector", ylabel=_score_label(result))
     handles, _ = axes.get_legend_handles_labels()
     precisions = dict.fromkeys(cell.precision for line in result.lines for cell in result.cells(line))
     if len(precisions) > 1:
@@ -137,8 +121,7 @@ def draw_depths(result: Results, folder: Path | None = None) -> list[Path]:
     if not scores:  # no model has been evaluated on all tasks
         return []
     rows = max(map(len, maps.values()))
-    figure = Figure(figsize=(5.2 * len(maps) + 1, 0.55 * rows + 2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.2 * len(maps) + 1, 0.55 * rows + 2)
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
     for axes, (line, depths) in zip(panels, maps.items(), strict=True):
         drawn = _draw_map(axes, [curves[one] for one in depths], (min(scores), max(scores)))
@@ -162,16 +145,8 @@ def _draw_map(axes: Axes, curves: Sequence[dict[int, float]], limits: tuple[floa
     return image
 
 
-def _save(figure: Figure, folder: Path, name: str = "curve") -> list[Path]:
-    written = []
-    for suffix in ("png", "svg"):
-        stream = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": "mrl-text", "svg.fonttype": "none"}):
-            figure.savefig(stream, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
-        file = folder / f"{name}.{suffix}"
-        write_atomically(file, stream.getvalue())
-        written.append(file)
-    return written
+def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    return save_figure(figure, folder / f"{name}.png", folder / f"{name}.svg")
 
 
 def _score_label(result: Results) -> str:

@@ -22,7 +22,7 @@ from sklearn.metrics import f1_score
 from mrl_text.files import write_atomically
 
 from .encoders import RecordingSearch
-from .statistics import Units
+from .statistics import Units, mean_units
 
 TYPES_WITH_PREDICTIONS = ("STS", "PairClassification", "BitextMining", "Summarization")
 """Task types whose items come from the predictions that mteb writes."""
@@ -143,10 +143,28 @@ def _queries(task: AbsTask, search: RecordingSearch, split: str, subset: str, ma
     if name == "mrr":
         scores = {query: _reciprocal_rank(ranking[query], judgements[query], depth) for query in ranking}
     else:
-        measured = pytrec_eval.RelevanceEvaluator(judgements, {f"{_TREC[name]}.{depth}"}).evaluate(ranking)
-        scores = {query: measures[f"{_TREC[name]}_{depth}"] for query, measures in measured.items()}
+        scores = query_scores(judgements, ranking, name, depth)
     ordered = sorted(scores)
-    return Items(split, subset, "query", _mean(ordered, [scores[query] for query in ordered]))
+    return Items(split, subset, "query", mean_units([scores[query] for query in ordered], ordered))
+
+
+def query_scores(
+    judgements: Mapping[str, Mapping[str, int]], ranking: Mapping[str, Mapping[str, float]], measure: str, depth: int
+) -> dict[str, float]:
+    """Score the ranking of every query as trec_eval does.
+
+    Args:
+        judgements: query -> document -> grade; 0 is not relevant.
+        ranking: query -> document -> similarity.
+        measure: ``ndcg``, ``map``, ``recall``, ``precision`` or ``hit_rate``.
+        depth: documents that count.
+
+    Returns:
+        Query -> score, 0 to 1.
+    """
+    name = _TREC[measure]
+    measured = pytrec_eval.RelevanceEvaluator(judgements, {f"{name}.{depth}"}).evaluate(ranking)
+    return {query: scores[f"{name}_{depth}"] for query, scores in measured.items()}
 
 
 def _merge_subqueries(
@@ -218,7 +236,7 @@ def _bitext(task: AbsTask, answer: Any, split: str, subset: str, main: str) -> I
     if main == "f1":
         per_label = f1_score(labels, found, labels=labels, average=None, zero_division=0)
         values = np.asarray(per_label, dtype=np.float64)
-    return Items(split, subset, "text", _mean(_numbered(len(values)), values))
+    return Items(split, subset, "text", mean_units(values))
 
 
 def _summaries(answer: Any, split: str, subset: str, main: str) -> Items | None:
@@ -228,7 +246,7 @@ def _summaries(answer: Any, split: str, subset: str, main: str) -> Items | None:
     correlate = stats.spearmanr if match[2] == "spearman" else stats.pearsonr
     machine = answer[f"{match[1]}_scores" if match[1] else "similarity_scores"]
     values = [correlate(human, scored).statistic for human, scored in zip(answer["human_scores"], machine, strict=True)]
-    return Items(split, subset, "text", _mean(_numbered(len(values)), values))
+    return Items(split, subset, "text", mean_units(values))
 
 
 def _experiments(scores: Mapping[str, Any], split: str, subset: str, main: str) -> Items | None:
@@ -247,11 +265,7 @@ def _experiments(scores: Mapping[str, Any], split: str, subset: str, main: str) 
         values = list(measured)
     if len(values) < 2:
         return None
-    return Items(split, subset, "experiment", _mean(_numbered(len(values)), values))
-
-
-def _mean(ids: Any, values: Any) -> Units:
-    return Units(np.array(ids, dtype=np.str_), {"value": np.asarray(values, dtype=np.float64)}, "mean")
+    return Items(split, subset, "experiment", mean_units(values))
 
 
 def _numbered(n: int) -> np.ndarray:

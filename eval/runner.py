@@ -21,18 +21,16 @@ from mteb.cache import ResultCache
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
+from mrl_text.choices import Dtype, LabelledAs
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.files import write_atomically
 from mrl_text.loading import cached, check_device, shared_folder
 from mrl_text.models import ModelSource
-from mrl_text.training.recipe import EvalConfig
-from mrl_text.training.recipe_files import load_recipe
 from mrl_text.truncation import Precision
 
 from .encoders import Call, CellEncoder, RecordingSearch, corpus_calls, model_meta
 from .items import TYPES_WITH_PREDICTIONS, collect_items, read_facts, write_items
-from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Dtype, Plan, Variant, plan_lines
-from .own_data import As
+from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Plan, Variant, plan_lines
 from .reduction import Blocks, Corpus
 from .results import KEY_COLUMNS, TABLE, Results, items_file, with_layers
 from .tasks import TaskLoader
@@ -67,7 +65,7 @@ def sweep(
     output: str | Path,
     benchmark: str | None = None,
     data: Sequence[str | Path] = (),
-    as_: As | None = None,
+    as_: LabelledAs | None = None,
     languages: Sequence[str] | None = None,
     subsets: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
@@ -157,18 +155,6 @@ def sweep(
     result.scores = result.table()
     _write_table(folder, result.scores)
     return result
-
-
-def recipe_eval(model: str) -> EvalConfig:
-    """What the recipe of a run says about its evaluation; empty for a model that is no run of ours.
-
-    Args:
-        model: folder of a run, or of the model in it; any other name gives the empty answer.
-    """
-    folder = Path(model)
-    run = folder.parent if folder.name == "model" and (folder / "modules.json").is_file() else folder
-    recipe = run / "recipe.yaml"
-    return load_recipe(str(recipe)).eval if recipe.is_file() else EvalConfig()
 
 
 @dataclass

@@ -61,6 +61,18 @@ class Units:
         return float(weighted_statistic(self)(np.ones((len(self), 1)))[0])
 
 
+def mean_units(values: npt.ArrayLike, ids: Sequence[str] | None = None) -> Units:
+    """Units of a score that is the mean of one number each.
+
+    Args:
+        values: (n,) numbers.
+        ids: (n,) names; None numbers them.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    names = np.arange(len(numbers)).astype(np.str_) if ids is None else np.array(ids, dtype=np.str_)
+    return Units(names, {"value": numbers}, "mean")
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A score, or something made of scores, with its bootstrap replicates.
@@ -194,12 +206,11 @@ def bootstrap_mean(values: npt.ArrayLike, *, confidence: float = CONFIDENCE, key
     Raises:
         ValueError: no values.
     """
-    scores = np.asarray(values, dtype=np.float64)
-    if not len(scores):
+    units = mean_units(values)
+    if not len(units):
         raise ValueError("no per-item scores to resample")
-    ids = np.arange(len(scores)).astype(str)
-    estimate = bootstrap([Units(ids, {"value": scores}, "mean")], key)[0]
-    return estimate.interval(confidence) or Interval(estimate.value, estimate.value, estimate.value, len(scores))
+    estimate = bootstrap([units], key)[0]
+    return estimate.interval(confidence) or Interval(estimate.value, estimate.value, estimate.value, len(units))
 
 
 def weighted_statistic(units: Units) -> Callable[[Floats], Floats]:
@@ -287,4 +298,4 @@ def _pseudo_values(units: Units, value: float) -> Units:
     )
     pseudo = BLOCKS * value - (BLOCKS - 1) * left_out
     pseudo += value - pseudo.mean()  # the jackknife's estimate of the bias is not applied
-    return Units(np.arange(BLOCKS).astype(str), {"value": pseudo}, "mean")
+    return mean_units(pseudo)

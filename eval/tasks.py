@@ -14,12 +14,13 @@ import mteb
 from datasets import Dataset
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 
+from mrl_text.choices import LabelledAs
 from mrl_text.suggest import did_you_mean
 
 from .availability import unavailable
 from .docstring_task import DocstringRetrieval
 from .mirror import check_mirror
-from .own_data import As, own_task
+from .own_data import own_task
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class TaskLoader:
         *,
         benchmark: str | None = None,
         data: Sequence[str | Path] = (),
-        as_: As | None = None,
+        as_: LabelledAs | None = None,
         languages: Sequence[str] | None = None,
         subsets: Sequence[str] | None = None,
         splits: Sequence[str] | None = None,
@@ -199,7 +200,7 @@ class TaskLoader:
         return missing
 
 
-def _own_tasks(data: Sequence[str | Path], as_: As | None) -> list[AbsTask]:
+def _own_tasks(data: Sequence[str | Path], as_: LabelledAs | None) -> list[AbsTask]:
     """Tasks of the user's files; ``as_`` is about those with ``text,label`` and leaves the others alone."""
     tasks = [own_task(path) for path in data]
     labelled = [task.metadata.type == "Classification" for task in tasks]
@@ -284,21 +285,19 @@ class _PlainColumns(Dataset):
     each of them takes ten times as long as the classifier.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        super().__init__(
-            dataset.data,
-            info=dataset.info,
-            split=dataset.split,
-            indices_table=dataset._indices,
-            fingerprint=dataset._fingerprint,
-        )
+    @classmethod
+    def of(cls, dataset: Dataset) -> _PlainColumns:
+        """The same rows, not copied."""
+        plain: Dataset = copy.copy(dataset)
+        plain.__class__ = cls
+        return plain
 
     def __getitem__(self, key: Any) -> Any:
         value = super().__getitem__(key)
         return value[:] if isinstance(key, str) else value
 
     def select(self, *args: Any, **kwargs: Any) -> _PlainColumns:
-        return _PlainColumns(super().select(*args, **kwargs))
+        return self.of(super().select(*args, **kwargs))
 
 
 def _plain_columns(dataset: Any) -> Any:
@@ -309,7 +308,7 @@ def _plain_columns(dataset: Any) -> Any:
             copied[key] = _plain_columns(value)
         return copied
     if isinstance(dataset, Dataset) and dataset.format["type"] is None:
-        return _PlainColumns(dataset)
+        return _PlainColumns.of(dataset)
     return dataset
 
 

@@ -14,16 +14,11 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from mrl_text.choices import AutoDtype
 from mrl_text.suggest import check_choice
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-Dtype = Literal["float32", "bfloat16", "float16"]
-"""Types that weights can have."""
-
-AutoDtype = Literal["auto", "float32", "bfloat16"]
-"""Types of matrix products; ``auto`` is the fastest one that the device computes natively."""
 
 
 def training_precision(*, use_cpu: bool = False) -> dict[str, bool]:

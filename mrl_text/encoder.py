@@ -15,7 +15,7 @@ from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.util import load_file_path
 from sentence_transformers.util.decorators import deprecated_kwargs
 
-from mrl_text.dtypes import AutoDtype
+from mrl_text.choices import AutoDtype
 from mrl_text.files import write_atomically
 from mrl_text.layers import truncate_backbone
 from mrl_text.models import METADATA_KEY, find_model, read_metadata

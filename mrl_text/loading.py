@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mrl_text.dtypes import Dtype, compute_dtype
+from mrl_text.choices import Dtype
+from mrl_text.dtypes import compute_dtype
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import cache_dir

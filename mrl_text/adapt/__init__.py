@@ -6,21 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrl_text.adapt.adaptation import Adaptation, Method, load_adaptation
+    from mrl_text.adapt.adaptation import Adaptation, load_adaptation
     from mrl_text.adapt.fitting import fit
     from mrl_text.adapt.model import apply
     from mrl_text.adapt.run import adapt, adapt_vectors
 
 _HOMES = {
     "Adaptation": "adaptation",
-    "Method": "adaptation",
     "adapt": "run",
     "adapt_vectors": "run",
     "apply": "model",
     "fit": "fitting",
     "load_adaptation": "adaptation",
 }
-__all__ = ["Adaptation", "Method", "adapt", "adapt_vectors", "apply", "fit", "load_adaptation"]
+__all__ = ["Adaptation", "adapt", "adapt_vectors", "apply", "fit", "load_adaptation"]
 
 
 def __getattr__(name: str) -> Any:

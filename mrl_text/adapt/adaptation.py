@@ -7,15 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
+from mrl_text.choices import AdaptMethod
 from mrl_text.files import write_atomically
 from mrl_text.truncation import check_dims, truncate
 
-Method = Literal["rotation", "linear", "pca"]
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS: tuple[AdaptMethod, ...] = get_args(AdaptMethod)
 """What :func:`~mrl_text.adapt.fit` can do."""
 
 
@@ -33,7 +33,7 @@ class Adaptation:
 
     matrix: np.ndarray
     dims: tuple[int, ...]
-    method: Method
+    method: AdaptMethod
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property

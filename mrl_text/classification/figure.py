@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
-
 from mrl_text.classification.adaptive import Point
-from mrl_text.files import write_atomically
+from mrl_text.figures import PALETTE, new_figure, save_figure, size_axis, tidy
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _LOOKS = {"single": ("-", "o"), "cascade": ("--", "."), "oracle": ("", "*")}
 
 
@@ -39,28 +33,17 @@ def draw_curves(curves: Sequence[Curve], file: Path, *, title: str = "") -> Path
     Returns:
         ``file``.
     """
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 4.8)
     axes = figure.subplots()
     group = -1
     for curve in curves:
         group += curve.role == "single"
         style, marker = _LOOKS[curve.role]
         sizes, scores = [point.largest for point in curve.points], [100 * point.accuracy for point in curve.points]
-        color = _COLORS[group % len(_COLORS)]
+        color = PALETTE[group % len(PALETTE)]
         axes.plot(sizes, scores, linestyle=style, marker=marker, color=color, label=curve.label, linewidth=1.6)
-    ticks = sorted({point.largest for curve in curves if curve.role == "single" for point in curve.points})
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
-    axes.set_xlabel("numbers of a vector looked at, mean")
-    axes.set_ylabel("accuracy (x100)")
-    axes.set_title(title, fontsize=11)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    singles = {point.largest for curve in curves if curve.role == "single" for point in curve.points}
+    size_axis(axes, singles, most_ticks=len(singles))
+    tidy(axes, title=title, xlabel="numbers of a vector looked at, mean", ylabel="accuracy (x100)")
     axes.legend(frameon=False, fontsize=9)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=150)
-    write_atomically(file, stream.getvalue())
-    return file
+    return save_figure(figure, file)[0]

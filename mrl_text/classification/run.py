@@ -14,13 +14,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mrl_text.choices import Cost
 from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
 from mrl_text.classification.figure import Curve, draw_curves
 from mrl_text.classification.storage import FACTS_FILE, load_classifier, read_facts, save_classifier
-from mrl_text.classification.thresholds import Cost
-from mrl_text.files import write_atomically
+from mrl_text.files import check_replaceable, write_atomically
 from mrl_text.loading import cached, check_device
 from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.tables import Problems, checked, read_columns
+from mrl_text.tables.values import class_name
+from mrl_text.tables.values import text as as_text
 from mrl_text.truncation import check_dims
 
 logger = logging.getLogger(__name__)
@@ -72,7 +75,7 @@ def classify(
 
     Args:
         model: folder, hub id or packaged model.
-        train: CSV, TSV, JSON lines or Parquet with a column of texts and one of labels.
+        train: a table (:func:`mrl_text.tables.open_table`) with a column of texts and one of labels.
         output: folder; new, empty, or of an earlier call.
         test: another such table; None sets a fifth of ``train`` apart.
         text: name of the column of texts.
@@ -93,8 +96,7 @@ def classify(
         ValueError: malformed tables, one label only, impossible sizes or options.
     """
     folder = Path(output)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / FACTS_FILE).exists()):
-        raise FileExistsError(f"{folder} is there and holds no classifier: choose another folder")
+    check_replaceable(folder, FACTS_FILE, "classifier")
     source = find_model(model, trust_remote_code=trust_remote_code)
     check_device(device)
     if dims is not None:
@@ -171,7 +173,7 @@ def label_texts(
 
     Args:
         folder: what :func:`classify` wrote.
-        file: CSV, TSV, JSON lines or Parquet with a column of texts.
+        file: a table (:func:`mrl_text.tables.open_table`) with a column of texts.
         text: name of that column.
         batch_size: texts per forward pass.
         device: where to encode; None is the best there is.
@@ -225,15 +227,10 @@ def read_labelled(file: str | Path, text: str = "text", label: str = "label") ->
 
 def _read(file: str | Path, *names: str) -> list[list[str]]:
     """Columns of a table: texts, then labels."""
-    from mrl_text.eval import rows
-
-    path = Path(file)
-    problems = rows.Problems(path)
-    table = rows.read_table(path, rows.read_bytes(path), names, problems)
-    rows.require(table, names)
+    problems = Problems(Path(file))
+    table = read_columns(file, names, problems, required=[names])
     columns = [
-        rows.checked(table, name, convert, problems)
-        for name, convert in zip(names, (rows.text, rows.class_name), strict=False)
+        checked(table, name, convert, problems) for name, convert in zip(names, (as_text, class_name), strict=False)
     ]
     problems.raise_if_any()
     return columns

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.isotonic import IsotonicRegression
 
-Floats = npt.NDArray[np.float64]
+from mrl_text.choices import Cost
 
-Cost = Literal["sum", "largest"]
-COSTS: tuple[Cost, ...] = get_args(Cost)
-"""What an input costs: all sizes it was classified at, added up, or the largest of them."""
+Floats = npt.NDArray[np.float64]
 
 PRICES = 48
 """Prices of an error that a path of thresholds is made of."""

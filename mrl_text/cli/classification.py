@@ -4,53 +4,42 @@ from __future__ import annotations
 
 import csv
 import io
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mrl_text.cli.common import BatchSize, Device, check_share, command, whole_numbers
+from mrl_text.choices import Cost
+from mrl_text.cli import common
 
 Text = Annotated[str, typer.Option(help="Name of the column of texts.")]
 
 
-class Cost(StrEnum):
-    """Choices of ``--cost``."""
-
-    largest = "largest"
-    sum = "sum"
-
-
-@command
+@common.command
 def classify(
-    model: Annotated[str, typer.Argument(help="Folder, hub id or packaged model.")],
+    model: common.Model,
     train: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet with texts and labels.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the classifier, results and curve.")],
+    output: Annotated[Path, common.output_option("Folder for the classifier, results and curve.")],
     test: Annotated[Path | None, typer.Option(help="Another such table; default: a fifth of TRAIN.")] = None,
-    dims: Annotated[
-        str | None, typer.Option(help="Sizes, comma-separated; default: 16, 24, 32, 48, 64, ... and the width.")
-    ] = None,
+    dims: Annotated[str | None, common.dims_option("16, 24, 32, 48, 64, ... and the width")] = None,
     tied: Annotated[bool, typer.Option("--tied", help="One weight matrix for all sizes (MRL-E).")] = False,
-    keep: Annotated[float, typer.Option(help="Share of the full width's accuracy that is kept.")] = 0.999,
+    keep: common.KeepShare = 0.999,
     expected_dims: Annotated[
         float | None, typer.Option(help="Instead of --keep: the size to stay within on average, such as 128.")
     ] = None,
-    cost: Annotated[Cost, typer.Option(help="What is kept low: the largest size used, or the sum.")] = Cost.largest,
+    cost: Annotated[Cost, typer.Option(help="What is kept low: the largest size used, or the sum.")] = "largest",
     text: Text = "text",
     label: Annotated[str, typer.Option(help="Name of the column of labels.")] = "label",
     seed: Annotated[int, typer.Option(help="Of the folds and of the fifth.")] = 0,
-    batch_size: BatchSize = 64,
-    device: Device = None,
+    batch_size: common.BatchSize = 64,
+    device: common.Device = None,
+    trust_remote_code: common.TrustRemoteCode = False,
 ) -> None:
     """Fit a classifier that looks at as many numbers of a vector as an input needs."""
-    sizes = whole_numbers(dims, "--dims", "64,128,256")
-    check_share(keep)
+    sizes = common.whole_numbers(dims)
+    common.check_share(keep)
     from rich.console import Console
 
-    from mrl_text.quiet import quiet_libraries
-
-    quiet_libraries()
     from mrl_text.classification import classify as run
     from mrl_text.classification.run import print_classification
 
@@ -65,30 +54,31 @@ def classify(
         tied=tied,
         keep=keep,
         expected_dims=expected_dims,
-        cost=cost.value,
+        cost=cost,
         seed=seed,
         batch_size=batch_size,
         device=device,
+        trust_remote_code=trust_remote_code,
     )
     print_classification(result, Console())
     typer.echo("\n".join(map(str, result.files)))
 
 
-@command
+@common.command
 def label(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What mrl-text classify wrote.")],
     texts: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet with texts.")],
     text: Text = "text",
-    batch_size: BatchSize = 64,
-    device: Device = None,
+    batch_size: common.BatchSize = 64,
+    device: common.Device = None,
+    trust_remote_code: common.TrustRemoteCode = False,
 ) -> None:
     """Label new texts with a saved classifier, as CSV: text, label, probability and the size that was enough."""
-    from mrl_text.quiet import quiet_libraries
-
-    quiet_libraries()
     from mrl_text.classification import label_texts
 
-    rows = label_texts(folder, texts, text=text, batch_size=batch_size, device=device)
+    rows = label_texts(
+        folder, texts, text=text, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code
+    )
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, ["text", "label", "probability", "dim"], lineterminator="\n")
     writer.writeheader()

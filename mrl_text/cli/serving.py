@@ -7,22 +7,18 @@ from typing import Annotated
 
 import typer
 
-from mrl_text.cli.common import AutoDtype, Device, command, whole_numbers
+from mrl_text.cli.common import AutoDtypeOption, Device, Model, TrustRemoteCode, command, dims_option, whole_numbers
 
 
 @command
 def serve(
-    model: Annotated[str, typer.Argument(help="Folder, hub id or packaged model.")],
+    model: Model,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default is for this machine only.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8080,
-    dims: Annotated[
-        str | None, typer.Option(help="Values of dimensions to allow, comma-separated; default: every size.")
-    ] = None,
-    dtype: Annotated[
-        AutoDtype, typer.Option(help="What the model computes in; auto: bfloat16 where it is native.")
-    ] = AutoDtype.auto,
+    dims: Annotated[str | None, dims_option("every size")] = None,
+    dtype: AutoDtypeOption = "auto",
     model_name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
     api_key_env: Annotated[
         str | None, typer.Option(metavar="NAME", help="Variable with the token; default: MRL_TEXT_API_KEY if set.")
@@ -39,15 +35,13 @@ def serve(
     grace: Annotated[float, typer.Option(min=0, help="Seconds for requests under way when told to stop.")] = 30.0,
     token_ids: Annotated[bool, typer.Option("--token-ids", help="Take ids of the model's own tokenizer, too.")] = False,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Serve a model to OpenAI clients: POST /v1/embeddings with dimensions; /v1/models, /health, /metrics."""
-    from mrl_text.quiet import quiet_libraries
-
-    quiet_libraries()
     from mrl_text.serving import ServerSettings, read_api_key
     from mrl_text.serving import serve as run
 
-    sizes = whole_numbers(dims, "--dims", "64,128,256")
+    sizes = whole_numbers(dims)
     settings = ServerSettings(
         host=host,
         port=port,
@@ -63,4 +57,4 @@ def serve(
         api_key=read_api_key(api_key_env, api_key_file),
         token_ids=token_ids,
     )
-    run(model, settings, dtype=dtype.value, device=device, on_ready=typer.echo)
+    run(model, settings, dtype=dtype, device=device, trust_remote_code=trust_remote_code, on_ready=typer.echo)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mrl_text.cli.common import command, names
-
-
-class Card(StrEnum):
-    """Choices of ``--card``."""
-
-    local = "local"
-    hub = "hub"
+from mrl_text.choices import CardChoice
+from mrl_text.cli.common import command, names, output_option
 
 
 @command
@@ -31,23 +24,18 @@ def push(
     ] = None,
     language: Annotated[str | None, typer.Option(help="ISO 639 codes, comma-separated: en,de.")] = None,
     card: Annotated[
-        Card | None, typer.Option(help="Whose text stays where the card was changed on the hub as well.")
+        CardChoice | None, typer.Option(help="Whose text stays where the card was changed on the hub as well.")
     ] = None,
     private: Annotated[bool, typer.Option(help="Create the repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch; created if it is not there.")] = None,
     message: Annotated[str | None, typer.Option("--message", "-m", help="Commit message.")] = None,
     create_pr: Annotated[bool, typer.Option(help="Open a pull request instead.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Write the repository into a folder; no network, no token.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="With --dry-run: where to; default: a temporary folder.")
-    ] = None,
+    output: Annotated[Path | None, output_option("With --dry-run: where to; default: a temporary folder.")] = None,
 ) -> None:
     """Publish a model on the hub, with a card that shows what each size costs."""
     if output is not None and not dry_run:
         raise ValueError("--output is where --dry-run writes: add --dry-run, or leave --output out")
-    from mrl_text.quiet import quiet_libraries
-
-    quiet_libraries()
     from mrl_text.sharing import describe_card, prepare, write_upload
     from mrl_text.sharing import push as send
 
@@ -57,14 +45,13 @@ def push(
     for note in upload.card.notes():
         typer.echo(note, err=True)
     if not dry_run:
-        prefer = card.value if card else None
         url = send(
             upload,
             private=private,
             revision=revision,
             message=message,
             create_pr=create_pr,
-            prefer=prefer,  # type: ignore[arg-type]  # the values of the enum are those of the literal
+            prefer=card,
         )
         typer.echo(url)
         return

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mrl_text.cli.common import BatchSize, Device, command, whole_numbers
+from mrl_text.choices import AdaptMethod
+from mrl_text.cli.common import (
+    BatchSize,
+    Device,
+    TextLimit,
+    TrustRemoteCode,
+    command,
+    dims_option,
+    output_option,
+    whole_numbers,
+)
 
 recipes_app = typer.Typer(help="List, show and copy training recipes.", invoke_without_command=True)
-
-
-class AdaptMethod(StrEnum):
-    """Choices of ``--method``."""
-
-    rotation = "rotation"
-    pca = "pca"
-    linear = "linear"
 
 
 @recipes_app.callback()
@@ -69,20 +70,18 @@ def copy_recipe(
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, a YAML file, or the folder of a run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, as often as you like.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the run; default runs/RECIPE.")
-    ] = None,
+    output: Annotated[Path | None, output_option("Folder of the run; default runs/RECIPE.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run from its last checkpoint.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Train a Matryoshka encoder as a recipe says."""
     from mrl_text.training.recipe_files import load_recipe
 
     run = Path(recipe) if (Path(recipe) / "recipe.yaml").is_file() else None
-    loaded = load_recipe(str(run / "recipe.yaml") if run else recipe, overrides or ())
-    from mrl_text.quiet import quiet_libraries
+    trusted = ["model.trust_remote_code=true"] if trust_remote_code else []  # and so in the run's recipe
+    loaded = load_recipe(str(run / "recipe.yaml") if run else recipe, [*(overrides or ()), *trusted])
     from mrl_text.training.trainer import train as run_training
 
-    quiet_libraries()
     folder = output or run or Path("runs") / Path(recipe).stem
     typer.echo(run_training(loaded, folder, resume=resume))
 
@@ -96,63 +95,57 @@ def adapt(
         list[Path] | None,
         typer.Option(help="Texts like those the model is for: .txt, CSV, TSV, JSONL or Parquet. As often as you like."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the model; with --embeddings a .npy file.")
-    ] = None,
+    output: Annotated[Path | None, output_option("Folder for the model; with --embeddings a .npy file.")] = None,
     embeddings: Annotated[
         Path | None, typer.Option(help="Vectors of any provider instead of model and texts: .npy, or Parquet.")
     ] = None,
-    method: Annotated[AdaptMethod, typer.Option(help="How to fit.")] = AdaptMethod.rotation,
-    dims: Annotated[
-        str | None, typer.Option(help="Sizes, comma-separated; default: powers of two from 16, and the width.")
-    ] = None,
+    method: Annotated[AdaptMethod, typer.Option(help="How to fit.")] = "rotation",
+    dims: Annotated[str | None, dims_option("powers of two from 16, and the width")] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(help="For linear: table with anchor and positive; with --embeddings a .npy of row numbers."),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of the texts; default: every column of text.")] = None,
-    limit: Annotated[int, typer.Option(help="Texts to fit on, at most.")] = 100_000,
+    limit: TextLimit = 100_000,
     seed: Annotated[int, typer.Option(help="Of sampling and fit.")] = 0,
     batch_size: BatchSize = 64,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Make a frozen model Matryoshka in minutes, without labels and with nothing lost at full width."""
-    sizes = whole_numbers(dims, "--dims", "64,128,256")
+    sizes = whole_numbers(dims)
     if output is None:
         raise ValueError("say where the result goes: --output FOLDER, or --output FILE.npy with --embeddings")
     if (model is None) == (embeddings is None):
         raise ValueError("give either a model with --texts, or --embeddings")
     if embeddings is not None and (texts or column or device):
         raise ValueError("--embeddings needs no --texts, --column or --device: nothing is encoded")
-    from mrl_text.quiet import quiet_libraries
-
-    quiet_libraries()
     from mrl_text.adapt import adapt as run_adapt
     from mrl_text.adapt import adapt_vectors
 
-    common: dict[str, Any] = {"method": method.value, "dims": sizes, "pairs": pairs, "limit": limit, "seed": seed}
+    common: dict[str, Any] = {"method": method, "dims": sizes, "pairs": pairs, "limit": limit, "seed": seed}
     if embeddings is not None:
         typer.echo(adapt_vectors(embeddings, output, **common))
     else:
         options: dict[str, Any] = {"column": column, "batch_size": batch_size, "device": device}
+        options["trust_remote_code"] = trust_remote_code
         typer.echo(run_adapt(str(model), texts or [], output, **common, **options))
 
 
 @command
 def quickstart(
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: section.key=value.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path("runs/quickstart"),
+    output: Annotated[Path, output_option("Folder of the run.")] = Path("runs/quickstart"),
 ) -> None:
     """Train, evaluate, draw and search on this machine alone, in minutes."""
     from mrl_text.models import require_packaged_model
-    from mrl_text.quiet import quiet_libraries, work_offline
+    from mrl_text.quiet import work_offline
 
     require_packaged_model("sentence-transformers/all-MiniLM-L6-v2", extra="quickstart")
     typer.echo(f"The quick start takes minutes. It lands in {output}; interrupted, it continues there.", err=True)
     work_offline()
     from rich.console import Console
 
-    quiet_libraries()
     from mrl_text.quickstart import quickstart as run_quickstart
 
     run_quickstart(output, Console(), Console(stderr=True), overrides or ())

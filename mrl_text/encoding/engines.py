@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from mrl_text.choices import EngineName
 from mrl_text.encoding.job import Job, Reader, Segment
 from mrl_text.encoding.shards import encode_shards, load_encoder, prepare
 
 if TYPE_CHECKING:
     from mrl_text.encoder import MatryoshkaEncoder
-
-EngineName = Literal["local", "ray"]
 
 
 class Engine(Protocol):

@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from mrl_text.dtypes import AutoDtype
-from mrl_text.encoding.engines import EngineName, open_engine
+from mrl_text.choices import AutoDtype, EncodedFormat, EngineName, OnError, OnLong
+from mrl_text.encoding.engines import open_engine
 from mrl_text.encoding.finish import finish
 from mrl_text.encoding.folder import MANIFEST, SHARDS
-from mrl_text.encoding.job import TEXT, Job, OnError, OnLong, Segment, column_types, split
-from mrl_text.encoding.manifest import Format, binding, check_same, describe, read_manifest, restore, write_manifest
+from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
+from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
 from mrl_text.files import write_atomically
 from mrl_text.loading import check_device
 from mrl_text.models import find_model
-from mrl_text.sources import open_source
-from mrl_text.suggest import did_you_mean
-from mrl_text.truncation import PRECISIONS, Precision, check_dims
+from mrl_text.suggest import check_choice
+from mrl_text.tables.corpus import open_corpus
+from mrl_text.truncation import Precision, check_dims
 
 SHARD_ROWS = 8192
 
@@ -71,12 +71,13 @@ def encode_files(
     on_error: OnError = "skip",
     on_long: OnLong = "cut",
     shard_rows: int = SHARD_ROWS,
-    format: Format = "parquet",  # the word of the files and of the command
+    format: EncodedFormat = "parquet",  # the word of the files and of the command
     dtype: AutoDtype = "auto",
     device: str | None = None,
     token_budget: int | None = None,
     engine: EngineName = "local",
     trust_remote_code: bool = False,
+    done: Mapping[Path, int] | None = None,
     progress: bool = False,
 ) -> EncodeReport:
     """Encode a corpus of any size once and store it in several sizes and precisions.
@@ -85,15 +86,16 @@ def encode_files(
     interruption encodes the missing ones only, to the same bytes.
 
     Args:
-        inputs: JSON lines, CSV, TSV, Parquet or .txt.
+        inputs: see :func:`mrl_text.tables.open_table`.
         output: folder; one that was begun with the same inputs and options is continued.
         model: folder, hub id or packaged model.
         dims: sizes; None takes the model's full width.
         precisions: of each size. int8 and uint8 take their ranges from the first 4,096 texts, see ``ranges`` in the
             manifest.
         keep: columns to store beside ids and vectors; ``text`` is the text that was encoded.
-        text_columns: what to encode, joined by a blank; see :func:`mrl_text.sources.open_source`.
-        id_column: likewise. A row without an id is called after its number, in further files ``file:number``.
+        text_columns: what to encode, joined by a blank; see :func:`mrl_text.tables.corpus.open_corpus`.
+        id_column: likewise. A row without an id is called after its number, in further files ``file:number``
+            (``folder/file:number`` where another file has that name).
         limit: rows to take of the files together, at most.
         on_error: leave out rows without text, or that cannot be read, and report them; or fail at the first.
         on_long: texts longer than the model reads: cut and report them, leave them out, or fail at the first.
@@ -104,6 +106,8 @@ def encode_files(
         token_budget: tokens per batch; None takes what suits the device.
         engine: ``local``, or ``ray`` for a cluster (:mod:`mrl_text.encoding.ray_engine`).
         trust_remote_code: allow code that comes with the model to run.
+        done: files that were encoded before (absolute), in that order, and how many of their rows: these are not read
+            again, count towards ``limit``, and rows without an id are called as if all had been encoded together.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -120,14 +124,13 @@ def encode_files(
     for name, value, known in (
         ("on_error", on_error, OnError),
         ("on_long", on_long, OnLong),
-        ("format", format, Format),
+        ("format", format, EncodedFormat),
         ("engine", engine, EngineName),
         ("dtype", dtype, AutoDtype),
     ):
-        if value not in get_args(known):
-            raise ValueError(f"{name} {value!r} is unknown{did_you_mean(str(value), get_args(known))}")
+        check_choice(name, value, known)
     extra = tuple(name for name in dict.fromkeys(keep) if name != TEXT)
-    sources = tuple(open_source(path, text_columns, id_column, extra) for path in inputs)
+    sources = tuple(open_corpus(path, text_columns, id_column, extra) for path in inputs)
     if not sources or len({source.path for source in sources}) < len(sources):
         raise ValueError("an input file is named twice" if sources else "no input file was named")
     if clash := [name for name in extra if name == "id" or name.startswith("embedding_")]:
@@ -148,6 +151,7 @@ def encode_files(
         token_budget=token_budget,
         threads=torch.get_num_threads(),
         trust_remote_code=trust_remote_code,
+        done=dict(done or {}),
     )
     folder = Path(output).expanduser()
     bound = binding(job, found, shard_rows=shard_rows, limit=limit, form=format)
@@ -159,7 +163,7 @@ def encode_files(
             check_same(folder, manifest, bound, job)
         encoded = 0
         if manifest is None or not manifest["complete"]:
-            shards = split(sources, shard_rows, limit)
+            shards = split(sources, shard_rows, limit, job.done)
             if not shards:
                 raise ValueError(f"{', '.join(map(str, inputs))}: no rows to encode")
             run = _Run(folder, engine, shards, progress)
@@ -181,8 +185,7 @@ def _check_options(
     if not precisions:
         raise ValueError("precisions is empty: name at least one, for example ['float32']")
     for precision in precisions:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        check_choice("precision", precision, Precision)
     for name, value in (("shard_rows", shard_rows), ("limit", limit), ("token_budget", token_budget)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

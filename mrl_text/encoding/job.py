@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrl_text.sources import Row, Source
+from mrl_text.choices import OnError, OnLong
+from mrl_text.tables.corpus import CorpusFile, Text, id_prefixes
 from mrl_text.truncation import Precision
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OnError = Literal["skip", "fail"]
-OnLong = Literal["cut", "skip", "fail"]
 TEXT = "text"
 """The column of the texts that were encoded."""
 
@@ -53,9 +54,10 @@ class Job:
         threads: of the processor; another number may change the last bits.
         width: of the model; 0 before it was looked at.
         ranges: per size (2, dim), where a precision needs them.
+        done: rows of files that an earlier encoding read, in the order of that one.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[CorpusFile, ...]
     model: str
     dims: tuple[int, ...]
     precisions: tuple[Precision, ...]
@@ -70,16 +72,21 @@ class Job:
     trust_remote_code: bool = False
     width: int = 0
     ranges: dict[int, np.ndarray] = field(default_factory=dict)
+    done: dict[Path, int] = field(default_factory=dict)
 
-    def place(self, source: int, row: Row) -> str:
+    def place(self, source: int, row: Text) -> str:
         """Where a row is, for messages."""
         return f"{self.sources[source].path.name}, row {row.number}"
 
-    def row_id(self, source: int, row: Row) -> str:
+    def row_id(self, source: int, row: Text) -> str:
         """Its id; else its number, in files after the first one behind the file's name."""
-        if row.id is not None:
-            return row.id
-        return f"{self.sources[source].path.name}:{row.number}" if source else str(row.number)
+        return f"{self._prefixes[source]}{row.number}" if row.id is None else row.id
+
+    @cached_property
+    def _prefixes(self) -> list[str]:
+        paths = list(dict.fromkeys([*self.done, *(source.path for source in self.sources)]))
+        prefixes = dict(zip(paths, id_prefixes(paths), strict=True))
+        return [prefixes[source.path] for source in self.sources]
 
 
 def column_name(dim: int, precision: Precision) -> str:
@@ -87,10 +94,12 @@ def column_name(dim: int, precision: Precision) -> str:
     return f"embedding_{dim}" if precision == "float32" else f"embedding_{dim}_{precision}"
 
 
-def split(sources: Sequence[Source], shard_rows: int, limit: int | None) -> list[list[Segment]]:
-    """The rows of each shard: so many rows after each other, whichever files they are in.
+def split(
+    sources: Sequence[CorpusFile], shard_rows: int, limit: int | None, done: Mapping[Path, int]
+) -> list[list[Segment]]:
+    """The rows of each shard: so many rows after each other, whichever files they are in, after those that are done.
 
-    Files are read once to count their rows (of Parquet only the footer is).
+    Files are read once to count their rows (of Parquet only the footer).
 
     Raises:
         ValueError: a file that cannot be read to its end.
@@ -98,10 +107,10 @@ def split(sources: Sequence[Source], shard_rows: int, limit: int | None) -> list
     shards: list[list[Segment]] = []
     room, left = 0, limit
     for number, source in enumerate(sources):
-        rows = _count(source)
+        rows = source.table.count()
         rows = rows if left is None else min(rows, left)
         left = None if left is None else left - rows
-        skip = 0
+        skip = done.get(source.path, 0)
         while skip < rows:
             if not room:
                 shards.append([])
@@ -112,13 +121,6 @@ def split(sources: Sequence[Source], shard_rows: int, limit: int | None) -> list
     return shards
 
 
-def _count(source: Source) -> int:
-    """Rows, exactly: cells of CSV may go over several lines."""
-    if source.path.suffix.lower() in (".csv", ".tsv"):
-        return sum(1 for _ in source.rows(blanks=True))
-    return source.count()
-
-
 class Reader:
     """Reads segments, and goes on where it is if the next one is behind the last.
 
@@ -126,24 +128,24 @@ class Reader:
     the row groups between are passed over.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[CorpusFile]) -> None:
         self._sources = sources
         self._at: tuple[int, int] | None = None
-        self._rows: Iterator[Row] = iter(())
+        self._rows: Iterator[Text] = iter(())
 
-    def read(self, segments: Sequence[Segment]) -> list[tuple[int, Row]]:
+    def read(self, segments: Sequence[Segment]) -> list[tuple[int, Text]]:
         """Rows with the number of their source.
 
         Raises:
             ValueError: a file has fewer rows than when they were counted.
         """
-        found: list[tuple[int, Row]] = []
+        found: list[tuple[int, Text]] = []
         for segment in segments:
             source = self._sources[segment.source]
             at, self._at = self._at, None  # nowhere, should reading fail
             gap = segment.skip - at[1] if at is not None and at[0] == segment.source else -1
-            if gap < 0 or (gap and source.path.suffix.lower() == ".parquet"):
-                self._rows = source.rows(segment.skip, blanks=True)
+            if gap < 0 or (gap and source.table.format == "parquet"):
+                self._rows = source.texts(segment.skip)
             else:
                 next(itertools.islice(self._rows, gap, gap), None)
             rows = list(itertools.islice(self._rows, segment.take))
@@ -154,23 +156,21 @@ class Reader:
         return found
 
 
-def column_types(sources: Sequence[Source], keep: Sequence[str]) -> dict[str, pa.DataType]:
+def column_types(sources: Sequence[CorpusFile], keep: Sequence[str]) -> dict[str, pa.DataType]:
     """Arrow types of kept columns, as the first file tells them.
 
     Parquet files say so. CSV holds text. In JSON lines the first thousand rows do: text, whole numbers, numbers or
     truth values; what is nested or mixed becomes JSON text.
     """
     import pyarrow as pa
-    from pyarrow import parquet
 
     wanted = [name for name in keep if name != TEXT]
-    suffix = sources[0].path.suffix.lower()
     if not wanted:
         return {}
-    if suffix == ".parquet":
-        schema = parquet.read_schema(sources[0].path)
+    if sources[0].table.format == "parquet":
+        schema = sources[0].table.schema
         return {name: schema.field(name).type for name in wanted}
-    rows = [] if suffix in (".csv", ".tsv") else list(itertools.islice(sources[0].rows(), _LOOK_AT))
+    rows = list(itertools.islice(sources[0].texts(), _LOOK_AT)) if sources[0].table.typed else []
     return {name: _type_of([row.cells.get(name) for row in rows]) if rows else pa.string() for name in wanted}
 
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from mrl_text.choices import EncodedFormat
 from mrl_text.encoding.folder import MANIFEST
 from mrl_text.encoding.job import TEXT, Job, column_name
 from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource
 
-Format = Literal["parquet", "npy"]
-
 _SETTLED_LATER = {"dims": [], "dtype": "auto"}  # what the model decides where the user does not
 
 
-def binding(job: Job, found: ModelSource, *, shard_rows: int, limit: int | None, form: Format) -> dict[str, Any]:
+def binding(job: Job, found: ModelSource, *, shard_rows: int, limit: int | None, form: EncodedFormat) -> dict[str, Any]:
     """All that the result depends on and that is known before the model is loaded."""
     return {
         "model": found.reference,
@@ -36,9 +35,10 @@ def binding(job: Job, found: ModelSource, *, shard_rows: int, limit: int | None,
         "sources": [
             {
                 "path": str(source.path),
-                **source.stamp(),
+                **source.table.stamp(),
                 "text_columns": list(source.text_columns),
                 "id_column": source.id_column,
+                **({"skip": job.done[source.path]} if source.path in job.done else {}),
             }
             for source in job.sources
         ],

@@ -6,23 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mrl_text.figures import Panel, Series
 from mrl_text.paper import published
-from mrl_text.paper.charts import Panel, Series
-from mrl_text.paper.world import Missing, Question, Section, World
+from mrl_text.paper.experiment import Experiment, Missing
+from mrl_text.paper.question import Question, Section
 
 
-def measure(world: World) -> dict[str, Any]:
+def measure(experiment: Experiment) -> dict[str, Any]:
     """Read the result files.
 
     Raises:
         Missing: none was handed over.
         FileNotFoundError, ValueError: a file that is not there or lacks a key.
     """
-    if world.classification is None and world.search is None:
+    if experiment.classification is None and experiment.search is None:
         raise Missing("needs result files of adaptive classification (--classification) or search (--search)")
     return {
-        "classification": [] if world.classification is None else [read_classification(world.classification)],
-        "search": [] if world.search is None else [read_tuning(world.search)],
+        "classification": [] if experiment.classification is None else [read_classification(experiment.classification)],
+        "search": [] if experiment.search is None else [read_tuning(experiment.search)],
     }
 
 

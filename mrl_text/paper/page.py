@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mrl_text.figures import draw_panels
 from mrl_text.files import write_atomically
-from mrl_text.paper.charts import draw
-from mrl_text.paper.tables import listed
-from mrl_text.paper.world import Question, World
+from mrl_text.paper.experiment import Experiment
+from mrl_text.paper.question import Question
+from mrl_text.paper.wording import listed
 
 
 def write_page(
     folder: Path,
     questions: Sequence[Question],
-    world: World,
+    experiment: Experiment,
     results: Mapping[str, dict[str, Any]],
     missing: Mapping[str, str],
     *,
@@ -26,7 +27,7 @@ def write_page(
     Args:
         folder: where to.
         questions: in the order of the page.
-        world: what was measured.
+        experiment: what was measured.
         results: question -> answer.
         missing: question -> why there is none.
         dtype: what the models computed in.
@@ -35,10 +36,10 @@ def write_page(
         The page.
     """
     answered = [question for question in questions if question.name in results]
-    parts = [_introduction(world, dtype)]
+    parts = [_introduction(experiment, dtype)]
     parts += [_section(folder, question, results[question.name]) for question in answered]
     left_out = {question.title: missing[question.name] for question in questions if question.name in missing}
-    left_out |= {f"Data, {name}": reason for name, reason in world.data.left_out.items()}
+    left_out |= {f"Data, {name}": reason for name, reason in experiment.tasks.left_out.items()}
     if left_out:
         parts.append("## Left out\n\n" + "\n".join(f"- {name}: {reason}." for name, reason in left_out.items()))
     page = folder / "README.md"
@@ -46,16 +47,18 @@ def write_page(
     return page
 
 
-def _introduction(world: World, dtype: str) -> str:
-    base = f" Its control is {world.base.label}, cut to the same sizes." if world.base else " It names no base."
-    train = f" Rotations are fitted on {len(world.train):,} other texts." if world.train else ""
+def _introduction(experiment: Experiment, dtype: str) -> str:
+    base = (
+        f" Its control is {experiment.base.label}, cut to the same sizes." if experiment.base else " It names no base."
+    )
+    train = f" Rotations are fitted on {len(experiment.train):,} other texts." if experiment.train else ""
     return (
-        f"# The Matryoshka paper's questions, for text: {world.model.label}\n\n"
+        f"# The Matryoshka paper's questions, for text: {experiment.model.label}\n\n"
         "Kusupati et al. 2022 ([arXiv 2205.13147](https://arxiv.org/abs/2205.13147)) trained ResNet50 on ImageNet-1K"
         " and asked what nested sizes cost and buy. Here the same questions are put to text."
-        f" Measured: {world.model.label} at {listed(world.dims)} numbers.{base} Data:"
-        f" {listed(world.data.fingerprints)}.{train} The models computed in {dtype}. Scores are x100; brackets are 95 %"
-        " intervals.\n\n"
+        f" Measured: {experiment.model.label} at {listed(experiment.dims)} numbers.{base} Data:"
+        f" {listed(experiment.tasks.fingerprints)}.{train} The models computed in {dtype}. Scores are x100;"
+        " brackets are 95 % intervals.\n\n"
         "`mrl-text paper` wrote this page from the JSON files beside it: do not edit it. The paper's numbers are from"
         " its abstract and from the plot data in the folder `Visualization` of the authors' code"
         " ([RAIVNLab/MRL](https://github.com/RAIVNLab/MRL)). They are of other data and models, so shapes compare and"
@@ -67,7 +70,7 @@ def _section(folder: Path, question: Question, result: dict[str, Any]) -> str:
     section, panels = question.tell(result), question.panels(result)
     parts = [f"## {question.title}", f"**{section.verdict}**"]
     if panels:
-        draw(panels, folder / f"{question.name}.png")
+        draw_panels(panels, folder / f"{question.name}.png")
         parts.append(f"![{question.title}, by size]({question.name}.png)")
     parts += [f"- *Images, the paper:* {section.paper}\n- *Text, here:* {section.ours}"]
     parts += [section.table] if section.table else []

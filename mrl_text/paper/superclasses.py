@@ -6,40 +6,42 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.eval.statistics import bootstrap
-from mrl_text.paper.charts import Panel, Series
-from mrl_text.paper.data import Labelled
-from mrl_text.paper.measures import RESAMPLES, correct, nearest, value, vectors_of_labelled
-from mrl_text.paper.tables import bounds, interval, listed, markdown, pick
-from mrl_text.paper.world import Missing, Question, Section, Side, World
+from mrl_text.figures import Panel
+from mrl_text.paper.estimates import as_json, resampled
+from mrl_text.paper.experiment import Experiment, Missing, Side
+from mrl_text.paper.question import Question, Section
+from mrl_text.paper.tasks import Labelled, correct, nearest
+from mrl_text.paper.wording import bounds, by_size, distinct, interval, listed, pick, series
 from mrl_text.truncation import truncate
 
-CLASS, SUPER, CHANCE = "class", "superclass", "random groups of classes"
+LEVELS = CLASS, SUPER, CHANCE = "class", "superclass", "random groups of classes"
 _FEWEST = 10
 _SHOWN = 5
 _SHUFFLES = 20
 
 
-def measure(world: World) -> dict[str, Any]:
+def measure(experiment: Experiment) -> dict[str, Any]:
     """Accuracy of classes, of their groups, and of random groups of the same sizes, by size.
 
     Raises:
         Missing: no task with ten classes.
     """
-    tasks = [task for task in world.data.labelled if len(task.classes) >= _FEWEST]
+    tasks = [task for task in experiment.tasks.labelled if len(task.classes) >= _FEWEST]
     if not tasks:
         raise Missing(f"needs labelled texts of {_FEWEST} classes or more")
     rows, classes, groups = [], {}, {}
     for task in tasks:
-        train, _ = vectors_of_labelled(world.model, task)
+        train, _ = task.embed(experiment.compared[0])
         group_of = superclasses(truncate(train), task.train_labels)
-        groups[task.name] = _named(group_of, task)
-        for side in world.compared:
-            predicted = _predicted(side, task, world.dims)
+        groups[task.name] = [
+            [task.classes[one] for one in np.flatnonzero(group_of == group)] for group in range(group_of.max() + 1)
+        ]
+        for side in experiment.compared:
+            predicted = task.predict(side, experiment.dims, nearest)
             rows += _rows(side, task, predicted, group_of)
             if not side.control:
-                classes[task.name] = _survival(task, predicted, world.dims)
-    return {"rows": rows, "classes": classes, "groups": groups, "model": world.model.label}
+                classes[task.name] = _survival(task, predicted[experiment.dims[0]], predicted[experiment.width])
+    return {"rows": rows, "classes": classes, "groups": groups, "model": experiment.model.label}
 
 
 def superclasses(vectors: np.ndarray, labels: np.ndarray, count: int | None = None) -> np.ndarray:
@@ -62,76 +64,48 @@ def superclasses(vectors: np.ndarray, labels: np.ndarray, count: int | None = No
     return np.asarray(found, dtype=np.int64)
 
 
-def _predicted(side: Side, task: Labelled, dims: tuple[int, ...]) -> dict[int, np.ndarray]:
-    train, test = vectors_of_labelled(side.encoder, task)
-    return {dim: nearest(side.cut(train, dim), task.train_labels, side.cut(test, dim)) for dim in dims}
-
-
 def _rows(side: Side, task: Labelled, predicted: dict[int, np.ndarray], group_of: np.ndarray) -> list[dict[str, Any]]:
     units = {}
     for dim, found in predicted.items():
         units[CLASS, dim] = correct(found, task.test_labels)
         units[SUPER, dim] = correct(group_of[found], group_of[task.test_labels])
-    drawn = dict(zip(units, bootstrap(list(units.values()), task.name, resamples=RESAMPLES), strict=True))
-    full, rows = max(predicted), []
-    for (level, dim), one in drawn.items():
-        rows.append(_row(side, task, level, dim) | value(one) | {"kept": value(one / drawn[level, full])})
+    drawn, full = resampled(task.name, units), max(predicted)
+    values = {(level, dim): as_json(one) | {"kept": as_json(one / drawn[level, full])}
+              for (level, dim), one in drawn.items()}  # fmt: skip
+    shuffles = [np.random.default_rng(seed).permutation(group_of) for seed in range(_SHUFFLES)]
     for dim, found in predicted.items():
-        chance = [
-            float(np.mean(shuffled[found] == shuffled[task.test_labels]))
-            for seed in range(_SHUFFLES)
-            for shuffled in [np.random.default_rng(seed).permutation(group_of)]
-        ]
-        rows.append(
-            _row(side, task, CHANCE, dim)
-            | {"value": round(100 * float(np.mean(chance)), 3), "low": None, "high": None, "kept": None}
-        )
-    return rows
+        chance = np.mean([shuffled[found] == shuffled[task.test_labels] for shuffled in shuffles])
+        values[CHANCE, dim] = {"value": round(100 * float(chance), 3), "low": None, "high": None, "kept": None}
+    place = {"task": task.name, "side": side.name, "control": side.control}
+    return [{**place, "level": level, "dim": dim, **one} for (level, dim), one in values.items()]
 
 
-def _row(side: Side, task: Labelled, level: str, dim: int) -> dict[str, Any]:
-    return {"task": task.name, "side": side.name, "control": side.control, "level": level, "dim": dim}
-
-
-def _survival(task: Labelled, predicted: dict[int, np.ndarray], dims: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Accuracy of every class at the smallest and the full size, the largest loss first."""
-    right = {dim: predicted[dim] == task.test_labels for dim in (dims[0], dims[-1])}
+def _survival(task: Labelled, small: np.ndarray, full: np.ndarray) -> list[dict[str, Any]]:
+    """Accuracy of every class with the labels found at the smallest and the full size, the largest loss first."""
     rows = []
     for number in np.unique(task.test_labels):
         members = task.test_labels == number
-        small, full = (round(100 * float(right[dim][members].mean()), 1) for dim in (dims[0], dims[-1]))
-        rows.append({"class": task.classes[number], "small": small, "full": full, "texts": int(members.sum())})
+        shares = (round(100 * float((found[members] == number).mean()), 1) for found in (small, full))
+        rows.append({"class": task.classes[number], **dict(zip(("small", "full"), shares, strict=True)),
+                     "texts": int(members.sum())})  # fmt: skip
     return sorted(rows, key=lambda row: (row["small"] - row["full"], row["class"]))
-
-
-def _named(group_of: np.ndarray, task: Labelled) -> list[list[str]]:
-    return [[task.classes[one] for one in np.flatnonzero(group_of == group)] for group in range(group_of.max() + 1)]
 
 
 def draw(result: dict[str, Any]) -> list[Panel]:
     """One panel per task: accuracy of classes, superclasses and random groups of the model."""
     panels = []
-    for task in dict.fromkeys(row["task"] for row in result["rows"]):
+    for task, groups in result["groups"].items():
         chosen = pick(result["rows"], task=task, side=result["model"])
-        series = [
-            Series(
-                level, [(r["dim"], r["value"], r["low"], r["high"]) for r in pick(chosen, level=level)], level == CHANCE
-            )
-            for level in (CLASS, SUPER, CHANCE)
-        ]
-        panels.append(Panel(f"{task}: {len(result['groups'][task])} groups", "1-NN accuracy (x100)", series))
+        lines = [series(level, pick(chosen, level=level), control=level == CHANCE) for level in LEVELS]
+        panels.append(Panel(f"{task}: {len(groups)} groups", "1-NN accuracy (x100)", lines))
     return panels
 
 
 def tell(result: dict[str, Any]) -> Section:
     """What classes and groups keep at the smallest size, and which classes fall most."""
     model = pick(result["rows"], side=result["model"])
-    dims = sorted({row["dim"] for row in model})
-    body = [
-        [f"{task}: {level}", *(f"{pick(model, task=task, level=level, dim=dim)[0]['value']:.1f}" for dim in dims)]
-        for task in result["groups"]
-        for level in (CLASS, SUPER, CHANCE)
-    ]
+    dims = sorted(distinct(model, "dim"))
+    lines = {f"{task}: {level}": pick(model, task=task, level=level) for task in result["groups"] for level in LEVELS}
     parts = [_part(result, model, task, dims[0]) for task in result["groups"]]
     return Section(
         paper=(
@@ -145,7 +119,7 @@ def tell(result: dict[str, Any]) -> Section:
             " favour what the full width sees. Random groups of the same sizes show how much of a group's accuracy is"
             " owed to there being fewer groups than classes."
         ),
-        table="\n\n".join([markdown(["accuracy", *dims], body), _classes(result, dims)]),
+        table="\n\n".join([by_size("accuracy", lines), _classes(result, dims)]),
     )
 
 
@@ -163,9 +137,7 @@ def _verdict(model: list[dict[str, Any]], tasks: list[str], dim: int) -> str:
     full = max(row["dim"] for row in model)
     for task in tasks:
         at = {
-            (level, size): pick(model, task=task, level=level, dim=size)[0]
-            for level in (CLASS, SUPER, CHANCE)
-            for size in (dim, full)
+            (level, size): pick(model, task=task, level=level, dim=size)[0] for level in LEVELS for size in (dim, full)
         }
         classes, groups = at[CLASS, dim]["kept"], at[SUPER, dim]["kept"]
         chance = 100 * at[CHANCE, dim]["value"] / max(at[CHANCE, full]["value"], 1e-9)

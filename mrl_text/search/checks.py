@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.truncation import truncate
+from mrl_text.truncation import truncate, usable
 
 
 def check_vectors(embeddings: np.ndarray, width: int, word: str = "embedding") -> np.ndarray:
@@ -32,11 +32,30 @@ def check_vectors(embeddings: np.ndarray, width: int, word: str = "embedding") -
             f" {array.shape}: full vectors go in, the index cuts them"
         )
     array = array.astype(np.float32, copy=False)
-    norms = np.linalg.norm(array, axis=1)
-    bad = ~(np.isfinite(norms) & (norms > 0))
+    bad = ~usable(array)
     if bad.any():
         raise ValueError(f"the {word} at position {int(bad.argmax())} is zero or not finite: leave it out")
     return truncate(array)
+
+
+def check_rows(
+    ids: Sequence[str],
+    embeddings: np.ndarray,
+    texts: Sequence[str] | None,
+    columns: Mapping[str, Sequence[Any]] | None,
+    width: int,
+    reserved: Sequence[str] = (),
+) -> tuple[np.ndarray, dict[str, list[Any]]]:
+    """Unit vectors and columns of rows that can be stored.
+
+    Raises:
+        ValueError, TypeError: as :func:`check_vectors`, :func:`check_ids`, :func:`check_texts`, :func:`check_columns`.
+    """
+    vectors = check_vectors(embeddings, width)
+    check_ids(ids, len(vectors))
+    if texts is not None:
+        check_texts(texts, len(vectors), "texts")
+    return vectors, check_columns(columns, len(vectors), reserved)
 
 
 def check_queries(queries: np.ndarray, k: int, width: int) -> np.ndarray:
@@ -71,6 +90,12 @@ def check_strings(values: Sequence[str], count: int, word: str) -> None:
     for position, value in enumerate(values):
         if not isinstance(value, str):
             raise TypeError(f"{word} must be strings; at position {position} is {type(value).__name__}: {value!r:.60}")
+
+
+def check_collection(ids: Any, word: str) -> None:
+    """Raise TypeError for a single string where several are expected."""
+    if isinstance(ids, str):
+        raise TypeError(f"{word} takes a collection of ids, got the string {ids!r}")
 
 
 def is_unicode(text: str) -> bool:

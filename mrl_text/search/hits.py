@@ -19,6 +19,11 @@ class Found:
     ids: np.ndarray
     scores: np.ndarray
 
+    @classmethod
+    def nothing(cls, count: int, k: int) -> Found:
+        """For ``count`` queries no row, to be filled in."""
+        return Found(np.full((count, k), None, dtype=object), np.full((count, k), -np.inf, dtype=np.float32))
+
 
 @dataclass(frozen=True)
 class Hits(Found):

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import cast
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.store import Store
 
+_ENGINES = {
+    "postgresql": ("postgres", "PostgresStore"),
+    "postgres": ("postgres", "PostgresStore"),
+    "qdrant": ("qdrant", "QdrantStore"),
+    "qdrants": ("qdrant", "QdrantStore"),
+}
 _FORMS = (
     "a folder (FAISS), postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION (qdrants:// for TLS),"
     " or qdrant:FOLDER#COLLECTION (embedded)"
 )
+_SECRET = ("password", "sslpassword", "api_key", "token")
 
 
 def open_store(url: str | Path) -> Store:
@@ -30,19 +40,7 @@ def open_store(url: str | Path) -> Store:
         ValueError: a URL of another form.
         StoreUnavailableError: no answer.
     """
-    match engine_of(url):
-        case "faiss":
-            from mrl_text.search.faiss.store import FaissStore
-
-            return FaissStore.open(str(url))
-        case "postgresql":
-            from mrl_text.search.postgres.store import PostgresStore
-
-            return PostgresStore.open(str(url))
-        case _:
-            from mrl_text.search.qdrant.store import QdrantStore
-
-            return QdrantStore.open(str(url))
+    return engine_of(url).open(str(url))
 
 
 def create_store(
@@ -71,35 +69,38 @@ def create_store(
         ValueError: a URL of another form, or a plan that the engine cannot follow.
         StoreUnavailableError: no answer.
     """
-    match engine_of(url):
-        case "faiss":
-            from mrl_text.search.faiss.store import FaissStore
-
-            return FaissStore.create(str(url), width=width, plan=plan, model=model, dims=dims)
-        case "postgresql":
-            from mrl_text.search.postgres.store import PostgresStore
-
-            return PostgresStore.create(str(url), width=width, plan=plan, model=model, dims=dims)
-        case _:
-            from mrl_text.search.qdrant.store import QdrantStore
-
-            return QdrantStore.create(str(url), width=width, plan=plan, model=model, dims=dims)
+    return engine_of(url).create(str(url), width=width, plan=plan, model=model, dims=dims)
 
 
-def engine_of(url: str | Path) -> str:
-    """Which engine a URL is for: ``faiss``, ``postgresql`` or ``qdrant``.
+def engine_of(url: str | Path) -> type[Store]:
+    """The class of the store that a URL is for; nothing is opened.
 
     Raises:
+        ModuleNotFoundError: the extra for it is not installed.
         ValueError: a URL of another form.
     """
     text = str(url)
-    head, colon, rest = text.partition(":")
-    if head in ("postgresql", "postgres") and rest.startswith("//"):
-        return "postgresql"
-    if head in ("qdrant", "qdrants") and colon:
-        return "qdrant"
-    if "://" in text:
-        from mrl_text.search.push_journal import without_password
+    scheme, colon, rest = text.partition(":")
+    server = rest.startswith("//")
+    room, name = _ENGINES.get(scheme, ("", "")) if colon else ("", "")
+    if not room or (room == "postgres" and not server):
+        if "://" in text:
+            raise ValueError(f"{without_password(text)!r} is not a store: expected {_FORMS}")
+        room, name = "faiss", "FaissStore"
+    return cast("type[Store]", getattr(import_module(f"mrl_text.search.{room}.store"), name))
 
-        raise ValueError(f"{without_password(text)!r} is not a store: expected {_FORMS}")
-    return "faiss"
+
+def without_password(url: str | Path) -> str:
+    """A store's URL as it may be shown and written down.
+
+    Example:
+        >>> without_password("postgresql://me:secret@db/texts?table=t&password=secret")
+        'postgresql://me@db/texts?table=t'
+    """
+    text = str(url)
+    if "://" not in text:
+        return text
+    parts = urlsplit(text)
+    user, at, host = parts.netloc.rpartition("@")
+    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in _SECRET]
+    return urlunsplit(parts._replace(netloc=user.partition(":")[0] + at + host, query=urlencode(query)))

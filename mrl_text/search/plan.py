@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from mrl_text.suggest import did_you_mean
+from mrl_text.choices import Code, Kind
+from mrl_text.suggest import check_choice, did_you_mean
 from mrl_text.truncation import bytes_per_vector, check_dim, check_dims
 
-Kind = Literal["flat", "hnsw", "ivf"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Code = Literal["float32", "float16", "int8", "int4", "binary"]
 CODES: tuple[Code, ...] = get_args(Code)
 
 
 def fits(kind: Kind, precision: Code) -> bool:
     """Whether FAISS can store a shortlist of that kind so."""
     return kind != "hnsw" or precision not in ("int4", "binary")
+
+
+def cells(count: int, precision: Code = "float32") -> int:
+    """Cells that ``count`` vectors are sorted into: 4 * sqrt(n), as FAISS advises, and at least 16 vectors in each.
+
+    For ``int4`` an eighth of that: a cell costs a few microseconds whatever is in it, and comparing costs so little
+    that larger cells pay.
+    """
+    advised = 4 * math.sqrt(count) / (8 if precision == "int4" else 1)
+    return max(1, min(int(advised), count // 16))
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class SearchPlan:
     Args:
         dim: numbers of the prefix that is held in memory.
         kind: ``flat`` compares with every vector; ``hnsw`` walks a graph of neighbours; ``ivf`` looks into some of
-            :func:`mrl_text.search.faiss.engine.cells` cells, and takes 8 bytes a vector for its place.
+            :func:`cells` cells, and takes 8 bytes a vector for its place.
         precision: what the prefix is stored in. ``int4`` is 4 bits a number at learned levels, compared by lookups in
             registers (a product quantiser with one number each; FastScan, arXiv 1812.09162), many times faster than
             the others. ``binary`` is one bit a number (RaBitQ, arXiv 2405.12497, after a random rotation of the
@@ -63,9 +73,8 @@ class SearchPlan:
     neighbours: int = 16
 
     def __post_init__(self) -> None:
-        for name, value, known in (("kind", self.kind, KINDS), ("precision", self.precision, CODES)):
-            if value not in known:
-                raise ValueError(f"{name} {value!r} is unknown{did_you_mean(str(value), known)}")
+        check_choice("kind", self.kind, Kind)
+        check_choice("precision", self.precision, Code)
         if self.kind == "hnsw" and self.precision == "int4":
             raise ValueError("int4 is for flat and ivf: choose one of them, or another precision with hnsw")
         for name in ("dim", "shortlist", "effort", "neighbours"):
@@ -134,6 +143,10 @@ class SearchPlan:
             return []
         kept = [max(k, self.shortlist), *(max(k, keep) for _, keep in self.rerank)]
         return list(zip([*(dim for dim, _ in self.rerank), self.final or width], kept, strict=True))
+
+    def last_dim(self, width: int) -> int:
+        """Size of the vectors that decide on the order."""
+        return self.dim if self.single else self.final or width
 
     def check(self, width: int) -> SearchPlan:
         """This plan, if vectors of that width can be searched by it.

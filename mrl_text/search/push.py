@@ -6,37 +6,33 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from mrl_text.models import find_model
-from mrl_text.search.build import default_plan
-from mrl_text.search.open import create_store, engine_of, open_store
+from mrl_text.choices import OnDuplicate, OnError
+from mrl_text.models import find_model, peek_width
+from mrl_text.search.open import create_store, engine_of, open_store, without_password
 from mrl_text.search.plan import SearchPlan
-from mrl_text.search.push_journal import Journal, without_password
-from mrl_text.search.push_rows import PushSource, model_reference, open_push_source
+from mrl_text.search.push_journal import Journal
+from mrl_text.search.push_rows import PushSource, open_push_source
 from mrl_text.search.store import Store
-from mrl_text.suggest import did_you_mean
-from mrl_text.truncation import check_dims
+from mrl_text.suggest import check_choice
+from mrl_text.truncation import check_dims, halves
 
 if TYPE_CHECKING:
     from mrl_text.encoding import EncodedBatch
 
 logger = logging.getLogger(__name__)
 
-OnDuplicate = Literal["fail", "last"]
 BATCH_ROWS = 2000
 """Rows sent together; at width 384 about 3 MB."""
 
 _CHECKPOINT_SECONDS = 5.0
-_FEW_ROWS = 10_000  # a database compares so many prefixes in milliseconds, without an index
-_SMALLEST_HALF = 16
-_SAMPLE = 100  # confirmed rows that are looked for before a push goes on
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,7 @@ class PushReport:
             ``problems.jsonl`` of the folder, which is kept then.
         plan: how the store searches.
         seconds: of the whole call.
+        duplicates: rows that another with the same id replaces or keeps out.
     """
 
     url: str
@@ -65,6 +62,7 @@ class PushReport:
     problems: list[str]
     plan: SearchPlan
     seconds: float
+    duplicates: int
 
 
 def push(
@@ -78,12 +76,14 @@ def push(
     text_columns: Sequence[str] = (),
     id_column: str | None = None,
     limit: int | None = None,
-    on_error: Literal["skip", "fail"] = "skip",
+    on_error: OnError = "skip",
     on_duplicate: OnDuplicate = "fail",
     work: str | Path | None = None,
     device: str | None = None,
+    shard_rows: int = 8192,
     batch_rows: int = BATCH_ROWS,
     checkpoint_seconds: float = _CHECKPOINT_SECONDS,
+    trust_remote_code: bool = False,
     progress: bool = False,
 ) -> PushReport:
     """Put the rows of an encoded folder, or of corpus files, into a store.
@@ -100,17 +100,20 @@ def push(
         model: encodes corpus files; a folder names its own.
         dims: sizes the model may be cut to, for the plan and for tuning; None takes the trained ones, the encoded
             ones, or halves of the width. They are fixed when the store is made.
-        plan: how to search; None keeps the store's, and gives a new one :func:`starting_plan`.
+        plan: how to search; None keeps the store's, and gives a new one a safe plan
+            (:meth:`mrl_text.search.Store.starting_plan`).
         keep: columns to store beside id and text. Of a folder: none takes all that it has.
         text_columns: of corpus files: what to encode, joined by a blank; none takes title and text.
         id_column: of corpus files: None takes ``_id``, ``id`` or the number of the row.
         limit: rows of corpus files to take, at most.
         on_error: leave out rows of corpus files without text, or fail at the first.
-        on_duplicate: fail if an id comes twice, before anything is sent; or let the last row win.
+        on_duplicate: fail if an id comes twice, before anything is encoded or sent; or take the first or the last row.
         work: folder for the vectors of corpus files, kept; None is one in the cache, removed when all is stored.
         device: where to encode.
+        shard_rows: rows of corpus files encoded together; what an interruption may lose.
         batch_rows: rows sent together.
         checkpoint_seconds: least time between two notes of the position.
+        trust_remote_code: of corpus files: allow code that comes with the model to run.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -123,11 +126,9 @@ def push(
         StoreUnavailableError: no answer; what was confirmed is kept, and the same call goes on.
     """
     started = time.monotonic()
-    if on_duplicate not in get_args(OnDuplicate):
-        raise ValueError(f"on_duplicate {on_duplicate!r} is unknown{did_you_mean(on_duplicate, get_args(OnDuplicate))}")
+    check_choice("on_duplicate", on_duplicate, OnDuplicate)
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
-    engine = engine_of(store_url)
     _check_before(store_url, model, dims)
     source = open_push_source(
         sources,
@@ -140,34 +141,84 @@ def push(
         id_column=id_column,
         limit=limit,
         on_error=on_error,
+        on_duplicate=on_duplicate,
+        shard_rows=shard_rows,
+        trust_remote_code=trust_remote_code,
     )
-    folder = source.encoded.path
-    if on_duplicate == "fail" and (twice := source.repeated()) is not None:
-        raise ValueError(
-            f"the id {twice!r} comes twice in {folder}: take the last with --on-duplicate last, or mend it"
-        )
+    return send(
+        source,
+        store_url,
+        dims=dims,
+        plan=plan,
+        keep=keep,
+        on_duplicate=on_duplicate,
+        batch_rows=batch_rows,
+        checkpoint_seconds=checkpoint_seconds,
+        progress=progress,
+        started=started,
+    )
+
+
+def send(
+    source: PushSource,
+    store_url: str | Path,
+    *,
+    dims: Sequence[int] | None = None,
+    plan: SearchPlan | None = None,
+    keep: Sequence[str] = (),
+    on_duplicate: OnDuplicate = "fail",
+    replace: bool = True,
+    batch_rows: int = BATCH_ROWS,
+    checkpoint_seconds: float = _CHECKPOINT_SECONDS,
+    progress: bool = False,
+    finish: Callable[[Store], None] | None = None,
+    started: float | None = None,
+) -> PushReport:
+    """Put encoded rows into a store; arguments, results and errors as for :func:`push`.
+
+    Args:
+        source: the rows.
+        store_url: likewise.
+        dims: likewise.
+        plan: likewise.
+        keep: likewise.
+        on_duplicate: likewise.
+        replace: False leaves a row that is in the store as it is where ``on_duplicate`` is ``first``.
+        batch_rows: likewise.
+        checkpoint_seconds: likewise.
+        progress: likewise.
+        finish: called with the store when all rows are in it, before the note of the position is removed.
+        started: when the work began, by :func:`time.monotonic`.
+    """
+    started = time.monotonic() if started is None else started
+    left_out = source.repeats(on_duplicate)
     store = _store(store_url, source, dims, plan)
-    journal = Journal(folder, Path(store_url).resolve() if engine == "faiss" else store_url, keep)
-    try:
-        start = _confirmed(store, source, journal)
-        if engine == "faiss":
-            _set_plan_aside(store, journal, plan)
-        confirm = store.flush if engine == "faiss" else _nothing  # a database has confirmed what was added
-        checkpoint = _Checkpoint(journal, confirm, start, checkpoint_seconds)
-        rows = source.encoded.rows
+    rows = source.encoded.rows
+    with contextlib.closing(store):
+        journal = Journal(source.encoded.path, store.path.resolve() if store.path else store_url, keep)
+        start = _confirmed(store, source, journal, left_out, texts=replace)
+        if not replace:
+            there = _there(store, source, start)
+            left_out |= there if on_duplicate == "first" else set()
+        journal.write(start)  # before the first row is in the store
+        store.expect(rows - start)
+        checkpoint = _Checkpoint(journal, store.confirm, start, checkpoint_seconds)
         with tqdm(total=rows, initial=start, unit="row", desc="Pushing", disable=not progress) as bar:
-            _load(store, source.batches(start, batch_rows, keep), checkpoint, bar)
+            _load(store, source.batches(start, batch_rows, keep), left_out, checkpoint, bar)
         store.flush()
-        chosen = _finish(store, journal, plan, engine)
+        chosen = plan or store.plan or store.starting_plan(store.count(), store.width, store.dims)
+        if chosen != store.plan:
+            store.set_plan(chosen)
+            store.flush()
+        if finish is not None:
+            finish(store)
         stored = store.count()
-    finally:
-        store.close()
     journal.remove()
     if source.temporary:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(source.encoded.path, ignore_errors=True)
     return PushReport(
         url=without_password(store_url),
-        folder=None if source.temporary else folder,
+        folder=None if source.temporary else source.encoded.path,
         rows=rows,
         pushed=rows - start,
         stored=stored,
@@ -175,32 +226,17 @@ def push(
         problems=source.problems,
         plan=chosen,
         seconds=time.monotonic() - started,
+        duplicates=len(left_out if replace else left_out | there),
     )
 
 
-def starting_plan(engine: str, rows: int, width: int, dims: Sequence[int]) -> SearchPlan:
-    """A plan that is safe to start with; ``mrl-text index tune`` finds a better one.
-
-    A folder gets :func:`mrl_text.search.build.default_plan`. A database gets a graph over the smallest of ``dims``
-    that is at least a third of the width; up to 10,000 rows it compares every prefix.
-
-    Args:
-        engine: ``faiss``, ``postgresql`` or ``qdrant``.
-        rows: in the store.
-        width: of full vectors.
-        dims: sizes the model may be cut to.
-    """
-    if engine == "faiss":
-        return default_plan(rows, width, dims)
-    dim = min((dim for dim in dims if 3 * dim >= width), default=width)
-    final = dim if dim == width else None
-    return SearchPlan(dim, "flat" if rows <= _FEW_ROWS else "hnsw", "float16", 200, final=final, effort=200)
-
-
 def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None) -> None:
-    """What can be known before anything is encoded: that the store answers, and what it holds."""
+    """What can be known before anything is encoded: that the store answers, what it holds, and the model's width."""
+    found = find_model(model) if model is not None else None
+    if found is not None and dims is not None:
+        check_dims(dims, peek_width(found))
     with contextlib.suppress(FileNotFoundError), contextlib.closing(open_store(url)) as store:
-        _check_same(store, None, model_reference(model) if model is not None else None, dims)
+        _check_same(store, None, found.reference if found is not None else None, dims)
 
 
 def _store(url: str | Path, source: PushSource, dims: Sequence[int] | None, plan: SearchPlan | None) -> Store:
@@ -211,7 +247,7 @@ def _store(url: str | Path, source: PushSource, dims: Sequence[int] | None, plan
         store = open_store(url)
     except FileNotFoundError:
         sizes = _sizes(dims, source)
-        first = plan or starting_plan(engine_of(url), source.encoded.rows, source.width, sizes)
+        first = plan or engine_of(url).starting_plan(source.encoded.rows, source.width, sizes)
         return create_store(url, width=source.width, plan=first, model=source.model, dims=sizes)
     try:
         _check_same(store, source.width, source.model, dims)
@@ -240,7 +276,7 @@ def _sizes(dims: Sequence[int] | None, source: PushSource) -> tuple[int, ...]:
     if dims is None:
         dims = _trained(name) or [dim for dim in source.encoded.manifest["dims"] if dim != width]
     if not dims:
-        dims = [width >> step for step in range(8) if width >> step >= _SMALLEST_HALF]
+        dims = halves(width)
         logger.warning("%s does not say which sizes it was trained for: tuning will try %s", name, dims)
     return check_dims([*dims, width], width)
 
@@ -254,66 +290,54 @@ def _trained(model: str | None) -> tuple[int, ...]:
     return trained if len(trained) > 1 else ()
 
 
-def _confirmed(store: Store, source: PushSource, journal: Journal) -> int:
+def _confirmed(store: Store, source: PushSource, journal: Journal, left_out: Collection[int], *, texts: bool) -> int:
     """Rows that need not be sent again: those noted, if the store still has a sample of them."""
-    position = 0
-    for batch in source.batches(0, max(1, journal.rows // _SAMPLE)) if journal.rows else ():
-        if position >= journal.rows:
-            break
-        (found,) = store.documents(batch.ids[:1])
-        if found is None or (batch.texts is not None and found.text != batch.texts[0]):
+    sample = [row for row in source.sample(journal.rows) if row[0] not in left_out]
+    found = store.documents([name for _, name, _ in sample])
+    for (_, _, text), document in zip(sample, found, strict=True):
+        if document is None or (texts and text is not None and document.text != text):
             logger.warning("%s has lost rows that it had confirmed: all are sent again", without_password(store.url))
             return 0
-        position += len(batch.ids)
     return journal.rows
 
 
-def _set_plan_aside(store: Store, journal: Journal, plan: SearchPlan | None) -> None:
-    """Do without a shortlist while an empty index is filled: it is learned from all rows, in one go, afterwards."""
-    if store.plan is not None and not store.count():
-        journal.plan = plan or store.plan
-        journal.write(0)
-        store.set_plan(None)
+def _there(store: Store, source: PushSource, start: int) -> set[int]:
+    """Positions from ``start`` on of rows whose id is in the store."""
+    there: set[int] = set()
+    first = 0
+    for ids in source.ids() if store.count() else ():
+        if first + len(ids) > start:
+            there |= {first + row for row, one in enumerate(store.documents(ids)) if one is not None}
+        first += len(ids)
+    return {position for position in there if position >= start}
 
 
 class _Checkpoint:
-    """Notes now and then how many rows are in the store for good."""
+    """Counts the rows that were sent, and notes now and then how many are in the store for good."""
 
     def __init__(self, journal: Journal, confirm: Callable[[], None], start: int, seconds: float) -> None:
         self._journal, self._confirm = journal, confirm
-        self._rows, self._seconds = start, seconds
+        self.rows, self._seconds = start, seconds
         self._noted = time.monotonic()
 
     def sent(self, rows: int) -> None:
         """So many more rows were sent."""
-        self._rows += rows
+        self.rows += rows
         if time.monotonic() - self._noted >= self._seconds:
             self._confirm()
-            self._journal.write(self._rows)
+            self._journal.write(self.rows)
             self._noted = time.monotonic()
 
 
-def _nothing() -> None:
-    pass
-
-
-def _load(store: Store, batches: Iterable[EncodedBatch], checkpoint: _Checkpoint, bar: tqdm) -> None:
+def _load(
+    store: Store, batches: Iterable[EncodedBatch], left_out: Collection[int], checkpoint: _Checkpoint, bar: tqdm
+) -> None:
     """Send rows batch by batch."""
     for batch in batches:
-        last = {name: row for row, name in enumerate(batch.ids)}  # of an id that comes twice
-        rows = sorted(last.values())
+        rows = [row for row in range(len(batch.ids)) if checkpoint.rows + row not in left_out]
         texts = None if batch.texts is None else [batch.texts[row] for row in rows]
         columns = {name: [values[row] for row in rows] for name, values in batch.columns.items()}
-        store.add([batch.ids[row] for row in rows], batch.vectors[rows].astype(np.float32), texts, columns)
+        if rows:
+            store.add([batch.ids[row] for row in rows], batch.vectors[rows].astype(np.float32), texts, columns)
         checkpoint.sent(len(batch.ids))
         bar.update(len(batch.ids))
-
-
-def _finish(store: Store, journal: Journal, plan: SearchPlan | None, engine: str) -> SearchPlan:
-    """Build the index of the plan, unless it is there."""
-    chosen = plan or store.plan or journal.plan
-    chosen = chosen or starting_plan(engine, store.count(), store.width, store.dims)
-    if chosen != store.plan:
-        store.set_plan(chosen)
-        store.flush()
-    return chosen

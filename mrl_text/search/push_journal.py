@@ -8,34 +8,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from mrl_text.files import write_atomically
-from mrl_text.search.plan import SearchPlan
+from mrl_text.search.open import without_password
 
 logger = logging.getLogger(__name__)
 
-_SECRET = ("password", "sslpassword", "api_key", "token")
-
-
-def without_password(url: str | Path) -> str:
-    """A store's URL as it may be shown and written down.
-
-    Example:
-        >>> without_password("postgresql://me:secret@db/texts?table=t&password=secret")
-        'postgresql://me@db/texts?table=t'
-    """
-    text = str(url)
-    if "://" not in text:
-        return text
-    parts = urlsplit(text)
-    user, at, host = parts.netloc.rpartition("@")
-    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in _SECRET]
-    return urlunsplit(parts._replace(netloc=user.partition(":")[0] + at + host, query=urlencode(query)))
-
 
 class Journal:
-    """Rows of an encoded folder that a store has confirmed, and the plan that waits until all are there.
+    """Rows of an encoded folder that a store has confirmed.
 
     A note counts for one store, one state of the folder and one choice of columns. It is there while a push is
     unfinished only: a finished one that is called again sends everything again.
@@ -44,6 +25,10 @@ class Journal:
         folder: encoded rows; the note is a small file in it.
         url: of the store; a password in it is not written down.
         keep: columns that are stored; none is all.
+
+    Attributes:
+        rows: from the first on, that are in the store for good.
+        begun: whether a push before this one is unfinished.
     """
 
     def __init__(self, folder: Path, url: str | Path, keep: Sequence[str] = ()) -> None:
@@ -54,14 +39,13 @@ class Journal:
         self._manifest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
         known = self._read()
         self.rows: int = known.get("rows", 0)
-        self.plan = SearchPlan.from_json(known["plan"]) if known.get("plan") else None
+        self.begun = bool(known)
         self._warned = False
 
     def write(self, rows: int) -> None:
         """Note that so many rows, from the first on, are in the store for good."""
         self.rows = rows
-        plan = self.plan and self.plan.to_json()
-        note = {"store": self._url, "manifest": self._manifest, "keep": self._keep, "rows": rows, "plan": plan}
+        note = {"store": self._url, "manifest": self._manifest, "keep": self._keep, "rows": rows}
         try:
             write_atomically(self._file, json.dumps(note, indent=1).encode())
         except OSError as error:
@@ -71,7 +55,7 @@ class Journal:
 
     def remove(self) -> None:
         """The push is finished."""
-        self.rows, self.plan = 0, None
+        self.rows = 0
         try:
             self._file.unlink(missing_ok=True)
         except OSError:

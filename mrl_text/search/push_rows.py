@@ -6,22 +6,25 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrl_text.choices import OnDuplicate
 from mrl_text.encoding.folder import IDS, MANIFEST, SHARDS, EncodedBatch, EncodedFolder, open_encoded
 from mrl_text.files import cache_dir
-from mrl_text.models import find_model
-from mrl_text.sources import open_source
+from mrl_text.models import ModelSource, find_model
 from mrl_text.suggest import did_you_mean
+from mrl_text.tables.corpus import CorpusFile, id_prefixes, open_corpus
 
 if TYPE_CHECKING:
     from mrl_text.truncation import Precision
 
+_SAMPLED = 10  # files, and rows of each, that are looked at before a push goes on
 _FULL: tuple[Precision, ...] = ("float32", "float16")
 _TEXT = "text"
 _HELD = re.compile(
@@ -42,9 +45,9 @@ class PushSource:
     """
 
     encoded: EncodedFolder
-    temporary: bool
-    left_out: int
-    problems: list[str]
+    temporary: bool = False
+    left_out: int = 0
+    problems: list[str] = field(default_factory=list)
 
     @property
     def width(self) -> int:
@@ -91,39 +94,78 @@ class PushSource:
                     " values: name the columns to store, --keep, or encode a corpus that has it as text"
                 )
 
-    def repeated(self) -> str | None:
-        """An id that comes twice, if there is one; eight bytes a row are held."""
-        parts = [np.fromiter(map(hash, ids), np.int64, len(ids)) for ids in self._ids()]
-        values, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *parts]), return_counts=True)
-        doubtful = set(values[counts > 1].tolist())
-        met: set[str] = set()
-        for ids in self._ids() if doubtful else ():
-            for one in (one for one in ids if hash(one) in doubtful):
-                if one in met:
-                    return one
-                met.add(one)
-        return None
+    def repeats(self, policy: OnDuplicate) -> set[int]:
+        """Positions of the rows to leave out, as each id may be there once.
 
-    def _ids(self) -> Iterator[list[str]]:
+        Raises:
+            ValueError: an id comes twice, and the policy is to fail.
+        """
+        found = repeats(lambda: (name for names in self.ids() for name in names))
+        if found and policy == "fail":
+            raise ValueError(
+                f"the id {next(iter(found))!r} comes twice in {self.encoded.path}: mend it, or choose a row with"
+                " --on-duplicate first or last"
+            )
+        return {one for at in found.values() for one in (at[1:] if policy == "first" else at[:-1])}
+
+    def ids(self) -> Iterator[list[str]]:
+        """All ids in order, group by group."""
+        for _, _, names, _ in self._groups():
+            yield names()
+
+    def sample(self, rows: int) -> list[tuple[int, str, str | None]]:
+        """A hundred of the first rows, at most: position, id and text. No vector is read, and few files are."""
+        groups = [group for group in self._groups() if group[0] < rows]
+        found = []
+        for at in sorted({*np.linspace(0, len(groups) - 1, _SAMPLED, dtype=int).tolist()} if groups else ()):
+            first, count, names, texts = groups[at]
+            ids, kept = names(), texts()
+            places = np.linspace(0, min(count, rows - first) - 1, _SAMPLED, dtype=int)
+            found += [(first + row, ids[row], kept[row] if kept else None) for row in sorted({*places.tolist()})]
+        return found
+
+    def _groups(self) -> Iterator[tuple[int, int, Callable[[], list[str]], Callable[[], list[str]]]]:
+        """Rows that are stored together: first position, number, and what reads their ids and their texts, if any."""
         from pyarrow import parquet
 
         path, manifest = self.encoded.path, self.encoded.manifest
-        whole = (
-            [path / IDS] if manifest["format"] == "npy" else [path / SHARDS / one["file"] for one in manifest["shards"]]
-        )
-        for file in whole:
-            yield parquet.read_table(file, columns=["id"])["id"].to_pylist()
+        npy = manifest["format"] == "npy"
+        first = 0
+        for file in [path / IDS] if npy else [path / SHARDS / one["file"] for one in manifest["shards"]]:
+            metadata = parquet.read_metadata(file)
+
+            def column(name: str, group: int, file: Path = file) -> list[str]:
+                with parquet.ParquetFile(file) as opened:
+                    if name not in opened.schema_arrow.names:
+                        return []
+                    values: list[str] = opened.read_row_group(group, columns=[name])[name].to_pylist()
+                    return values
+
+            for group in range(metadata.num_row_groups):
+                rows = metadata.row_group(group).num_rows
+                if rows:
+                    yield first, rows, partial(column, "id", group), partial(column, _TEXT, group)
+                first += rows
+
+
+def repeats(ids: Callable[[], Iterable[str]]) -> dict[str, list[int]]:
+    """Positions of each id that comes more than once.
+
+    Args:
+        ids: gives them in order; called again only where some may be equal. Eight bytes are held for each.
+    """
+    hashes = np.fromiter(map(hash, ids()), np.int64)
+    values, counts = np.unique(hashes, return_counts=True)
+    doubtful = set(values[counts > 1].tolist())
+    found: dict[str, list[int]] = {}
+    for position, one in enumerate(ids() if doubtful else ()):
+        if hash(one) in doubtful:
+            found.setdefault(one, []).append(position)
+    return {one: at for one, at in found.items() if len(at) > 1}
 
 
 def open_push_source(
-    sources: str | Path | Sequence[str | Path],
-    *,
-    model: str | None,
-    keep: Sequence[str],
-    work: str | Path | None,
-    device: str | None,
-    progress: bool,
-    **options: Any,
+    sources: str | Path | Sequence[str | Path], *, model: str | None, keep: Sequence[str], **options: Any
 ) -> PushSource:
     """The rows to send; corpus files are encoded here, and go on where an earlier call was.
 
@@ -131,10 +173,7 @@ def open_push_source(
         sources: one encoded folder, or corpus files.
         model: for corpus files.
         keep: columns to store.
-        work: folder for the vectors of corpus files; None is one in the cache.
-        device: where to encode.
-        progress: show a progress bar.
-        **options: of :func:`mrl_text.encoding.encode_files`, for corpus files.
+        **options: for corpus files, of :func:`encode_corpus`.
 
     Raises:
         FileNotFoundError: no such file, folder or model.
@@ -147,46 +186,86 @@ def open_push_source(
         raise ValueError(f"{folders[0]} is a folder: push one encoded folder, or corpus files, at a time")
     if folders and not (folders[0] / MANIFEST).is_file():
         raise ValueError(f"{folders[0]} is no folder that mrl-text encode wrote: it has no {MANIFEST}")
-    if folders:
-        found = PushSource(open_encoded(folders[0]), False, 0, [])
-    else:
-        found = _encode(paths, model, keep, work, {"device": device, "progress": progress, **options})
+    if not folders and model is None:
+        files = ", ".join(map(str, paths)) or "nothing"
+        raise ValueError(f"{files} must be encoded: give --model, or push a folder that mrl-text encode wrote")
+    found = PushSource(open_encoded(folders[0])) if folders else encode_corpus(paths, str(model), keep, **options)
     _check_full(found.encoded)
     found.check_columns(keep)
     return found
 
 
-def model_reference(name: str) -> str:
-    """What an encoded folder and a store note about a model: what finds it again from another working directory.
-
-    Raises:
-        FileNotFoundError: the name looks like a path, but no model is there.
-    """
-    found = find_model(name)
-    return str(Path(found.path).resolve()) if found.name.startswith("local/") else found.name
-
-
-def _encode(
-    paths: Sequence[Path], model: str | None, keep: Sequence[str], work: str | Path | None, options: dict[str, Any]
+def encode_corpus(
+    paths: Sequence[Path],
+    model: str,
+    keep: Sequence[str] = (),
+    *,
+    work: str | Path | None = None,
+    on_duplicate: OnDuplicate = "fail",
+    known: Container[str] | None = None,
+    **options: Any,
 ) -> PushSource:
-    if model is None:
-        files = ", ".join(map(str, paths)) or "nothing"
-        raise ValueError(f"{files} must be encoded: give --model, or push a folder that mrl-text encode wrote")
+    """Encode corpus files at full width, or go on doing so.
+
+    Args:
+        paths: of the files.
+        model: that encodes them.
+        keep: columns to store beside id and text.
+        work: folder for the vectors; None is one in the cache, to be removed when all is stored.
+        on_duplicate: to fail at an id that comes twice before anything is encoded.
+        known: ids that may not come either, to fail.
+        **options: of :func:`mrl_text.encoding.encode_files`.
+    """
     from mrl_text.encoding import encode_files
 
+    files = [open_corpus(path, options.get("text_columns", ()), options.get("id_column"), keep) for path in paths]
+    if on_duplicate == "fail":
+        _check_ids(files, options.get("done") or {}, options.get("limit"), known)
     kept = [_TEXT, *(name for name in keep if name != _TEXT)]
-    folder = Path(work).expanduser() if work else _cached(paths, model, kept, options)
+    folder = Path(work).expanduser() if work else work_folder(files, find_model(model), kept, options)
     report = encode_files(paths, folder, model=model, precisions=["float16"], keep=kept, **options)
     temporary = work is None and not report.problems  # else problems.jsonl is kept
     return PushSource(open_encoded(folder), temporary, report.left_out, report.problems)
 
 
-def _cached(paths: Sequence[Path], model: str, keep: Sequence[str], options: dict[str, Any]) -> Path:
-    """Folder for the vectors of these files as they are now, by this model."""
-    files = [[str(source.path), source.stamp()] for source in map(open_source, paths)]
-    chosen = {name: value for name, value in options.items() if name not in ("device", "progress")}
-    found = find_model(model)
-    key = json.dumps([files, found.path, found.revision, list(keep), chosen], sort_keys=True, default=list)
+def _check_ids(
+    files: Sequence[CorpusFile], done: Mapping[Path, int], limit: int | None, known: Container[str] | None
+) -> None:
+    """Refuse an id that comes twice, with both places; the files are read once."""
+    order = list(dict.fromkeys([*done, *(file.path for file in files)]))
+    prefixes = dict(zip(order, id_prefixes(order), strict=True))
+
+    def named() -> Iterator[tuple[str, str]]:
+        left = limit
+        for file in files:
+            number = done.get(file.path, 0)
+            for row in file.texts(number) if left is None or number < left else ():
+                number = row.number
+                if row.problem is None:
+                    place = f"{file.path.name}, row {number}"
+                    yield (f"{prefixes[file.path]}{number}" if row.id is None else row.id), place
+                if number == left:
+                    break
+            left = None if left is None else max(0, left - number)
+
+    twice = repeats(lambda: (name for name, _ in named()))
+    mend = "mend it, or choose with --on-duplicate first or last"
+    for name, (first, second, *_) in twice.items():
+        one, other = (place for at, (_, place) in enumerate(named()) if at in (first, second))
+        raise ValueError(f"the id {name!r} is used twice: {one} and {other}; {mend}")
+    if known is not None and (taken := next((pair for pair in named() if pair[0] in known), None)):
+        raise ValueError(f"the id {taken[0]!r} of {taken[1]} is in the index already; {mend}")
+
+
+def work_folder(
+    files: Sequence[CorpusFile], model: ModelSource, keep: Sequence[str], options: Mapping[str, Any]
+) -> Path:
+    """Folder in the cache for the vectors of these files as they are now, by this model, with these options."""
+    stamps = [[str(file.path), file.table.stamp()] for file in files]
+    done = {str(path): rows for path, rows in (options.get("done") or {}).items()}
+    passing = ("device", "progress", "on_error", "done", "trust_remote_code")
+    chosen = {name: value for name, value in options.items() if name not in passing}
+    key = json.dumps([stamps, model.path, model.revision, list(keep), chosen, done], sort_keys=True, default=list)
     return cache_dir() / "push" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 

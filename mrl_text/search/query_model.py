@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from mrl_text.loading import load
+from mrl_text.choices import Dtype
 from mrl_text.models import find_model
-from mrl_text.search.build import load_model as load_index_model
-from mrl_text.search.push_journal import without_password
+from mrl_text.search.open import without_password
 from mrl_text.search.store import Store
 
 if TYPE_CHECKING:
-    from mrl_text.dtypes import Dtype
     from mrl_text.encoder import MatryoshkaEncoder
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(
@@ -23,7 +24,7 @@ def load_model(
     dtype: Dtype = "float32",
     trust_remote_code: bool = False,
 ) -> MatryoshkaEncoder:
-    """The model that made the vectors of a store.
+    """The model that made the vectors of a store; warns if it has changed since.
 
     Args:
         store: knows what it was filled with.
@@ -39,13 +40,17 @@ def load_model(
         FileNotFoundError: the model is not where it was.
         ValueError: the store names none, or the model's vectors have another width.
     """
-    index = getattr(store, "index", None)
-    if name is None and index is not None and store.model is not None:
-        return load_index_model(index, device, dtype, trust_remote_code)  # knows the model's revision as well
     chosen = name or store.model
     if chosen is None:
         raise ValueError(f"{without_password(store.url)} names no model to encode queries with: give --model")
-    model = load(find_model(chosen, trust_remote_code=trust_remote_code), dtype=dtype, device=device)
+    from mrl_text.loading import load
+
+    found = find_model(chosen, trust_remote_code=trust_remote_code)
+    if name is None and found.is_local and store.revision not in (None, found.revision):
+        logger.warning(
+            "%s has changed since %s was filled: results may be poor", found.path, without_password(store.url)
+        )
+    model = load(found, dtype=dtype, device=device)
     if model.width is not None and model.width != store.width:
         raise ValueError(
             f"{chosen} gives vectors of width {model.width}, {without_password(store.url)} holds {store.width}:"

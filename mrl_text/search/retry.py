@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import random
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from mrl_text.search.store import StoreUnavailableError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+WAIT = 30.0
+"""Seconds in which a lost connection is tried again, unless the URL says otherwise."""
 
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 5.0
@@ -54,3 +59,28 @@ def retrying(action: Callable[[], T], *, transient: tuple[type[Exception], ...],
             logger.warning("%s did not answer (%s): trying again", what, type(error).__name__)
             time.sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT)
+
+
+def wait_seconds(text: str | None) -> float:
+    """What ``wait`` in a URL says, or :data:`WAIT`.
+
+    Raises:
+        ValueError: no number of seconds.
+    """
+    try:
+        seconds = WAIT if text is None else float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"wait={text} in the URL must be a number of seconds, 0 or more")
+    return seconds
+
+
+@contextlib.contextmanager
+def closed_on_error(connection: Any) -> Iterator[None]:
+    """Close a connection if what it is handed to fails."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise

@@ -7,23 +7,20 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import cast
 
 import numpy as np
 import pytrec_eval
 
-from mrl_text.suggest import did_you_mean
+from mrl_text.choices import Metric
+from mrl_text.suggest import check_choice
+from mrl_text.tables.beir import Relevant, read_judgements, read_queries
+from mrl_text.tables.columns import Problems
 
 logger = logging.getLogger(__name__)
 
-Metric = Literal["ndcg@10", "recall@10"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
 K = 10
 """Results that both metrics look at."""
-
-_TEXT_COLUMNS = ("text", "query", "question")
-_ID_COLUMNS = ("_id", "id", "query-id", "qid")
-_QRELS = ("query-id", "corpus-id", "score")
 
 
 @dataclass(frozen=True)
@@ -99,9 +96,8 @@ def read_judged(
     """Read sample queries, BEIR's files among others.
 
     Args:
-        queries: JSON lines, CSV, TSV or Parquet with ``text`` (or ``query``, ``question``) and maybe ``_id``; or .txt
-            with a query a line.
-        qrels: table with ``query-id``, ``corpus-id``, ``score``; queries without a document above 0 are left out.
+        queries: as for :func:`mrl_text.tables.beir.read_queries`.
+        qrels: as for :func:`mrl_text.tables.beir.read_judgements`; queries without a document above 0 are left out.
         known: whether an id is in the index, to tell judgements of another corpus; None does not check.
         limit: of more queries so many are drawn at random, always the same.
 
@@ -109,80 +105,36 @@ def read_judged(
         FileNotFoundError: a file is not there.
         ValueError: a file that cannot be read, no query, or judgements that fit neither queries nor index.
     """
-    ids, texts = _queries(Path(queries).expanduser())
+    ids, texts = read_queries(queries)
     judged = Judged(ids, texts)
     if qrels is not None:
-        relevant = _qrels(Path(qrels).expanduser(), known)
-        kept = [row for row, name in enumerate(ids) if name in relevant]
+        judged = Judged(ids, texts, _relevant(Path(qrels), known))
+        kept = [row for row, name in enumerate(ids) if name in (judged.relevant or ())]
         if not kept:
             raise ValueError(
-                f"no query of {queries} has a relevant document in {qrels}: there the queries are {_some(relevant)},"
-                f" here {_some(ids)}"
+                f"no query of {queries} has a relevant document in {qrels}: there the queries are"
+                f" {_some(judged.relevant or ())}, here {_some(ids)}"
             )
         if len(kept) < len(ids):
             logger.info("%d of %d queries have judgements; the others are left out", len(kept), len(ids))
-        judged = Judged(ids, texts, relevant).subset(kept)
+        judged = judged.subset(kept)
     if len(judged) <= limit:
         return judged
     return judged.subset(sorted(random.Random(0).sample(range(len(judged)), limit)))
 
 
-def _queries(file: Path) -> tuple[list[str], list[str]]:
-    if file.suffix.lower() == ".txt":
-        if not file.is_file():
-            raise FileNotFoundError(f"no queries at {file}")
-        texts = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        if not texts:
-            raise ValueError(f"{file} holds no query")
-        return [str(number) for number in range(1, len(texts) + 1)], texts
-    from mrl_text.eval import rows
-
-    problems = rows.Problems(file)
-    table = rows.read_table(file, rows.read_bytes(file), (*_TEXT_COLUMNS, *_ID_COLUMNS), problems)
-    column = next((name for name in _TEXT_COLUMNS if name in table.columns), None)
-    if column is None:
-        rows.require(table, _TEXT_COLUMNS[:1])
-    texts = rows.checked(table, str(column), rows.text, problems)
-    name = next((name for name in _ID_COLUMNS if name in table.columns), None)
-    ids = rows.checked(table, name, rows.identifier, problems) if name else [str(line) for line in table.lines]
-    problems.raise_if_any()
-    if len(set(ids)) < len(ids):
-        twice = next(one for row, one in enumerate(ids) if one in ids[:row])
-        raise ValueError(f"{file} has the query {twice!r} twice: ids must be different")
-    return ids, texts
-
-
-def _qrels(file: Path, known: Callable[[str], bool] | None) -> dict[str, dict[str, int]]:
-    from mrl_text.eval import rows
-
-    problems = rows.Problems(file)
-    table = rows.read_table(file, rows.read_bytes(file), _QRELS, problems)
-    rows.require(table, _QRELS)
-    queries, documents = (rows.checked(table, name, rows.identifier, problems) for name in _QRELS[:2])
-    grades = rows.checked(table, _QRELS[2], _grade, problems)
-    problems.raise_if_any()
-    absent = [
-        name
-        for name, grade in zip(documents, grades, strict=True)
-        if grade > 0 and known is not None and not known(name)
-    ]
-    positive = sum(grade > 0 for grade in grades)
-    if not positive or len(absent) == positive:
-        reason = f"none of its documents, {_some(documents)}, is in the index" if positive else "no score is above 0"
-        raise ValueError(f"{file} judges nothing that can be found: {reason}")
+def _relevant(file: Path, known: Callable[[str], bool] | None) -> Relevant:
+    """Judgements of the queries that have a relevant document."""
+    relevant = read_judgements(file, Problems(file))
+    positive = [name for judged in relevant.values() for name, grade in judged.items() if grade > 0]
+    absent = sum(not known(name) for name in positive) if known is not None else 0
+    if absent == len(positive):
+        raise ValueError(
+            f"{file} judges nothing that can be found: none of its documents, {_some(positive)}, is in the index"
+        )
     if absent:
-        logger.warning("%d of %d relevant documents of %s are not in the index", len(absent), positive, file)
-    relevant: dict[str, dict[str, int]] = {}
-    for query, document, grade in zip(queries, documents, grades, strict=True):
-        relevant.setdefault(query, {})[document] = grade
+        logger.warning("%d of %d relevant documents of %s are not in the index", absent, len(positive), file)
     return {query: judged for query, judged in relevant.items() if max(judged.values()) > 0}
-
-
-def _grade(value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"is {value!r:.60}, not a whole number") from None
 
 
 def check_metric(metric: str | None, judgements: bool) -> Metric:
@@ -193,11 +145,10 @@ def check_metric(metric: str | None, judgements: bool) -> Metric:
     """
     if metric is None:
         return "ndcg@10" if judgements else "recall@10"
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r} is unknown{did_you_mean(metric, METRICS)}")
+    check_choice("metric", metric, Metric)
     if metric == "ndcg@10" and not judgements:
         raise ValueError("ndcg@10 needs judgements: give --qrels, or take recall@10")
-    return metric
+    return cast(Metric, metric)
 
 
 def _some(names: Collection[str]) -> str:

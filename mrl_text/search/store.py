@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from mrl_text.search.hits import Found
+from mrl_text.choices import Code, Kind
+from mrl_text.search.hits import Found, StageCost
 from mrl_text.search.plan import SearchPlan
 
 Value = str | int | float | bool
+
+_FEW_ROWS = 10_000  # a database compares so many prefixes in milliseconds, without an index
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,26 @@ class Document:
     columns: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Abilities:
+    """What an engine is good for.
+
+    Attributes:
+        in_process: it computes here, from files: its memory can be bounded, the steps of a search can be timed, and
+            comparing with all rows needs nothing that takes long to build.
+        precisions: of prefixes, that are worth trying.
+        kinds: of indexes for many rows, that are worth trying.
+        longest: candidates that a search can take, at most.
+        effort: of a graph, at most.
+    """
+
+    in_process: bool = False
+    precisions: tuple[Code, ...] = ("float16", "binary")
+    kinds: tuple[Kind, ...] = ("hnsw",)
+    longest: int = 1000
+    effort: int = 1000
+
+
 class StoreUnavailableError(ConnectionError):
     """A store did not answer within the time that is waited for it; what it had confirmed is kept."""
 
@@ -66,18 +90,55 @@ class Store(Protocol):
         url: what opens it again.
         width: numbers of the full vectors.
         model: name or folder of the model that made the vectors; None where it was not told.
-        plan: how :meth:`search` searches; None compares with every full vector.
+        revision: of that model; None where it is not known.
         dims: the sizes that the model may be cut to, ascending, the width among them.
+        path: folder that holds it; None for a server.
+        abilities: of the engine.
     """
 
     url: str
     width: int
     model: str | None
     dims: tuple[int, ...]
+    revision: str | None = None
+    path: Path | None = None
+    abilities: ClassVar[Abilities] = Abilities()
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """A store that is there; see :func:`mrl_text.search.open_store`."""
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        *,
+        width: int,
+        plan: SearchPlan | None = None,
+        model: str | None = None,
+        dims: Sequence[int] | None = None,
+    ) -> Self:
+        """A new, empty store; see :func:`mrl_text.search.create_store`."""
+
+    @staticmethod
+    def starting_plan(rows: int, width: int, dims: Sequence[int]) -> SearchPlan:
+        """A plan that is safe to start with; ``mrl-text index tune`` finds a better one.
+
+        A database gets a graph over the smallest of ``dims`` that is at least a third of the width; up to 10,000 rows
+        it compares every prefix. A folder has its own rule.
+
+        Args:
+            rows: in the store.
+            width: of full vectors.
+            dims: sizes the model may be cut to.
+        """
+        dim = min((dim for dim in dims if 3 * dim >= width), default=width)
+        final = dim if dim == width else None
+        return SearchPlan(dim, "flat" if rows <= _FEW_ROWS else "hnsw", "float16", 200, final=final, effort=200)
 
     @property
     def plan(self) -> SearchPlan | None:
-        """How :meth:`search` searches."""
+        """How :meth:`search` searches; None compares with every full vector."""
 
     def add(
         self,
@@ -99,6 +160,12 @@ class Store(Protocol):
             TypeError: an id or text that is not a string.
             StoreUnavailableError: no answer.
         """
+
+    def expect(self, rows: int) -> None:
+        """So many rows are about to come: an engine may put off its index until :meth:`flush`."""
+
+    def confirm(self) -> None:
+        """Make what was added durable, without building what only searching needs."""
 
     def flush(self) -> None:
         """Make what was added durable and build what searching it needs; returns when both is done."""
@@ -126,8 +193,20 @@ class Store(Protocol):
     def exact(self, queries: np.ndarray, k: int = 10, *, where: Where | None = None) -> Found:
         """As :meth:`search`, by comparing with every full vector."""
 
+    def explain(self, query: np.ndarray, k: int = 10) -> tuple[Found, list[StageCost]]:
+        """Search for one query, step by step: what :meth:`search` gives, and what each step cost.
+
+        Raises:
+            ValueError: an engine that does not tell, or more than one query.
+        """
+        raise ValueError(f"{self.url} does not tell what the steps of a search cost: a folder does")
+
+    def ram(self) -> int | None:
+        """Bytes of the index that finds the candidates; None where the engine does not tell."""
+        return None
+
     def delete(self, ids: Collection[str]) -> int:
-        """Take rows out; ids that are not there are passed over. Returns how many were."""
+        """Take rows out; ids that are not there are ignored. Returns how many were; TypeError for a single string."""
 
     def count(self) -> int:
         """Rows that can be found."""
@@ -136,7 +215,7 @@ class Store(Protocol):
         """Rows by id, None for one that is not there."""
 
     def set_plan(self, plan: SearchPlan | None) -> None:
-        """Search in another way from now on, and build what that needs; kept with the store.
+        """Search in another way from now on, and build what that needs; kept with the store, after :meth:`flush`.
 
         Raises:
             ValueError: a plan that the engine cannot follow, with what it can.

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrl_text.dtypes import AutoDtype, compute_dtype
+from mrl_text.choices import AutoDtype
+from mrl_text.dtypes import compute_dtype
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.loading import load
 from mrl_text.models import find_model

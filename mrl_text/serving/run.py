@@ -16,7 +16,7 @@ from types import FrameType
 
 import uvicorn
 
-from mrl_text.dtypes import AutoDtype
+from mrl_text.choices import AutoDtype
 from mrl_text.serving.app import Service, create_app
 from mrl_text.serving.embedder import Embedder
 from mrl_text.serving.settings import ServerSettings

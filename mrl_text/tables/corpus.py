@@ -9,7 +9,7 @@ from typing import Any
 
 from mrl_text.suggest import did_you_mean
 from mrl_text.tables.read import BLANK, TEXT, Row, Table, open_table
-from mrl_text.tables.values import any_text, identifier
+from mrl_text.tables.values import any_text, identifier, shown
 
 ID_COLUMNS = ("_id", "id", "doc_id", "docid")
 """Columns that are taken for the ids of rows; the first there is."""
@@ -77,12 +77,10 @@ class CorpusFile:
         if row.problem is not None:
             return Text(row.number, row.line, None, "", row.problem)
         try:
-            parts = [any_text(part) for part in map(row.cells.get, self.text_columns) if part is not None]
-            text = " ".join(filter(None, parts)).strip()
+            text = " ".join(filter(None, (_part(row, name) for name in self.text_columns))).strip()
             if not text:
                 raise ValueError("has no text")
-            name = row.cells.get(self.id_column) if self.id_column else None
-            name = None if name in (None, "") else _id(name)
+            name = _id(row.cells.get(self.id_column)) if self.id_column else None
         except ValueError as error:
             return Text(row.number, row.line, None, "", str(error))
         return Text(row.number, row.line, name, text, None, {column: row.cells.get(column) for column in self.keep})
@@ -107,9 +105,6 @@ def open_corpus(
     known = table.columns
     if table.format == "txt" and (id_column or keep or set(text_columns) - {TEXT}):
         raise ValueError(f"{path} holds a text a line: it has no columns to choose")
-    if not known:
-        problem = next((row.problem for row in table.rows() if not row.blank), "holds blank lines only")
-        raise ValueError(f"{path}: the first row {problem or 'names no column'}; it takes one JSON object a line")
     for name in (*text_columns, *([id_column] if id_column else []), *keep):
         if name not in known:
             raise ValueError(f"{path} has no column {name!r}{did_you_mean(name, known)}")
@@ -123,8 +118,34 @@ def open_corpus(
     return CorpusFile(table, tuple(text_columns), id_column, tuple(keep))
 
 
-def _id(value: object) -> str:
+def id_prefixes(paths: Sequence[Path]) -> list[str]:
+    """What the ids of rows without one begin with, before their number, so that no two files give the same.
+
+    Nothing in the first file, the file's name in further ones. Where an earlier one has that name, as many folders
+    stand before it as it takes. Files that are added at the end change no prefix.
+
+    Args:
+        paths: absolute, all different.
+    """
+    prefixes = [""]
+    for path in paths[1:]:
+        longer = ("/".join(path.parts[-count:]) + ":" for count in range(1, len(path.parts) + 1))
+        prefixes.append(next(prefix for prefix in longer if prefix not in prefixes))
+    return prefixes
+
+
+def _part(row: Row, column: str) -> str:
+    value = row.cells.get(column)
+    try:
+        return "" if value is None else any_text(value)
+    except ValueError as error:
+        raise ValueError(f"{column} {error}") from None
+
+
+def _id(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
     try:
         return identifier(value)
-    except ValueError as error:
-        raise ValueError(f"has an id that {error}, neither text nor a whole number") from None
+    except ValueError:
+        raise ValueError(f"has the id {shown(value)}, neither text nor a whole number") from None

@@ -34,7 +34,8 @@ def csv_records(lines: Iterator[str], delimiter: str = ",") -> Iterator[tuple[in
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, f"its quotes do not match ({error}); inside quotes a quote is written twice"
+            lost = f"; with it lines {line} to {reader.line_num} are left out" if reader.line_num > line else ""
+            yield line, f"its quotes do not match ({error}{lost}); inside quotes a quote is written twice"
 
 
 def tsv_records(lines: Iterator[str]) -> Iterator[tuple[int, Record]]:

@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mrl_text.tables.delimited import csv_records, tsv_records
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -23,7 +26,7 @@ FORMATS = {
     ".parquet": "parquet",
     ".txt": "txt",
 }
-"""Ending of a file -> what is in it. ``.json`` holds an object a line, or one array of objects."""
+"""Ending of a file -> what is in it. JSON may also be one array of objects, or one object, over any lines."""
 
 SUFFIXES = tuple(FORMATS)
 """Endings of files that can be read; all but ``.parquet`` may be followed by one of :data:`COMPRESSIONS`."""
@@ -53,7 +56,7 @@ class Row:
 
     Attributes:
         number: counted from 1. In JSON lines and .txt every line counts; in CSV and TSV records do.
-        line: the line the row starts on, counted from 1; of Parquet and of a JSON array the number of the row.
+        line: the line the row starts on, counted from 1; of Parquet and of one JSON document the number of the row.
         cells: column -> value; empty where there is a problem. A JSON object has the columns it names.
         problem: why the row cannot be read, None for a good one.
     """
@@ -84,7 +87,7 @@ class Table:
     @property
     def unit(self) -> str:
         """What :attr:`Row.line` counts: ``line`` or ``row``."""
-        return "row" if self.format == "parquet" or self._is_array else "line"
+        return "row" if self.format == "parquet" or self._is_document else "line"
 
     @property
     def typed(self) -> bool:
@@ -96,27 +99,38 @@ class Table:
         """Every column of the file, in order; of JSON those of all rows, for which the file is read once.
 
         Raises:
-            ValueError: a column is named twice, or the file cannot be read.
+            ValueError: a column is named twice, no row of JSON names one, or the file cannot be read.
         """
         if self.format == "txt":
             return [TEXT]
         if self.format == "parquet":
-            return self._once(list(_parquet(self.path).schema_arrow.names))
+            return self._once(list(self.schema.names))
         if self.format == "jsonl":
-            names: dict[str, None] = {}
-            for row in self.rows():
-                names.update(dict.fromkeys(row.cells))
+            names = dict.fromkeys(name for row in self.rows() for name in row.cells)
+            if not names:
+                bad = next((f", {self.unit} {row.line}: {row.problem}" for row in self.rows() if row.problem), "")
+                raise ValueError(f"{self.path}{bad or ' has no row that names a column'}; a row is one JSON object")
             return list(names)
-        _, header = next(self._records(), (1, cast(list[str] | str, [])))
-        if isinstance(header, str):
-            raise ValueError(f"{self.path}: the first line cannot be read: {header}")
-        return self._once(header)
+        line, header = next(self._records(), (1, cast(list[str] | str, [])))
+        if problem := header if isinstance(header, str) else _undecodable("".join(header)):
+            raise ValueError(f"{self.path}, line {line}: {problem}")
+        return self._once(cast(list[str], header))
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of Parquet, the types of the columns.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        with _parquet(self.path) as opened:
+            return opened.schema_arrow
 
     def rows(self, skip: int = 0, *, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """The rows after the first ``skip``, in the order of the file; memory does not grow with their number.
 
         A row that cannot be taken apart comes with its ``problem``. So does a blank line (:data:`BLANK`) of JSON lines
-        and .txt; in CSV and TSV a blank line is a row only where there is one column. A JSON array is held as a whole.
+        and .txt; in CSV and TSV a blank line is a row only where there is one column. A JSON document is read whole.
 
         Args:
             skip: rows to pass over.
@@ -126,11 +140,11 @@ class Table:
             ValueError: what follows cannot be read at all, as in damaged Parquet or a damaged compressed file.
         """
         if self.format == "parquet":
-            return _parquet_rows(self.path, skip, columns)
+            return _parquet_rows(self.path, skip, [name for name in self.columns if columns is None or name in columns])
         if self.format in ("csv", "tsv"):
             return self._delimited_rows(skip)
-        if self._is_array:
-            return self._array_rows(skip)
+        if self._is_document:
+            return self._document_rows(skip)
         return self._line_rows(skip, _json if self.format == "jsonl" else _plain)
 
     def count(self) -> int:
@@ -141,7 +155,7 @@ class Table:
         """
         if self.format == "parquet":
             return int(_parquet(self.path).metadata.num_rows)
-        if self.format in ("csv", "tsv") or self._is_array:
+        if self.format in ("csv", "tsv") or self._is_document:
             return sum(1 for _ in self.rows())
         lines, last = 0, b"\n"
         with self._reading(), _open_binary(self.path) as stream:
@@ -159,11 +173,12 @@ class Table:
         return f"{self.path.name}, {self.unit} {row.line}"
 
     @cached_property
-    def _is_array(self) -> bool:
+    def _is_document(self) -> bool:
+        """Whether the file is one JSON array or object over several lines."""
         if self.format != "jsonl":
             return False
-        first = next((line for line in self._lines() if line.strip()), "")
-        return first.lstrip().startswith("[")
+        first = next((line for line in self._lines() if line.strip()), "").strip()
+        return first.startswith("[") or first == "{"
 
     def _once(self, names: list[str]) -> list[str]:
         if twice := next((name for name in names if names.count(name) > 1), None):
@@ -188,14 +203,15 @@ class Table:
             cells = problem or parse(text)
             yield Row(number, number, problem=cells) if isinstance(cells, str) else Row(number, number, cells)
 
-    def _array_rows(self, skip: int) -> Iterator[Row]:
+    def _document_rows(self, skip: int) -> Iterator[Row]:
         content = "".join(self._lines())
         if problem := _undecodable(content):
             raise ValueError(f"{self.path} {problem}")
         try:
-            items = json.loads(content)
+            found = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.path} is not valid JSON: {error}") from None
+        items = found if isinstance(found, list) else [found]
         for number, item in enumerate(items[skip:], start=skip + 1):
             cells = item if isinstance(item, dict) else _not_an_object(item)
             yield Row(number, number, problem=cells) if isinstance(cells, str) else Row(number, number, cells)
@@ -236,10 +252,10 @@ def open_table(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> Table:
     """
     file = Path(path).expanduser().absolute()
     suffix = table_suffix(file)
-    if suffix not in suffixes:
-        raise ValueError(f"{path} is none of the types that can be read: {', '.join(suffixes)}")
     if file.is_dir():
         raise ValueError(f"{path} is a folder: give the path of a file")
+    if suffix not in suffixes:
+        raise ValueError(f"{path} is none of the types that can be read: {', '.join(suffixes)}")
     if not file.is_file():
         raise FileNotFoundError(f"no data file at {path}")
     with _Reading(file), _open_binary(file) as stream:
@@ -257,6 +273,19 @@ def open_table(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> Table:
     return Table(file, FORMATS[suffix])
 
 
+def table_files(path: Path, *, deep: bool = False) -> list[Path]:
+    """The files that can be read of a folder, in order, without .txt, which are notes there; or the file itself.
+
+    Args:
+        path: a folder or a file.
+        deep: look into the folders of the folder, too.
+    """
+    if not path.is_dir():
+        return [path]
+    found = path.rglob("*") if deep else path.iterdir()
+    return sorted(file for file in found if table_suffix(file) in SUFFIXES and table_suffix(file) != ".txt")
+
+
 def table_suffix(path: Path) -> str:
     """The ending that tells the type of a file, in lower case, without that of its compression."""
     name = path.name.lower()
@@ -265,6 +294,12 @@ def table_suffix(path: Path) -> str:
             inner = Path(name.removesuffix(compression)).suffix
             return inner if inner != ".parquet" else compression
     return path.suffix.lower()
+
+
+def table_stem(path: Path) -> str:
+    """The name of a file without the endings of its type and compression."""
+    stem = next((path.stem for end in COMPRESSIONS if path.name.lower().endswith(end)), path.name)
+    return stem[: len(stem) - len(suffix)] if stem.lower().endswith(suffix := table_suffix(path)) else stem
 
 
 class _Reading:
@@ -335,7 +370,7 @@ def _parquet(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read as Parquet: {_one_line(error)}") from error
 
 
-def _parquet_rows(path: Path, skip: int, columns: Sequence[str] | None) -> Iterator[Row]:
+def _parquet_rows(path: Path, skip: int, columns: list[str]) -> Iterator[Row]:
     import pyarrow as pa
 
     opened = _parquet(path)
@@ -344,9 +379,8 @@ def _parquet_rows(path: Path, skip: int, columns: Sequence[str] | None) -> Itera
     )
     first = next((group for group, end in enumerate(ends) if end > skip), len(ends))
     number = ends[first - 1] if first else 0
-    wanted = None if columns is None else [name for name in opened.schema_arrow.names if name in columns]
     try:
-        for batch in opened.iter_batches(_BATCH_ROWS, row_groups=list(range(first, len(ends))), columns=wanted):
+        for batch in opened.iter_batches(_BATCH_ROWS, row_groups=list(range(first, len(ends))), columns=columns):
             passed = min(max(0, skip - number), len(batch))
             number += passed
             for cells in batch.slice(passed).to_pylist():

@@ -89,6 +89,18 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"{label}: {_first_line(error)}") from None
 
 
+def recipe_eval(model: str) -> EvalConfig:
+    """What the recipe of a run says about its evaluation; empty for a model that is no run of ours.
+
+    Args:
+        model: folder of a run, or of the model in it; any other name gives the empty answer.
+    """
+    folder = Path(model)
+    run = folder.parent if folder.name == "model" and (folder / "modules.json").is_file() else folder
+    recipe = run / "recipe.yaml"
+    return load_recipe(str(recipe)).eval if recipe.is_file() else EvalConfig()
+
+
 def _apply_override(config: DictConfig, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():

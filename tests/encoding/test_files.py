@@ -21,7 +21,7 @@ import mrl_text.encoding.files as files_module
 from mrl_text import MatryoshkaEncoder
 from mrl_text.encoding import encode_files, open_encoded
 from mrl_text.encoding.job import Reader, Segment
-from mrl_text.sources import Source, open_source
+from mrl_text.tables.corpus import CorpusFile, open_corpus
 from mrl_text.truncation import Precision
 from tests.encoding.conftest import sentences
 
@@ -136,6 +136,27 @@ def test_shards_reach_over_files_of_every_type(tiny_bert: Path, tmp_path: Path) 
     np.testing.assert_allclose(vectors(tmp_path / "out"), expected, atol=1e-5)
 
 
+def test_files_of_one_name_in_several_folders_give_different_ids(tiny_bert: Path, tmp_path: Path) -> None:
+    inputs = [tmp_path / name for name in ("x.txt", "a/x.txt", "b/x.txt", "c/b/x.txt", "y.txt")]
+    for file in inputs:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("a dog\na cat\n")
+    for count, name in ((2, "two"), (5, "five")):  # files that are added change no name
+        encode_files(inputs[:count], tmp_path / name, model=str(tiny_bert), dtype="float32")
+    expected = ["1", "2", "x.txt:1", "x.txt:2", "b/x.txt:1", "b/x.txt:2", "c/b/x.txt:1", "c/b/x.txt:2"]
+    assert ids(tmp_path / "five") == [*expected, "y.txt:1", "y.txt:2"]
+    assert ids(tmp_path / "two") == expected[:4]
+
+
+def test_columns_may_be_missing_in_the_first_row(tiny_bert: Path, tmp_path: Path) -> None:
+    rows = [{"text": "a dog"}, {"_id": "d2", "title": "Photosynthesis", "text": "a cat", "lang": "en"}]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    encode(tmp_path / "c.jsonl", tmp_path / "out", tiny_bert, keep=["text", "lang"])
+    [batch] = open_encoded(tmp_path / "out").batches()
+    assert (batch.ids, batch.texts) == (["1", "d2"], ["a dog", "Photosynthesis a cat"])
+    assert batch.columns["lang"] == [None, "en"]
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_segments_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     texts = [f"text {number}" for number in range(3000)]
@@ -146,9 +167,9 @@ def test_segments_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         lines = [json.dumps({"text": text}) for text in texts] if suffix == "jsonl" else ["text", *texts]
         file.write_text("\n".join(lines))
     opened: list[int] = []
-    rows = Source.rows
-    monkeypatch.setattr(Source, "rows", lambda *given, **named: opened.append(given[1]) or rows(*given, **named))
-    reader = Reader([open_source(file)])
+    texts_of = CorpusFile.texts
+    monkeypatch.setattr(CorpusFile, "texts", lambda *given: opened.append(given[1]) or texts_of(*given))
+    reader = Reader([open_corpus(file)])
     for skip in (0, 100, 1200, 2900, 1250):  # the first, the next, behind a gap, and back
         found = reader.read([Segment(0, skip, 50), Segment(0, skip + 50, 50)])
         assert [(row.number, row.text) for _, row in found] == list(enumerate(texts, 1))[skip : skip + 100]
@@ -227,9 +248,9 @@ def test_rows_without_a_direction_are_left_out(tiny_bert: Path, tmp_path: Path) 
 
 
 def test_all_rows_bad(tiny_bert: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.txt").write_text("\n\n\n")
+    (tmp_path / "c.jsonl").write_text('{"text": ""}\n{"text": 1}\n\n')
     for form in ("parquet", "npy"):
-        report = encode(tmp_path / "c.txt", tmp_path / form, tiny_bert, format=form, precisions=["float32", "int8"])
+        report = encode(tmp_path / "c.jsonl", tmp_path / form, tiny_bert, format=form, precisions=["float32", "int8"])
         assert (report.rows, report.left_out) == (0, 3)
         assert sum(len(batch.ids) for batch in open_encoded(tmp_path / form).batches()) == 0
 
@@ -322,7 +343,7 @@ def test_refuses_a_second_writer_and_foreign_folders(corpus: Path, tiny_bert: Pa
     [
         ({"dims": [64]}, "dim must be from 1 to 32"),
         ({"dims": []}, "dims is empty"),
-        ({"precisions": ["int4"]}, "precision must be one of"),
+        ({"precisions": ["int4"]}, "precision 'int4' is unknown; did you mean 'int8'"),
         ({"keep": ["langg"]}, "no column 'langg'.*lang"),
         ({"keep": ["id"]}, "keep names 'id'"),
         ({"shard_rows": 0}, "shard_rows must be at least 1"),

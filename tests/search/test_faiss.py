@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("faiss")
 
 from mrl_text.search import AdaptiveIndex, Document, Range, SearchPlan, open_store
-from mrl_text.search.faiss import engine
+from mrl_text.search.faiss import shortlist
 from mrl_text.search.faiss.store import FaissStore
 from mrl_text.truncation import truncate
 
@@ -167,7 +167,7 @@ def test_an_index_that_is_saved_while_it_is_opened(tmp_path: Path, monkeypatch: 
     writer = AdaptiveIndex.create(tmp_path / "index", width=WIDTH, plan=SearchPlan(8))
     writer.add(names(0, 10), vectors(10))
     writer.save()
-    read = engine.read_shortlist
+    read = shortlist.read_shortlist
     opened: list[Path] = []
 
     def saved_meanwhile(file: Path) -> Any:
@@ -178,7 +178,7 @@ def test_an_index_that_is_saved_while_it_is_opened(tmp_path: Path, monkeypatch: 
             assert not file.exists()
         return read(file)
 
-    monkeypatch.setattr(engine, "read_shortlist", saved_meanwhile)
+    monkeypatch.setattr(shortlist, "read_shortlist", saved_meanwhile)
     reader = AdaptiveIndex.load(tmp_path / "index")
     assert len(opened) == 2
     assert reader.search(vectors(1, seed=1), 1).ids.tolist() == [["late"]]

@@ -242,13 +242,54 @@ def test_ranges_are_learned_anew_when_the_index_outgrew_them() -> None:
             assert made.search(queries).positions.tolist() == fresh.search(queries).positions.tolist()
 
 
+@pytest.mark.parametrize(
+    "plan",
+    [
+        SearchPlan(16, "ivf", effort=2),
+        SearchPlan(16, "ivf", "int4", effort=2),
+        SearchPlan(16, "ivf", "binary", effort=2),
+        SearchPlan(16, "ivf", "int8", effort=2, final=16),
+        SearchPlan(16, "hnsw", effort=10, shortlist=10),
+        SearchPlan(16, "flat", "int4"),
+    ],
+    ids=lambda plan: plan.label,
+)
+@pytest.mark.parametrize("matching", [480, 1500])
+def test_a_filter_finds_k_rows_and_the_right_ones(plan: SearchPlan, matching: int) -> None:
+    rows, queries = vectors(8000), vectors(40, seed=21)
+    mask = np.zeros(8000, dtype=bool)
+    mask[np.random.default_rng(3).permutation(8000)[:matching]] = True
+    dim = plan.last_dim(WIDTH)
+    with AdaptiveIndex.create(width=WIDTH, plan=plan) as made:
+        made.add(names(8000), rows)
+        found = made.search(queries, 10, among=mask).positions
+        allowed = np.flatnonzero(mask)
+        best = allowed[np.argsort(-cosines(queries, rows[mask], dim), axis=1)[:, :10]]
+        assert mask[found].all()
+        shares = [len(set(one) & set(other)) / 10 for one, other in zip(found.tolist(), best.tolist(), strict=True)]
+        assert np.mean(shares) > (0.99 if matching == 480 else 0.6)  # as good as the plan is without a filter
+        many = made.search(queries, matching + 5, among=mask).positions
+        assert (np.sort(many, axis=1)[:, 5:] == allowed).all()
+        assert (many[:, matching:] == -1).all()
+
+
+def test_cells_that_hold_too_few_rows_are_made_up_for() -> None:
+    rows = vectors(2000)
+    with AdaptiveIndex.create(width=WIDTH, plan=SearchPlan(16, "ivf", effort=1, shortlist=10)) as made:
+        made.add(names(2000), rows)
+        found = made.search(rows[:5], 300)
+    assert (found.positions >= 0).all()
+    best = -np.sort(-cosines(rows[:5], rows), axis=1)[:, :300]
+    np.testing.assert_allclose(found.scores, best, atol=1e-3)
+
+
 def test_memory_is_what_faiss_would_write(index: AdaptiveIndex) -> None:
     import faiss
 
     for plan in PLANS[:-1]:
         index.set_plan(plan)
         counted = sum(size for part, size in index.memory().items() if part in ("codes", "graph", "cells"))
-        written = len(faiss.serialize_index(index._shortlist))
+        written = len(faiss.serialize_index(index._shortlist.index))
         assert counted == pytest.approx(written, abs=3000)  # what is left is the same for any number of rows
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrl_text.search.plan import Code, SearchPlan, fits
+from mrl_text.search.hits import StageCost
+from mrl_text.search.plan import SearchPlan
 
 try:
     import faiss
@@ -23,147 +25,9 @@ except ModuleNotFoundError as error:  # pragma: no cover
     raise ModuleNotFoundError("searching needs FAISS: pip install 'mrl-text[search]'", name="faiss") from error
 
 _METRIC = faiss.METRIC_INNER_PRODUCT
-_CONSTRUCTION = 100  # efConstruction: FAISS's 40 costs recall, more costs minutes
-_CODES = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
-_TRAINING_ROWS = 65_536
-_ROTATION_SEED = 5
-_LEVELS, _JITTER = 256, 1e-3
+_REPEATS = 9
 _WORTH_THREADS = 2**24
 """Bytes of codes above which one query is spread over threads; below, waking them takes longer than they save."""
-
-
-def check_plan(plan: SearchPlan, width: int) -> SearchPlan:
-    """This plan, if FAISS can follow it for vectors of that width.
-
-    Raises:
-        ValueError: a precision that FAISS has no graph for, or a size above ``width``.
-    """
-    if not fits(plan.kind, plan.precision):
-        raise ValueError(f"{plan.precision} is for flat and ivf in FAISS: choose one of them, or int8 with hnsw")
-    return plan.check(width)
-
-
-def new_shortlist(plan: SearchPlan, width: int, count: int) -> Any:
-    """An empty, untrained prefix index that takes full vectors.
-
-    Args:
-        plan: of which ``dim``, ``kind``, ``precision`` and ``neighbours`` decide.
-        width: of the vectors.
-        count: vectors that are to come; decides the number of cells.
-
-    Returns:
-        ``faiss.IndexPreTransform``: cut, make unit length, (rotate for binary,) compare.
-    """
-    index = faiss.IndexPreTransform(_prefix_index(plan, count))
-    if plan.precision == "binary":
-        rotation = faiss.RandomRotationMatrix(plan.dim, plan.dim)
-        rotation.init(_ROTATION_SEED)
-        index.prepend_transform(rotation)
-    index.prepend_transform(faiss.NormalizationTransform(plan.dim))
-    index.prepend_transform(faiss.RemapDimensionsTransform(width, plan.dim, False))
-    return index
-
-
-def cells(count: int, precision: Code = "float32") -> int:
-    """Cells that ``count`` vectors are sorted into: 4 * sqrt(n), as FAISS advises, and at least 16 vectors in each.
-
-    For ``int4`` an eighth of that: a cell costs a few microseconds whatever is in it, and comparing costs so little
-    that larger cells pay.
-    """
-    advised = 4 * math.sqrt(count) / (8 if precision == "int4" else 1)
-    return max(1, min(int(advised), count // 16))
-
-
-def _prefix_index(plan: SearchPlan, count: int) -> Any:
-    dim = plan.dim
-    if plan.precision == "int4":  # to compare with all is to look into the one cell: only there can rows be left out
-        found = 1 if plan.kind == "flat" else cells(count, plan.precision)
-        scan = faiss.IndexIVFPQFastScan(faiss.IndexFlatIP(dim), dim, found, dim, 4, _METRIC)
-        scan.by_residual = False  # the tables are the same for all cells then
-        return _for_few(scan)
-    if plan.kind == "flat":
-        if plan.precision == "float32":
-            return faiss.IndexFlatIP(dim)
-        if plan.precision == "binary":
-            return faiss.IndexRaBitQ(dim, _METRIC)
-        return faiss.IndexScalarQuantizer(dim, _CODES[plan.precision], _METRIC)
-    if plan.kind == "hnsw":
-        if plan.precision == "float32":
-            graph = faiss.IndexHNSWFlat(dim, plan.neighbours, _METRIC)
-        else:
-            graph = faiss.IndexHNSWSQ(dim, _CODES[plan.precision], plan.neighbours, _METRIC)
-        graph.hnsw.efConstruction = _CONSTRUCTION
-        return graph
-    coarse = faiss.IndexFlatIP(dim)
-    if plan.precision == "float32":
-        inverted = faiss.IndexIVFFlat(coarse, dim, cells(count), _METRIC)
-    elif plan.precision == "binary":
-        inverted = faiss.IndexIVFRaBitQ(coarse, dim, cells(count), _METRIC)
-    else:
-        inverted = faiss.IndexIVFScalarQuantizer(coarse, dim, cells(count), _CODES[plan.precision], _METRIC, False)
-    return _for_few(inverted)
-
-
-def _for_few(index: Any) -> Any:
-    """An inverted file that learns from all rows it is given, and does not warn on stderr where they are few."""
-    index.cp.max_points_per_centroid = max(40, math.ceil(_TRAINING_ROWS / index.nlist))
-    index.cp.min_points_per_centroid = 1
-    if isinstance(index, faiss.IndexIVFPQFastScan):
-        index.pq.cp.min_points_per_centroid = 1
-    return index
-
-
-def train_shortlist(index: Any, vectors: np.ndarray) -> None:
-    """Let the index learn its ranges and cells from up to 65,536 rows, evenly spaced; a second call does nothing.
-
-    Args:
-        index: as :func:`new_shortlist` gave it.
-        vectors: float array (n, width), maybe memory-mapped.
-    """
-    if not index.is_trained:
-        step = max(1, math.ceil(len(vectors) / _TRAINING_ROWS))
-        rows = np.ascontiguousarray(vectors[::step], dtype=np.float32)
-        if isinstance(faiss.downcast_index(index.index), faiss.IndexIVFPQFastScan):
-            # it wants 16 levels to differ in every number, whatever the rows are; this is far below what they resolve
-            rows = np.resize(rows, (max(len(rows), _LEVELS), rows.shape[1]))
-            rows = rows + np.random.default_rng(0).normal(0, _JITTER, rows.shape).astype(np.float32)
-        index.train(rows)
-
-
-def add_rows(index: Any, blocks: Iterable[np.ndarray]) -> None:
-    """Add full vectors, float (n, width), block by block."""
-    for block in blocks:
-        index.add(np.ascontiguousarray(block, dtype=np.float32))
-
-
-def read_shortlist(file: Path) -> Any:
-    """The prefix index of a file."""
-    return faiss.read_index(str(file))
-
-
-def shortlist_content(index: Any) -> bytes:
-    """What :func:`read_shortlist` wants to find in a file."""
-    return bytes(faiss.serialize_index(index).data)
-
-
-def shortlist_bytes(index: Any) -> dict[str, int]:
-    """Memory of a prefix index by part: ``codes`` of the vectors, and ``graph`` or ``cells``.
-
-    Args:
-        index: as :func:`new_shortlist` gave it.
-
-    Returns:
-        Bytes of each part; transforms and other fixed costs are left out.
-    """
-    inner = faiss.downcast_index(index.index)
-    if isinstance(inner, faiss.IndexHNSW):
-        codes = faiss.downcast_index(inner.storage)
-        graph = inner.hnsw
-        edges = graph.neighbors.size() * 4 + graph.offsets.size() * 8 + graph.levels.size() * 4
-        return {"codes": codes.ntotal * codes.code_size, "graph": edges}
-    if isinstance(inner, faiss.IndexIVF):
-        return {"codes": inner.ntotal * inner.code_size, "cells": inner.ntotal * 8 + inner.nlist * inner.d * 4}
-    return {"codes": inner.ntotal * inner.code_size}
 
 
 class Engine:
@@ -221,6 +85,29 @@ class Engine:
         scores[positions < 0] = -np.inf
         return scores, positions
 
+    def costs(self, query: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[StageCost]:
+        """What each step of a search costs.
+
+        Args:
+            query: float32 unit vector (1, width), contiguous.
+            k: results wanted.
+            rows: that can be found.
+            allowed: as for :meth:`search`.
+
+        Returns:
+            The shortlist, then each size that puts candidates in order.
+        """
+        costs: list[StageCost] = []
+        spent = 0.0
+        steps = [(self.plan.dim, rows), *self.plan.steps(self.width, k)]
+        for level, (dim, candidates) in enumerate(steps):
+            seconds = least_seconds(partial(self.search, query, k, allowed=allowed, levels=level))
+            given, kept = min(candidates, rows), min(steps[level + 1][1] if level + 1 < len(steps) else k, rows)
+            name, read = ("rerank", given * dim * 2) if level else ("shortlist", 0)
+            costs.append(StageCost(name, dim, given, kept, max(0.0, seconds - spent), read))
+            spent = max(spent, seconds)
+        return costs
+
     def _scanned(self) -> float:
         """Bytes of codes that a query is compared with, about."""
         index = faiss.downcast_index(self._levels[0].index)
@@ -240,14 +127,14 @@ class Engine:
 
     def _base_parameters(self, wanted: int, allowed: np.ndarray | None) -> tuple[Any, list[Any]]:
         plan = self.plan
+        # other rows fill the view and the cells: among a tenth of the rows, ten times as many are looked at
+        share = 1.0 if allowed is None else max(float(allowed.mean()), 1 / len(allowed))
         if plan.kind == "hnsw":
-            share = 1.0 if allowed is None else max(float(allowed.mean()), 1 / len(allowed))
-            inner = faiss.SearchParametersHNSW(efSearch=int(max(plan.effort, wanted) / share))  # others fill the view
-        elif plan.precision == "int4":
-            inner = faiss.SearchParametersIVF(nprobe=plan.effort if plan.kind == "ivf" else 1)
-        elif plan.kind == "ivf":
+            inner = faiss.SearchParametersHNSW(efSearch=int(max(plan.effort, wanted) / share))
+        elif plan.kind == "ivf" or plan.precision == "int4":
             binary = plan.precision == "binary"
-            inner = (faiss.IVFRaBitQSearchParameters if binary else faiss.SearchParametersIVF)(nprobe=plan.effort)
+            probes = math.ceil(plan.effort / share) if plan.kind == "ivf" else 1
+            inner = (faiss.IVFRaBitQSearchParameters if binary else faiss.SearchParametersIVF)(nprobe=probes)
         else:
             inner = faiss.RaBitQSearchParameters() if plan.precision == "binary" else faiss.SearchParameters()
         keep: list[Any] = [inner]
@@ -269,6 +156,16 @@ class Engine:
         codes.ntotal = len(rows)
         self._kept.append(raw)
         return codes
+
+
+def least_seconds(run: Callable[[], object]) -> float:
+    """Time of a call: the least of nine."""
+    seconds: list[float] = []
+    while len(seconds) < _REPEATS:
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 @contextlib.contextmanager

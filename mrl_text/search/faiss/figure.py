@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,31 +9,31 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from tqdm.auto import tqdm
 
+from mrl_text.figures import CONTROL, PALETTE, new_figure, save_figure, tidy
 from mrl_text.files import write_atomically
-from mrl_text.search.build import default_plan
 from mrl_text.search.faiss.index import AdaptiveIndex
+from mrl_text.search.faiss.store import FaissStore
+from mrl_text.search.measure import measure
+from mrl_text.search.measure import threads as limited_threads
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.sample_queries import Judged, K, recall
-from mrl_text.search.timing import measure
-from mrl_text.search.timing import threads as limited_threads
-from mrl_text.search.trials import shortlist_ram
 from mrl_text.truncation import check_dims
 
 _SHORTLISTS = (10, 20, 50, 100, 200, 500, 1000)
 _EFFORTS = (10, 20, 40, 80, 160, 320, 640)
-_STYLES = {  # Okabe and Ito's palette, as in the other figures
+_BLUE, _RED, _GREEN, _PINK, _ORANGE, _ = PALETTE
+_STYLES = {
     "exact, full width": ("*", "black"),
-    "one size, all rows": ("o", "#6B6B6B"),
-    "full width, HNSW": ("^", "#E69F00"),
-    "adaptive, all rows": ("s", "#0072B2"),
-    "funnel, all rows": ("D", "#009E73"),
-    "adaptive, HNSW": ("v", "#D55E00"),
-    "this index": ("P", "#CC79A7"),
+    "one size, all rows": ("o", CONTROL),
+    "full width, HNSW": ("^", _ORANGE),
+    "adaptive, all rows": ("s", _BLUE),
+    "funnel, all rows": ("D", _GREEN),
+    "adaptive, HNSW": ("v", _RED),
+    "this index": ("P", _PINK),
 }
 _LABELS = {"recall": "recall@10 of the exact results (x100)", "ndcg": "nDCG@10 (x100)"}
 _COSTS = {"milliseconds": "time per query, one at a time (ms)", "ram_mb": "memory of the shortlist (MB)"}
@@ -111,14 +110,16 @@ def figure(
             ndcg = float(judged.ndcg(found).mean()) if judged.relevant is not None else None
             single, batch = 1000 * timing.single, 1000 * timing.batch
             effort = None if plan.kind == "flat" else plan.effort
-            ram = shortlist_ram(index) / 2**20
+            ram = index.ram() / 2**20
             quality = float(recall(found, exact).mean())
             points.append(Point(line, plan.label, effort, quality, ndcg, single, batch, ram))
     table = pd.DataFrame([asdict(point) for point in points])
     facts = f"{len(index):,} documents, {len(queries):,} queries, {threads} thread{'s'[: threads > 1]}"
+    file = Path(folder) / "search.csv"
+    write_atomically(file, table.to_csv(index=False, float_format="%.6g").encode())
     return [
-        _write(Path(folder) / "search.csv", table.to_csv(index=False, float_format="%.6g").encode()),
-        _write(Path(folder) / "search.png", _draw(table, facts)),
+        file,
+        *save_figure(_draw(table, facts), Path(folder) / "search.png"),
     ]
 
 
@@ -128,7 +129,9 @@ def _plans(index: AdaptiveIndex, sizes: Sequence[int], dim: int | None) -> Itera
     own = index.plan
     if own is not None:
         yield "this index", own
-    prefix = dim or (own.dim if own is not None and own.dim < width else default_plan(len(index), width, sizes).dim)
+    prefix = dim or (
+        own.dim if own is not None and own.dim < width else FaissStore.starting_plan(len(index), width, sizes).dim
+    )
     for size in sizes:
         single = SearchPlan(size, "flat", "float32", shortlist=K, final=size)
         yield ("exact, full width" if size == width else "one size, all rows"), single
@@ -143,22 +146,18 @@ def _plans(index: AdaptiveIndex, sizes: Sequence[int], dim: int | None) -> Itera
     yield from (("full width, HNSW", replace(full, effort=effort)) for effort in _EFFORTS)
 
 
-def _draw(table: pd.DataFrame, facts: str) -> bytes:
+def _draw(table: pd.DataFrame, facts: str) -> Figure:
     metrics = ["recall", *(["ndcg"] if table["ndcg"].notna().all() else [])]
-    drawn = Figure(figsize=(11, 1.2 + 3.7 * len(metrics)), layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = new_figure(11, 1.2 + 3.7 * len(metrics))
     panels = drawn.subplots(len(metrics), 2, sharey="row", squeeze=False)
     for row, metric in enumerate(metrics):
-        for column, cost in enumerate(_COSTS):
-            _draw_panel(panels[row, column], table, metric, cost)
-        panels[row, 0].set_ylabel(_LABELS[metric])
-    for column, label in enumerate(_COSTS.values()):
-        panels[-1, column].set_xlabel(label)
+        for column, (cost, label) in enumerate(_COSTS.items()):
+            axes = panels[row, column]
+            _draw_panel(axes, table, metric, cost)
+            tidy(axes, xlabel=label * (metric == metrics[-1]), ylabel=_LABELS[metric] * (column == 0))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9, title=facts)
-    stream = io.BytesIO()
-    drawn.savefig(stream, format="png", dpi=150)
-    return stream.getvalue()
+    return drawn
 
 
 def _draw_panel(axes: Axes, table: pd.DataFrame, metric: str, cost: str) -> None:
@@ -173,10 +172,3 @@ def _draw_panel(axes: Axes, table: pd.DataFrame, metric: str, cost: str) -> None
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(alpha=0.3, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _write(file: Path, content: bytes) -> Path:
-    write_atomically(file, content)
-    return file

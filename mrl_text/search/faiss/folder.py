@@ -14,8 +14,6 @@ import io
 import json
 import mmap
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,11 +150,12 @@ class IndexFolder:
         """The first ``count`` rows of a file of vectors: float16 (count, size), memory-mapped, read-only."""
         if not count:
             return np.zeros((0, size), dtype=_ROW_TYPE)
-        mapped = np.memmap(self.path / name, dtype=_ROW_TYPE, mode="r", shape=(count, size))
+        with (self.path / name).open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), count * size * _ROW_TYPE.itemsize, access=mmap.ACCESS_READ)
         # candidates lie all over the file, and reading ahead would fetch 128 KB for each
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            mapped._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
-        return mapped
+            mapped.madvise(mmap.MADV_RANDOM)
+        return np.frombuffer(mapped, _ROW_TYPE).reshape(count, size)
 
     def blocks(
         self, name: str, size: int, count: int, *, first: int = 0, block: int = 16_384
@@ -245,28 +244,6 @@ class IndexFolder:
 
     def _write_manifest(self) -> None:
         write_atomically(self.path / MANIFEST, json.dumps(self.manifest, indent=1).encode())
-
-
-@contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill beside its place, moved there once it is whole; removed if that fails.
-
-    Raises:
-        FileExistsError: the place has files already.
-    """
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} has files already: choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield beside
-        beside.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        beside.rename(folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 def saved_generation(path: Path) -> int:

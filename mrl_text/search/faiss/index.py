@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from mrl_text.search.checks import check_columns, check_ids, check_queries, check_texts, check_vectors
+from mrl_text.files import replaced_folder
+from mrl_text.search.checks import check_collection, check_queries, check_rows
 from mrl_text.search.columns import ColumnType, merge_types
-from mrl_text.search.faiss import engine
-from mrl_text.search.faiss.engine import Engine
-from mrl_text.search.faiss.folder import IndexFolder, saved_generation, whole_folder
+from mrl_text.search.faiss.engine import Engine, exact_search, least_seconds
+from mrl_text.search.faiss.folder import IndexFolder, saved_generation
+from mrl_text.search.faiss.shortlist import Shortlist, check_plan
 from mrl_text.search.faiss.stored_rows import Rows, vector_files
 from mrl_text.search.hits import Hits, StageCost
 from mrl_text.search.plan import SearchPlan
 from mrl_text.truncation import check_dim, truncate
-
-_OUTGROWN = 4
-"""Ranges and cells are learned anew when there are so many times the rows that they were learned from."""
-_REPEATS = 9
 
 
 class AdaptiveIndex:
@@ -51,14 +46,8 @@ class AdaptiveIndex:
         self.facts: dict[str, Any] = manifest["facts"]
         self._plan = SearchPlan.from_json(manifest["plan"]) if manifest["plan"] else None
         self._rows = Rows(folder)
-        self._shortlist: Any = None
-        self._learned_from = int(manifest.get("learned_from", 0))
+        self._shortlist = Shortlist(folder)
         self._engines: dict[SearchPlan, Engine] = {}
-        self._saved_shortlist: Any = None
-        if "shortlist" in manifest["files"]:
-            self._shortlist = engine.read_shortlist(folder.path / manifest["files"]["shortlist"]["name"])
-            self._saved_shortlist = self._shortlist
-        self._shortlist_grew = False
 
     @classmethod
     def create(
@@ -89,7 +78,7 @@ class AdaptiveIndex:
         """
         check_dim(width, None)
         if plan is not None:
-            engine.check_plan(plan, width)
+            check_plan(plan, width)
         temporary = tempfile.TemporaryDirectory(prefix="mrl-text-index-") if folder is None else None
         path = Path(temporary.name if temporary else str(folder))
         manifest = {
@@ -203,11 +192,7 @@ class AdaptiveIndex:
                 or another process that writes.
             TypeError: an id or text that is not a string, or a value of another type.
         """
-        vectors = check_vectors(embeddings, self.width)
-        check_ids(ids, len(vectors))
-        if texts is not None:
-            check_texts(texts, len(vectors), "texts")
-        own = check_columns(columns, len(vectors))
+        vectors, own = check_rows(ids, embeddings, texts, columns, self.width)
         merge_types(self._rows.column_types, own)
         if not len(ids):
             return
@@ -216,12 +201,8 @@ class AdaptiveIndex:
         self._rows.append(ids, vectors, texts, own)  # first: where the disk is full, the rows before stay
         self._rows.remove(known[known >= 0])
         self._engines.clear()
-        if self._shortlist is not None:
-            if self._learns() and self._rows.count >= _OUTGROWN * self._learned_from:
-                self._shortlist = None
-            else:
-                engine.add_rows(self._shortlist, [vectors])
-                self._shortlist_grew = True
+        if self._plan is not None:
+            self._shortlist.add(self._plan, vectors, self._rows.count)
 
     def remove(self, ids: Collection[str]) -> int:
         """Take rows out; they are not found any more. :meth:`save` to another folder leaves them out for good.
@@ -237,8 +218,7 @@ class AdaptiveIndex:
             TypeError: a single string instead of a collection of them.
         """
         self._folder.lock()
-        if isinstance(ids, str):
-            raise TypeError(f"remove takes a collection of ids, got the string {ids!r}")
+        check_collection(ids, "remove")
         positions = self._rows.find(list(dict.fromkeys(ids)))
         positions = positions[positions >= 0]
         self._rows.remove(positions)
@@ -271,10 +251,15 @@ class AdaptiveIndex:
         vectors = check_queries(queries, k, self.width)
         chosen = plan or self._plan
         allowed = self._rows.allowed(among)
-        if chosen is None or self._rows.few(allowed) or not self._rows.count:
-            dim = self.width if chosen is None else chosen.dim if chosen.single else chosen.final or self.width
+        there = self._rows.count if allowed is None else int(allowed.sum())
+        if chosen is None or not there or self._rows.few(allowed):
+            dim = self.width if chosen is None else chosen.last_dim(self.width)
             return self._hits(*self._exact(vectors, k, dim, allowed))
-        return self._hits(*self._ready(plan).search(vectors, k, allowed=allowed))
+        scores, positions = self._ready(plan).search(vectors, k, allowed=allowed)
+        short = np.flatnonzero(positions[:, min(k, there) - 1] < 0)
+        if len(short):  # the cells or the graph led to fewer rows than there are
+            scores[short], positions[short] = self._exact(vectors[short], k, chosen.last_dim(self.width), allowed)
+        return self._hits(scores, positions)
 
     def exact(
         self,
@@ -286,55 +271,23 @@ class AdaptiveIndex:
     ) -> Hits:
         """The ``k`` best rows for each query by comparing with all of them, read from disk block by block.
 
-        Args:
-            queries: float array (n, width) or (width,).
-            k: results wanted.
-            dim: compare this many numbers; None is all.
-            among: as for :meth:`search`.
-
-        Returns:
-            Arrays of shape (n, k).
-
-        Raises:
-            ValueError: as :meth:`search`, or an impossible size.
+        Arguments, results and errors as for :meth:`search`; ``dim`` compares that many numbers, None all.
         """
         vectors = check_queries(queries, k, self.width)
         size = self.width if dim is None else check_dim(dim, self.width)
         return self._hits(*self._exact(vectors, k, size, self._rows.allowed(among)))
 
     def explain(self, query: np.ndarray, k: int = 10) -> tuple[Hits, list[StageCost]]:
-        """Search for one query, step by step.
-
-        Args:
-            query: float array (width,) or (1, width).
-            k: results wanted.
-
-        Returns:
-            What :meth:`search` gives, and what each step cost.
-
-        Raises:
-            ValueError: more than one query, or as :meth:`search`.
-        """
+        """Search for one query, float (width,) or (1, width): what :meth:`search` gives, and what each step cost."""
         vectors = check_queries(query, k, self.width)
         if len(vectors) != 1:
             raise ValueError(f"explain takes one query, got {len(vectors)}")
-        live = self._rows.live
-        if self._plan is None or not self._rows.count:
-            seconds = _least_seconds(lambda: self._exact(vectors, k, self.width, live))
-            read = self._rows.count * self.width * 2
-            return self.search(query, k), [StageCost("exact", self.width, len(self), min(k, len(self)), seconds, read)]
-        ready, steps = self._ready(None), self._plan.steps(self.width, k)
-        costs: list[StageCost] = []
-        spent = 0.0
-        for level in range(len(steps) + 1):
-            seconds = _least_seconds(partial(ready.search, vectors, k, allowed=live, levels=level))
-            dim, given = steps[level - 1] if level else (self._plan.dim, len(self))
-            kept = min(steps[level][1] if level < len(steps) else k, len(self))
-            read = min(given, len(self)) * dim * 2 if level else 0
-            name = "rerank" if level else "shortlist"
-            costs.append(StageCost(name, dim, min(given, len(self)), kept, max(0.0, seconds - spent), read))
-            spent = max(spent, seconds)
-        return self.search(query, k), costs
+        hits, rows, live = self.search(vectors, k), len(self), self._rows.live
+        if self._plan is not None and self._rows.count:
+            return hits, self._ready(None).costs(vectors, k, rows, live)
+        seconds = least_seconds(lambda: self._exact(vectors, k, self.width, live))
+        read = self._rows.count * self.width * 2
+        return hits, [StageCost("exact", self.width, rows, min(k, rows), seconds, read)]
 
     def set_plan(self, plan: SearchPlan | None) -> None:
         """Search in another way from now on; kept by the next :meth:`save`.
@@ -347,22 +300,28 @@ class AdaptiveIndex:
             ValueError: a plan that does not fit the width, or another process that writes.
         """
         if plan is not None:
-            engine.check_plan(plan, self.width)
+            check_plan(plan, self.width)
         self._folder.lock()
         if plan is None or self._plan is None or not plan.shares_shortlist(self._plan):
-            self._shortlist = None
+            self._shortlist.index = None
         self._plan = plan
         self._engines.clear()
         self._rows.keep_sizes(_smaller_sizes(plan, self.width))
         if plan is not None and self._rows.count:
             self._ready(None)
 
-    def save(self, folder: Path | str | None = None) -> Path:
+    def drop_shortlist(self) -> None:
+        """Do without a shortlist while many rows are added; it is learned from all of them when it is needed."""
+        self._shortlist.index = None
+        self._engines.clear()
+
+    def save(self, folder: Path | str | None = None, *, build: bool = True) -> Path:
         """Keep the index as it is now. A process killed while it saves leaves what was saved before.
 
         Args:
             folder: None is the folder of the index. Another one, new or empty, gets a copy without removed rows, and
                 the index stays where it is.
+            build: False leaves a shortlist that is not there to the next search or save.
 
         Returns:
             The folder.
@@ -375,23 +334,14 @@ class AdaptiveIndex:
         if folder is not None and Path(folder).resolve() != self.path.resolve():
             return self._copy(Path(folder))
         self._folder.lock()
-        if self._plan is not None and self._rows.count:
-            self._built_shortlist()
+        if build and self._plan is not None and self._rows.count:
+            self._shortlist.built(self._plan, self._rows)
         state = self._rows.write()
-        if self._shortlist is None:
-            state["files"].pop("shortlist", None)
-        elif self._shortlist is not self._saved_shortlist or self._shortlist_grew:
-            name = f"shortlist-{int(self._folder.manifest['generation']) + 1:06d}.faiss"
-            state["files"]["shortlist"] = self._folder.write(name, engine.shortlist_content(self._shortlist))
-        state |= {
-            "facts": self.facts,
-            "model": self.model,
-            "plan": self._plan.to_json() if self._plan else None,
-            "learned_from": self._learned_from,
-        }
+        state |= self._shortlist.write(state["files"])
+        state |= {"facts": self.facts, "model": self.model, "plan": self._plan.to_json() if self._plan else None}
         self._folder.commit({**self._folder.manifest, **state}, list(state["vectors"]) if self._rows.count else [])
         self._rows.written()
-        self._saved_shortlist, self._shortlist_grew = self._shortlist, False
+        self._shortlist.written()
         return self.path
 
     def memory(self) -> dict[str, int]:
@@ -401,9 +351,12 @@ class AdaptiveIndex:
             In memory: the parts of the shortlist (``codes``, ``graph``, ``cells``), ``ids`` once ids were looked up,
             and ``removed``. On disk: ``disk``, all files.
         """
-        parts = engine.shortlist_bytes(self._shortlist) if self._shortlist is not None else {}
         disk = sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
-        return {**parts, **self._rows.nbytes, "disk": disk}
+        return {**self._shortlist.nbytes(), **self._rows.nbytes, "disk": disk}
+
+    def ram(self) -> int:
+        """Bytes that the shortlist takes in memory: all of the plan but what is read from disk."""
+        return sum(self._shortlist.nbytes().values())
 
     def close(self) -> None:
         """Let other processes write; a temporary folder is deleted."""
@@ -418,10 +371,6 @@ class AdaptiveIndex:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _learns(self) -> bool:
-        plan = self._plan
-        return plan is not None and (plan.kind == "ivf" or plan.precision in ("int8", "int4", "binary"))
-
     def _ready(self, plan: SearchPlan | None) -> Engine:
         """The engine for the index's plan, or for another on the same shortlist; kept until the index changes."""
         wanted = plan or self._plan
@@ -431,17 +380,9 @@ class AdaptiveIndex:
             if self._plan is None or not wanted.shares_shortlist(self._plan):
                 there = f"a shortlist for {self._plan.label}" if self._plan else "no shortlist"
                 raise ValueError(f"the index has {there}: call set_plan for {wanted.label}")
-            self._engines[wanted] = Engine(wanted, self.width, self._built_shortlist(), self._sizes(wanted))
+            shortlist = self._shortlist.built(self._plan, self._rows)
+            self._engines[wanted] = Engine(wanted, self.width, shortlist, self._sizes(wanted))
         return self._engines[wanted]
-
-    def _built_shortlist(self) -> Any:
-        if self._shortlist is None:
-            assert self._plan is not None
-            shortlist = engine.new_shortlist(self._plan, self.width, self._rows.count)
-            engine.train_shortlist(shortlist, self._rows.mapped(self.width))
-            engine.add_rows(shortlist, (block for _, block in self._rows.blocks()))
-            self._shortlist, self._learned_from = shortlist, self._rows.count
-        return self._shortlist
 
     def _sizes(self, plan: SearchPlan) -> dict[int, np.ndarray]:
         sizes = [dim for dim, _ in plan.steps(self.width, 1)]
@@ -452,7 +393,7 @@ class AdaptiveIndex:
     def _exact(
         self, queries: np.ndarray, k: int, dim: int, allowed: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        return engine.exact_search(truncate(queries, dim), self._rows.blocks_to_compare(dim, allowed), k)
+        return exact_search(truncate(queries, dim), self._rows.blocks_to_compare(dim, allowed), k)
 
     def _hits(self, scores: np.ndarray, positions: np.ndarray) -> Hits:
         ids = np.full(positions.shape, None, dtype=object)
@@ -462,7 +403,7 @@ class AdaptiveIndex:
 
     def _copy(self, folder: Path) -> Path:
         """A copy without removed rows."""
-        with whole_folder(folder) as beside:
+        with replaced_folder(folder, None, "index") as beside:
             copy = AdaptiveIndex.create(
                 beside, width=self.width, plan=self._plan, model=self.model, facts=dict(self.facts)
             )
@@ -474,12 +415,3 @@ class AdaptiveIndex:
 
 def _smaller_sizes(plan: SearchPlan | None, width: int) -> list[int]:
     return [dim for dim, _ in plan.steps(width, 1) if dim < width] if plan is not None else []
-
-
-def _least_seconds(run: Callable[[], object]) -> float:
-    seconds: list[float] = []
-    while len(seconds) < _REPEATS:
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)

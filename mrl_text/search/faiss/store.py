@@ -8,40 +8,40 @@ from typing import Any
 
 import numpy as np
 
+from mrl_text.choices import Code
 from mrl_text.search.checks import check_strings
 from mrl_text.search.faiss.index import AdaptiveIndex
 from mrl_text.search.filters import check_where, row_mask
-from mrl_text.search.hits import Hits
-from mrl_text.search.plan import SearchPlan
-from mrl_text.search.store import Document, Where
+from mrl_text.search.hits import Hits, StageCost
+from mrl_text.search.plan import CODES, KINDS, SearchPlan, cells
+from mrl_text.search.store import Abilities, Document, Store, Where
 from mrl_text.truncation import check_dims
 
+_MANY_ROWS = 50_000  # above, comparing with every row takes milliseconds
+_SMALL_SHARE = 0.1  # of new rows: fewer are put into the shortlist that is there, for more it is built anew
 
-class FaissStore:
+
+class FaissStore(Store):
     """An :class:`~mrl_text.search.AdaptiveIndex` as a :class:`~mrl_text.search.Store`.
 
-    Made by :meth:`create`, or by ``mrl-text index build``. One process writes at a time, any number may read. What was
-    added can be found at once, and is on disk for good after :meth:`flush`.
+    One process writes at a time (others get ValueError), any number may read. What was added can be found at once.
 
     Args:
         index: opened index; the store closes it.
     """
 
+    abilities = Abilities(in_process=True, precisions=CODES, kinds=KINDS, longest=5000, effort=1024)
+
     def __init__(self, index: AdaptiveIndex) -> None:
         self.index = index
-        self.url = str(index.path)
-        self.width = index.width
-        self.model = index.model
+        self.url, self.path = str(index.path), index.path
+        self.width, self.model = index.width, index.model
+        self.revision = index.facts.get("revision")
         self.dims = check_dims([*index.facts.get("dims", ()), index.width], index.width)
 
     @classmethod
     def open(cls, url: str) -> FaissStore:
-        """The index of a folder.
-
-        Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is damaged.
-        """
+        """The index of a folder; FileNotFoundError if there is none, ValueError if it is damaged."""
         return cls(AdaptiveIndex.load(Path(url)))
 
     @classmethod
@@ -54,13 +54,29 @@ class FaissStore:
         model: str | None = None,
         dims: Sequence[int] | None = None,
     ) -> FaissStore:
-        """A new index in a new or empty folder; arguments and errors as :func:`mrl_text.search.create_store`."""
+        """A new index in a new or empty folder."""
         facts = {"dims": list(check_dims([*(dims or ()), width], width))}
         return cls(AdaptiveIndex.create(Path(url), width=width, plan=plan, model=model, facts=facts))
 
+    @staticmethod
+    def starting_plan(rows: int, width: int, dims: Sequence[int]) -> SearchPlan:
+        """A plan that is safe to start with.
+
+        Up to 50,000 rows every row is compared in float32, by the smallest of ``dims`` that is at least a sixth of the
+        width. Above, int4 in cells, three eighths of which are looked into, by the smallest of at least a third.
+        """
+        large = rows > _MANY_ROWS
+        dim = min((dim for dim in dims if (3 if large else 6) * dim >= width), default=width)
+        final = dim if dim == width else None
+        if not large:
+            return SearchPlan(dim, "flat", "float32", shortlist=200, final=final)
+        precision: Code = "int8" if final else "int4"  # int4 finds candidates, and nothing would put them in order
+        effort = max(1, 3 * cells(rows, precision) // 8)
+        return SearchPlan(dim, "ivf", precision, shortlist=200, effort=effort, final=final)
+
     @property
     def plan(self) -> SearchPlan | None:
-        """How :meth:`search` searches; None compares with every full vector."""
+        """How :meth:`search` searches."""
         return self.index.plan
 
     def add(
@@ -70,8 +86,17 @@ class FaissStore:
         texts: Sequence[str] | None = None,
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
-        """Add rows; as :meth:`mrl_text.search.Store.add`, and ValueError while another process writes."""
+        """Add rows."""
         self.index.add(ids, embeddings, texts, columns)
+
+    def expect(self, rows: int) -> None:
+        """Put off the shortlist where more than a tenth of the rows are new: it is learned from all of them then."""
+        if rows > _SMALL_SHARE * len(self.index):
+            self.index.drop_shortlist()
+
+    def confirm(self) -> None:
+        """Save without building the shortlist."""
+        self.index.save(build=False)
 
     def flush(self) -> None:
         """Build the shortlist if it is not there, and save."""
@@ -80,15 +105,23 @@ class FaissStore:
     def search(
         self, queries: np.ndarray, k: int = 10, *, where: Where | None = None, plan: SearchPlan | None = None
     ) -> Hits:
-        """The ``k`` best rows for each query; as :meth:`mrl_text.search.Store.search`."""
+        """The ``k`` best rows for each query."""
         return self.index.search(queries, k, among=self._rows(where), plan=plan)
 
     def exact(self, queries: np.ndarray, k: int = 10, *, where: Where | None = None) -> Hits:
         """The ``k`` best rows by comparing with every full vector."""
         return self.index.exact(queries, k, among=self._rows(where))
 
+    def explain(self, query: np.ndarray, k: int = 10) -> tuple[Hits, list[StageCost]]:
+        """Search for one query, step by step."""
+        return self.index.explain(query, k)
+
+    def ram(self) -> int:
+        """Bytes of memory of the shortlist."""
+        return self.index.ram()
+
     def delete(self, ids: Collection[str]) -> int:
-        """Take rows out; returns how many were there. Raises TypeError for a single string."""
+        """Take rows out."""
         return self.index.remove(ids)
 
     def count(self) -> int:
@@ -96,7 +129,7 @@ class FaissStore:
         return len(self.index)
 
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
-        """Rows by id, None for one that is not there."""
+        """Rows by id."""
         check_strings(ids, len(ids), "ids")
         positions = self.index.find(ids)
         there = np.flatnonzero(positions >= 0)
@@ -107,9 +140,8 @@ class FaissStore:
         return found
 
     def set_plan(self, plan: SearchPlan | None) -> None:
-        """Search in another way from now on, and save; ValueError for a plan that does not fit the width."""
+        """Search in another way from now on."""
         self.index.set_plan(plan)
-        self.index.save()
 
     def close(self) -> None:
         """Let other processes write."""

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mrl_text.search.checks import check_collection
 from mrl_text.search.columns import ColumnType, as_array, empty_array, field_name, merge_types
 from mrl_text.search.faiss.folder import VECTORS, IndexFolder
 from mrl_text.search.faiss.ids import IdLookup
 from mrl_text.truncation import truncate
 
-_FEW = 0.05
-"""Where a filter leaves a smaller share of the rows, comparing with all of these beats searching around the others."""
+_FEW, _FEW_ROWS = 0.05, 1000
+"""Where a filter leaves a smaller share of the rows, or fewer, comparing with all of these beats searching around the
+others."""
 _BLOCK = 16_384
 _ONE_BY_ONE = 32  # for fewer strings, setting up a vectorised lookup costs more than it saves
 
@@ -129,8 +131,7 @@ class Rows:
             if among.shape != (self.count,):
                 raise ValueError(f"a mask of rows must have shape ({self.count},), got {among.shape}")
             return among if self.live is None else among & self.live
-        if isinstance(among, str):
-            raise TypeError(f"among takes a collection of ids, got the string {among!r}")
+        check_collection(among, "among")
         positions = self.find(list(among))
         allowed = np.zeros(self.count, dtype=bool)
         allowed[positions[positions >= 0]] = True
@@ -138,7 +139,7 @@ class Rows:
 
     def few(self, allowed: np.ndarray | None) -> bool:
         """Whether so few rows are allowed that comparing with each of them is the best search."""
-        return allowed is not None and bool(allowed.sum() <= _FEW * self.count)
+        return allowed is not None and bool(allowed.sum() <= max(_FEW * self.count, _FEW_ROWS))
 
     def mapped(self, dim: int) -> np.ndarray:
         """All vectors of a size that has a file: float16 (count, dim), memory-mapped, read-only."""

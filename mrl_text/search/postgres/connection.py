@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from mrl_text.search.postgres.sql import PREFIX, check_name
-from mrl_text.search.retry import retrying
+from mrl_text.search.retry import closed_on_error, retrying, wait_seconds
 
 try:
     import psycopg
@@ -26,7 +26,6 @@ except ModuleNotFoundError as error:  # pragma: no cover
 
 T = TypeVar("T")
 
-_WAIT = 30.0
 _PASSING = {"40001", "40P01", "53300", "57P01", "57P02", "57P03"}
 """SQLSTATEs after which the same again may work: conflicts, too many connections, a server that stops or starts."""
 _REFUSED = re.compile(r"FATAL:(?!.*(starting up|shutting down|recovery|too many|reserved for|terminating))", re.DOTALL)
@@ -54,7 +53,7 @@ class Connection:
         ours = {name: unquote(value) for name, _, value in (piece.partition("=") for piece in pieces) if name in _OURS}
         rest = "&".join(piece for piece in pieces if piece.partition("=")[0] not in _OURS)
         self.names = _table_names(ours.get("table", ""))
-        self.seconds = _seconds(ours.get("wait"))
+        self.seconds = wait_seconds(ours.get("wait"))
         self.type = ours.get("type")
         try:
             given = conninfo_to_dict(f"{base}?{rest}" if rest else base)
@@ -114,12 +113,9 @@ class Connection:
             if _REFUSED.search(reason):
                 raise ValueError(f"{self.what} refused: {reason}; check user, password and database") from error
             raise _LostError(reason) from error
-        try:
+        with closed_on_error(connection):
             self.pgvector = _extension(connection, install=self._install)
             _register(connection)
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
     def _drop(self) -> None:
@@ -146,16 +142,6 @@ def _table_names(text: str) -> tuple[str, ...]:
             f"the table cannot be called {names[-1]!r}: names that begin with {PREFIX} are the library's own"
         )
     return tuple(check_name(name, "name") for name in names)
-
-
-def _seconds(text: str | None) -> float:
-    try:
-        seconds = _WAIT if text is None else float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"wait={text} in the URL must be a number of seconds, 0 or more")
-    return seconds
 
 
 def _bounded(given: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast, get_args
 
 import numpy as np
 
-from mrl_text.search.checks import (
-    check_columns,
-    check_ids,
-    check_queries,
-    check_strings,
-    check_texts,
-    check_vectors,
-    is_unicode,
-)
+from mrl_text.search.checks import check_collection, check_queries, check_rows, check_strings, is_unicode
 from mrl_text.search.columns import ColumnType, merge_types
 from mrl_text.search.filters import check_where
 from mrl_text.search.hits import Found
@@ -25,7 +18,8 @@ from mrl_text.search.postgres import sql as statements
 from mrl_text.search.postgres import tables
 from mrl_text.search.postgres.connection import Connection
 from mrl_text.search.postgres.sql import Column, Statement, Table, quoted
-from mrl_text.search.store import Document, Where
+from mrl_text.search.retry import closed_on_error
+from mrl_text.search.store import Document, Store, Where
 from mrl_text.truncation import check_dim, check_dims
 
 import psycopg  # isort: skip  # the modules above say which extra has it
@@ -39,7 +33,7 @@ _LONGEST_ID = 2_600  # bytes; a row of a B-tree holds no more
 _QUERIES = 256
 
 
-class PostgresStore:
+class PostgresStore(Store):
     """A table in PostgreSQL as a :class:`~mrl_text.search.Store`.
 
     One table has ids, full vectors, texts and a column for each of the user's own; an HNSW index over a prefix of the
@@ -74,8 +68,8 @@ class PostgresStore:
             StoreUnavailableError: no answer.
         """
         connection = Connection(url)
-        try:
-            facts = connection.run(lambda link: tables.facts(link, Table(connection.names)))
+        with closed_on_error(connection):
+            facts = connection.run(lambda link: tables.read_facts(link, Table(connection.names)))
             if facts is None:
                 raise FileNotFoundError(
                     f"there is no store {'.'.join(connection.names)!r} in the database: create it first"
@@ -83,9 +77,6 @@ class PostgresStore:
             if facts.get("format") != _FORMAT:
                 raise ValueError(f"the store has format {facts.get('format')!r}, this version reads {_FORMAT}: upgrade")
             return cls(url, connection, facts)
-        except BaseException:
-            connection.close()
-            raise
 
     @classmethod
     def create(
@@ -98,11 +89,11 @@ class PostgresStore:
         dims: Sequence[int] | None = None,
         precision: Column | None = None,
     ) -> PostgresStore:
-        """A new, empty store; other arguments and errors as :func:`mrl_text.search.create_store`.
+        """A new, empty store.
 
         Args:
             url: as for :meth:`open`.
-            width: numbers of the full vectors, up to 16,000.
+            width: up to 16,000.
             plan: how to search.
             model: of the vectors.
             dims: sizes it may be cut to.
@@ -126,17 +117,15 @@ class PostgresStore:
             "model": model,
             "dims": list(check_dims([*(dims or ()), width], width)),
             "plan": table.check(plan).to_json() if plan else None,
+            "made": uuid.uuid4().hex,
         }
-        try:
+        with closed_on_error(connection):
             connection.run(lambda link: tables.create(link, table, facts))
-        except BaseException:
-            connection.close()
-            raise
         return cls(url, connection, facts)
 
     @property
     def plan(self) -> SearchPlan | None:
-        """How :meth:`search` searches; None compares with every full vector."""
+        """How :meth:`search` searches."""
         return self._plan
 
     def add(
@@ -146,7 +135,7 @@ class PostgresStore:
         texts: Sequence[str] | None = None,
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
-        """Add rows, all or none; as :meth:`mrl_text.search.Store.add`.
+        """Add rows, all or none.
 
         A column that is new is added to the table. Where the index is there it grows with every row; many rows are
         faster to add before it is built.
@@ -154,11 +143,8 @@ class PostgresStore:
         Raises:
             ValueError: besides, what PostgreSQL cannot hold: NUL in a text, an id beyond 2,600 bytes, names of its own.
         """
-        vectors = check_vectors(embeddings, self.width)
-        check_ids(ids, len(vectors))
-        if texts is not None:
-            check_texts(texts, len(vectors), "texts")
-        own = check_columns(columns, len(vectors), (*statements.OWN, *statements.SYSTEM))
+        reserved = (*statements.OWN, *statements.SYSTEM)
+        vectors, own = check_rows(ids, embeddings, texts, columns, self.width, reserved)
         for name, values in {"ids": ids, "texts": texts if texts is not None else (), **own}.items():
             _check_storable(name, values)
         for position, one in enumerate(ids):
@@ -174,16 +160,10 @@ class PostgresStore:
     def search(
         self, queries: np.ndarray, k: int = 10, *, where: Where | None = None, plan: SearchPlan | None = None
     ) -> Found:
-        """The ``k`` best rows for each query; as :meth:`mrl_text.search.Store.search`.
+        """The ``k`` best rows for each query, one statement for up to 256 queries.
 
-        One statement for up to 256 queries. Where an index gave fewer rows than wanted, because few meet the
-        conditions, all that meet them are compared.
-
-        Args:
-            queries: float array (n, width) or (width,).
-            k: results wanted.
-            where: rows to search.
-            plan: another plan; one on another prefix than that of the index reads the whole table.
+        Where an index gave fewer rows than wanted, because few meet the conditions, all that meet them are compared. A
+        plan on another prefix than that of the index reads the whole table.
         """
         vectors = check_queries(queries, k, self.width)
         chosen = self._table.check(plan) if plan is not None else self._plan
@@ -192,14 +172,13 @@ class PostgresStore:
         return self._connection.run(lambda link: self._search(link, vectors, k, where, chosen))
 
     def exact(self, queries: np.ndarray, k: int = 10, *, where: Where | None = None) -> Found:
-        """The ``k`` best rows for each query by comparing with every full vector; no index is used."""
+        """The ``k`` best rows by comparing with every full vector; no index is used."""
         vectors = check_queries(queries, k, self.width)
         return self._connection.run(lambda link: self._search(link, vectors, k, where, None))
 
     def delete(self, ids: Collection[str]) -> int:
-        """Take rows out; returns how many were there. Raises TypeError for a single string."""
-        if isinstance(ids, str):
-            raise TypeError(f"delete takes a collection of ids, got the string {ids!r}")
+        """Take rows out."""
+        check_collection(ids, "delete")
         statement = sql.SQL("DELETE FROM {} WHERE id = ANY(%(ids)s)").format(self._table.quoted)
         wanted = {"ids": [one for one in dict.fromkeys(ids) if _storable(one)]}
         return int(self._connection.run(lambda link: link.execute(statement, wanted).rowcount))
@@ -209,13 +188,13 @@ class PostgresStore:
         return self._connection.run(lambda link: tables.count(link, self._table))
 
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
-        """Rows by id, None for one that is not there."""
+        """Rows by id."""
         check_strings(ids, len(ids), "ids")
         found = self._connection.run(lambda link: self._documents(link, [one for one in ids if _storable(one)]))
         return [found.get(one) for one in ids]
 
     def set_plan(self, plan: SearchPlan | None) -> None:
-        """Search in another way from now on; kept with the store.
+        """Search in another way from now on.
 
         Where there are rows, the index is built here and the one before is dropped, in one transaction: searches go on
         meanwhile by the index before, writers wait.
@@ -226,6 +205,10 @@ class PostgresStore:
         if plan is not None:
             self._table.check(plan)
         self._connection.run(lambda link: self._build(link, plan))
+
+    def ram(self) -> int | None:
+        """Bytes of the index that finds the candidates, on the server."""
+        return self.index_bytes().get("shortlist", 0)
 
     def index_bytes(self) -> dict[str, int]:
         """Bytes on the server.
@@ -291,7 +274,7 @@ class PostgresStore:
         with link.transaction():
             link.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [tables.LOCK, table.names[-1]])
             if keep:
-                facts = tables.facts(link, table)
+                facts = tables.read_facts(link, table)
                 plan = SearchPlan.from_json(facts["plan"]) if facts and facts["plan"] else None
             else:
                 values = {"plan": Jsonb(plan.to_json() if plan else None), "name": table.names[-1]}
@@ -324,24 +307,24 @@ class PostgresStore:
                 if plan.kind == "flat" or not len(few):
                     return found
             else:
-                found, few = Found(*_nothing(len(vectors), k)), np.arange(len(vectors))
+                found, few = Found.nothing(len(vectors), k), np.arange(len(vectors))
             tables.apply(link, {"enable_indexscan": "off", "jit": "off"})
             rest = self._run(link, vectors[few], k, statements.exact(self._table, last, k, conditions))
             found.ids[few], found.scores[few] = rest.ids, rest.scores
             return found
 
     def _run(self, link: psycopg.Connection[Any], vectors: np.ndarray, k: int, statement: Statement) -> Found:
-        ids, scores = _nothing(len(vectors), k)
+        found = Found.nothing(len(vectors), k)
         text, parameters = statement
         for first in range(0, len(vectors), _QUERIES):
             queries = list(_as_stored(vectors[first : first + _QUERIES], self._table.column))
             # with conditions a plan made for their values beats one made for any
             rows = link.execute(text, {**parameters, "queries": queries}, prepare=False if parameters else None)
-            for number, found in itertools.groupby(rows, key=lambda row: row[0]):
-                for place, (_, id_, distance) in enumerate(found):
-                    ids[first + number - 1, place] = id_
-                    scores[first + number - 1, place] = 1 - distance
-        return Found(ids, scores)
+            for number, nearest in itertools.groupby(rows, key=lambda row: row[0]):
+                for place, (_, id_, distance) in enumerate(nearest):
+                    found.ids[first + number - 1, place] = id_
+                    found.scores[first + number - 1, place] = 1 - distance
+        return found
 
     def _documents(self, link: psycopg.Connection[Any], ids: Sequence[str]) -> dict[str, Document]:
         names = list(tables.column_types(link, self._table))
@@ -354,10 +337,6 @@ def _as_stored(vectors: np.ndarray, column: Column) -> Any:
     if column == "halfvec":
         return map(HalfVector, vectors.astype(np.float16))
     return map(Vector, vectors)
-
-
-def _nothing(count: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.full((count, k), None, dtype=object), np.full((count, k), -np.inf, dtype=np.float32)
 
 
 def _floats(values: Sequence[Any]) -> list[float | None]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from mrl_text.search.columns import ColumnType
-from mrl_text.search.plan import SearchPlan
+from mrl_text.search.plan import SearchPlan, cells
 from mrl_text.search.postgres import sql as statements
 from mrl_text.search.postgres.sql import Table
 
@@ -23,7 +22,7 @@ _ITERATIVE = (0, 8)
 _GRAPH_MEMORY = 1 << 30
 
 
-def facts(link: psycopg.Connection[Any], table: Table) -> dict[str, Any] | None:
+def read_facts(link: psycopg.Connection[Any], table: Table) -> dict[str, Any] | None:
     """What is known about a store; None where there is none."""
     there = link.execute(
         "SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", [table.regclass, table.meta_regclass]
@@ -35,11 +34,18 @@ def facts(link: psycopg.Connection[Any], table: Table) -> dict[str, Any] | None:
 
 
 def create(link: psycopg.Connection[Any], table: Table, facts: dict[str, Any]) -> None:
-    """The table and what is known about it, both or neither."""
+    """The table and what is known about it, both or neither; again is fine, as ``made`` of the facts tells its own.
+
+    Raises:
+        FileExistsError: there is a table of that name that somebody else made.
+    """
     with link.transaction():
         link.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])  # two at once would both begin the table of facts
         taken = link.execute("SELECT to_regclass(%s) IS NOT NULL", [table.regclass]).fetchone()
         if taken and taken[0]:
+            known = read_facts(link, table)
+            if known is not None and known == facts:  # committed, and the answer was lost
+                return
             raise FileExistsError(
                 f"there is a table {'.'.join(table.names)!r} already: open it, or choose another name"
             )
@@ -118,7 +124,7 @@ def graph_bytes(table: Table, plan: SearchPlan, rows: int) -> int:
 
 def lists(rows: int) -> int:
     """Cells of ``ivf``; as many as our own index has, so that ``effort`` means the same."""
-    return max(1, min(int(4 * math.sqrt(rows)), rows // 16, _MOST_LISTS))
+    return min(cells(rows), _MOST_LISTS)
 
 
 def apply(link: psycopg.Connection[Any], chosen: dict[str, str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from mrl_text.search.push_journal import without_password
-from mrl_text.search.retry import retrying
+from mrl_text.search.open import without_password
+from mrl_text.search.retry import WAIT, retrying, wait_seconds
 
 try:
     from pydantic import ValidationError
@@ -29,7 +28,6 @@ T = TypeVar("T")
 KEY = "QDRANT_API_KEY"
 """Variable of the environment with the key of a server."""
 
-_WAIT = 30.0
 _TIMEOUT = 60  # seconds for one answer: an upload waits until the server has applied it
 _PORT = 6333
 _NOT_QDRANT = "{} does not answer like Qdrant: is that its REST port?"
@@ -50,7 +48,7 @@ class Address:
     collection: str
     server: str | None = None
     folder: Path | None = None
-    wait: float = _WAIT
+    wait: float = WAIT
 
     @classmethod
     def parse(cls, url: str) -> Address:
@@ -80,7 +78,7 @@ class Address:
                 raise ValueError(f"{without_password(url)!r} names no collection: expected {forms}")
             host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
             http = "https" if scheme == "qdrants" else "http"
-            return cls(unquote(collection), server=f"{http}://{host}:{port}{prefix}", wait=_seconds(wait))
+            return cls(unquote(collection), server=f"{http}://{host}:{port}{prefix}", wait=wait_seconds(wait))
         folder, _, collection = rest.rpartition("#")
         if scheme != "qdrant" or not folder or not collection:
             raise ValueError(f"{url!r} names no collection: expected {forms}")
@@ -88,16 +86,6 @@ class Address:
 
     def __str__(self) -> str:
         return f"Qdrant at {self.server}" if self.server else f"Qdrant in {self.folder}"
-
-
-def _seconds(text: str | None) -> float:
-    try:
-        seconds = _WAIT if text is None else float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"wait={text} in the URL must be a number of seconds, 0 or more")
-    return seconds
 
 
 def connect(address: Address) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.search.checks import check_columns, check_ids, check_queries, check_strings, check_texts, check_vectors
+from mrl_text.search.checks import check_collection, check_queries, check_rows, check_strings
 from mrl_text.search.columns import ColumnType, merge_types
 from mrl_text.search.filters import check_where
 from mrl_text.search.hits import Found
@@ -21,7 +21,8 @@ from mrl_text.search.plan import SearchPlan
 from mrl_text.search.qdrant import requests
 from mrl_text.search.qdrant.calls import Address, calling, connect
 from mrl_text.search.qdrant.requests import ID, TEXT, models
-from mrl_text.search.store import Document, StoreUnavailableError, Where
+from mrl_text.search.retry import closed_on_error
+from mrl_text.search.store import Document, Store, StoreUnavailableError, Where
 from mrl_text.truncation import check_dim, check_dims, truncate
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _POLL = 0.5
 _LONGEST_BUILD = 6 * 3600.0
 
 
-class QdrantStore:
+class QdrantStore(Store):
     """A collection with a named vector for each size that the plan uses.
 
     Made by :meth:`create`, found again by :meth:`open`. A search is one request: the shortlist and each step of the
@@ -51,7 +52,7 @@ class QdrantStore:
     """
 
     def __init__(self, url: str, address: Address, client: Any, info: Any) -> None:
-        self.url = url
+        self.url, self.path = url, address.folder
         self._address, self._client, self._collection = address, client, address.collection
         self._remote = address.folder is None
         self._call = calling(address)
@@ -70,13 +71,10 @@ class QdrantStore:
         if address.folder is not None and not (address.folder / "meta.json").is_file():
             raise FileNotFoundError(f"no embedded Qdrant in {address.folder}: create the store first")
         client = connect(address)
-        try:
+        with closed_on_error(client):
             if not calling(address)(lambda: client.collection_exists(address.collection)):
                 raise FileNotFoundError(f"{address} has no collection {address.collection!r}: create the store first")
             return cls(url, address, client, calling(address)(lambda: client.get_collection(address.collection)))
-        except BaseException:
-            client.close()
-            raise
 
     @classmethod
     def create(
@@ -88,7 +86,7 @@ class QdrantStore:
         model: str | None = None,
         dims: Sequence[int] | None = None,
     ) -> QdrantStore:
-        """A new collection; arguments and errors as :func:`mrl_text.search.create_store`.
+        """A new collection.
 
         Raises:
             FileExistsError: there is a collection of that name.
@@ -102,7 +100,7 @@ class QdrantStore:
         facts = json.dumps({"version": 1, **shape, "columns": {}, "made": uuid.uuid4().hex})
         address = Address.parse(url)
         client, call = connect(address), calling(address)
-        try:
+        with closed_on_error(client):
             if call(lambda: client.collection_exists(address.collection)):
                 raise FileExistsError(f"{address} has a collection {address.collection!r} already: open it")
             try:
@@ -123,13 +121,10 @@ class QdrantStore:
                 call(lambda: client.delete_collection(address.collection))
                 raise ValueError(f"{address} does not keep metadata of a collection: update it to 1.16 or newer")
             return cls(url, address, client, info)
-        except BaseException:
-            client.close()
-            raise
 
     @property
     def plan(self) -> SearchPlan | None:
-        """How :meth:`search` searches; None compares with every full vector."""
+        """How :meth:`search` searches."""
         return self._plan
 
     def add(
@@ -139,12 +134,8 @@ class QdrantStore:
         texts: Sequence[str] | None = None,
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
-        """Add rows, a few megabytes at a time, each confirmed before the next is sent; as :meth:`Store.add`."""
-        vectors = check_vectors(embeddings, self.width)
-        check_ids(ids, len(vectors))
-        if texts is not None:
-            check_texts(texts, len(vectors), "texts")
-        own = check_columns(columns, len(vectors), (ID, TEXT))
+        """Add rows, a few megabytes at a time, each confirmed before the next is sent."""
+        vectors, own = check_rows(ids, embeddings, texts, columns, self.width, (ID, TEXT))
         if self._remote:  # another writer may have changed the plan, and with it the vectors that a row needs
             self._refresh()
         self._learn_columns(own)
@@ -186,7 +177,7 @@ class QdrantStore:
     def search(
         self, queries: np.ndarray, k: int = 10, *, where: Where | None = None, plan: SearchPlan | None = None
     ) -> Found:
-        """The ``k`` best rows for each query, one request for each 64; as :meth:`Store.search`."""
+        """The ``k`` best rows for each query, one request for each 64."""
         vectors = check_queries(queries, k, self.width)
         if plan is not None:
             return self._search(vectors, k, where, self._followed(plan))
@@ -204,9 +195,8 @@ class QdrantStore:
         return self._search(check_queries(queries, k, self.width), k, where, None)
 
     def delete(self, ids: Collection[str]) -> int:
-        """Take rows out; returns how many were there. Raises TypeError for a single string."""
-        if isinstance(ids, str):
-            raise TypeError(f"delete takes a collection of ids, got the string {ids!r}")
+        """Take rows out."""
+        check_collection(ids, "delete")
         there = 0
         for records in self._records(list(dict.fromkeys(ids)), payload=False):
             if points := [record.id for record in records]:
@@ -220,7 +210,7 @@ class QdrantStore:
         return int(self._call(lambda: self._client.count(self._collection, exact=True)).count)
 
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
-        """Rows by id, None for one that is not there."""
+        """Rows by id."""
         check_strings(ids, len(ids), "ids")
         found: dict[str, Document] = {}
         for records in self._records(list(dict.fromkeys(ids)), payload=True):
@@ -319,16 +309,15 @@ class QdrantStore:
         if not set(where or ()) <= self._columns.keys():
             self._refresh()
         condition = requests.condition_filter(check_where(where, self._columns), self._columns)
-        ids = np.full((len(vectors), k), None, dtype=object)
-        scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
+        found = Found.nothing(len(vectors), k)
         for first in range(0, len(vectors), _QUERIES):
             ask = partial(requests.search_request, k=k, plan=plan, condition=condition, parameters=self._remote)
             some = [ask(one) for one in vectors[first : first + _QUERIES]]
             answers = self._call(partial(self._client.query_batch_points, self._collection, requests=some))
             for row, answer in enumerate(answers, first):
                 for place, point in enumerate(answer.points):
-                    ids[row, place], scores[row, place] = point.payload[ID], point.score
-        return Found(ids, scores)
+                    found.ids[row, place], found.scores[row, place] = point.payload[ID], point.score
+        return found
 
     def _records(self, ids: Sequence[str], *, payload: bool) -> Any:
         """Points of rows that are there, in lists."""

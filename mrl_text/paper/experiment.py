@@ -1,4 +1,4 @@
-"""What a question is given, and what it gives back."""
+"""What the questions are put to: models, data and settings."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mrl_text.adapt import Adaptation
 from mrl_text.adapt import fit as fit_adaptation
-from mrl_text.paper.charts import Panel
-from mrl_text.paper.data import Data
+from mrl_text.paper.tasks import Tasks
 from mrl_text.truncation import truncate
 
 logger = logging.getLogger(__name__)
@@ -26,8 +24,12 @@ class Missing(Exception):  # no error: the question is left out and the page say
     """A question cannot be asked of this data; the text says what it needs."""
 
 
-@dataclass
-class Encoder:
+Cut = Callable[[np.ndarray, int], np.ndarray]
+"""Vectors (n, width) and a size to unit vectors (n, size)."""
+
+
+@dataclass(frozen=True)
+class Model:
     """A model, every text of which is encoded once.
 
     Attributes:
@@ -45,43 +47,47 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Side:
-    """One way to have small vectors.
+    """One side of a comparison: the vectors of a model, made small in one way.
 
     Attributes:
         name: in figures and tables.
-        encoder: whose full-width vectors are cut.
-        cut: vectors (n, width) and a size to unit vectors (n, size).
+        model: whose full-width vectors are cut.
+        cut: how.
         control: drawn in grey.
     """
 
     name: str
-    encoder: Encoder
-    cut: Callable[[np.ndarray, int], np.ndarray] = truncate
+    model: Model
+    cut: Cut = truncate
     control: bool = False
+
+    def embed(self, texts: Sequence[str], role: str | None = None) -> np.ndarray:
+        """Full-width vectors, float32 (n, width)."""
+        return self.model.embed(texts, role=role)
 
 
 @dataclass
-class World:
+class Experiment:
     """All that the questions may use.
 
     Attributes:
         model: the Matryoshka model.
         base: what it was made from, the control; None if there is none.
-        independent: models trained for one size each.
-        data: to measure on.
-        train: texts to fit rotations and PCA on; never those of ``data``.
+        tasks: to measure on.
         dims: sizes to measure, ascending; the last is the full width.
+        train: texts to fit rotations and PCA on; never those of ``tasks``.
+        independent: models trained for one size each.
         seeds: how often what is drawn at random is drawn.
-        search: result file of a search figure, where given.
-        classification: result file of an adaptive classifier, where given.
+        search: result file of ``mrl-text index tune``, where given.
+        classification: result file of ``mrl-text classify``, where given.
     """
 
-    model: Encoder
-    base: Encoder | None
-    data: Data
+    model: Model
+    base: Model | None
+    tasks: Tasks
     dims: tuple[int, ...]
     train: list[str] = field(default_factory=list)
-    independent: list[Encoder] = field(default_factory=list)
+    independent: list[Model] = field(default_factory=list)
     seeds: int = 3
     search: Path | None = None
     classification: Path | None = None
@@ -95,10 +101,8 @@ class World:
     @property
     def compared(self) -> list[Side]:
         """The model and its control."""
-        sides = [Side(self.model.label, self.model)]
-        if self.base is not None:
-            sides.append(Side(f"{self.base.label}, cut", self.base, control=True))
-        return sides
+        control = [Side(f"{self.base.label}, cut", self.base, control=True)] if self.base is not None else []
+        return [Side(self.model.label, self.model), *control]
 
     def fit(self, dims: Sequence[int], *, weights: Sequence[float] | None = None, seed: int = 0) -> Adaptation:
         """A rotation of the base's vectors, fitted on the training texts in :data:`FIT_STEPS` steps.
@@ -121,43 +125,3 @@ class World:
         if self._train_vectors is None:
             self._train_vectors = self.base.embed(self.train, role="document")
         return self._train_vectors
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the page says about a question.
-
-    Attributes:
-        paper: what was found for images, with its source.
-        ours: what was found for text.
-        verdict: one sentence: where text agrees, and where it differs.
-        notes: how it was measured.
-        table: Markdown, where numbers stand beside each other; may be empty.
-    """
-
-    paper: str
-    ours: str
-    verdict: str
-    notes: str
-    table: str = ""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question of the paper.
-
-    Attributes:
-        name: of its files and for ``--questions``.
-        title: heading on the page.
-        measure: answers it: JSON values.
-        panels: the figure of an answer; none where there is nothing to draw.
-        tell: the words of an answer.
-        version: raised when what is measured changes, so that older answers are measured again.
-    """
-
-    name: str
-    title: str
-    measure: Callable[[World], dict[str, Any]]
-    panels: Callable[[dict[str, Any]], list[Panel]]
-    tell: Callable[[dict[str, Any]], Section]
-    version: int = 1
