@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[dict[str, set[str]], ...] = (
     {
         "leaves": {"files", "suggest", "truncation", "markdown", "figures", "neighbours", "quiet"}
-        | {"docstrings", "recipes"}
+        | {"docstrings", "recipes", "choices"}
     },
     {"tables": {"tables", "sources"}},
     {
