@@ -33,11 +33,11 @@ _TESTED_SHARE = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """What :func:`classify` measured on the test texts, and where it is.
+    """Results of :func:`classify` on the test texts, and the files that hold them.
 
     Attributes:
         classifier: fitted and saved.
-        single: accuracy 0..1 of every head alone: size -> score, of the kind that was asked for.
+        single: size -> accuracy 0..1 of that head alone, for the kind of heads that was asked for.
         cascade: the cascade with its chosen thresholds.
         oracle: a perfect rule for stopping.
         files: what was written.

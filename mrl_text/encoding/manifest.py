@@ -12,7 +12,7 @@ import numpy as np
 from mrl_text.choices import EncodedFormat
 from mrl_text.encoding.folder import MANIFEST
 from mrl_text.encoding.job import TEXT, Job, column_name
-from mrl_text.files import write_atomically
+from mrl_text.files import read_json, write_atomically
 from mrl_text.models import ModelSource
 
 _SETTLED_LATER = {"dims": [], "dtype": "auto"}  # what the model decides where the user does not
@@ -125,7 +125,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     file = folder / MANIFEST
     if not file.is_file():
         return None
-    manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    manifest: dict[str, Any] = read_json(file)
     return manifest
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.paper import ablation, adaptive, against, fewshot, interpolation, robustness, superclasses
 from mrl_text.paper.experiment import FIT_STEPS, Experiment, Missing, Model
-from mrl_text.paper.page import write_page
-from mrl_text.paper.question import Question
+from mrl_text.paper.page import Question, write_page
 from mrl_text.paper.tasks import read_tasks
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, halves
@@ -115,47 +114,49 @@ def paper(
         opened(source), opened(control) if control else None, found, sizes, texts, list(map(opened, others)), seeds,
         Path(search) if search else None, Path(classification) if classification else None,
     )  # fmt: skip
-    results, missing = _answers(experiment, chosen, Path(output), _inputs(experiment, dtype))
-    return write_page(Path(output), list(QUESTIONS.values()), experiment, results, missing, dtype=dtype)
+    results, missing = _answers(experiment, chosen, Path(output), dtype)
+    return write_page(Path(output), QUESTIONS.values(), experiment, results, missing, dtype=dtype)
 
 
 def _answers(
-    experiment: Experiment, chosen: Sequence[str], folder: Path, inputs: Mapping[str, Any]
+    experiment: Experiment, chosen: Collection[str], folder: Path, dtype: str
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Measure what was chosen and is not there yet; returns all answers to these inputs, and what was left out."""
     results, missing = {}, {}
     with tqdm(QUESTIONS.items(), unit="question", dynamic_ncols=True) as bar:
         for name, question in bar:
             bar.set_description(name)
-            own = {**inputs, "version": question.version, **(_files(experiment) if name == "adaptive" else {})}
-            result = read_answer(folder, name, own)
-            if result is None and name not in chosen:
+            file, inputs = folder / f"{name}.json", _inputs(experiment, question, dtype)
+            if (known := _known(file, inputs)) is not None:
+                results[name] = known
+            elif name not in chosen:
                 missing[name] = "not asked"
-                continue
-            try:
-                results[name] = question.measure(experiment) if result is None else result
-            except Missing as reason:
-                missing[name] = str(reason)
-                continue
-            if result is None:
-                answer = {"question": name, "inputs": own, "result": results[name]}
-                write_atomically(folder / f"{name}.json", (json.dumps(answer, indent=1) + "\n").encode())
+            else:
+                try:
+                    results[name] = question.measure(experiment)
+                except Missing as reason:
+                    missing[name] = str(reason)
+                    continue
+                answer = {"question": name, "inputs": inputs, "result": results[name]}
+                write_atomically(file, (json.dumps(answer, indent=1) + "\n").encode())
     return results, missing
 
 
-def read_answer(folder: Path, name: str, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of a question, if it was measured with these inputs; a damaged file counts as none."""
+def _known(file: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The result in a file, if it was measured with these inputs; a damaged file counts as none."""
     try:
-        kept = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        kept = json.loads(file.read_text(encoding="utf-8"))
         result: dict[str, Any] = kept["result"]
-        return result if kept["inputs"] == dict(inputs) else None
+        return result if kept["inputs"] == inputs else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _inputs(experiment: Experiment, dtype: str) -> dict[str, Any]:
+def _inputs(experiment: Experiment, question: Question, dtype: str) -> dict[str, Any]:
     """What an answer depends on, by name and content and never by place."""
     train = hashlib.blake2b("\0".join(experiment.train).encode(), digest_size=8).hexdigest()
+    files = {"search": experiment.search, "classification": experiment.classification}
+    shown = {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in files.items() if file}
     return {
         "mrl-text": __version__,
         "model": f"{experiment.model.label} {experiment.model.revision}",
@@ -167,12 +168,9 @@ def _inputs(experiment: Experiment, dtype: str) -> dict[str, Any]:
         "seeds": experiment.seeds,
         "fit_steps": FIT_STEPS,
         "dtype": dtype,
+        "version": question.version,
+        **(shown if question is adaptive.QUESTION else {}),
     }
-
-
-def _files(experiment: Experiment) -> dict[str, str]:
-    files = {"search": experiment.search, "classification": experiment.classification}
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in files.items() if file}
 
 
 def _control(source: ModelSource, base: str | None) -> ModelSource | None:

@@ -66,16 +66,10 @@ class PushSource:
         A number that is NaN, as Parquet has it for a missing one, becomes None.
         """
         precision = next(one for one in _FULL if one in self.encoded.manifest["precisions"])
-        position = 0
-        for batch in self.encoded.batches(self.width, precision, batch_rows=rows):
-            first = max(0, start - position)
-            position += len(batch.ids)
-            if first >= len(batch.ids):
-                continue
-            texts = None if batch.texts is None else batch.texts[first:]
-            kept = {name: values[first:] for name, values in batch.columns.items() if not keep or name in keep}
+        for batch in self.encoded.batches(self.width, precision, batch_rows=rows, start=start):
+            kept = {name: values for name, values in batch.columns.items() if not keep or name in keep}
             columns = {name: [None if _missing(one) else one for one in values] for name, values in kept.items()}
-            yield replace(batch, ids=batch.ids[first:], vectors=batch.vectors[first:], texts=texts, columns=columns)
+            yield replace(batch, columns=columns)
 
     def check_columns(self, keep: Sequence[str]) -> None:
         """Raise unless the rows have these columns, none being all, in types that stores hold.

@@ -17,7 +17,7 @@ from mrl_text.suggest import check_choice
 
 
 class Reading(NamedTuple):
-    """How the model is to read a text; texts of different readings cannot share a forward pass."""
+    """How the model reads a text. Texts with different readings cannot share a forward pass."""
 
     prompt: str | None = None
     """Text put before every input."""
@@ -30,7 +30,7 @@ PLAIN = Reading()
 
 
 class Embedder:
-    """Encodes batches of texts that somebody else put together.
+    """Encodes batches that the caller has put together.
 
     :meth:`encode` is for one thread at a time; everything else may be called from any thread.
 
@@ -123,7 +123,7 @@ class Embedder:
             float32 (n, width), unit rows.
 
         Raises:
-            FloatingPointError: the model gave something that is no number.
+            FloatingPointError: the model returned NaN or infinity.
         """
         options: dict[str, Any] = {"task": reading.task} if reading.task else {}
         vectors: np.ndarray = self._encoder.encode(
@@ -139,9 +139,9 @@ class Embedder:
 
 
 def _token_counter(encoder: MatryoshkaEncoder) -> Callable[[list[str]], list[int]]:
-    """A function that counts tokens with a tokenizer of its own.
+    """Make a function that counts tokens with its own tokenizer.
 
-    The model's one changes its padding while the model computes, and two threads may not do that at once.
+    The model's tokenizer changes its padding while the model computes, which only one thread at a time may do.
     """
     from tokenizers import Tokenizer
 

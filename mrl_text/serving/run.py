@@ -40,8 +40,8 @@ def serve(
 ) -> None:
     """Serve a model until a signal comes. To be called from the main thread.
 
-    The first SIGTERM or SIGINT closes the door and lets requests under way finish, at most ``settings.grace`` seconds;
-    what is left then gets 503. A second one ends the process at once with status 128 plus its number.
+    The first SIGTERM or SIGINT stops new requests and lets running ones finish for at most ``settings.grace`` seconds;
+    the rest then gets 503. A second one ends the process at once with status 128 plus its number.
 
     Args:
         model: folder, hub id or packaged model.
@@ -102,10 +102,10 @@ def _run(server: _Server, service: Service, listener: socket.socket) -> None:
         answering = threads.submit(answer)
         try:
             service.batcher.run()
-        finally:  # a server that cannot compute any more must not stay
+        finally:  # a server that can no longer compute must end
             server.should_exit = True
             service.batcher.close(abort=True)
-        answering.result()  # raises what ended it
+        answering.result()  # raises the error that ended it
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def _signals(server: _Server) -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, with an orderly end that is no failure: status 0 after a signal, 503 for what is late."""
+    """uvicorn's server with an orderly end: status 0 after a signal, 503 for requests that are late."""
 
     should_exit: bool
 
@@ -149,7 +149,7 @@ class _Server(uvicorn.Server):
 
 
 def _bind(settings: ServerSettings) -> socket.socket:
-    """A socket that holds the address but does not listen yet: a client that comes too early is told so."""
+    """Make a socket that holds the address but does not listen yet. A client that connects too early is refused."""
     where = f"{settings.host}:{settings.port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
