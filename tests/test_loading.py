@@ -132,7 +132,8 @@ def test_every_command_that_loads_a_model_asks_before_its_code_runs(own_code: Pa
         "eval OWN --data labels.csv --output scores --dims 8,32 --controls none": "",
         "adapt OWN --texts pairs.csv --output adapted --dims 8": "adapted/adaptation.json",
         'train quickstart model.name=OWN data.train=[{"source":"pairs.csv"}] data.validation=[] loss.dims=[8,32]'
-        " loss.weights=null eval.dims=[] training.max_steps=1 model.dropout=null training.use_cpu=true --output run": "run/recipe.yaml",
+        " loss.weights=null eval.dims=[] training.max_steps=1 model.dropout=null training.use_cpu=true"
+        " --output run": "run/recipe.yaml",
     }
     for line, file in commands.items():
         words = [word.replace("OWN", str(own_code)) for word in line.split()]
