@@ -216,7 +216,7 @@ def encode_corpus(
     if on_duplicate == "fail":
         _check_ids(files, options.get("done") or {}, options.get("limit"), known)
     kept = [_TEXT, *(name for name in keep if name != _TEXT)]
-    folder = Path(work).expanduser() if work else work_folder(files, find_model(model), kept, options)
+    folder = Path(work).expanduser() if work else _work_folder(files, find_model(model), kept, options)
     report = encode_files(paths, folder, model=model, precisions=["float16"], keep=kept, **options)
     temporary = work is None and not report.problems  # else problems.jsonl is kept
     return PushSource(open_encoded(folder), temporary, report.left_out, report.problems)
@@ -256,13 +256,13 @@ def model_reference(found: ModelSource) -> str:
     return str(Path(found.path).resolve()) if found.name.startswith("local/") else found.name
 
 
-def work_folder(
+def _work_folder(
     files: Sequence[CorpusFile], model: ModelSource, keep: Sequence[str], options: Mapping[str, Any]
 ) -> Path:
     """Folder in the cache for the vectors of these files as they are now, by this model, with these options."""
     stamps = [[str(file.path), file.table.stamp()] for file in files]
     done = {str(path): rows for path, rows in (options.get("done") or {}).items()}
-    passing = ("device", "progress", "on_error", "done")
+    passing = ("device", "progress", "done")
     chosen = {name: value for name, value in options.items() if name not in passing}
     key = json.dumps([stamps, model.path, model.revision, list(keep), chosen, done], sort_keys=True, default=list)
     return cache_dir() / "push" / hashlib.sha256(key.encode()).hexdigest()[:16]
