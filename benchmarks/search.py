@@ -26,8 +26,8 @@ import numpy as np
 
 from mrl_text.search import AdaptiveIndex, SearchPlan
 from mrl_text.search.faiss.store import FaissStore
-from mrl_text.search.sample_queries import Judged, recall
 from mrl_text.search.measure import measure, threads
+from mrl_text.search.sample_queries import Judged, recall
 from mrl_text.search.tune import tune
 
 K = 10
@@ -78,7 +78,9 @@ def _tune(index: AdaptiveIndex, queries: np.ndarray, judged: Judged, arguments: 
     dims = [int(dim) for dim in arguments.dims.split(",")]
     options = {"keep": arguments.keep, "dims": dims, "minutes": arguments.minutes}
     started = time.perf_counter()
-    tuned = tune(FaissStore(index), queries, judged, precisions=arguments.precisions.split(","), progress=True, **options)
+    tuned = tune(
+        FaissStore(index), queries, judged, precisions=arguments.precisions.split(","), progress=True, **options
+    )
     print(
         f"tuned on {len(queries)} queries in {time.perf_counter() - started:.0f} s to keep {arguments.keep:.1%}:"
         f" {tuned.chosen.plan.label}, effort {tuned.chosen.plan.effort}; {tuned.refused} cheaper ones refused"

@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from mrl_text.search import Store, create_store
+from mrl_text.search.measure import threads
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.sample_queries import recall
-from mrl_text.search.measure import threads
 
 K = 10
 _PASSES = 3

@@ -22,7 +22,7 @@ from sklearn.metrics import f1_score
 from mrl_text.files import write_atomically
 
 from .encoders import RecordingSearch
-from .statistics import Units
+from .statistics import Units, mean_units
 
 TYPES_WITH_PREDICTIONS = ("STS", "PairClassification", "BitextMining", "Summarization")
 """Task types whose items come from the predictions that mteb writes."""
@@ -33,7 +33,7 @@ _TREC = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": 
 
 @dataclass(frozen=True)
 class Items:
-    """Units of one split and subset, and what one of them is called."""
+    """The units of one split and subset, and the word for one of them."""
 
     split: str
     subset: str
@@ -47,8 +47,8 @@ def collect_items(
     """The units of every split and subset of a result.
 
     Queries of retrieval and reranking tasks, pairs of STS and pair classification, texts of bitext mining and
-    summarisation. Classification and clustering tasks resample themselves: their experiments are the units. Where
-    the units do not reproduce the main score, or a type has none, the split and subset is left out.
+    summarisation. Classification and clustering tasks repeat experiments on samples: these are the units. A split and
+    subset is left out where its units do not reproduce the main score, or where its type has none.
 
     Args:
         task: the evaluated task, data loaded.
@@ -107,7 +107,7 @@ def read_facts(file: Path) -> dict[str, str]:
 
 
 def read_items(file: Path) -> list[Items]:
-    """What :func:`write_items` wrote."""
+    """Read the items that :func:`write_items` wrote."""
     table = pq.read_table(file)
     statistics = json.loads((table.schema.metadata or {})[b"statistics"])
     pairs = zip(table["split"].to_pylist(), table["subset"].to_pylist(), strict=True)
@@ -125,9 +125,9 @@ def read_items(file: Path) -> list[Items]:
 
 
 def _queries(task: AbsTask, search: RecordingSearch, split: str, subset: str, main: str) -> Items | None:
-    """Per-query scores by the evaluator that mteb itself uses."""
+    """Score each query with the evaluator that mteb uses."""
     merged, plain = main.startswith(_MERGED), main.removeprefix(_MERGED)
-    plain = "recall_at_1" if plain == "accuracy" else plain  # mteb's word where one answer is right
+    plain = "recall_at_1" if plain == "accuracy" else plain  # mteb's name for the metric where one answer is right
     match = re.fullmatch(r"(ndcg|map|recall|precision|hit_rate|mrr)_at_(\d+)", plain)
     if match is None:
         return None
@@ -143,16 +143,34 @@ def _queries(task: AbsTask, search: RecordingSearch, split: str, subset: str, ma
     if name == "mrr":
         scores = {query: _reciprocal_rank(ranking[query], judgements[query], depth) for query in ranking}
     else:
-        measured = pytrec_eval.RelevanceEvaluator(judgements, {f"{_TREC[name]}.{depth}"}).evaluate(ranking)
-        scores = {query: measures[f"{_TREC[name]}_{depth}"] for query, measures in measured.items()}
+        scores = query_scores(judgements, ranking, name, depth)
     ordered = sorted(scores)
-    return Items(split, subset, "query", _mean(ordered, [scores[query] for query in ordered]))
+    return Items(split, subset, "query", mean_units([scores[query] for query in ordered], ordered))
+
+
+def query_scores(
+    judgements: Mapping[str, Mapping[str, int]], ranking: Mapping[str, Mapping[str, float]], measure: str, depth: int
+) -> dict[str, float]:
+    """Score the ranking of every query as trec_eval does.
+
+    Args:
+        judgements: query -> document -> grade; 0 is not relevant.
+        ranking: query -> document -> similarity.
+        measure: ``ndcg``, ``map``, ``recall``, ``precision`` or ``hit_rate``.
+        depth: documents that count.
+
+    Returns:
+        Query -> score, 0 to 1.
+    """
+    name = _TREC[measure]
+    measured = pytrec_eval.RelevanceEvaluator(judgements, {f"{name}.{depth}"}).evaluate(ranking)
+    return {query: scores[f"{name}_{depth}"] for query, scores in measured.items()}
 
 
 def _merge_subqueries(
     judgements: Mapping[str, Mapping[str, int]], ranking: Mapping[str, Mapping[str, float]]
 ) -> tuple[dict[str, Mapping[str, int]], dict[str, dict[str, float]]]:
-    """One query for all whose ids differ after the last ``_``: a document counts as the most similar one found it."""
+    """Merge queries whose ids differ only after the last ``_``. A document gets its highest similarity among them."""
     judged: dict[str, Mapping[str, int]] = {}
     best: dict[str, dict[str, float]] = {}
     for query, relevant in judgements.items():
@@ -218,7 +236,7 @@ def _bitext(task: AbsTask, answer: Any, split: str, subset: str, main: str) -> I
     if main == "f1":
         per_label = f1_score(labels, found, labels=labels, average=None, zero_division=0)
         values = np.asarray(per_label, dtype=np.float64)
-    return Items(split, subset, "text", _mean(_numbered(len(values)), values))
+    return Items(split, subset, "text", mean_units(values))
 
 
 def _summaries(answer: Any, split: str, subset: str, main: str) -> Items | None:
@@ -228,7 +246,7 @@ def _summaries(answer: Any, split: str, subset: str, main: str) -> Items | None:
     correlate = stats.spearmanr if match[2] == "spearman" else stats.pearsonr
     machine = answer[f"{match[1]}_scores" if match[1] else "similarity_scores"]
     values = [correlate(human, scored).statistic for human, scored in zip(answer["human_scores"], machine, strict=True)]
-    return Items(split, subset, "text", _mean(_numbered(len(values)), values))
+    return Items(split, subset, "text", mean_units(values))
 
 
 def _experiments(scores: Mapping[str, Any], split: str, subset: str, main: str) -> Items | None:
@@ -247,11 +265,7 @@ def _experiments(scores: Mapping[str, Any], split: str, subset: str, main: str) 
         values = list(measured)
     if len(values) < 2:
         return None
-    return Items(split, subset, "experiment", _mean(_numbered(len(values)), values))
-
-
-def _mean(ids: Any, values: Any) -> Units:
-    return Units(np.array(ids, dtype=np.str_), {"value": np.asarray(values, dtype=np.float64)}, "mean")
+    return Items(split, subset, "experiment", mean_units(values))
 
 
 def _numbered(n: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mrl_text.files import write_atomically
+from mrl_text.markdown import table as markdown_table
 
 from .html import render_html
 from .reference import read_references
@@ -152,8 +153,8 @@ def _terminal(table: pd.DataFrame) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """The leaderboard as a Markdown table: scores x100, intervals in brackets."""
     shown = formatted(table)
-    lines = [list(map(str, shown.columns)), ["---"] * len(shown.columns), *shown.astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n"
+    rows = [list(map(str, shown.columns)), *shown.astype(str).to_numpy().tolist()]
+    return markdown_table([[cell.replace("|", "/") for cell in row] for row in rows], words=len(shown.columns)) + "\n"
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:

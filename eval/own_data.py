@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from weakref import WeakValueDictionary
 
 from datasets import Dataset, DatasetDict
@@ -25,16 +25,18 @@ from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from mrl_text.choices import LabelledAs
-from mrl_text.suggest import did_you_mean
-
-from . import rows
-from .rows import Problems, Table, checked, read_table
+from mrl_text.suggest import check_choice
+from mrl_text.tables import SUFFIXES, Columns, Problems, checked, open_table, read_columns, require
+from mrl_text.tables.beir import one_of, read_judgements, read_queries, unique
+from mrl_text.tables.corpus import ID_COLUMNS
+from mrl_text.tables.file_types import table_stem, table_suffix
+from mrl_text.tables.values import any_text, class_name, number, shown, text
 
 logger = logging.getLogger(__name__)
 
 
-Parts = dict[str, tuple[Path, bytes]]
-"""What a file is for (``"data"``, ``"train"``, ``"corpus"``...) -> where it is and its content."""
+Parts = dict[str, Path]
+"""What a file is for (``"data"``, ``"train"``, ``"corpus"``...) -> where it is."""
 
 LAYOUTS: tuple[tuple[str, ...], ...] = (
     ("sentence1", "sentence2", "score"),
@@ -44,8 +46,8 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
 """Columns of a table that can be evaluated; others are ignored."""
 
 _SPLITS = ("test", "dev", "validation")
+_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
 _SEED = 42
-_HIGHEST_JUDGEMENT = 10**6  # the evaluator makes room for every grade up to the highest
 _MADE: WeakValueDictionary[tuple[Path, LabelledAs | None, str], type[AbsTask]] = WeakValueDictionary()
 
 
@@ -67,8 +69,8 @@ def own_task(path: str | Path, as_: LabelledAs | None = None) -> AbsTask:
 
     Args:
         path: a BEIR folder (``corpus.jsonl``, ``queries.jsonl``, ``qrels/*.tsv``), a folder with ``train`` and
-            ``test`` tables of labelled texts, or one table with the columns of :data:`LAYOUTS`. A table is .csv,
-            .tsv, .jsonl, .json (one object per line) or .parquet.
+            ``test`` tables of labelled texts, or one table with the columns of :data:`LAYOUTS`. What a table may be
+            says :func:`mrl_text.tables.open_table`.
         as_: what to do with labelled texts; None classifies. To be classified, a single table is split in halves
             stratified by label, always the same ones.
 
@@ -77,15 +79,14 @@ def own_task(path: str | Path, as_: LabelledAs | None = None) -> AbsTask:
         ValueError: an unknown layout or type of file, or malformed rows, each named by file and line; or data on
             which the score is not defined: one label only, equal scores, or no positive judgement.
     """
-    if as_ not in (None, *get_args(LabelledAs)):
-        raise ValueError(f"labelled texts cannot be evaluated as {as_!r}{did_you_mean(str(as_), get_args(LabelledAs))}")
+    if as_ is not None:
+        check_choice("as", as_, LabelledAs)
     place = Path(path).expanduser().absolute()
     place = place.resolve() if ".." in place.parts else place
-    parts = {role: (file, rows.read_bytes(file)) for role, file in _find_parts(place, as_).items()}
-    digest = hashlib.sha256()
-    for role, (_, content) in parts.items():
-        digest.update(f"{role} {len(content)}\0".encode() + content)
-    key = (place, as_, digest.hexdigest())
+    parts = _find_parts(place, as_)
+    for file in parts.values():
+        open_table(file)
+    key = (place, as_, _digest("", parts))
     made = _MADE.get(key)
     if made is None:
         problems = Problems(place)
@@ -96,7 +97,7 @@ def own_task(path: str | Path, as_: LabelledAs | None = None) -> AbsTask:
 
 def task_name(path: Path) -> str:
     """Name of a file without its ending, or of a folder, in characters that are safe in file names."""
-    stem = path.stem if path.suffix.lower() in rows.SUFFIXES else path.name
+    stem = table_stem(path) if table_suffix(path) in _SUFFIXES else path.name
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:80] or "own-data"
 
 
@@ -126,8 +127,8 @@ def _judgements(place: Path) -> Path:
 
 
 def _split_file(place: Path, split: str) -> Path:
-    names = [f"{split}{suffix}" for suffix in rows.SUFFIXES]
-    found = [place / name for name in names if (place / name).is_file()]
+    names = [f"{split}{suffix}" for suffix in _SUFFIXES]
+    found = sorted(file for file in place.iterdir() if table_stem(file) == split and table_suffix(file) in _SUFFIXES)
     if not found:
         raise FileNotFoundError(
             f"{place} has none of {', '.join(names)}; a folder holds either train and test tables of labelled texts or"
@@ -140,12 +141,14 @@ def _split_file(place: Path, split: str) -> Path:
 
 def _tables(place: Path, parts: Parts, as_: LabelledAs | None, problems: Problems) -> type[AbsTask]:
     names = {name for layout in LAYOUTS for name in layout}
-    tables = {role: read_table(file, content, names, problems) for role, (file, content) in parts.items()}
+    tables = {role: read_columns(file, names, problems) for role, file in parts.items()}
     layouts = {role: _layout(table, as_) for role, table in tables.items()}
     made = functools.partial(_make, place, parts)
     if "data" not in tables:
         if other := [table for role, table in tables.items() if layouts[role] != LAYOUTS[2]]:
-            raise ValueError(f"{other[0].file} has pairs: train and test go with labelled texts, so give its own path")
+            raise ValueError(
+                f"{other[0].table.path} has pairs: train and test go with labelled texts, so give its own path"
+            )
         splits = {role: _labelled_texts(table, problems) for role, table in tables.items()}
         problems.raise_if_any()
         return made(AbsTaskClassification, _splits(_numbered(place, splits)))
@@ -161,26 +164,26 @@ def _tables(place: Path, parts: Parts, as_: LabelledAs | None, problems: Problem
     return _pairs(table, layouts["data"][-1], made, problems)
 
 
-def _layout(table: Table, as_: LabelledAs | None) -> tuple[str, ...]:
+def _layout(columns: Columns, as_: LabelledAs | None) -> tuple[str, ...]:
     allowed = LAYOUTS[2:] if as_ else LAYOUTS
-    rows.require(table, *allowed)
-    fitting = [layout for layout in allowed if set(layout) <= set(table.columns)]
+    require(columns, *allowed)
+    fitting = [layout for layout in allowed if set(layout) <= set(columns.names)]
     if len(fitting) > 1:
         choices = " and ".join(f"({', '.join(layout)})" for layout in fitting)
-        raise ValueError(f"the columns of {table.file} fit {choices}: leave out what should not be evaluated")
+        raise ValueError(f"the columns of {columns.table.path} fit {choices}: leave out what should not be evaluated")
     return fitting[0]
 
 
-def _pairs(table: Table, target: str, made: Callable[..., type[AbsTask]], problems: Problems) -> type[AbsTask]:
-    data: dict[str, list[Any]] = {
-        name: checked(table, name, rows.text, problems) for name in ("sentence1", "sentence2")
-    }
-    number = functools.partial(rows.number, typed=table.typed)
-    convert = number if target == "score" else functools.partial(_zero_or_one, number)
-    answers = checked(table, target, convert, problems)
+def _pairs(columns: Columns, target: str, made: Callable[..., type[AbsTask]], problems: Problems) -> type[AbsTask]:
+    data: dict[str, list[Any]] = {name: checked(columns, name, text, problems) for name in ("sentence1", "sentence2")}
+    as_number = functools.partial(number, typed=columns.table.typed)
+    convert = as_number if target == "score" else functools.partial(_zero_or_one, as_number)
+    answers = checked(columns, target, convert, problems)
     problems.raise_if_any()
     if len(set(answers)) < 2:
-        raise ValueError(f"{table.file}: every {target} is {answers[0]:g}; at least two different ones are needed")
+        raise ValueError(
+            f"{columns.table.path}: every {target} is {answers[0]:g}; at least two different ones are needed"
+        )
     if target == "score":
         data["score"] = answers
         return made(AbsTaskSTS, _splits({"test": data}), min_score=min(answers), max_score=max(answers))
@@ -188,17 +191,17 @@ def _pairs(table: Table, target: str, made: Callable[..., type[AbsTask]], proble
     return made(AbsTaskPairClassification, _splits({"test": data}))
 
 
-def _zero_or_one(number: Callable[[object], float], value: object) -> float:
+def _zero_or_one(as_number: Callable[[object], float], value: object) -> float:
     try:
-        if (label := number(value)) in (0, 1):
+        if (label := as_number(value)) in (0, 1):
             return label
     except ValueError:
         pass
-    raise ValueError(f"is {rows.shown(value)}: the label of a pair is 0 or 1")
+    raise ValueError(f"is {shown(value)}: the label of a pair is 0 or 1")
 
 
-def _labelled_texts(table: Table, problems: Problems) -> tuple[list[str], list[str]]:
-    return checked(table, "text", rows.text, problems), checked(table, "label", rows.class_name, problems)
+def _labelled_texts(columns: Columns, problems: Problems) -> tuple[list[str], list[str]]:
+    return checked(columns, "text", text, problems), checked(columns, "label", class_name, problems)
 
 
 def _halves(place: Path, texts: list[str], labels: list[str]) -> dict[str, tuple[list[str], list[str]]]:
@@ -226,7 +229,7 @@ def _numbered(place: Path, splits: dict[str, tuple[list[str], list[str]]]) -> di
     tested = set(splits["test"][1])
     known = set(splits.get("train", splits["test"])[1])
     if len(known) < 2:
-        raise ValueError(f"{place}: the only label is {rows.shown(known.pop())}; at least two are needed")
+        raise ValueError(f"{place}: the only label is {shown(known.pop())}; at least two are needed")
     if unseen := sorted(tested - known):
         logger.warning("%s: no row to train on has the label %s", place, ", ".join(unseen[:5]))
     numbers = {label: number for number, label in enumerate([*sorted(tested), *sorted(known - tested)])}
@@ -241,77 +244,27 @@ def _splits(splits: dict[str, dict[str, list[Any]]]) -> Callable[[], DatasetDict
 
 
 def _retrieval(place: Path, parts: Parts, problems: Problems) -> type[AbsTask]:
-    corpus, queries = (read_table(*parts[role], ("_id", "title", "text"), problems) for role in ("corpus", "queries"))
-    qrels = read_table(*parts["qrels"], ("query-id", "corpus-id", "score"), problems)
-    for table, names in (
-        (corpus, ("_id", "text")),
-        (queries, ("_id", "text")),
-        (qrels, ("query-id", "corpus-id", "score")),
-    ):
-        rows.require(table, names)
+    corpus = read_columns(parts["corpus"], (*ID_COLUMNS, "title", "text"), problems)
+    identified = next((name for name in ID_COLUMNS if name in corpus.names), ID_COLUMNS[0])
+    require(corpus, (identified, "text"))
     documents = {
-        "id": checked(corpus, "_id", _unique(), problems),
-        "title": checked(corpus, "title", rows.any_text, problems, default=""),
-        "text": checked(corpus, "text", rows.any_text, problems),
+        "id": checked(corpus, identified, unique(), problems),
+        "title": checked(corpus, "title", any_text, problems, default=""),
+        "text": checked(corpus, "text", any_text, problems),
     }
-    questions = {
-        "id": checked(queries, "_id", _unique(), problems),
-        "text": checked(queries, "text", rows.text, problems),
-    }
-    relevant = _relevant(
-        qrels,
-        checked(qrels, "query-id", functools.partial(_one_of, queries, set(questions["id"])), problems),
-        checked(qrels, "corpus-id", functools.partial(_one_of, corpus, set(documents["id"])), problems),
-        checked(qrels, "score", _grade, problems),
+    ids, texts = read_queries(parts["queries"], problems)
+    relevant = read_judgements(
+        parts["qrels"],
         problems,
+        queries=one_of(set(ids), parts["queries"].name),
+        documents=one_of(set(documents["id"]), parts["corpus"].name),
     )
     blank = sum(not (title + text).strip() for title, text in zip(documents["title"], documents["text"], strict=True))
     if blank:  # published collections have such documents, and without them the scores would be others
-        logger.warning("%s: %d of %d documents are empty", corpus.file, blank, len(corpus.lines))
-    data = Dataset.from_dict(documents), Dataset.from_dict(questions)
-    keep = [row for row, name in enumerate(questions["id"]) if name in relevant]
+        logger.warning("%s: %d of %d documents are empty", parts["corpus"], blank, len(corpus.lines))
+    data = Dataset.from_dict(documents), Dataset.from_dict({"id": ids, "text": texts})
+    keep = [row for row, name in enumerate(ids) if name in relevant]
     return _make(place, parts, AbsTaskRetrieval, lambda: _split_data(data[0], data[1].select(keep), relevant))
-
-
-def _unique() -> Callable[[object], str]:
-    seen: set[str] = set()
-
-    def convert(value: object) -> str:
-        name = rows.identifier(value)
-        if name in seen:
-            raise ValueError(f"{rows.shown(name)} is used before")
-        seen.add(name)
-        return name
-
-    return convert
-
-
-def _one_of(table: Table, known: set[str], value: object) -> str:
-    if (name := rows.identifier(value)) not in known:
-        raise ValueError(f"{rows.shown(name)} is not in {table.file.name}")
-    return name
-
-
-def _grade(value: object) -> int:
-    grade = rows.number(value, typed=False)
-    if not 0 <= grade <= _HIGHEST_JUDGEMENT or grade != int(grade):
-        raise ValueError(f"is {rows.shown(value)}, not a whole number from 0 to {_HIGHEST_JUDGEMENT}")
-    return int(grade)
-
-
-def _relevant(
-    qrels: Table, queries: list[str], documents: list[str], grades: list[int], problems: Problems
-) -> dict[str, dict[str, int]]:
-    """Query -> document -> grade; all that was noted before is raised here."""
-    problems.raise_if_any()
-    relevant: dict[str, dict[str, int]] = {}
-    for line, query, document, grade in zip(qrels.lines, queries, documents, grades, strict=True):
-        if (earlier := relevant.setdefault(query, {}).setdefault(document, grade)) != grade:
-            problems.add(qrels, line, f"judges {query!r} and {document!r} as {grade}, an earlier line as {earlier}")
-    problems.raise_if_any()
-    if not any(grades):
-        raise ValueError(f"{qrels.file} has no positive judgement: at least one score must be above 0")
-    return relevant
 
 
 def _split_data(corpus: Dataset, queries: Dataset, relevant: dict[str, dict[str, int]]) -> Any:
@@ -328,12 +281,9 @@ def _make(place: Path, parts: Parts, base: type[AbsTask], build: Callable[[], An
     the same texts classified, and no result of one may pass for a result of the other.
     """
     kind, category, main_score = _KINDS[base]
-    digest = hashlib.sha256(kind.encode())
-    for _, content in parts.values():
-        digest.update(f"\0{len(content)}\0".encode() + content)
     metadata = TaskMetadata(
         name=task_name(place),
-        dataset={"path": str(place), "revision": digest.hexdigest()[:16]},
+        dataset={"path": str(place), "revision": _digest(kind, parts)[:16]},
         description=f"{kind} on the data in {place.name}.",
         reference=None,
         type=kind,
@@ -361,3 +311,13 @@ def _make(place: Path, parts: Parts, base: type[AbsTask], build: Callable[[], An
 
     namespace = {"__doc__": metadata.description, "__module__": __name__, "metadata": metadata, "load_data": load_data}
     return type(f"Own{kind}", (base,), {**namespace, **options})
+
+
+def _digest(start: str, parts: Parts) -> str:
+    digest = hashlib.sha256(start.encode())
+    for file in parts.values():
+        digest.update(f"\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
-import pandas as pd
-
+from mrl_text.tables import Problems, checked, read_columns, require
+from mrl_text.tables.values import number, shown, text
 from mrl_text.truncation import bytes_per_vector
 
 from .results import Results
+
+_SCALES = {"main_score_x100": 100, "score": 1}
+"""Column of scores -> the highest one."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Reference:
 
 
 def read_references(files: Sequence[str | Path], results: Results) -> list[Reference]:
-    """Read published scores from CSV files.
+    """Read published scores from tables, most often CSV.
 
     Columns ``model``, ``task``, and ``main_score_x100`` or ``score`` (0..1); ``dim`` where a file has several sizes.
     Without it the scores are taken for full width of the model of that name in ``results``. Several rows of a task
@@ -47,53 +51,44 @@ def read_references(files: Sequence[str | Path], results: Results) -> list[Refer
         FileNotFoundError: no such file.
         ValueError: a column is missing, a score is not a number, or the size is not known.
     """
-    references = []
-    for file in files:
-        try:
-            table = pd.read_csv(file)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"no reference file at {file}") from None
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file} is not a CSV file: {error}") from None
-        references += _read(file, table, results)
-    return references
+    return [reference for file in files for reference in _read(Path(file), results)]
 
 
-def _read(file: str | Path, table: pd.DataFrame, results: Results) -> list[Reference]:
-    score = next((name for name in ("main_score_x100", "score") if name in table.columns), None)
-    if score is None or not {"model", "task"} <= set(table.columns):
-        found = ", ".join(map(str, table.columns))
-        raise ValueError(
-            f"{file}: expected the columns model, task, main_score_x100 (or score), and dim; found {found}"
-        )
-    scale = 100 if score == "main_score_x100" else 1
-    values = pd.to_numeric(table[score], errors="coerce") / scale
-    if values.isna().any():
-        row = int(values.isna().to_numpy().argmax())
-        raise ValueError(f"{file}, line {row + 2}: {str(table[score].iloc[row])!r} is not a score")
-    if (values.abs() > 1).any():
-        wrong = table[score].iloc[int((values.abs() > 1).to_numpy().argmax())]
-        raise ValueError(f"{file}: {score} goes from 0 to {scale}; found {wrong}")
-    table = table.assign(_score=values, _dim=_dims(file, table, results))
-    references = []
-    for model, rows in table.groupby("model", sort=False):
-        scores: dict[int, dict[str, float]] = defaultdict(dict)
-        means = rows.groupby(["_dim", "task"], sort=False, as_index=False)["_score"].mean()
-        for dim, task, mean in means.itertuples(index=False, name=None):
-            scores[int(dim)][str(task)] = float(mean)
-        references.append(Reference(str(model), dict(scores)))
-    return references
+def _read(file: Path, results: Results) -> list[Reference]:
+    problems = Problems(file)
+    columns = read_columns(file, ("model", "task", "dim", *_SCALES), problems)
+    require(columns, *(("model", "task", name) for name in _SCALES))
+    name = next(name for name in _SCALES if name in columns.names)
+    models, tasks = checked(columns, "model", text, problems), checked(columns, "task", text, problems)
+    as_number = functools.partial(number, typed=columns.table.typed)
+    scores = checked(columns, name, functools.partial(_score, as_number, _SCALES[name]), problems)
+    if "dim" in columns.names:
+        dims = checked(columns, "dim", functools.partial(_dim, as_number), problems)
+        problems.raise_if_any()
+    else:
+        problems.raise_if_any()
+        widths = results.scores.groupby("model")["dim"].max()
+        if unknown := [model for model in models if model not in widths]:
+            raise ValueError(
+                f"{file} has no column dim, and {unknown[0]} is not among the evaluated models: add the column"
+            )
+        dims = [int(widths[model]) for model in models]
+    found: dict[str, dict[int, dict[str, list[float]]]] = {}
+    for model, dim, task, score in zip(models, dims, tasks, scores, strict=True):
+        found.setdefault(model, {}).setdefault(dim, {}).setdefault(task, []).append(score)
+    return [
+        Reference(model, {dim: {task: fmean(several) for task, several in one.items()} for dim, one in sizes.items()})
+        for model, sizes in found.items()
+    ]
 
 
-def _dims(file: str | Path, table: pd.DataFrame, results: Results) -> pd.Series:
-    if "dim" in table.columns:
-        dims = pd.to_numeric(table["dim"], errors="coerce")
-        if dims.isna().any() or (dims < 1).any() or (dims % 1 != 0).any():
-            raise ValueError(f"{file}: dim must be a whole number, at least 1, in every row")
-        return dims.astype(int)
-    widths = results.scores.groupby("model")["dim"].max()
-    if unknown := [model for model in table["model"].unique() if model not in widths]:
-        raise ValueError(
-            f"{file} has no column dim, and {unknown[0]} is not among the evaluated models: add the column"
-        )
-    return table["model"].map(widths).astype(int)
+def _score(as_number: Callable[[object], float], scale: int, value: object) -> float:
+    if abs(score := as_number(value)) > scale:
+        raise ValueError(f"is {shown(value)}: it goes from 0 to {scale}")
+    return score / scale
+
+
+def _dim(as_number: Callable[[object], float], value: object) -> int:
+    if (dim := as_number(value)) < 1 or dim != int(dim):
+        raise ValueError(f"is {shown(value)}, not a whole number of at least 1")
+    return int(dim)

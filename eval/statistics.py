@@ -15,7 +15,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 EXACT_UP_TO = 2_000
-"""Above this many items a statistic that is no mean is resampled through block jackknife pseudo-values."""
+"""Above this many items, statistics other than a mean are resampled through block jackknife pseudo-values."""
 BLOCKS = 400
 
 Floats = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Units:
-    """What one score is made of: the units that are resampled, and how they make the score.
+    """The units behind one score, which are resampled, and the statistic that makes the score of them.
 
     Attributes:
         ids: (n,) strings; two scores are paired if their ids agree.
@@ -59,6 +59,18 @@ class Units:
     def score(self) -> float:
         """The statistic of the units as they are."""
         return float(weighted_statistic(self)(np.ones((len(self), 1)))[0])
+
+
+def mean_units(values: npt.ArrayLike, ids: Sequence[str] | None = None) -> Units:
+    """Units of a score that is the mean of one number each.
+
+    Args:
+        values: (n,) numbers.
+        ids: (n,) names; None numbers them.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    names = np.arange(len(numbers)).astype(np.str_) if ids is None else np.array(ids, dtype=np.str_)
+    return Units(names, {"value": numbers}, "mean")
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -
 
     Args:
         units: scores with equal ids.
-        key: seed of the draws, the same for everything that is to be compared.
+        key: seed of the draws, the same for all scores that will be compared.
         resamples: number of replicates.
 
     Raises:
@@ -194,12 +206,11 @@ def bootstrap_mean(values: npt.ArrayLike, *, confidence: float = CONFIDENCE, key
     Raises:
         ValueError: no values.
     """
-    scores = np.asarray(values, dtype=np.float64)
-    if not len(scores):
+    units = mean_units(values)
+    if not len(units):
         raise ValueError("no per-item scores to resample")
-    ids = np.arange(len(scores)).astype(str)
-    estimate = bootstrap([Units(ids, {"value": scores}, "mean")], key)[0]
-    return estimate.interval(confidence) or Interval(estimate.value, estimate.value, estimate.value, len(scores))
+    estimate = bootstrap([units], key)[0]
+    return estimate.interval(confidence) or Interval(estimate.value, estimate.value, estimate.value, len(units))
 
 
 def weighted_statistic(units: Units) -> Callable[[Floats], Floats]:
@@ -251,7 +262,7 @@ def _weighted_ranks(values: Floats) -> Callable[[Floats], Floats]:
         upper = np.cumsum(weights[order], axis=0)[last]
         middle = upper.copy()
         middle[1:] += upper[:-1]
-        return middle[run]  # twice the mid-rank minus one: a correlation does not mind
+        return middle[run]  # twice the mid-rank minus one, which leaves a correlation as it is
 
     return ranks
 
@@ -287,4 +298,4 @@ def _pseudo_values(units: Units, value: float) -> Units:
     )
     pseudo = BLOCKS * value - (BLOCKS - 1) * left_out
     pseudo += value - pseudo.mean()  # the jackknife's estimate of the bias is not applied
-    return Units(np.arange(BLOCKS).astype(str), {"value": pseudo}, "mean")
+    return mean_units(pseudo)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def cache_dir() -> Path:
@@ -42,6 +44,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file of ours holds.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is damaged; the file is named.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
 
 
 def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
@@ -82,13 +97,17 @@ def replaced_folder(folder: Path, marker: str | None, what: str) -> Iterator[Pat
     target = folder.resolve()
     check_replaceable(target, marker, what)
     partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    old = target.with_name(f".{target.name}.replaced")
+    for left in (partial, old):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         check_replaceable(target, marker, what)  # nobody used the name in the meantime
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            target.rename(old)  # a kill between the two lines loses nothing
         partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

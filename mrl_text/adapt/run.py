@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import shutil
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -13,16 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.adapt.adaptation import METHODS, Adaptation, matrix_file
+from mrl_text.adapt.adaptation import Adaptation, matrix_file
 from mrl_text.adapt.fitting import fit, fitted_dims
 from mrl_text.adapt.model import apply
-from mrl_text.adapt.texts import SUFFIXES, check_file, read_array, read_pairs, read_texts, read_vectors
+from mrl_text.adapt.texts import read_array, read_pairs, read_texts, read_vectors
+from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod
-from mrl_text.embedding_cache import EmbeddingCache
-from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.files import cache_dir, write_atomically
+from mrl_text.files import check_replaceable, replaced_folder, write_atomically
+from mrl_text.loading import cached, check_device, load
 from mrl_text.models import ModelSource, find_model, peek_width
-from mrl_text.suggest import did_you_mean
+from mrl_text.suggest import check_choice
+from mrl_text.tables import open_table
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +45,7 @@ def adapt(
     seed: int = 0,
     batch_size: int = 64,
     device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Make a frozen model Matryoshka and save it as an ordinary sentence-transformers model.
 
@@ -54,8 +54,8 @@ def adapt(
 
     Args:
         model: folder, hub id or packaged model.
-        texts: files of texts like those the model is for: ``.txt`` with one a line, CSV, TSV, JSON lines or Parquet.
-            ``linear`` does without.
+        texts: files of texts like those the model is for, see :func:`mrl_text.tables.open_table`. ``linear`` does
+            without.
         output: folder for the model; new, empty, or of an earlier adaptation, which is replaced.
         method: see :func:`mrl_text.adapt.fit`.
         dims: sizes to be good at; None is the powers of two from 16 up, and the width.
@@ -65,6 +65,7 @@ def adapt(
         seed: of that part and of the fit.
         batch_size: texts per forward pass.
         device: where to encode; None is the best there is.
+        trust_remote_code: allow code that comes with the model to run.
 
     Returns:
         ``output``.
@@ -79,10 +80,11 @@ def adapt(
     _check_method(method, pairs, needs_texts=True, texts=texts)
     if limit < _FEWEST:
         raise ValueError(f"limit is {limit} texts, {_FEWEST} is the least")
-    _check_folder(folder)
+    check_replaceable(folder, FACTS_FILE, "adapted model")
     for file in texts:
-        check_file(file, SUFFIXES)
-    source = find_model(model)
+        open_table(file)
+    source = find_model(model, trust_remote_code=trust_remote_code)
+    check_device(device)
     if (width := peek_width(source)) is not None:
         fitted_dims(width, dims)
     chosen, rows = _chosen_texts(texts, pairs, column, limit, seed)
@@ -92,6 +94,7 @@ def adapt(
     facts = {
         "base_model": source.name,
         "revision": source.revision,
+        **source.trusted,
         "files": [Path(file).name for file in (*texts, *([pairs] if pairs else []))],
         "seconds_with_encoding": round(time.monotonic() - started, 1),
         "versions": {name: version(name) for name in _PACKAGES},
@@ -149,8 +152,7 @@ def adapt_vectors(
 def _check_method(
     method: str, pairs: str | Path | None, *, needs_texts: bool, texts: Sequence[str | Path] = ()
 ) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} is unknown{did_you_mean(method, METHODS)}")
+    check_choice("method", method, AdaptMethod)
     if method == "linear" and pairs is None:
         raise ValueError("linear is trained on pairs, and none were named; rotation and pca need none")
     if method != "linear" and pairs is not None:
@@ -159,11 +161,6 @@ def _check_method(
         raise ValueError("linear is fitted on the texts of its pairs alone: leave the other texts out")
     if needs_texts and not texts and pairs is None:
         raise ValueError("no texts were named: give files of texts like those the model is for")
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / FACTS_FILE).exists()):
-        raise FileExistsError(f"{folder} is there and holds no adapted model: choose another folder")
 
 
 def _chosen_texts(
@@ -200,25 +197,7 @@ def embed(source: ModelSource, texts: Sequence[str], *, batch_size: int = 64, de
         FileNotFoundError: the model cannot be loaded.
         ValueError: it returned a number that is not finite.
     """
-    from mrl_text.precision import inference_dtype
-
-    dtype = inference_dtype()
-    folder = cache_dir() / "adapt" / f"{source.label}-{source.revision}-{dtype}"
-    cache = EmbeddingCache(lambda: _load(source, device=device, model_kwargs={"dtype": dtype}), folder, batch_size)
-    vectors: np.ndarray = cache.embed(texts, role="document")
-    return vectors
-
-
-def _load(source: ModelSource, **kwargs: Any) -> MatryoshkaEncoder:
-    try:
-        model = MatryoshkaEncoder(source.path, **kwargs)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"model {source.name} cannot be loaded: {' '.join(str(error).split())[:200]}"
-        ) from error
-    model.truncate_dim = None  # a cut saved with the model must not pass for full width
-    model.warn_when_cut = False
-    return model
+    return cached(source, dtype="auto", device=device, batch_size=batch_size).embed(texts, role="document")
 
 
 def _with_facts(adaptation: Adaptation, facts: dict[str, Any]) -> Adaptation:
@@ -226,40 +205,10 @@ def _with_facts(adaptation: Adaptation, facts: dict[str, Any]) -> Adaptation:
 
 
 def _save(source: ModelSource, adaptation: Adaptation, folder: Path) -> None:
-    model = apply(_load(source, device="cpu"), adaptation)
-    base_model = str(Path(source.path).resolve()) if source.name.startswith("local/") else source.name
-    model.describe(name=folder.resolve().name, base_model=base_model, adaptation=adaptation.method)
-    partial = folder.resolve().with_name(f".{folder.resolve().name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(str(partial))
-    card = partial / "README.md"
-    before = card.read_text(encoding="utf-8") if card.is_file() else ""
-    write_atomically(card, _card(folder.resolve().name, before, _card_section(adaptation, source)).encode())
-    write_atomically(partial / FACTS_FILE, adaptation.describe().encode())
-    _check_folder(folder)  # nobody used the name in the meantime
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def _card(name: str, base: str, section: str) -> str:
-    """The model card: ours first, then the base's, whose title and snippet would be taken for this model's."""
-    head = re.match(r"---\n.*?\n---\n", base, re.DOTALL)
-    yaml, text = (head.group(), base[head.end() :].strip()) if head else ("", base.strip())
-    kept = f"\n## Card of the base model\n\n{text}\n" if text else ""
-    return f"{yaml}\n# {name}\n\n{section}{kept}".lstrip()
-
-
-def _card_section(adaptation: Adaptation, source: ModelSource) -> str:
-    how = {
-        "rotation": "an orthogonal rotation, fitted without labels; full-width similarities are those of the base",
-        "pca": "an orthogonal rotation to the principal axes; full-width similarities are those of the base",
-        "linear": "a linear map trained on pairs; full-width similarities differ from those of the base",
-    }[adaptation.method]
-    sizes = ", ".join(map(str, adaptation.dims))
-    return (
-        "## Adapted with mrl-text\n\n"
-        f"The vectors of {source.name} can be cut to {sizes} numbers: behind the unchanged encoder stands {how}."
-        f" Fitted on {adaptation.facts['texts']:,} texts. Cut, then scale to unit length:"
-        f" `SentenceTransformer(..., truncate_dim={adaptation.dims[0]})` and"
-        " `encode(..., normalize_embeddings=True)`.\n"
-    )
+    model = apply(load(source, device="cpu"), adaptation)
+    model.describe(name=folder.resolve().name, base_model=source.reference, adaptation=adaptation.method)
+    with replaced_folder(folder, FACTS_FILE, "adapted model") as partial:
+        model.save_pretrained(str(partial))
+        facts = {"method": adaptation.method, "dims": adaptation.dims, "texts": adaptation.facts["texts"]}
+        rewrite(partial, lambda card: describe_adaptation(card, folder.resolve().name, base=source.name, **facts))
+        write_atomically(partial / FACTS_FILE, adaptation.describe().encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mrl_text.encoding.job import TEXT, column_name
+from mrl_text.files import read_json
 from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import PRECISIONS, Precision
 
@@ -143,7 +143,7 @@ def open_encoded(folder: str | Path) -> EncodedFolder:
     path = Path(folder).expanduser()
     if not (path / MANIFEST).is_file():
         raise FileNotFoundError(f"no encoding at {folder}: expected {MANIFEST} there; mrl-text encode makes one")
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(path / MANIFEST)
     if manifest.get("version") != 1:
         raise ValueError(f"{folder} is of version {manifest.get('version')}, and this package reads version 1")
     if not manifest["complete"]:

@@ -49,6 +49,7 @@ class Job:
         on_long: what to do with texts longer than the model reads.
         dtype: what the model computes in.
         device: None is the best there is.
+        trust_remote_code: allow code that comes with the model to run.
         token_budget: tokens per batch; None takes what suits the device.
         threads: of the processor; another number may change the last bits.
         width: of the model; 0 before it was looked at.
@@ -68,6 +69,7 @@ class Job:
     device: str | None
     token_budget: int | None
     threads: int
+    trust_remote_code: bool = False
     width: int = 0
     ranges: dict[int, np.ndarray] = field(default_factory=dict)
     done: dict[Path, int] = field(default_factory=dict)
@@ -161,13 +163,12 @@ def column_types(sources: Sequence[CorpusFile], keep: Sequence[str]) -> dict[str
     truth values; what is nested or mixed becomes JSON text.
     """
     import pyarrow as pa
-    from pyarrow import parquet
 
     wanted = [name for name in keep if name != TEXT]
     if not wanted:
         return {}
     if sources[0].table.format == "parquet":
-        schema = parquet.read_schema(sources[0].path)
+        schema = sources[0].table.schema
         return {name: schema.field(name).type for name in wanted}
     rows = list(itertools.islice(sources[0].texts(), _LOOK_AT)) if sources[0].table.typed else []
     return {name: _type_of([row.cells.get(name) for row in rows]) if rows else pa.string() for name in wanted}

@@ -5,42 +5,41 @@ from __future__ import annotations
 from typing import Any
 
 from mrl_text.eval.statistics import Estimate
-from mrl_text.paper.charts import Panel, Series
-from mrl_text.paper.measures import averaged, estimates, over_tasks, score, value
-from mrl_text.paper.tables import direction, interval, listed, markdown, pick
-from mrl_text.paper.world import FIT_STEPS, Missing, Question, Section, Side, World
+from mrl_text.figures import Panel
+from mrl_text.paper.estimates import as_json, averaged, over_tasks, scored
+from mrl_text.paper.experiment import FIT_STEPS, Experiment, Missing, Side
+from mrl_text.paper.page import Question, Section
+from mrl_text.paper.wording import by_size, direction, distinct, interval, listed, pick, series
 
 STARTS = (8, 16, 32, 64)
 START = 16
 EQUAL = "equal"
 
 
-def measure(world: World) -> dict[str, Any]:
+def measure(experiment: Experiment) -> dict[str, Any]:
     """Fit a rotation for each smallest size and each weighting, and score all at every power of two.
 
     Raises:
         Missing: no texts to fit on, no base, or vectors too narrow for two smallest sizes.
     """
-    world.train_vectors()
-    starts = [start for start in STARTS if 2 * start <= world.width]
+    experiment.train_vectors()
+    starts = [start for start in STARTS if 2 * start <= experiment.width]
     if len(starts) < 2:
         raise Missing(f"needs vectors of {4 * STARTS[0]} numbers or more")
-    measured = _sizes(starts[0], world.width)
-    found: dict[str, dict[str, dict[int, Estimate]]] = {"start": {}, "weights": {}}
-    for start in starts:
-        found["start"][str(start)] = _scored(world, _sizes(start, world.width), None, measured)
-    middle = START if START in starts else starts[0]
-    found["weights"][EQUAL] = found["start"][str(middle)]
-    for name, weights in weightings(_sizes(middle, world.width)).items():
-        found["weights"][name] = _scored(world, _sizes(middle, world.width), weights, measured)
-    rows = []
-    for group, sides in found.items():
-        normal = sides[str(middle) if group == "start" else EQUAL]
-        for name, by_dim in sides.items():
-            for dim, one in by_dim.items():
-                gain = value(one - normal[dim])
-                rows.append({"group": group, "side": name, "dim": dim, **value(one), "gain": gain})
-    return {"rows": rows, "start": middle, "texts": len(world.train), "seeds": world.seeds}
+    usual = START if START in starts else starts[0]
+    by_start = {str(start): _scored(experiment, start, None) for start in starts}
+    weights = weightings(_sizes(usual, experiment.width))
+    by_weights = {EQUAL: by_start[str(usual)], **{n: _scored(experiment, usual, one) for n, one in weights.items()}}
+    rows = [
+        {"group": group, "side": name, "dim": dim, **as_json(one), "gain": as_json(one - normal[dim])}
+        for group, sides, normal in (
+            ("start", by_start, by_start[str(usual)]),
+            ("weights", by_weights, by_weights[EQUAL]),
+        )
+        for name, by_dim in sides.items()
+        for dim, one in by_dim.items()
+    ]
+    return {"rows": rows, "start": usual, "texts": len(experiment.train), "seeds": experiment.seeds}
 
 
 def weightings(dims: list[int]) -> dict[str, list[float]]:
@@ -58,12 +57,13 @@ def _sizes(start: int, width: int) -> list[int]:
                    width})  # fmt: skip
 
 
-def _scored(world: World, dims: list[int], weights: list[float] | None, measured: list[int]) -> dict[int, Estimate]:
-    assert world.base is not None
-    over_seeds = []
-    for seed in range(world.seeds):
-        fitted = world.fit(dims, weights=weights, seed=seed)
-        over_seeds.append(estimates(score(Side("", world.base, fitted.transform), world.data, measured)))
+def _scored(experiment: Experiment, start: int, weights: list[float] | None) -> dict[int, Estimate]:
+    """Mean of tasks and seeds by size, from the least of :data:`STARTS` on."""
+    assert experiment.base is not None
+    over_seeds, measured = [], _sizes(STARTS[0], experiment.width)
+    for seed in range(experiment.seeds):
+        fitted = experiment.fit(_sizes(start, experiment.width), weights=weights, seed=seed)
+        over_seeds.append(scored(Side("", experiment.base, fitted.transform), experiment.tasks, measured))
     return over_tasks(averaged(over_seeds))
 
 
@@ -76,80 +76,61 @@ def draw(result: dict[str, Any]) -> list[Panel]:
     ):
         chosen = pick(result["rows"], group=group)
         usual = str(result["start"]) if group == "start" else EQUAL
-        series = [
-            Series(name.format(side), [_point(row) for row in pick(chosen, side=side)])
-            for side in dict.fromkeys(row["side"] for row in chosen)
+        lines = [
+            series(name.format(side), pick(chosen, side=side), "gain")
+            for side in distinct(chosen, "side")
             if side != usual
         ]
-        panels.append(Panel(title, "points, mean of tasks", series))
+        panels.append(Panel(title, "points, mean of tasks", lines))
     return panels
-
-
-def _point(row: dict[str, Any]) -> tuple[float, float, float | None, float | None]:
-    gain = row["gain"]
-    return row["dim"], gain["value"], gain["low"], gain["high"]
 
 
 def tell(result: dict[str, Any]) -> Section:
     """Where another smallest size or other weights gain and lose."""
     dims = sorted({row["dim"] for row in result["rows"]})
-    body = [
-        [f"from {row['side']}" if group == "start" else row["side"], *_scores(result, group, row["side"], dims)]
+    lines = {
+        f"from {side}" if group == "start" else side: pick(result["rows"], group=group, side=side)
         for group in ("start", "weights")
-        for row in pick(result["rows"], group=group, dim=dims[0])
+        for side in distinct(pick(result["rows"], group=group), "side")
+    }
+    start, smallest = str(result["start"]), dims[0]
+    gains = [
+        f"starting at {row['side']}: {interval(row['gain'], 2, sign=True)} points"
+        for row in pick(result["rows"], group="start", dim=smallest)
+        if row["side"] != start
     ]
     return Section(
         paper=(
             "Every size has the weight 1 and the smallest is 8 for ResNet50; the authors' code can start at 16. The"
             " paper ablates both in its appendix; those numbers are left out, since only its plot data are quoted here."
         ),
-        ours=_ours(result, dims),
-        verdict=_verdict(result, dims),
+        ours=f"At {smallest} numbers, against a start at {start}, {'; '.join(gains)}.",
+        verdict=_verdict(result["rows"], smallest),
         notes=(
             f"This ablates the rotation of a frozen encoder, not the training of one: {FIT_STEPS} steps on"
             f" {result['texts']:,} texts, mean over {result['seeds']} seeds and all tasks. At the full width a rotation"
             " changes nothing by construction."
         ),
-        table=markdown(["mean of tasks, by size", *dims], body),
+        table=by_size("mean of tasks, by size", lines),
     )
 
 
-def _scores(result: dict[str, Any], group: str, side: str, dims: list[int]) -> list[str]:
-    by_dim = {row["dim"]: row for row in pick(result["rows"], group=group, side=side)}
-    return [f"{by_dim[dim]['value']:.1f}" for dim in dims]
-
-
-def _gain(result: dict[str, Any], group: str, side: str, dim: int) -> dict[str, Any]:
-    found: dict[str, Any] = pick(result["rows"], group=group, side=side, dim=dim)[0]["gain"]
-    return found
-
-
-def _ours(result: dict[str, Any], dims: list[int]) -> str:
-    smallest = dims[0]
-    starts = [row["side"] for row in pick(result["rows"], group="start", dim=smallest)]
-    words = [
-        f"starting at {side}: {interval(_gain(result, 'start', side, smallest), 2, sign=True)} points"
-        for side in starts
-        if side != str(result["start"])
-    ]
-    return f"At {smallest} numbers, against a start at {result['start']}, {'; '.join(words)}."
-
-
-def _verdict(result: dict[str, Any], dims: list[int]) -> str:
-    smallest = dims[0]
-    starts = pick(result["rows"], group="start", dim=smallest)
-    best = max(starts, key=lambda row: row["value"])
-    if best["side"] == str(smallest):
+def _verdict(rows: list[dict[str, Any]], smallest: int) -> str:
+    best = max(pick(rows, group="start", dim=smallest), key=lambda row: row["value"])["side"]
+    if best == str(smallest):
         words = f"For text a small size is best when it is fitted: at {smallest} numbers the best start is {smallest}"
     else:
         words = (
             f"For text, fitting the smallest sizes did not pay here: at {smallest} numbers the best start is"
-            f" {best['side']}, which leaves that size out"
+            f" {best}, which leaves that size out"
         )
-    names = [row["side"] for row in pick(result["rows"], group="weights", dim=smallest) if row["side"] != EQUAL]
-    signs = {name: [direction(_gain(result, "weights", name, dim)) for dim in dims] for name in names}
-    better = [name for name in names if max(signs[name]) > 0 and min(signs[name]) == 0]
-    worse = [name for name in names if max(signs[name]) == 0 and min(signs[name]) < 0]
+    weighted = pick(rows, group="weights")
+    signs = {
+        name: {direction(row["gain"]) for row in pick(weighted, side=name)} - {0}
+        for name in distinct(weighted, "side")
+        if name != EQUAL
+    }
+    better, worse = ([name for name, found in signs.items() if found == {sign}] for sign in (1, -1))
     parts = [f"{listed(better)} gains at some sizes and loses at none with confidence"] if better else []
     parts += [f"no size gains by {listed(worse)}, and some lose"] if worse else []
     return f"{words}. Against equal weights, {'; '.join(parts) or 'none is better or worse throughout'}."

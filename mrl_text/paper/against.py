@@ -8,62 +8,63 @@ import numpy as np
 
 from mrl_text.adapt import Adaptation
 from mrl_text.adapt import fit as fit_adaptation
+from mrl_text.figures import Panel
 from mrl_text.paper import published
-from mrl_text.paper.charts import Panel
-from mrl_text.paper.measures import NEAREST, Estimates, averaged, estimates, over_tasks, rows, score, value
-from mrl_text.paper.tables import direction, interval, listed, markdown, number, panels, pick
-from mrl_text.paper.world import FIT_STEPS, Question, Section, Side, World
+from mrl_text.paper.estimates import Estimates, as_json, as_rows, averaged, over_tasks, scored
+from mrl_text.paper.experiment import FIT_STEPS, Cut, Experiment, Model, Side
+from mrl_text.paper.page import Question, Section
+from mrl_text.paper.tasks import Labelled
+from mrl_text.paper.wording import by_size, direction, distinct, interval, listed, panels_of_tasks, pick
 from mrl_text.truncation import truncate
 
 NESTED, SINGLE, PCA, RANDOM = "one rotation for all sizes", "a rotation per size", "PCA", "random dimensions"
 
 
-def measure(world: World) -> dict[str, Any]:
+def measure(experiment: Experiment) -> dict[str, Any]:
     """Score every side at every size; the rotation for all sizes and those for one are fitted on the same texts."""
-    sizes = world.dims
-    found = [rows(side.name, _scored(side, world, sizes), control=side.control) for side in world.compared]
-    gains: list[dict[str, Any]] = []
-    if world.base is not None and world.train:
-        nested, single = _fitted(world)
-        found += [rows(NESTED, nested), rows(SINGLE, single)]
-        by_size = over_tasks(nested), over_tasks(single)
-        gains = [{"dim": dim, **value(by_size[0][dim] - by_size[1][dim])} for dim in sizes[:-1]]
-        pca = fit_adaptation(world.train_vectors(), method="pca")
-        found.append(rows(PCA, _scored(Side(PCA, world.base, pca.transform), world, sizes), control=True))
-    side = world.base or world.model
-    drawn = [_scored(Side(RANDOM, side, _random(seed)), world, sizes) for seed in range(world.seeds)]
-    found.append(rows(RANDOM, averaged(drawn), control=True))
-    for one in world.independent:
-        own = [dim for dim in one.dims if dim in sizes]
-        found.append(rows(f"{one.label}, trained for its size", _scored(Side(one.label, one), world, own)))
-    return {"rows": [row for some in found for row in some], "gains": gains, "texts": len(world.train),
-            "model": world.model.label, "seeds": world.seeds}  # fmt: skip
+    sizes, base = experiment.dims, experiment.base
+    rows, gains = [], []
+    for side in experiment.compared:
+        rows += as_rows(side, _scored(experiment, side))
+    if base is not None and experiment.train:
+        nested, single = _rotated(experiment, base)
+        rows += as_rows(Side(NESTED, base), nested) + as_rows(Side(SINGLE, base), single)
+        for_all, alone = over_tasks(nested), over_tasks(single)
+        gains = [{"dim": dim, **as_json(for_all[dim] - alone[dim])} for dim in sizes[:-1]]
+        pca = Side(PCA, base, fit_adaptation(experiment.train_vectors(), method="pca").transform, control=True)
+        rows += as_rows(pca, _scored(experiment, pca))
+    drawn = [Side(RANDOM, base or experiment.model, _random(seed), True) for seed in range(experiment.seeds)]
+    rows += as_rows(drawn[0], averaged([_scored(experiment, side) for side in drawn]))
+    for model in experiment.independent:
+        side = Side(f"{model.label}, trained for its size", model)
+        rows += as_rows(side, scored(side, experiment.tasks, sorted({*model.dims} & {*sizes}), probes=True))
+    return {"rows": rows, "gains": gains, "texts": len(experiment.train), "model": experiment.model.label,
+            "seeds": experiment.seeds}  # fmt: skip
 
 
-def _scored(side: Side, world: World, dims: tuple[int, ...] | list[int]) -> Estimates:
-    return estimates(score(side, world.data, dims, probes=True))
+def _scored(experiment: Experiment, side: Side) -> Estimates:
+    return scored(side, experiment.tasks, experiment.dims, probes=True)
 
 
-def _fitted(world: World) -> tuple[Estimates, Estimates]:
-    """One rotation for all sizes, and one for each size alone, over seeds."""
-    assert world.base is not None
+def _rotated(experiment: Experiment, base: Model) -> tuple[Estimates, Estimates]:
+    """One rotation for all sizes, and one for each size alone, mean over seeds."""
     nested, single = [], []
-    for seed in range(world.seeds):
-        whole = world.fit(world.dims, seed=seed)
-        nested.append(_scored(Side(NESTED, world.base, whole.transform), world, world.dims))
-        each = {dim: world.fit([dim, world.width], seed=seed) for dim in world.dims[:-1]}
-        single.append(_scored(Side(SINGLE, world.base, _each(each)), world, world.dims))
+    for seed in range(experiment.seeds):
+        whole = experiment.fit(experiment.dims, seed=seed)
+        nested.append(_scored(experiment, Side(NESTED, base, whole.transform)))
+        each = {dim: experiment.fit([dim, experiment.width], seed=seed) for dim in experiment.dims[:-1]}
+        single.append(_scored(experiment, Side(SINGLE, base, _each(each))))
     return averaged(nested), averaged(single)
 
 
-def _each(fitted: dict[int, Adaptation]) -> Any:
+def _each(fitted: dict[int, Adaptation]) -> Cut:
     def cut(vectors: np.ndarray, dim: int) -> np.ndarray:
         return fitted[dim].transform(vectors, dim) if dim in fitted else truncate(vectors, dim)
 
     return cut
 
 
-def _random(seed: int) -> Any:
+def _random(seed: int) -> Cut:
     def cut(vectors: np.ndarray, dim: int) -> np.ndarray:
         chosen = np.random.default_rng(seed).permutation(vectors.shape[1])[:dim]
         return truncate(vectors[:, chosen])
@@ -73,7 +74,7 @@ def _random(seed: int) -> Any:
 
 def draw(result: dict[str, Any]) -> list[Panel]:
     """One panel per task and metric."""
-    return panels(result["rows"])
+    return panels_of_tasks(result["rows"])
 
 
 def tell(result: dict[str, Any]) -> Section:
@@ -126,48 +127,31 @@ def _verdict(result: dict[str, Any]) -> str:
             f"As for images, nesting costs nothing{f' and gains at {listed(won)}' if won else ''}: no size loses with"
             " confidence"
         )
-    kept = {side: _kept(result, side) for side in dict.fromkeys(row["side"] for row in result["rows"])}
-    if kept.get(RANDOM):
-        dim, share = min(kept[RANDOM].items())
-        images = _kept_images("random", dim)
-        if images is not None and share is not None:
-            words.append(
-                f"{dim} random numbers keep {share:.0f} % of the 1-NN accuracy for text, {images:.0f} % for images:"
-                + (" ordinary text vectors are far easier to cut" if share > images + 10 else " much the same")
-            )
+    random, images = pick(result["rows"], side=RANDOM, metric=Labelled.metric), published.NEAREST_NEIGHBOUR["random"]
+    dims = sorted(distinct(random, "dim"))
+    if len(dims) > 1 and dims[0] in images:
+        small, full = (np.sum([row["value"] for row in pick(random, dim=dim)]) for dim in (dims[0], dims[-1]))
+        text_kept, images_kept = 100 * small / max(full, 1e-9), 100 * images[dims[0]] / images[published.SIZES[-1]]
+        words.append(
+            f"{dims[0]} random numbers keep {text_kept:.0f} % of the 1-NN accuracy for text, {images_kept:.0f} % for"
+            " images:"
+            + (" ordinary text vectors are far easier to cut" if text_kept > images_kept + 10 else " much the same")
+        )
     return ". ".join(words) + "." if words else "Not comparable with what was given."
-
-
-def _kept(result: dict[str, Any], side: str) -> dict[int, float]:
-    """Size -> share of the full width's 1-NN accuracy, in percent, mean over tasks."""
-    chosen = pick(result["rows"], side=side, metric=NEAREST)
-    by_dim = {row["dim"]: np.mean([one["value"] for one in chosen if one["dim"] == row["dim"]]) for row in chosen}
-    full = by_dim.get(max(by_dim, default=0), 0)
-    return {dim: float(100 * one / full) for dim, one in by_dim.items()} if full else {}
-
-
-def _kept_images(side: str, dim: int) -> float | None:
-    table = published.NEAREST_NEIGHBOUR[side]
-    return 100 * table[dim] / table[published.SIZES[-1]] if dim in table else None
 
 
 def _table(result: dict[str, Any]) -> str:
     """1-NN accuracy by size, text beside images."""
-    chosen = pick(result["rows"], metric=NEAREST)
-    dims = sorted({row["dim"] for row in chosen})
-    if not dims:
+    chosen = pick(result["rows"], metric=Labelled.metric)
+    if not chosen:
         return ""
-    body = []
-    for side in dict.fromkeys(row["side"] for row in chosen):
-        means = [[one["value"] for one in chosen if one["side"] == side and one["dim"] == dim] for dim in dims]
-        body.append([f"text: {side}", *(number(float(np.mean(some)) if some else None) for some in means)])
-    names = {"MRL": "images: MRL", "independent": "images: trained for the size", "SVD": "images: SVD",
-             "random": "images: random dimensions"}  # fmt: skip
+    lines = {f"text: {side}": pick(chosen, side=side) for side in distinct(chosen, "side")}
+    names = {"MRL": "MRL", "independent": "trained for the size", "SVD": "SVD", "random": "random dimensions"}
     for side, name in names.items():
-        body.append([name, *(number(published.NEAREST_NEIGHBOUR[side].get(dim)) for dim in dims)])
-    tasks = listed(dict.fromkeys(row["task"] for row in chosen))
-    head = f"1-NN accuracy; text is the mean of {tasks}"
-    return markdown([head, *dims], body)
+        scores = published.NEAREST_NEIGHBOUR[side]
+        lines[f"images: {name}"] = [{"dim": dim, "value": score} for dim, score in scores.items()]
+    head = f"1-NN accuracy; text is the mean of {listed(distinct(chosen, 'task'))}"
+    return by_size(head, lines, dims=sorted(distinct(chosen, "dim")))
 
 
 QUESTION = Question("against", "Against models of one size, PCA and random dimensions", measure, draw, tell)

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 
 from mrl_text.eval.statistics import bootstrap_mean
-from mrl_text.paper.charts import Panel, Series
-from mrl_text.paper.data import Labelled
-from mrl_text.paper.measures import class_means, vectors_of_labelled
-from mrl_text.paper.tables import direction, interval, listed, markdown, pick
-from mrl_text.paper.world import Missing, Question, Section, Side, World
+from mrl_text.figures import Panel
+from mrl_text.paper.experiment import Experiment, Missing, Side
+from mrl_text.paper.page import Question, Section
+from mrl_text.paper.tasks import Labelled
+from mrl_text.paper.wording import by_size, direction, distinct, interval, listed, pick, series
 
 SHOTS = (1, 2, 5, 10, 20)
 DRAWS = 10
 _DRAWN = ("1 per class", "5 per class", "20 per class")
+LONG_TAIL = "long tail"
 HEAD, MIDDLE, TAIL = "head third", "middle third", "tail third"
 
 
-def measure(world: World) -> dict[str, Any]:
+def measure(experiment: Experiment) -> dict[str, Any]:
     """Nearest class mean from texts drawn at random, the same ones for every side and size.
 
     Raises:
         Missing: no labelled texts.
     """
-    if not world.data.labelled:
+    if not experiment.tasks.labelled:
         raise Missing("needs labelled texts")
     rows = []
-    for task in world.data.labelled:
+    for task in experiment.tasks.labelled:
         draws = {
             **{f"{n} per class": [few(task.train_labels, n, seed) for seed in range(DRAWS)] for n in SHOTS},
-            "long tail": [long_tail(task.train_labels, seed) for seed in range(DRAWS)],
+            LONG_TAIL: [long_tail(task.train_labels, seed) for seed in range(DRAWS)],
         }
-        accuracies = {side.name: _accuracies(side, task, draws, world.dims) for side in world.compared}
-        rows += _rows(world, task.name, accuracies)
-    return {"rows": rows, "model": world.model.label, "base": world.base is not None, "draws": DRAWS}
+        found = {side: _accuracies(side, task, draws, experiment.dims) for side in experiment.compared}
+        model = next(iter(found.values()))
+        rows += [row for side, own in found.items() for row in _rows(task.name, side, own, model, experiment.width)]
+    return {"rows": rows, "model": experiment.model.label, "base": experiment.base is not None, "draws": DRAWS}
 
 
 def few(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -53,46 +56,50 @@ def long_tail(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.concatenate([order[labels[order] == one][:count] for one, count in counts.items()])
 
 
-def thirds(labels: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """Classes with most, fewer and fewest chosen texts."""
-    classes, counts = np.unique(labels[chosen], return_counts=True)
+def thirds(labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Classes with most, fewer and fewest texts."""
+    classes, counts = np.unique(labels, return_counts=True)
     return dict(zip((HEAD, MIDDLE, TAIL), np.array_split(classes[np.argsort(-counts, kind="stable")], 3), strict=True))
 
 
-Accuracies = dict[tuple[str, str, int], list[float]]
-"""(what was drawn, part of the classes, size) -> accuracy of each draw."""
+def class_means(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Label of the nearest class mean, int64 (n,), by scikit-learn's ``NearestCentroid``."""
+    from sklearn.neighbors import NearestCentroid
 
-
-def _accuracies(side: Side, task: Labelled, draws: dict[str, list[np.ndarray]], dims: tuple[int, ...]) -> Accuracies:
-    train, test = vectors_of_labelled(side.encoder, task)
-    found: Accuracies = {}
-    for dim in dims:
-        cut_train, cut_test = side.cut(train, dim), side.cut(test, dim)
-        for name, drawn in draws.items():
-            for chosen in drawn:
-                right = class_means(cut_train[chosen], task.train_labels[chosen], cut_test) == task.test_labels
-                parts = (
-                    thirds(task.train_labels, chosen) if name == "long tail" else {"all": np.unique(task.test_labels)}
-                )
-                for part, classes in parts.items():
-                    members = np.isin(task.test_labels, classes)
-                    found.setdefault((name, part, dim), []).append(float(right[members].mean()))
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+        warnings.simplefilter("ignore")  # it also measures spreads, which one text per class has not
+        found: np.ndarray = NearestCentroid().fit(train, labels).predict(test)
     return found
 
 
-def _rows(world: World, task: str, accuracies: dict[str, Accuracies]) -> list[dict[str, Any]]:
-    rows = []
-    model = accuracies[world.model.label]
-    for side in world.compared:
-        for (drawn, part, dim), values in accuracies[side.name].items():
-            gain = _interval(np.subtract(model[drawn, part, dim], values)) if side.control else None
-            full = accuracies[side.name][drawn, part, world.width]
-            kept = _interval(np.divide(values, np.maximum(full, 1e-9)))
-            rows.append({
-                "task": task, "side": side.name, "control": side.control, "drawn": drawn, "part": part, "dim": dim,
-                **_interval(np.array(values)), "gain": gain, "kept": kept,
-            })  # fmt: skip
-    return rows
+Accuracies = dict[tuple[str, str, int], np.ndarray]
+"""(what was drawn, part of the classes, size) -> accuracy of each draw, float64 (draws,)."""
+
+
+def _accuracies(side: Side, task: Labelled, draws: dict[str, list[np.ndarray]], dims: tuple[int, ...]) -> Accuracies:
+    train, test = task.embed(side)
+    found: dict[tuple[str, str, int], list[float]] = {}
+    for dim in dims:
+        small_train, small_test = side.cut(train, dim), side.cut(test, dim)
+        for name, drawn in draws.items():
+            for chosen in drawn:
+                labels = task.train_labels[chosen]
+                right = class_means(small_train[chosen], labels, small_test) == task.test_labels
+                parts = thirds(labels) if name == LONG_TAIL else {"all": np.unique(task.test_labels)}
+                for part, classes in parts.items():
+                    accuracy = right[np.isin(task.test_labels, classes)].mean()
+                    found.setdefault((name, part, dim), []).append(float(accuracy))
+    return {key: np.array(values) for key, values in found.items()}
+
+
+def _rows(task: str, side: Side, own: Accuracies, model: Accuracies, width: int) -> list[dict[str, Any]]:
+    """Accuracy, what it keeps of the full size's, and by how much the model is ahead of its control."""
+    return [
+        {**side.named(task), "drawn": drawn, "part": part, "dim": dim, **_interval(values),
+         "gain": _interval(model[drawn, part, dim] - values) if side.control else None,
+         "kept": _interval(values / np.maximum(own[drawn, part, width], 1e-9))}
+        for (drawn, part, dim), values in own.items()
+    ]  # fmt: skip
 
 
 def _interval(values: np.ndarray) -> dict[str, float]:
@@ -102,63 +109,54 @@ def _interval(values: np.ndarray) -> dict[str, float]:
 
 def draw(result: dict[str, Any]) -> list[Panel]:
     """Per task: few-shot with the model, and the parts of the long tail with both sides."""
-    panels = []
-    for task in dict.fromkeys(row["task"] for row in result["rows"]):
-        chosen = pick(result["rows"], task=task, side=result["model"])
-        base = pick(result["rows"], task=task, control=True)
-        shots = [row for row in chosen if row["drawn"] != "long tail"]
-        lines = [_series(name, pick(shots, drawn=name)) for name in _DRAWN]
-        lines += [_series(f"{name}, base cut", pick(base, drawn=name), True) for name in _DRAWN[::2] if base]
-        panels.append(Panel(f"{task}: few-shot", "accuracy (x100)", lines))
-        lines = [_series(part, pick(chosen, part=part)) for part in (HEAD, TAIL)]
-        lines += [_series(f"{TAIL}, base cut", pick(base, part=TAIL), True)] if base else []
-        panels.append(Panel(f"{task}: long tail", "accuracy (x100)", lines))
+    panels, rows = [], result["rows"]
+    for task in distinct(rows, "task"):
+        model, base = pick(rows, task=task, side=result["model"]), pick(rows, task=task, control=True)
+        drawn = [series(name, pick(model, drawn=name)) for name in _DRAWN]
+        parts = [series(part, pick(model, part=part)) for part in (HEAD, TAIL)]
+        if base:
+            drawn += [series(f"{name}, base cut", pick(base, drawn=name), control=True) for name in _DRAWN[::2]]
+            parts.append(series(f"{TAIL}, base cut", pick(base, part=TAIL), control=True))
+        panels += [Panel(f"{task}: {title}", "accuracy (x100)", lines)
+                   for title, lines in (("few-shot", drawn), (LONG_TAIL, parts))]  # fmt: skip
     return panels
-
-
-def _series(name: str, rows: list[dict[str, Any]], control: bool = False) -> Series:
-    return Series(name, [(row["dim"], row["value"], row["low"], row["high"]) for row in rows], control)
 
 
 def tell(result: dict[str, Any]) -> Section:
     """What few labels cost at small sizes, and where the model beats its base in the tail."""
     model = pick(result["rows"], side=result["model"])
     dims = sorted({row["dim"] for row in model})
-    tasks = listed(dict.fromkeys(row["task"] for row in model))
-    body = []
-    for drawn, part in dict.fromkeys((row["drawn"], row["part"]) for row in model):
-        means = [np.mean([row["value"] for row in pick(model, drawn=drawn, part=part, dim=dim)]) for dim in dims]
-        body.append([drawn if part == "all" else f"{drawn}, {part}", *(f"{mean:.1f}" for mean in means)])
+    lines = {
+        drawn if part == "all" else f"{drawn}, {part}": pick(model, drawn=drawn, part=part)
+        for drawn, part in dict.fromkeys((row["drawn"], row["part"]) for row in model)
+    }
     gains = [row for row in result["rows"] if row["gain"] is not None and row["part"] == TAIL]
+    shown = "; ".join(
+        f"{row['task']} at {row['dim']}: {interval(row['gain'], 1, sign=True)}"
+        for row in gains
+        if row["dim"] != dims[-1]
+    )
     return Section(
         paper=(
             "Matryoshka vectors are up to 2 % more accurate in long-tail few-shot classification than ordinary ones"
             " (abstract), with the nearest class mean."
         ),
-        ours=_ours(gains, dims),
+        ours=f"In the tail third, the model minus its base, points. {shown}."
+        if gains
+        else "There is no base to compare with.",
         verdict=_verdict(gains, model, dims),
         notes=(
-            f"Nearest class mean. Mean of {tasks}; {result['draws']} draws, the same for every side and size; intervals"
-            " are over draws. In the long tail the r-th class has 1/r of the texts of the first."
+            f"Nearest class mean. Mean of {listed(distinct(model, 'task'))}; {result['draws']} draws, the same for"
+            " every side and size; intervals are over draws. In the long tail the r-th class has 1/r of the texts of"
+            " the first."
         ),
-        table=markdown([f"accuracy of {result['model']}", *dims], body),
+        table=by_size(f"accuracy of {result['model']}", lines),
     )
-
-
-def _ours(gains: list[dict[str, Any]], dims: list[int]) -> str:
-    if not gains:
-        return "There is no base to compare with."
-    shown = [
-        f"{row['task']} at {row['dim']}: {interval(row['gain'], 1, sign=True)}"
-        for row in gains
-        if row["dim"] != dims[-1]
-    ]
-    return f"In the tail third, the model minus its base, points. {'; '.join(shown)}."
 
 
 def _verdict(gains: list[dict[str, Any]], model: list[dict[str, Any]], dims: list[int]) -> str:
     words = []
-    for task in dict.fromkeys(row["task"] for row in gains):
+    for task in distinct(gains, "task"):
         own = pick(gains, task=task)
         ahead, behind = ([row["dim"] for row in own if direction(row["gain"]) == sign] for sign in (1, -1))
         agrees = "as for images, the tail gains" if ahead and not behind else "unlike for images, the tail"
@@ -167,18 +165,16 @@ def _verdict(gains: list[dict[str, Any]], model: list[dict[str, Any]], dims: lis
         words.append(
             f"{task}: {agrees} {' and '.join(parts) or 'gains nowhere'}, against the base cut to the same size"
         )
-    kept = {n: _kept(model, f"{n} per class", dims[0]) for n in (SHOTS[0], SHOTS[-1])}
-    few_kept, many_kept = kept[SHOTS[0]], kept[SHOTS[-1]]
+    few_kept, many_kept = (
+        np.mean([row["kept"]["value"] for row in pick(model, drawn=f"{n} per class", part="all", dim=dims[0])])
+        for n in (SHOTS[0], SHOTS[-1])
+    )
     comparison = "more than" if few_kept > many_kept + 1 else "less than" if few_kept < many_kept - 1 else "as much as"
     words.append(
         f"{dims[0]} numbers keep {few_kept:.0f} % of the full accuracy with one text per class, {comparison} the"
         f" {many_kept:.0f} % with {SHOTS[-1]}"
     )
     return ". ".join(words) + "."
-
-
-def _kept(model: list[dict[str, Any]], drawn: str, dim: int) -> float:
-    return float(np.mean([row["kept"]["value"] for row in pick(model, drawn=drawn, part="all", dim=dim)]))
 
 
 QUESTION = Question("fewshot", "Few labels and a long tail", measure, draw, tell)

@@ -6,32 +6,29 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mrl_text.figures import Panel
 from mrl_text.paper import published
-from mrl_text.paper.charts import Panel
-from mrl_text.paper.measures import estimates, rows, score
-from mrl_text.paper.tables import bounds, listed, panels, pick
-from mrl_text.paper.world import Missing, Question, Section, World
+from mrl_text.paper.estimates import as_rows, scored
+from mrl_text.paper.experiment import Experiment, Missing
+from mrl_text.paper.page import Question, Section
+from mrl_text.paper.wording import bounds, listed, panels_of_tasks, pick
 
 STEP = 8
 """Numbers between two sizes that are measured."""
 
 
-def measure(world: World) -> dict[str, Any]:
+def measure(experiment: Experiment) -> dict[str, Any]:
     """Score the model and its base at every eighth size.
 
     Raises:
         Missing: fewer than two sizes were trained, so that nothing is between them.
     """
-    if len(world.dims) < 2:
+    if len(experiment.dims) < 2:
         raise Missing("needs a model with at least two sizes")
-    finest = max(STEP, STEP * math.ceil(world.width / STEP / 64))  # 64 sizes at most: wide models take wider steps
-    sizes = sorted({*range(finest, world.width + 1, finest), *world.dims})
-    found = [
-        row
-        for side in world.compared
-        for row in rows(side.name, estimates(score(side, world.data, sizes)), control=side.control)
-    ]
-    return {"rows": found, "trained": list(world.dims), "model": world.model.label, "step": finest}
+    finest = max(STEP, STEP * math.ceil(experiment.width / STEP / 64))  # 64 sizes at most: wide models take wider steps
+    sizes = sorted({*range(finest, experiment.width + 1, finest), *experiment.dims})
+    found = [row for side in experiment.compared for row in as_rows(side, scored(side, experiment.tasks, sizes))]
+    return {"rows": found, "trained": list(experiment.dims), "model": experiment.model.label, "step": finest}
 
 
 def shortfalls(curve: Mapping[int, float], trained: list[int]) -> dict[int, float]:
@@ -54,7 +51,7 @@ def shortfalls(curve: Mapping[int, float], trained: list[int]) -> dict[int, floa
 
 def draw(result: dict[str, Any]) -> list[Panel]:
     """One panel per task."""
-    return panels(result["rows"], markers=False)
+    return panels_of_tasks(result["rows"], markers=False)
 
 
 def tell(result: dict[str, Any]) -> Section:

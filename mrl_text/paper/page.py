@@ -1,21 +1,62 @@
-"""The page: every sentence on it is made from the answers."""
+"""The page: every sentence on it is made from the answers to the questions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mrl_text.figures import Panel, draw_panels
 from mrl_text.files import write_atomically
-from mrl_text.paper.charts import draw
-from mrl_text.paper.tables import listed
-from mrl_text.paper.world import Question, World
+from mrl_text.paper.experiment import Experiment
+from mrl_text.paper.wording import listed
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says about a question.
+
+    Attributes:
+        paper: what was found for images, with its source.
+        ours: what was found for text.
+        verdict: one sentence: where text agrees, and where it differs.
+        notes: how it was measured.
+        table: Markdown, where numbers stand beside each other; may be empty.
+    """
+
+    paper: str
+    ours: str
+    verdict: str
+    notes: str
+    table: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of the paper.
+
+    Attributes:
+        name: of its files and for ``--questions``.
+        title: heading on the page.
+        measure: answers it: JSON values.
+        panels: the figure of an answer; none where there is nothing to draw.
+        tell: the words of an answer.
+        version: raised when what is measured changes, so that older answers are measured again.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Experiment], dict[str, Any]]
+    panels: Callable[[dict[str, Any]], list[Panel]]
+    tell: Callable[[dict[str, Any]], Section]
+    version: int = 1
 
 
 def write_page(
     folder: Path,
-    questions: Sequence[Question],
-    world: World,
+    questions: Iterable[Question],
+    experiment: Experiment,
     results: Mapping[str, dict[str, Any]],
     missing: Mapping[str, str],
     *,
@@ -26,7 +67,7 @@ def write_page(
     Args:
         folder: where to.
         questions: in the order of the page.
-        world: what was measured.
+        experiment: what was measured.
         results: question -> answer.
         missing: question -> why there is none.
         dtype: what the models computed in.
@@ -34,11 +75,13 @@ def write_page(
     Returns:
         The page.
     """
-    answered = [question for question in questions if question.name in results]
-    parts = [_introduction(world, dtype)]
-    parts += [_section(folder, question, results[question.name]) for question in answered]
-    left_out = {question.title: missing[question.name] for question in questions if question.name in missing}
-    left_out |= {f"Data, {name}": reason for name, reason in world.data.left_out.items()}
+    parts, left_out = [_introduction(experiment, dtype)], {}
+    for question in questions:
+        if question.name in results:
+            parts.append(_section(folder, question, results[question.name]))
+        else:
+            left_out[question.title] = missing[question.name]
+    left_out |= {f"Data, {name}": reason for name, reason in experiment.tasks.left_out.items()}
     if left_out:
         parts.append("## Left out\n\n" + "\n".join(f"- {name}: {reason}." for name, reason in left_out.items()))
     page = folder / "README.md"
@@ -46,16 +89,18 @@ def write_page(
     return page
 
 
-def _introduction(world: World, dtype: str) -> str:
-    base = f" Its control is {world.base.label}, cut to the same sizes." if world.base else " It names no base."
-    train = f" Rotations are fitted on {len(world.train):,} other texts." if world.train else ""
+def _introduction(experiment: Experiment, dtype: str) -> str:
+    base = (
+        f" Its control is {experiment.base.label}, cut to the same sizes." if experiment.base else " It names no base."
+    )
+    train = f" Rotations are fitted on {len(experiment.train):,} other texts." if experiment.train else ""
     return (
-        f"# The Matryoshka paper's questions, for text: {world.model.label}\n\n"
+        f"# The Matryoshka paper's questions, for text: {experiment.model.label}\n\n"
         "Kusupati et al. 2022 ([arXiv 2205.13147](https://arxiv.org/abs/2205.13147)) trained ResNet50 on ImageNet-1K"
         " and asked what nested sizes cost and buy. Here the same questions are put to text."
-        f" Measured: {world.model.label} at {listed(world.dims)} numbers.{base} Data:"
-        f" {listed(world.data.fingerprints)}.{train} The models computed in {dtype}. Scores are x100; brackets are 95 %"
-        " intervals.\n\n"
+        f" Measured: {experiment.model.label} at {listed(experiment.dims)} numbers.{base} Data:"
+        f" {listed(experiment.tasks.fingerprints)}.{train} The models computed in {dtype}. Scores are x100;"
+        " brackets are 95 % intervals.\n\n"
         "`mrl-text paper` wrote this page from the JSON files beside it: do not edit it. The paper's numbers are from"
         " its abstract and from the plot data in the folder `Visualization` of the authors' code"
         " ([RAIVNLab/MRL](https://github.com/RAIVNLab/MRL)). They are of other data and models, so shapes compare and"
@@ -67,7 +112,7 @@ def _section(folder: Path, question: Question, result: dict[str, Any]) -> str:
     section, panels = question.tell(result), question.panels(result)
     parts = [f"## {question.title}", f"**{section.verdict}**"]
     if panels:
-        draw(panels, folder / f"{question.name}.png")
+        draw_panels(panels, folder / f"{question.name}.png")
         parts.append(f"![{question.title}, by size]({question.name}.png)")
     parts += [f"- *Images, the paper:* {section.paper}\n- *Text, here:* {section.ours}"]
     parts += [section.table] if section.table else []

@@ -6,40 +6,42 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.eval.statistics import bootstrap
-from mrl_text.paper.charts import Panel, Series
-from mrl_text.paper.data import Labelled
-from mrl_text.paper.measures import RESAMPLES, correct, nearest, value, vectors_of_labelled
-from mrl_text.paper.tables import bounds, interval, listed, markdown, pick
-from mrl_text.paper.world import Missing, Question, Section, Side, World
+from mrl_text.figures import Panel
+from mrl_text.paper.estimates import as_json, resampled
+from mrl_text.paper.experiment import Experiment, Missing, Side
+from mrl_text.paper.page import Question, Section
+from mrl_text.paper.tasks import Labelled, correct, nearest
+from mrl_text.paper.wording import bounds, by_size, distinct, interval, listed, pick, series
 from mrl_text.truncation import truncate
 
-CLASS, SUPER, CHANCE = "class", "superclass", "random groups of classes"
+LEVELS = CLASS, SUPER, CHANCE = "class", "superclass", "random groups of classes"
 _FEWEST = 10
 _SHOWN = 5
 _SHUFFLES = 20
 
 
-def measure(world: World) -> dict[str, Any]:
+def measure(experiment: Experiment) -> dict[str, Any]:
     """Accuracy of classes, of their groups, and of random groups of the same sizes, by size.
 
     Raises:
         Missing: no task with ten classes.
     """
-    tasks = [task for task in world.data.labelled if len(task.classes) >= _FEWEST]
+    tasks = [task for task in experiment.tasks.labelled if len(task.classes) >= _FEWEST]
     if not tasks:
         raise Missing(f"needs labelled texts of {_FEWEST} classes or more")
     rows, classes, groups = [], {}, {}
     for task in tasks:
-        train, _ = vectors_of_labelled(world.model, task)
+        train, _ = task.embed(experiment.compared[0])
         group_of = superclasses(truncate(train), task.train_labels)
-        groups[task.name] = _named(group_of, task)
-        for side in world.compared:
-            predicted = _predicted(side, task, world.dims)
+        groups[task.name] = [
+            [task.classes[one] for one in np.flatnonzero(group_of == group)] for group in range(group_of.max() + 1)
+        ]
+        for side in experiment.compared:
+            predicted = task.predict(side, experiment.dims, nearest)
             rows += _rows(side, task, predicted, group_of)
             if not side.control:
-                classes[task.name] = _survival(task, predicted, world.dims)
-    return {"rows": rows, "classes": classes, "groups": groups, "model": world.model.label}
+                classes[task.name] = _survival(task, predicted[experiment.dims[0]], predicted[experiment.width])
+    return {"rows": rows, "classes": classes, "groups": groups, "model": experiment.model.label}
 
 
 def superclasses(vectors: np.ndarray, labels: np.ndarray, count: int | None = None) -> np.ndarray:
@@ -62,123 +64,84 @@ def superclasses(vectors: np.ndarray, labels: np.ndarray, count: int | None = No
     return np.asarray(found, dtype=np.int64)
 
 
-def _predicted(side: Side, task: Labelled, dims: tuple[int, ...]) -> dict[int, np.ndarray]:
-    train, test = vectors_of_labelled(side.encoder, task)
-    return {dim: nearest(side.cut(train, dim), task.train_labels, side.cut(test, dim)) for dim in dims}
-
-
 def _rows(side: Side, task: Labelled, predicted: dict[int, np.ndarray], group_of: np.ndarray) -> list[dict[str, Any]]:
     units = {}
     for dim, found in predicted.items():
         units[CLASS, dim] = correct(found, task.test_labels)
         units[SUPER, dim] = correct(group_of[found], group_of[task.test_labels])
-    drawn = dict(zip(units, bootstrap(list(units.values()), task.name, resamples=RESAMPLES), strict=True))
-    full, rows = max(predicted), []
-    for (level, dim), one in drawn.items():
-        rows.append(_row(side, task, level, dim) | value(one) | {"kept": value(one / drawn[level, full])})
+    drawn, full = resampled(task.name, units), max(predicted)
+    values = {(level, dim): as_json(one) | {"kept": as_json(one / drawn[level, full])}
+              for (level, dim), one in drawn.items()}  # fmt: skip
+    shuffles = [np.random.default_rng(seed).permutation(group_of) for seed in range(_SHUFFLES)]
     for dim, found in predicted.items():
-        chance = [
-            float(np.mean(shuffled[found] == shuffled[task.test_labels]))
-            for seed in range(_SHUFFLES)
-            for shuffled in [np.random.default_rng(seed).permutation(group_of)]
-        ]
-        rows.append(
-            _row(side, task, CHANCE, dim)
-            | {"value": round(100 * float(np.mean(chance)), 3), "low": None, "high": None, "kept": None}
-        )
-    return rows
+        chance = np.mean([shuffled[found] == shuffled[task.test_labels] for shuffled in shuffles])
+        values[CHANCE, dim] = {"value": round(100 * float(chance), 3), "low": None, "high": None, "kept": None}
+    return [{**side.named(task.name), "level": level, "dim": dim, **one} for (level, dim), one in values.items()]
 
 
-def _row(side: Side, task: Labelled, level: str, dim: int) -> dict[str, Any]:
-    return {"task": task.name, "side": side.name, "control": side.control, "level": level, "dim": dim}
+def _survival(task: Labelled, small: np.ndarray, full: np.ndarray) -> list[dict[str, Any]]:
+    """Accuracy of every class with the labels found at the smallest and the full size, the largest loss first."""
+    from sklearn.metrics import recall_score
 
-
-def _survival(task: Labelled, predicted: dict[int, np.ndarray], dims: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Accuracy of every class at the smallest and the full size, the largest loss first."""
-    right = {dim: predicted[dim] == task.test_labels for dim in (dims[0], dims[-1])}
-    rows = []
-    for number in np.unique(task.test_labels):
-        members = task.test_labels == number
-        small, full = (round(100 * float(right[dim][members].mean()), 1) for dim in (dims[0], dims[-1]))
-        rows.append({"class": task.classes[number], "small": small, "full": full, "texts": int(members.sum())})
+    numbers, counts = np.unique(task.test_labels, return_counts=True)
+    shares = [recall_score(task.test_labels, found, labels=numbers, average=None) for found in (small, full)]
+    rows = [
+        {"class": task.classes[number], "small": round(100 * low, 1), "full": round(100 * high, 1), "texts": count}
+        for number, count, low, high in zip(numbers, counts.tolist(), *map(np.ndarray.tolist, shares), strict=True)
+    ]
     return sorted(rows, key=lambda row: (row["small"] - row["full"], row["class"]))
-
-
-def _named(group_of: np.ndarray, task: Labelled) -> list[list[str]]:
-    return [[task.classes[one] for one in np.flatnonzero(group_of == group)] for group in range(group_of.max() + 1)]
 
 
 def draw(result: dict[str, Any]) -> list[Panel]:
     """One panel per task: accuracy of classes, superclasses and random groups of the model."""
     panels = []
-    for task in dict.fromkeys(row["task"] for row in result["rows"]):
+    for task, groups in result["groups"].items():
         chosen = pick(result["rows"], task=task, side=result["model"])
-        series = [
-            Series(
-                level, [(r["dim"], r["value"], r["low"], r["high"]) for r in pick(chosen, level=level)], level == CHANCE
-            )
-            for level in (CLASS, SUPER, CHANCE)
-        ]
-        panels.append(Panel(f"{task}: {len(result['groups'][task])} groups", "1-NN accuracy (x100)", series))
+        lines = [series(level, pick(chosen, level=level), control=level == CHANCE) for level in LEVELS]
+        panels.append(Panel(f"{task}: {len(groups)} groups", "1-NN accuracy (x100)", lines))
     return panels
 
 
 def tell(result: dict[str, Any]) -> Section:
     """What classes and groups keep at the smallest size, and which classes fall most."""
-    model = pick(result["rows"], side=result["model"])
-    dims = sorted({row["dim"] for row in model})
-    body = [
-        [f"{task}: {level}", *(f"{pick(model, task=task, level=level, dim=dim)[0]['value']:.1f}" for dim in dims)]
-        for task in result["groups"]
-        for level in (CLASS, SUPER, CHANCE)
-    ]
-    parts = [_part(result, model, task, dims[0]) for task in result["groups"]]
+    model, groups = pick(result["rows"], side=result["model"]), result["groups"]
+    dims = sorted(distinct(model, "dim"))
+    lines = {f"{task}: {level}": pick(model, task=task, level=level) for task in groups for level in LEVELS}
+    ours, verdicts = zip(*(_words(task, groups[task], pick(model, task=task), dims) for task in groups), strict=True)
     return Section(
         paper=(
             "Small sizes confuse classes within the same superclass (the authors' notes on their Grad-CAM figure: rock"
             " python against boa constrictor); superclass accuracy falls far less than class accuracy."
         ),
-        ours=" ".join(parts),
-        verdict=_verdict(model, list(result["groups"]), dims[0]),
+        ours=" ".join(ours),
+        verdict=". ".join(verdicts) + ".",
         notes=(
             "1-NN on training texts. Groups come from clustering the class means of the model's full width, so they"
             " favour what the full width sees. Random groups of the same sizes show how much of a group's accuracy is"
             " owed to there being fewer groups than classes."
         ),
-        table="\n\n".join([markdown(["accuracy", *dims], body), _classes(result, dims)]),
+        table="\n\n".join([by_size("accuracy", lines), _classes(result, dims)]),
     )
 
 
-def _part(result: dict[str, Any], model: list[dict[str, Any]], task: str, dim: int) -> str:
-    kept = {level: pick(model, task=task, level=level, dim=dim)[0]["kept"] for level in (CLASS, SUPER)}
-    groups = result["groups"][task]
-    return (
-        f"{task}: {dim} numbers keep {interval(kept[CLASS])} % of the accuracy over {sum(map(len, groups))} classes and"
-        f" {interval(kept[SUPER])} % over {len(groups)} superclasses."
+def _words(task: str, groups: list[list[str]], rows: list[dict[str, Any]], dims: list[int]) -> tuple[str, str]:
+    """What the smallest size keeps of the accuracy over classes and groups of a task, and what that says."""
+    kept = {level: pick(rows, level=level, dim=dims[0])[0]["kept"] for level in (CLASS, SUPER)}
+    small, full = (pick(rows, level=CHANCE, dim=dim)[0]["value"] for dim in (dims[0], dims[-1]))
+    chance = 100 * small / max(full, 1e-9)
+    ours = (
+        f"{task}: {dims[0]} numbers keep {interval(kept[CLASS])} % of the accuracy over {sum(map(len, groups))} classes"
+        f" and {interval(kept[SUPER])} % over {len(groups)} superclasses."
     )
-
-
-def _verdict(model: list[dict[str, Any]], tasks: list[str], dim: int) -> str:
-    words = []
-    full = max(row["dim"] for row in model)
-    for task in tasks:
-        at = {
-            (level, size): pick(model, task=task, level=level, dim=size)[0]
-            for level in (CLASS, SUPER, CHANCE)
-            for size in (dim, full)
-        }
-        classes, groups = at[CLASS, dim]["kept"], at[SUPER, dim]["kept"]
-        chance = 100 * at[CHANCE, dim]["value"] / max(at[CHANCE, full]["value"], 1e-9)
-        numbers = (
-            f"{dim} numbers keep {groups['value']:.0f} % of superclass and {classes['value']:.0f} % of class accuracy"
-        )
-        if bounds(groups)[0] <= bounds(classes)[1]:
-            words.append(f"{task}: unlike for images, superclasses survive no better than classes; {numbers}")
-        elif bounds(groups)[0] > chance:
-            words.append(f"{task}: as for images, superclasses survive; {numbers}, {chance:.0f} % of random groups")
-        else:
-            words.append(f"{task}: text differs; {numbers}, but random groups of classes keep {chance:.0f} %, too")
-    return ". ".join(words) + "."
+    numbers = (
+        f"{dims[0]} numbers keep {kept[SUPER]['value']:.0f} % of superclass and {kept[CLASS]['value']:.0f} % of class"
+        " accuracy"
+    )
+    if bounds(kept[SUPER])[0] <= bounds(kept[CLASS])[1]:
+        return ours, f"{task}: unlike for images, superclasses survive no better than classes; {numbers}"
+    if bounds(kept[SUPER])[0] > chance:
+        return ours, f"{task}: as for images, superclasses survive; {numbers}, {chance:.0f} % of random groups"
+    return ours, f"{task}: text differs; {numbers}, but random groups of classes keep {chance:.0f} %, too"
 
 
 def _classes(result: dict[str, Any], dims: list[int]) -> str:

@@ -251,18 +251,13 @@ def _check_ids(
         raise ValueError(f"the id {taken[0]!r} of {taken[1]} is in the index already; {mend}")
 
 
-def model_reference(found: ModelSource) -> str:
-    """What an encoded folder and a store note about a model: what finds it again from another working directory."""
-    return str(Path(found.path).resolve()) if found.name.startswith("local/") else found.name
-
-
 def _work_folder(
     files: Sequence[CorpusFile], model: ModelSource, keep: Sequence[str], options: Mapping[str, Any]
 ) -> Path:
     """Folder in the cache for the vectors of these files as they are now, by this model, with these options."""
     stamps = [[str(file.path), file.table.stamp()] for file in files]
     done = {str(path): rows for path, rows in (options.get("done") or {}).items()}
-    passing = ("device", "progress", "done")
+    passing = ("device", "progress", "done", "trust_remote_code")
     chosen = {name: value for name, value in options.items() if name not in passing}
     key = json.dumps([stamps, model.path, model.revision, list(keep), chosen, done], sort_keys=True, default=list)
     return cache_dir() / "push" / hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -19,26 +19,28 @@ Relevant = dict[str, dict[str, int]]
 """Query -> document -> grade."""
 
 
-def read_queries(file: str | Path) -> tuple[list[str], list[str]]:
+def read_queries(file: str | Path, problems: Problems | None = None) -> tuple[list[str], list[str]]:
     """Ids and texts of queries; a query without an id is called after the number of its line.
 
     Args:
         file: a table with ``text`` (or ``query``, ``question``) and maybe ``_id`` (or ``id``, ``query-id``, ``qid``),
             or .txt with a query a line.
+        problems: where malformed rows are noted, to be raised with those of other files; the lists are shorter then.
 
     Raises:
         FileNotFoundError, ValueError: as for :func:`~mrl_text.tables.read_columns`; no column of texts, rows without
             text or with half an id, or an id twice.
     """
-    problems = Problems(Path(file))
-    columns = read_columns(file, (*_TEXT_COLUMNS, *_QUERY_IDS), problems)
+    noted = Problems(Path(file)) if problems is None else problems
+    columns = read_columns(file, (*_TEXT_COLUMNS, *_QUERY_IDS), noted)
     name = next((name for name in _TEXT_COLUMNS if name in columns.names), None)
     if name is None:
         require(columns, _TEXT_COLUMNS[:1])
-    texts = checked(columns, str(name), text, problems)
+    texts = checked(columns, str(name), text, noted)
     named = next((name for name in _QUERY_IDS if name in columns.names), None)
-    ids = checked(columns, named, unique(), problems) if named else [str(line) for line in columns.lines]
-    problems.raise_if_any()
+    ids = checked(columns, named, unique(), noted) if named else [str(line) for line in columns.lines]
+    if problems is None:
+        noted.raise_if_any()
     return ids, texts
 
 

@@ -10,25 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mrl_text.tables.delimited import csv_records, tsv_records
+from mrl_text.tables.file_types import FORMATS, SUFFIXES, table_suffix
 
-FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-    ".txt": "txt",
-}
-"""Ending of a file -> what is in it. JSON may also be one array of objects, or one object, over any lines."""
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-SUFFIXES = tuple(FORMATS)
-"""Endings of files that can be read; all but ``.parquet`` may be followed by one of :data:`COMPRESSIONS`."""
-
-COMPRESSIONS = (".gz", ".zst")
 TEXT = "text"
 """The column of a file without columns."""
 
@@ -96,21 +85,32 @@ class Table:
         """Every column of the file, in order; of JSON those of all rows, for which the file is read once.
 
         Raises:
-            ValueError: a column is named twice, or the file cannot be read.
+            ValueError: a column is named twice, no row of JSON names one, or the file cannot be read.
         """
         if self.format == "txt":
             return [TEXT]
         if self.format == "parquet":
-            return self._once(list(_parquet(self.path).schema_arrow.names))
+            return self._once(list(self.schema.names))
         if self.format == "jsonl":
-            names: dict[str, None] = {}
-            for row in self.rows():
-                names.update(dict.fromkeys(row.cells))
+            names = dict.fromkeys(name for row in self.rows() for name in row.cells)
+            if not names:
+                bad = next((f", {self.unit} {row.line}: {row.problem}" for row in self.rows() if row.problem), "")
+                raise ValueError(f"{self.path}{bad or ' has no row that names a column'}; a row is one JSON object")
             return list(names)
-        _, header = next(self._records(), (1, cast(list[str] | str, [])))
+        line, header = next(self._records(), (1, cast(list[str] | str, [])))
         if problem := header if isinstance(header, str) else _undecodable("".join(header)):
-            raise ValueError(f"{self.path}: the line with the columns {problem}")
+            raise ValueError(f"{self.path}, line {line}: {problem}")
         return self._once(cast(list[str], header))
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of Parquet, the types of the columns.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        with _parquet(self.path) as opened:
+            return opened.schema_arrow
 
     def rows(self, skip: int = 0, *, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """The rows after the first ``skip``, in the order of the file; memory does not grow with their number.
@@ -257,22 +257,6 @@ def open_table(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> Table:
     if blank:
         raise ValueError(f"{path} is empty: it needs at least one row")
     return Table(file, FORMATS[suffix])
-
-
-def table_suffix(path: Path) -> str:
-    """The ending that tells the type of a file, in lower case, without that of its compression."""
-    name = path.name.lower()
-    for compression in COMPRESSIONS:
-        if name.endswith(compression):
-            inner = Path(name.removesuffix(compression)).suffix
-            return inner if inner != ".parquet" else compression
-    return path.suffix.lower()
-
-
-def table_stem(path: Path) -> str:
-    """The name of a file without the endings of its type and compression."""
-    stem = next((path.stem for end in COMPRESSIONS if path.name.lower().endswith(end)), path.name)
-    return stem[: len(stem) - len(suffix)] if stem.lower().endswith(suffix := table_suffix(path)) else stem
 
 
 class _Reading:

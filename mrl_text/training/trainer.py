@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import time
 from contextlib import closing
 from pathlib import Path
@@ -22,13 +21,13 @@ from sentence_transformers import (
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from mrl_text.cards.sizes import sizes_measured, write_card
+from mrl_text.dtypes import training_precision
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.files import write_atomically
+from mrl_text.files import read_json, replaced_folder, write_atomically
 from mrl_text.models import ModelSource
-from mrl_text.precision import training_precision
 from mrl_text.training.base import check_recipe, load_base
 from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
-from mrl_text.training.card import sizes_measured, write_card
 from mrl_text.training.corpus import batch_arguments, load_training_data, training_prompts
 from mrl_text.training.data import load_source
 from mrl_text.training.evaluator import NestedRetrievalEvaluator
@@ -199,11 +198,11 @@ class _Trainer(SentenceTransformerTrainer):
             )
         return loss
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with explain_failed_write(f"the checkpoint of step {self.state.global_step}", Path(self.args.output_dir)):
@@ -261,7 +260,7 @@ def _starting_scores(
     file = folder.path / "start.json"
     if not file.exists():
         write_atomically(file, json.dumps(sizes_measured(evaluator(model))).encode())
-    return {int(dim): score for dim, score in json.loads(file.read_text(encoding="utf-8")).items()}
+    return {int(dim): score for dim, score in read_json(file).items()}
 
 
 def _save(
@@ -273,18 +272,15 @@ def _save(
     card: dict[str, Any],
     evaluator: NestedRetrievalEvaluator | None,
 ) -> None:
-    base_model = str(Path(source.path).resolve()) if source.name.startswith("local/") else source.name
     model.describe(name=folder.path.resolve().name)
     if recipe.model.static is None:  # a table from scratch has only the vocabulary of its base
-        model.describe(base_model=base_model)
+        model.describe(base_model=source.reference)
     after = sizes_measured(evaluator(model)) if evaluator is not None else None
-    temporary = folder.path / ".model.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
+    about = {"dims": recipe.loss.dims, "recipe": recipe.to_yaml(), "run": str(folder.path)}
+    about["versions"] = read_json(folder.versions)
     with explain_failed_write("the model", folder.path):
-        model.save_pretrained(str(temporary))
-        versions = json.loads(folder.versions.read_text(encoding="utf-8"))
-        about = {"dims": recipe.loss.dims, "recipe": recipe.to_yaml(), "versions": versions, "run": str(folder.path)}
-        write_card(temporary, after=after, **about, **card)
-        shutil.rmtree(folder.model, ignore_errors=True)
-        temporary.rename(folder.model)
-        folder.finish({"base_model": {"name": source.name, "revision": source.revision}, **facts})
+        with replaced_folder(folder.model, "modules.json", "model") as partial:
+            model.save_pretrained(str(partial))
+            write_card(partial, after=after, **about, **card)
+        base = {"name": source.name, "revision": source.revision, **source.trusted}
+        folder.finish({"base_model": base, **facts})

@@ -93,25 +93,29 @@ def test_a_reference_has_a_label_bytes_and_means() -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["model,task,accuracy", "a,b,1"], r"expected the columns model, task, .*found model, task, accuracy"),
-        (["task,score", "Search,0.4"], "found task, score"),
-        (["model,score,dim", "a,0.4,8"], "found model, score, dim"),
+        (
+            ["model,task,accuracy", "a,b,1"],
+            r"has the columns 'model', 'task', 'accuracy'; it needs .*add main_score_x100, or add score",
+        ),
+        (["task,score", "Search,0.4"], "has the columns 'task', 'score'; .*add model"),
+        (["model,score,dim", "a,0.4,8"], "add task"),
         (
             ["model,dim,task,score", "a,8,Search,0.4", "a,8,Pairs,good"],
-            r"published\.csv, line 3: 'good' is not a score",
+            r"published\.csv, line 3: score is 'good', not a number",
         ),
-        (["model,dim,task,score", "a,8,Search,"], "line 2: 'nan' is not a score"),
-        (["model,dim,task,score", "a,8,Search,62.3"], "score goes from 0 to 1; found 62.3"),
-        (["model,dim,task,main_score_x100", "a,8,Search,623"], "main_score_x100 goes from 0 to 100; found 623"),
-        (["model,dim,task,score", "a,half,Search,0.4"], "dim must be a whole number, at least 1, in every row"),
-        (["model,dim,task,score", "a,,Search,0.4"], "dim must be a whole number"),
-        (["model,dim,task,score", "a,0,Search,0.4"], "dim must be a whole number"),
-        (["model,dim,task,score", "a,8.5,Search,0.4"], "dim must be a whole number"),
+        (["model,dim,task,score", "a,8,Search,"], "line 2: score is empty"),
+        (["model,dim,task,score", "a,8,Search,62.3"], "score is '62.3': it goes from 0 to 1"),
+        (["model,dim,task,main_score_x100", "a,8,Search,623"], "main_score_x100 is '623': it goes from 0 to 100"),
+        (["model,dim,task,score", "a,half,Search,0.4"], "dim is 'half', not a number"),
+        (["model,dim,task,score", "a,,Search,0.4"], "dim is empty"),
+        (["model,dim,task,score", "a,0,Search,0.4"], "dim is '0', not a whole number of at least 1"),
+        (["model,dim,task,score", "a,8.5,Search,0.4"], "dim is '8.5', not a whole number of at least 1"),
         (
             ["model,task,score", "someone/tuned,Search,0.4", "vendor/new,Search,0.4"],
             "has no column dim, and vendor/new is not among the evaluated models: add the column",
         ),
-        (["model,task,score", 'a,"b,0.4', "c,d,0.5,6,7,8"], "is not a CSV file"),
+        (["model,dim,task,score", ",8,Search,0.4"], "line 2: model is empty"),
+        (["model,task,score", 'a,"b,0.4', "c,d,0.5,6,7,8"], "line 2: its quotes do not match"),
         ([], r"published\.csv"),
     ],
 )
@@ -124,13 +128,13 @@ def test_a_file_that_cannot_be_understood_says_why(
 
 
 def test_files_that_are_missing_or_no_text_are_named(file: Path, results: Results) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no reference file at .*published\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"no data file at .*published\.csv"):
         read_references([file], results)
     file.write_bytes(b"model,task\n\xff\xfe\x80,1\n")
-    with pytest.raises(ValueError, match="is not a CSV file"):
+    with pytest.raises(ValueError, match="line 2: is not UTF-8"):
         read_references([file], results)
     file.write_bytes(b"")
-    with pytest.raises(ValueError, match="is not a CSV file"):
+    with pytest.raises(ValueError, match="is empty"):
         read_references([file], results)
 
 

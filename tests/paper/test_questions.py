@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from mrl_text.paper import ablation, adaptive, against, fewshot, interpolation, published, robustness, superclasses
-from mrl_text.paper.charts import Panel, Series, draw
-from mrl_text.paper.tables import interval, listed, markdown
+from mrl_text.paper.wording import by_size, interval, listed
 from mrl_text.truncation import truncate
 
 
@@ -52,7 +51,7 @@ def test_long_tail_has_a_hyperbola_of_counts_and_its_thirds_are_ordered() -> Non
     chosen = fewshot.long_tail(labels, seed=3)
     counts = np.bincount(labels[chosen])
     assert sorted(counts, reverse=True) == [60, 30, 20, 15, 12, 10, 9, 8, 7]
-    parts = fewshot.thirds(labels, chosen)
+    parts = fewshot.thirds(labels[chosen])
     assert sorted(np.concatenate(list(parts.values()))) == list(range(9))
     assert counts[parts[fewshot.HEAD]].min() >= counts[parts[fewshot.MIDDLE]].max()
     assert counts[parts[fewshot.MIDDLE]].min() >= counts[parts[fewshot.TAIL]].max()
@@ -224,11 +223,7 @@ def test_tables_and_words() -> None:
     assert listed(["a", "b", "c"]) == "a, b and c" and listed([1]) == "1"
     assert interval({"value": 1.26, "low": -0.5, "high": 3.0}, sign=True) == "+1.3 [-0.5, +3.0]"
     assert interval({"value": 1.0, "low": None, "high": None}) == "1.0"
-    assert markdown(["x", 16], [["a", "1.0"]]).splitlines()[1] == "| --- | ---: |"
-
-
-@pytest.mark.parametrize("count", [1, 3, 4])
-def test_figures_are_written_whole_with_any_number_of_panels(tmp_path: Path, count: int) -> None:
-    lines = [Series(f"s{n}", [(16, 1.0, 0.5, 1.5), (32, 2.0, None, None)], control=n > 5) for n in range(9)]
-    file = draw([Panel(f"p{n}", "y", lines) for n in range(count)], tmp_path / "f.png")
-    assert file.read_bytes().startswith(b"\x89PNG")
+    rows = [{"dim": 16, "value": 1.0}, {"dim": 16, "value": 2.0}, {"dim": 32, "value": 3.04}]
+    table = "| x | 16 | 32 |\n|---|---:|---:|\n| a | 1.5 | 3.0 |\n| b | 1.0 |  |"
+    assert by_size("x", {"a": rows, "b": rows[:1]}) == table
+    assert by_size("x", {"a": [{"dim": 8, "kept": rows[1]}]}, "kept").endswith("| a | 2.0 |")

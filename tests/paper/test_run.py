@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mrl_text.paper import experiment
 from mrl_text.paper import run as paper_run
-from mrl_text.paper import world
-from mrl_text.paper.data import read_data
+from mrl_text.paper.experiment import Experiment
 from mrl_text.paper.run import QUESTIONS, paper
+from mrl_text.paper.tasks import read_tasks
 from tests.conftest import WORDS
 
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "FIT_STEPS", 2)
+    monkeypatch.setattr(experiment, "FIT_STEPS", 2)
 
 
 @pytest.fixture
@@ -53,16 +54,17 @@ def ask(tiny_bert: Path, tmp_path: Path, **given: Any) -> Path:
 
 
 def test_data_of_every_kind_is_read(files: dict[str, Any]) -> None:
-    found = read_data(None, files["data"])
+    found = read_tasks(None, files["data"])
     assert [len(one) for one in (found.similar, found.paraphrases, found.searches, found.labelled)] == [1, 1, 1, 1]
     search, labelled = found.searches[0], found.labelled[0]
-    assert search.relevant[3] == {3: 1.0} and len(search.documents) == 20
+    assert search.judgements["q3"] == {"d3": 1} and len(search.documents) == 20
     assert len(labelled.train) + len(labelled.test) == 96 and len(labelled.classes) == 12
     assert set(found.fingerprints) == {"searched", "labelled", "same", "similar"}
     with pytest.raises(ValueError, match="no data given"):
-        read_data(None, [])
+        read_tasks(None, [])
 
 
+@pytest.mark.slow
 def test_all_questions_are_answered_and_the_page_names_no_place(
     tiny_bert: Path, tmp_path: Path, files: dict[str, Any]
 ) -> None:
@@ -107,7 +109,7 @@ def test_answers_are_kept_until_something_they_depend_on_changes(
 
 
 def _counted(question: Any, measured: list[str]) -> Any:
-    def measure(given: world.World) -> dict[str, Any]:
+    def measure(given: Experiment) -> dict[str, Any]:
         measured.append(question.name)
         found: dict[str, Any] = question.measure(given)
         return found
@@ -118,7 +120,7 @@ def _counted(question: Any, measured: list[str]) -> Any:
 def test_an_interrupted_call_goes_on_with_the_next_question(
     tiny_bert: Path, tmp_path: Path, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(given: world.World) -> dict[str, Any]:
+    def interrupt(given: Experiment) -> dict[str, Any]:
         raise KeyboardInterrupt
 
     whole = dict(QUESTIONS)

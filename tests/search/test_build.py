@@ -282,6 +282,7 @@ build([sys.argv[1]], sys.argv[2], model=sys.argv[3], shard_rows=8)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_build_that_is_interrupted_goes_on_to_the_same_index(
     tmp_path: Path, corpus: Path, tiny_bert: Path, sent: signal.Signals, own_cache: Path

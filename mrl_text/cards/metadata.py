@@ -12,7 +12,6 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub import ModelCard as HubCard
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from mrl_text.models import ModelSource, read_metadata
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from mrl_text.eval.results import Results
 
 SOURCE_NAME, SOURCE_URL = "mrl-text eval", "https://github.com/embeddings-benchmark/mteb/"
-"""Marks the scores that we wrote into a card, so that the next push replaces these and no others."""
+"""Marks the scores that we wrote into a card. The next push replaces only these."""
 
 TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "matryoshka"]
 _LANGUAGES = ("multilingual", "code")
@@ -45,7 +44,7 @@ def check_repo(repo: str) -> None:
 
 
 def check_license(name: str) -> None:
-    """Refuse what cannot be a license; whether the hub knows it, the hub says when the card arrives.
+    """Refuse what cannot be a license. The hub itself refuses one that it does not know.
 
     Raises:
         ValueError: not of the form ``apache-2.0``.
@@ -68,7 +67,7 @@ def check_languages(names: Sequence[str]) -> None:
 
 
 def known_facts(source: ModelSource, *, measured: bool) -> dict[str, Any]:
-    """What the model and the run around it tell: base model, training data, tags.
+    """Collect base model, training data and tags from the model and its run.
 
     A base model or data set that is not a name on the hub, such as a folder of this machine, is left out.
     """
@@ -84,7 +83,7 @@ def known_facts(source: ModelSource, *, measured: bool) -> dict[str, Any]:
 
 
 def eval_results(results: Results, own: Line) -> list[EvalResult]:
-    """The float32 scores of a model as the hub stores them, in the form that mteb gives them.
+    """Give a model's float32 scores in the hub's form, as mteb writes them.
 
     One entry per task, split, subset and size. The hub tells results apart by task and data set, so the sizes of one
     data set stand in one entry, as metrics: the full width under the metric's plain name, a cut size as
@@ -97,13 +96,15 @@ def eval_results(results: Results, own: Line) -> list[EvalResult]:
     Returns:
         Scores 0..1, widest first.
     """
+    import pandas as pd
+
     rows = [
         row
         for row in results.scores.to_dict("records")
         if (row["model"], row["revision"], row["role"]) == (own.model, own.revision, own.role)
         and (row["method"], row["dtype"], row["precision"]) == ("truncation", own.dtype, "float32")
         and own.layers is None
-        and _is_missing(row["layers"])
+        and pd.isna(row["layers"])
     ]
     widest = max((int(row["dim"]) for row in rows), default=0)
     facts = {task: _data_facts(results, own, task) for task in results.tasks}
@@ -173,25 +174,6 @@ def merge(
     data["model_name"] = repo.partition("/")[2] if merged else None
 
 
-def check_card(text: str, scores: Sequence[EvalResult]) -> None:
-    """Read a finished card with the hub's own library and refuse it if that finds other scores than were written.
-
-    Raises:
-        ValueError: the metadata cannot be read, or comes back changed.
-    """
-    head = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    metadata = yaml.safe_load(head[1]) if head else None
-    if not isinstance(metadata, dict):
-        raise ValueError("the finished card has no metadata")
-    back = model_index_to_eval_results(metadata["model-index"])[1] if "model-index" in metadata else []
-    written = [one for one in back if one.source_name == SOURCE_NAME]
-    expected = list(scores)
-    if expected:  # the library groups what belongs to one data set
-        expected = model_index_to_eval_results(eval_results_to_model_index("model", expected))[1]
-    if written != expected:
-        raise ValueError(f"the finished card holds {len(written)} scores of ours, expected {len(expected)} others")
-
-
 def _data_facts(results: Results, own: Line, task: str) -> tuple[str, str, str | None]:
     """The hub's name for the kind of task; the data set; its revision, where the result file has it."""
     import mteb
@@ -235,9 +217,3 @@ def _is_hub_name(name: object) -> bool:
     except HFValidationError:
         return False
     return "/" in name
-
-
-def _is_missing(value: Any) -> bool:
-    import pandas as pd
-
-    return bool(pd.isna(value))

@@ -1,0 +1,86 @@
+"""From rows of an answer to panels, tables and words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mrl_text import markdown
+from mrl_text.figures import Panel, Series
+
+Row = dict[str, Any]
+
+
+def pick(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """The rows with these values."""
+    return [row for row in rows if all(row[key] == one for key, one in wanted.items())]
+
+
+def distinct(rows: Iterable[Row], key: str) -> list[Any]:
+    """The different values of a column, in the order of the rows."""
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def series(name: str, rows: Sequence[Row], key: str = "", *, control: bool = False, markers: bool = True) -> Series:
+    """A line over sizes: the values of rows, or of what they hold under ``key``."""
+    shown = [(row["dim"], row[key] if key else row) for row in rows]
+    points = [(dim, one["value"], one["low"], one["high"]) for dim, one in shown]
+    return Series(name, points, control, markers)
+
+
+def panels_of_tasks(rows: Sequence[Row], *, markers: bool = True) -> list[Panel]:
+    """One panel per task and metric, one line per side, over sizes."""
+    panels = []
+    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in rows):
+        chosen = pick(rows, task=task, metric=metric)
+        sides = {row["side"]: row["control"] for row in chosen}
+        lines = [
+            series(side, pick(chosen, side=side), control=control, markers=markers) for side, control in sides.items()
+        ]
+        panels.append(Panel(task, f"{metric} (x100)", lines))
+    return panels
+
+
+def by_size(head: str, lines: Mapping[str, Sequence[Row]], key: str = "", *, dims: Sequence[int] = ()) -> str:
+    """A table of one line per name and one column per size; where rows share a size, their mean.
+
+    Args:
+        head: of the first column.
+        lines: name -> rows.
+        key: where in a row the value is; empty is the row itself.
+        dims: sizes to show; none shows those of all rows. What a line lacks is left empty.
+    """
+    sizes = list(dims) or sorted({row["dim"] for rows in lines.values() for row in rows})
+    body = []
+    for name, rows in lines.items():
+        values = [[(row[key] if key else row)["value"] for row in pick(rows, dim=dim)] for dim in sizes]
+        body.append([name, *(f"{np.mean(some):.1f}" if some else "" for some in values)])
+    return markdown.table([[head, *sizes], *body], words=1)
+
+
+def interval(one: Mapping[str, Any], digits: int = 1, *, sign: bool = False) -> str:
+    """A value with its interval in brackets."""
+    form = f"{'+' if sign else ''}.{digits}f"
+    if one["low"] is None:
+        return f"{one['value']:{form}}"
+    return f"{one['value']:{form}} [{one['low']:{form}}, {one['high']:{form}}]"
+
+
+def listed(items: Iterable[object]) -> str:
+    """``a, b and c``."""
+    *first, last = [str(item) for item in items]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def bounds(one: Mapping[str, Any]) -> tuple[float, float]:
+    """The interval; where there is none, the value itself."""
+    return (one["value"], one["value"]) if one["low"] is None else (one["low"], one["high"])
+
+
+def direction(one: Mapping[str, Any]) -> int:
+    """1 or -1 where the interval of a difference lies above or below zero, else 0."""
+    if one["low"] is None:
+        return 0
+    return int(one["low"] > 0) - int(one["high"] < 0)

@@ -1,0 +1,74 @@
+"""Every text of a file, whichever columns it is in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mrl_text.suggest import did_you_mean
+from mrl_text.tables.columns import Problems
+from mrl_text.tables.corpus import TITLE
+from mrl_text.tables.read import TEXT, Table, open_table
+from mrl_text.tables.values import any_text
+
+
+def read_texts(file: str | Path, column: str | None = None) -> list[str]:
+    """The texts of a file without blank ones and without the blanks around them, column after column.
+
+    Args:
+        file: see :func:`mrl_text.tables.open_table`.
+        column: the column to take; None takes every cell that holds text. In files without types a column of numbers
+            alone is no text then, unless it is called ``text`` or ``title``.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`mrl_text.tables.open_table`; rows that cannot be read, a cell of
+            the named column that is no text, no such column, or no text at all.
+    """
+    table = open_table(file)
+    problems = Problems(table.path)
+    problems.follow(table)
+    found: dict[str, list[str]] = {}
+    for row in table.rows(columns=_columns(table) if column is None else [column]):
+        if row.problem is not None and not row.blank:
+            problems.add(table, row.line, row.problem)
+        for name, value in row.cells.items():
+            texts = found.setdefault(name, [])
+            if value is None or (name != column if column is not None else not isinstance(value, str)):
+                continue
+            try:
+                texts.append(any_text(value).strip())
+            except ValueError as error:
+                problems.add(table, row.line, f"{name} {error}")
+    problems.raise_if_any()
+    if column is not None and column not in (known := list(found) or table.columns):
+        raise ValueError(f"{file} has no column {column!r}{did_you_mean(column, known)}")
+    if column is None and not table.typed:
+        found = {name: texts for name, texts in found.items() if name in (TEXT, TITLE) or not _are_numbers(texts)}
+    every = [text for texts in found.values() for text in texts if text]
+    if not every:
+        raise ValueError(f"{file} holds no text")
+    return every
+
+
+def _columns(table: Table) -> list[str] | None:
+    """Of Parquet, the columns of text; to read a column of vectors would take long."""
+    return [field.name for field in table.schema if is_text(field.type)] if table.format == "parquet" else None
+
+
+def is_text(kind: object) -> bool:
+    """Whether a column of this Arrow type holds text."""
+    import pyarrow as pa
+
+    kind = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
+def _are_numbers(texts: list[str]) -> bool:
+    try:
+        return all(map(_is_number, filter(None, texts)))
+    except ValueError:
+        return False
+
+
+def _is_number(text: str) -> bool:
+    float(text)
+    return True
