@@ -1,4 +1,4 @@
-"""A classifier on disk: what it is as JSON, its numbers as npz, nothing that runs code when it is read."""
+"""A classifier on disk: a description in JSON and numbers in npz. Reading them runs no code."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: M
 
 
 def load_classifier(folder: str | Path) -> AdaptiveClassifier:
-    """Read what :func:`save_classifier` wrote; it predicts the same numbers.
+    """Read a classifier that :func:`save_classifier` wrote. It predicts the same numbers.
 
     Raises:
         FileNotFoundError: no classifier there.
-        ValueError: files that are damaged or something else.
+        ValueError: damaged files, or files of another kind.
     """
     place = Path(folder)
     facts = read_facts(place)
@@ -109,7 +109,7 @@ def load_classifier(folder: str | Path) -> AdaptiveClassifier:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What ``classifier.json`` of a folder says.
+    """Read ``classifier.json`` of a folder.
 
     Raises:
         FileNotFoundError: no such file.

@@ -20,9 +20,8 @@ _SETTLED_LATER = {"dims": [], "dtype": "auto"}  # what the model decides where t
 
 def binding(job: Job, found: ModelSource, *, shard_rows: int, limit: int | None, form: EncodedFormat) -> dict[str, Any]:
     """All that the result depends on and that is known before the model is loaded."""
-    path = str(Path(found.path).resolve()) if found.name.startswith("local/") else found.name
     return {
-        "model": path,
+        "model": found.reference,
         "revision": found.revision,
         "dims": list(job.dims),
         "precisions": list(job.precisions),
@@ -58,6 +57,7 @@ def describe(job: Job, bound: dict[str, Any]) -> dict[str, Any]:
         **bound,
         "dims": list(job.dims),
         "dtype": job.dtype,
+        **({"trust_remote_code": True} if job.trust_remote_code else {}),
         "width": job.width,
         "columns": columns,
         "ranges": {str(dim): ranges.tolist() for dim, ranges in job.ranges.items()},
