@@ -14,7 +14,7 @@ import numpy as np
 from mrl_text.classification.adaptive import AdaptiveClassifier
 from mrl_text.classification.heads import Heads
 from mrl_text.classification.thresholds import Path as ThresholdPath
-from mrl_text.files import write_atomically
+from mrl_text.files import read_json, write_atomically
 
 FACTS_FILE = "classifier.json"
 
@@ -118,10 +118,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     file = folder / FACTS_FILE
     if not file.is_file():
         raise FileNotFoundError(f"no classifier in {folder}: expected {FACTS_FILE}, as mrl-text classify writes it")
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    facts = read_json(file)
     if not isinstance(facts, dict):
         raise ValueError(f"{file} holds no classifier")
     return facts

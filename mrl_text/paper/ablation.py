@@ -8,7 +8,7 @@ from mrl_text.eval.statistics import Estimate
 from mrl_text.figures import Panel
 from mrl_text.paper.estimates import as_json, averaged, over_tasks, scored
 from mrl_text.paper.experiment import FIT_STEPS, Experiment, Missing, Side
-from mrl_text.paper.question import Question, Section
+from mrl_text.paper.page import Question, Section
 from mrl_text.paper.wording import by_size, direction, distinct, interval, listed, pick, series
 
 STARTS = (8, 16, 32, 64)
@@ -93,13 +93,19 @@ def tell(result: dict[str, Any]) -> Section:
         for group in ("start", "weights")
         for side in distinct(pick(result["rows"], group=group), "side")
     }
+    start, smallest = str(result["start"]), dims[0]
+    gains = [
+        f"starting at {row['side']}: {interval(row['gain'], 2, sign=True)} points"
+        for row in pick(result["rows"], group="start", dim=smallest)
+        if row["side"] != start
+    ]
     return Section(
         paper=(
             "Every size has the weight 1 and the smallest is 8 for ResNet50; the authors' code can start at 16. The"
             " paper ablates both in its appendix; those numbers are left out, since only its plot data are quoted here."
         ),
-        ours=_ours(result, dims),
-        verdict=_verdict(result, dims),
+        ours=f"At {smallest} numbers, against a start at {start}, {'; '.join(gains)}.",
+        verdict=_verdict(result["rows"], smallest),
         notes=(
             f"This ablates the rotation of a frozen encoder, not the training of one: {FIT_STEPS} steps on"
             f" {result['texts']:,} texts, mean over {result['seeds']} seeds and all tasks. At the full width a rotation"
@@ -109,37 +115,22 @@ def tell(result: dict[str, Any]) -> Section:
     )
 
 
-def _gain(result: dict[str, Any], group: str, side: str, dim: int) -> dict[str, Any]:
-    found: dict[str, Any] = pick(result["rows"], group=group, side=side, dim=dim)[0]["gain"]
-    return found
-
-
-def _ours(result: dict[str, Any], dims: list[int]) -> str:
-    smallest = dims[0]
-    starts = distinct(pick(result["rows"], group="start"), "side")
-    words = [
-        f"starting at {side}: {interval(_gain(result, 'start', side, smallest), 2, sign=True)} points"
-        for side in starts
-        if side != str(result["start"])
-    ]
-    return f"At {smallest} numbers, against a start at {result['start']}, {'; '.join(words)}."
-
-
-def _verdict(result: dict[str, Any], dims: list[int]) -> str:
-    smallest = dims[0]
-    starts = pick(result["rows"], group="start", dim=smallest)
-    best = max(starts, key=lambda row: row["value"])
-    if best["side"] == str(smallest):
+def _verdict(rows: list[dict[str, Any]], smallest: int) -> str:
+    best = max(pick(rows, group="start", dim=smallest), key=lambda row: row["value"])["side"]
+    if best == str(smallest):
         words = f"For text a small size is best when it is fitted: at {smallest} numbers the best start is {smallest}"
     else:
         words = (
             f"For text, fitting the smallest sizes did not pay here: at {smallest} numbers the best start is"
-            f" {best['side']}, which leaves that size out"
+            f" {best}, which leaves that size out"
         )
-    names = [row["side"] for row in pick(result["rows"], group="weights", dim=smallest) if row["side"] != EQUAL]
-    signs = {name: [direction(_gain(result, "weights", name, dim)) for dim in dims] for name in names}
-    better = [name for name in names if max(signs[name]) > 0 and min(signs[name]) == 0]
-    worse = [name for name in names if max(signs[name]) == 0 and min(signs[name]) < 0]
+    weighted = pick(rows, group="weights")
+    signs = {
+        name: {direction(row["gain"]) for row in pick(weighted, side=name)} - {0}
+        for name in distinct(weighted, "side")
+        if name != EQUAL
+    }
+    better, worse = ([name for name, found in signs.items() if found == {sign}] for sign in (1, -1))
     parts = [f"{listed(better)} gains at some sizes and loses at none with confidence"] if better else []
     parts += [f"no size gains by {listed(worse)}, and some lose"] if worse else []
     return f"{words}. Against equal weights, {'; '.join(parts) or 'none is better or worse throughout'}."

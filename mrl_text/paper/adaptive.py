@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mrl_text.figures import Panel, Series
 from mrl_text.paper import published
 from mrl_text.paper.experiment import Experiment, Missing
-from mrl_text.paper.question import Question, Section
+from mrl_text.paper.page import Question, Section
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
@@ -34,20 +35,18 @@ def read_classification(file: Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: another kind of file.
     """
-    found = _read(file)
-    try:
+
+    def values(found: Any) -> dict[str, Any]:
         single = {int(dim): float(score) for dim, score in found["single"].items()}
-        cascade = found["cascade"]
-        width = max(single)
         return {
             "name": Path(found["train"]).stem,
-            "width": width,
-            "accuracy": single[width],
-            "expected_dim": float(cascade["largest"]),
-            "cascade_accuracy": float(cascade["accuracy"]),
+            "width": max(single),
+            "accuracy": single[max(single)],
+            "expected_dim": float(found["cascade"]["largest"]),
+            "cascade_accuracy": float(found["cascade"]["accuracy"]),
         }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is no results.json of mrl-text classify: it lacks {error}") from None
+
+    return _read(file, "results.json of mrl-text classify", values)
 
 
 def read_tuning(file: Path) -> dict[str, Any]:
@@ -59,25 +58,26 @@ def read_tuning(file: Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: another kind of file, or one without exact search (``--max-ram``).
     """
-    found = _read(file)
-    try:
+
+    def values(found: Any) -> dict[str, Any]:
         chosen, exact = (found[name]["seconds_per_query"]["single"] for name in ("chosen", "exact"))
-        share = float(found["chosen"]["retention"][1])
         return {
             "name": file.absolute().parent.name,
             "documents": int(found["documents"]),
             "speedup": exact / chosen,
-            "share": share,
+            "share": float(found["chosen"]["retention"][1]),
         }
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} is no tune.json of mrl-text index tune with exact search: it lacks {error}") from None
+
+    return _read(file, "tune.json of mrl-text index tune with exact search", values)
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path, what: str, values: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"no result file at {file}")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return values(json.loads(file.read_text(encoding="utf-8")))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is no {what}: it lacks {error}") from None
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
 
@@ -86,7 +86,7 @@ def draw(result: dict[str, Any]) -> list[Panel]:
     """Accuracy lost against the full size, over the share of it that is used, images beside text."""
     if not result["classification"]:
         return []
-    full = published.LINEAR["MRL"][published.SIZES[-1]]
+    full = published.LINEAR[published.SIZES[-1]]
     images = [(dim, accuracy - full, None, None) for dim, accuracy in published.CASCADE]
     series = [Series("images, cascade of the paper", images, control=True)]
     for row in result["classification"]:

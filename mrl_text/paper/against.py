@@ -12,7 +12,7 @@ from mrl_text.figures import Panel
 from mrl_text.paper import published
 from mrl_text.paper.estimates import Estimates, as_json, as_rows, averaged, over_tasks, scored
 from mrl_text.paper.experiment import FIT_STEPS, Cut, Experiment, Model, Side
-from mrl_text.paper.question import Question, Section
+from mrl_text.paper.page import Question, Section
 from mrl_text.paper.tasks import Labelled
 from mrl_text.paper.wording import by_size, direction, distinct, interval, listed, panels_of_tasks, pick
 from mrl_text.truncation import truncate
@@ -25,19 +25,19 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     sizes, base = experiment.dims, experiment.base
     rows, gains = [], []
     for side in experiment.compared:
-        rows += as_rows(side.name, _scored(experiment, side), control=side.control)
+        rows += as_rows(side, _scored(experiment, side))
     if base is not None and experiment.train:
         nested, single = _rotated(experiment, base)
-        rows += as_rows(NESTED, nested) + as_rows(SINGLE, single)
+        rows += as_rows(Side(NESTED, base), nested) + as_rows(Side(SINGLE, base), single)
         for_all, alone = over_tasks(nested), over_tasks(single)
         gains = [{"dim": dim, **as_json(for_all[dim] - alone[dim])} for dim in sizes[:-1]]
-        pca = fit_adaptation(experiment.train_vectors(), method="pca")
-        rows += as_rows(PCA, _scored(experiment, Side(PCA, base, pca.transform)), control=True)
-    drawn = [Side(RANDOM, base or experiment.model, _random(seed)) for seed in range(experiment.seeds)]
-    rows += as_rows(RANDOM, averaged([_scored(experiment, side) for side in drawn]), control=True)
+        pca = Side(PCA, base, fit_adaptation(experiment.train_vectors(), method="pca").transform, control=True)
+        rows += as_rows(pca, _scored(experiment, pca))
+    drawn = [Side(RANDOM, base or experiment.model, _random(seed), True) for seed in range(experiment.seeds)]
+    rows += as_rows(drawn[0], averaged([_scored(experiment, side) for side in drawn]))
     for model in experiment.independent:
-        own = scored(Side(model.label, model), experiment.tasks, sorted({*model.dims} & {*sizes}), probes=True)
-        rows += as_rows(f"{model.label}, trained for its size", own)
+        side = Side(f"{model.label}, trained for its size", model)
+        rows += as_rows(side, scored(side, experiment.tasks, sorted({*model.dims} & {*sizes}), probes=True))
     return {"rows": rows, "gains": gains, "texts": len(experiment.train), "model": experiment.model.label,
             "seeds": experiment.seeds}  # fmt: skip
 
@@ -127,28 +127,17 @@ def _verdict(result: dict[str, Any]) -> str:
             f"As for images, nesting costs nothing{f' and gains at {listed(won)}' if won else ''}: no size loses with"
             " confidence"
         )
-    if kept := _kept(result, RANDOM):
-        dim, share = min(kept.items())
-        images = _kept_images("random", dim)
-        if images is not None:
-            words.append(
-                f"{dim} random numbers keep {share:.0f} % of the 1-NN accuracy for text, {images:.0f} % for images:"
-                + (" ordinary text vectors are far easier to cut" if share > images + 10 else " much the same")
-            )
+    random, images = pick(result["rows"], side=RANDOM, metric=Labelled.metric), published.NEAREST_NEIGHBOUR["random"]
+    dims = sorted(distinct(random, "dim"))
+    if len(dims) > 1 and dims[0] in images:
+        small, full = (np.sum([row["value"] for row in pick(random, dim=dim)]) for dim in (dims[0], dims[-1]))
+        text_kept, images_kept = 100 * small / max(full, 1e-9), 100 * images[dims[0]] / images[published.SIZES[-1]]
+        words.append(
+            f"{dims[0]} random numbers keep {text_kept:.0f} % of the 1-NN accuracy for text, {images_kept:.0f} % for"
+            " images:"
+            + (" ordinary text vectors are far easier to cut" if text_kept > images_kept + 10 else " much the same")
+        )
     return ". ".join(words) + "." if words else "Not comparable with what was given."
-
-
-def _kept(result: dict[str, Any], side: str) -> dict[int, float]:
-    """Size -> share of the full width's 1-NN accuracy, in percent, mean over tasks."""
-    chosen = pick(result["rows"], side=side, metric=Labelled.metric)
-    by_dim = {row["dim"]: np.mean([one["value"] for one in chosen if one["dim"] == row["dim"]]) for row in chosen}
-    full = by_dim.get(max(by_dim, default=0), 0)
-    return {dim: float(100 * one / full) for dim, one in by_dim.items()} if full else {}
-
-
-def _kept_images(side: str, dim: int) -> float | None:
-    table = published.NEAREST_NEIGHBOUR[side]
-    return 100 * table[dim] / table[published.SIZES[-1]] if dim in table else None
 
 
 def _table(result: dict[str, Any]) -> str:

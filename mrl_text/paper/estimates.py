@@ -65,9 +65,8 @@ def as_json(estimate: Estimate) -> dict[str, float | None]:
     return dict(zip(("value", "low", "high"), rounded, strict=True))
 
 
-def as_rows(name: str, found: Estimates, *, control: bool = False) -> list[dict[str, Any]]:
+def as_rows(side: Side, found: Estimates) -> list[dict[str, Any]]:
     """Estimates as rows of an answer."""
     return [
-        {"side": name, "control": control, "task": task, "metric": metric, "dim": dim, **as_json(one)}
-        for (task, metric, dim), one in found.items()
+        {**side.named(task), "metric": metric, "dim": dim, **as_json(one)} for (task, metric, dim), one in found.items()
     ]

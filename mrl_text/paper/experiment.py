@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,8 +66,12 @@ class Side:
         """Full-width vectors, float32 (n, width)."""
         return self.model.embed(texts, role=role)
 
+    def named(self, task: str) -> dict[str, Any]:
+        """What every row of an answer begins with."""
+        return {"side": self.name, "control": self.control, "task": task}
 
-@dataclass
+
+@dataclass(frozen=True)
 class Experiment:
     """All that the questions may use.
 
@@ -86,12 +91,11 @@ class Experiment:
     base: Model | None
     tasks: Tasks
     dims: tuple[int, ...]
-    train: list[str] = field(default_factory=list)
-    independent: list[Model] = field(default_factory=list)
-    seeds: int = 3
-    search: Path | None = None
-    classification: Path | None = None
-    _train_vectors: np.ndarray | None = field(default=None, repr=False)
+    train: Sequence[str]
+    independent: Sequence[Model]
+    seeds: int
+    search: Path | None
+    classification: Path | None
 
     @property
     def width(self) -> int:
@@ -110,9 +114,8 @@ class Experiment:
         Raises:
             Missing: no base or no training texts.
         """
-        vectors = self.train_vectors()
         logger.info("fitting a rotation for %s (seed %d)", ", ".join(map(str, dims)), seed)
-        return fit_adaptation(vectors, dims=dims, weights=weights, steps=FIT_STEPS, seed=seed)
+        return fit_adaptation(self.train_vectors(), dims=dims, weights=weights, steps=FIT_STEPS, seed=seed)
 
     def train_vectors(self) -> np.ndarray:
         """Vectors of the training texts by the base, float32 (n, width).
@@ -122,6 +125,4 @@ class Experiment:
         """
         if self.base is None or not self.train:
             raise Missing("needs the model's base and texts to fit on (--train)")
-        if self._train_vectors is None:
-            self._train_vectors = self.base.embed(self.train, role="document")
-        return self._train_vectors
+        return self.base.embed(self.train, role="document")

@@ -10,7 +10,7 @@ import numpy as np
 from mrl_text.eval.statistics import bootstrap_mean
 from mrl_text.figures import Panel
 from mrl_text.paper.experiment import Experiment, Missing, Side
-from mrl_text.paper.question import Question, Section
+from mrl_text.paper.page import Question, Section
 from mrl_text.paper.tasks import Labelled
 from mrl_text.paper.wording import by_size, direction, distinct, interval, listed, pick, series
 
@@ -95,19 +95,11 @@ def _accuracies(side: Side, task: Labelled, draws: dict[str, list[np.ndarray]], 
 def _rows(task: str, side: Side, own: Accuracies, model: Accuracies, width: int) -> list[dict[str, Any]]:
     """Accuracy, what it keeps of the full size's, and by how much the model is ahead of its control."""
     return [
-        {
-            "task": task,
-            "side": side.name,
-            "control": side.control,
-            "drawn": drawn,
-            "part": part,
-            "dim": dim,
-            **_interval(values),
-            "gain": _interval(model[drawn, part, dim] - values) if side.control else None,
-            "kept": _interval(values / np.maximum(own[drawn, part, width], 1e-9)),
-        }
+        {**side.named(task), "drawn": drawn, "part": part, "dim": dim, **_interval(values),
+         "gain": _interval(model[drawn, part, dim] - values) if side.control else None,
+         "kept": _interval(values / np.maximum(own[drawn, part, width], 1e-9))}
         for (drawn, part, dim), values in own.items()
-    ]
+    ]  # fmt: skip
 
 
 def _interval(values: np.ndarray) -> dict[str, float]:
@@ -139,31 +131,27 @@ def tell(result: dict[str, Any]) -> Section:
         for drawn, part in dict.fromkeys((row["drawn"], row["part"]) for row in model)
     }
     gains = [row for row in result["rows"] if row["gain"] is not None and row["part"] == TAIL]
+    shown = "; ".join(
+        f"{row['task']} at {row['dim']}: {interval(row['gain'], 1, sign=True)}"
+        for row in gains
+        if row["dim"] != dims[-1]
+    )
     return Section(
         paper=(
             "Matryoshka vectors are up to 2 % more accurate in long-tail few-shot classification than ordinary ones"
             " (abstract), with the nearest class mean."
         ),
-        ours=_ours(gains, dims),
+        ours=f"In the tail third, the model minus its base, points. {shown}."
+        if gains
+        else "There is no base to compare with.",
         verdict=_verdict(gains, model, dims),
         notes=(
             f"Nearest class mean. Mean of {listed(distinct(model, 'task'))}; {result['draws']} draws, the same for"
-            " every side and size; intervals are over draws. In the long tail the r-th class has 1/r of the texts"
-            " of the first."
+            " every side and size; intervals are over draws. In the long tail the r-th class has 1/r of the texts of"
+            " the first."
         ),
         table=by_size(f"accuracy of {result['model']}", lines),
     )
-
-
-def _ours(gains: list[dict[str, Any]], dims: list[int]) -> str:
-    if not gains:
-        return "There is no base to compare with."
-    shown = [
-        f"{row['task']} at {row['dim']}: {interval(row['gain'], 1, sign=True)}"
-        for row in gains
-        if row["dim"] != dims[-1]
-    ]
-    return f"In the tail third, the model minus its base, points. {'; '.join(shown)}."
 
 
 def _verdict(gains: list[dict[str, Any]], model: list[dict[str, Any]], dims: list[int]) -> str:
@@ -177,18 +165,16 @@ def _verdict(gains: list[dict[str, Any]], model: list[dict[str, Any]], dims: lis
         words.append(
             f"{task}: {agrees} {' and '.join(parts) or 'gains nowhere'}, against the base cut to the same size"
         )
-    kept = {n: _kept(model, f"{n} per class", dims[0]) for n in (SHOTS[0], SHOTS[-1])}
-    few_kept, many_kept = kept[SHOTS[0]], kept[SHOTS[-1]]
+    few_kept, many_kept = (
+        np.mean([row["kept"]["value"] for row in pick(model, drawn=f"{n} per class", part="all", dim=dims[0])])
+        for n in (SHOTS[0], SHOTS[-1])
+    )
     comparison = "more than" if few_kept > many_kept + 1 else "less than" if few_kept < many_kept - 1 else "as much as"
     words.append(
         f"{dims[0]} numbers keep {few_kept:.0f} % of the full accuracy with one text per class, {comparison} the"
         f" {many_kept:.0f} % with {SHOTS[-1]}"
     )
     return ". ".join(words) + "."
-
-
-def _kept(model: list[dict[str, Any]], drawn: str, dim: int) -> float:
-    return float(np.mean([row["kept"]["value"] for row in pick(model, drawn=drawn, part="all", dim=dim)]))
 
 
 QUESTION = Question("fewshot", "Few labels and a long tail", measure, draw, tell)

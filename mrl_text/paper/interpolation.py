@@ -10,7 +10,7 @@ from mrl_text.figures import Panel
 from mrl_text.paper import published
 from mrl_text.paper.estimates import as_rows, scored
 from mrl_text.paper.experiment import Experiment, Missing
-from mrl_text.paper.question import Question, Section
+from mrl_text.paper.page import Question, Section
 from mrl_text.paper.wording import bounds, listed, panels_of_tasks, pick
 
 STEP = 8
@@ -27,11 +27,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         raise Missing("needs a model with at least two sizes")
     finest = max(STEP, STEP * math.ceil(experiment.width / STEP / 64))  # 64 sizes at most: wide models take wider steps
     sizes = sorted({*range(finest, experiment.width + 1, finest), *experiment.dims})
-    found = [
-        row
-        for side in experiment.compared
-        for row in as_rows(side.name, scored(side, experiment.tasks, sizes), control=side.control)
-    ]
+    found = [row for side in experiment.compared for row in as_rows(side, scored(side, experiment.tasks, sizes))]
     return {"rows": found, "trained": list(experiment.dims), "model": experiment.model.label, "step": finest}
 
 

@@ -1,21 +1,61 @@
-"""The page: every sentence on it is made from the answers."""
+"""The page: every sentence on it is made from the answers to the questions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mrl_text.figures import draw_panels
+from mrl_text.figures import Panel, draw_panels
 from mrl_text.files import write_atomically
 from mrl_text.paper.experiment import Experiment
-from mrl_text.paper.question import Question
 from mrl_text.paper.wording import listed
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says about a question.
+
+    Attributes:
+        paper: what was found for images, with its source.
+        ours: what was found for text.
+        verdict: one sentence: where text agrees, and where it differs.
+        notes: how it was measured.
+        table: Markdown, where numbers stand beside each other; may be empty.
+    """
+
+    paper: str
+    ours: str
+    verdict: str
+    notes: str
+    table: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of the paper.
+
+    Attributes:
+        name: of its files and for ``--questions``.
+        title: heading on the page.
+        measure: answers it: JSON values.
+        panels: the figure of an answer; none where there is nothing to draw.
+        tell: the words of an answer.
+        version: raised when what is measured changes, so that older answers are measured again.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Experiment], dict[str, Any]]
+    panels: Callable[[dict[str, Any]], list[Panel]]
+    tell: Callable[[dict[str, Any]], Section]
+    version: int = 1
 
 
 def write_page(
     folder: Path,
-    questions: Sequence[Question],
+    questions: Iterable[Question],
     experiment: Experiment,
     results: Mapping[str, dict[str, Any]],
     missing: Mapping[str, str],
@@ -35,10 +75,12 @@ def write_page(
     Returns:
         The page.
     """
-    answered = [question for question in questions if question.name in results]
-    parts = [_introduction(experiment, dtype)]
-    parts += [_section(folder, question, results[question.name]) for question in answered]
-    left_out = {question.title: missing[question.name] for question in questions if question.name in missing}
+    parts, left_out = [_introduction(experiment, dtype)], {}
+    for question in questions:
+        if question.name in results:
+            parts.append(_section(folder, question, results[question.name]))
+        else:
+            left_out[question.title] = missing[question.name]
     left_out |= {f"Data, {name}": reason for name, reason in experiment.tasks.left_out.items()}
     if left_out:
         parts.append("## Left out\n\n" + "\n".join(f"- {name}: {reason}." for name, reason in left_out.items()))

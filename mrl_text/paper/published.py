@@ -16,23 +16,14 @@ NEAREST_NEIGHBOUR: dict[str, dict[int, float]] = {
 }
 """1-nearest-neighbour accuracy (``Classification KNN performance PLot/PLOTS - Sheet14.csv``)."""
 
-LINEAR: dict[str, dict[int, float]] = {
-    "MRL": dict(zip(SIZES, (66.63, 73.53, 75.03, 75.82, 76.30, 76.47, 76.65, 76.76, 76.80), strict=True)),
-    "independent": dict(zip(SIZES, (65.29, 72.85, 74.60, 75.27, 75.29, 75.71, 76.18, 76.63, 76.87), strict=True)),
-    "SVD": dict(zip(SIZES[:-1], (2.34, 7.17, 20.46, 48.10, 67.24, 74.59, 76.78, 76.87), strict=True)),
-    "random": dict(zip(SIZES, (4.56, 11.29, 27.21, 49.47, 65.70, 72.43, 74.94, 76.10, 76.87), strict=True)),
-}
-"""Accuracy of the linear classifier (``Classification Performance Plots/PLOTS - Sheet2.csv``)."""
+LINEAR: dict[int, float] = dict(
+    zip(SIZES, (66.63, 73.53, 75.03, 75.82, 76.30, 76.47, 76.65, 76.76, 76.80), strict=True)
+)
+"""Accuracy of MRL's linear classifier (``Classification Performance Plots/PLOTS - Sheet2.csv``)."""
 
 UNTRAINED: dict[int, float] = {
-    12: 65.89,
-    24: 68.76,
-    48: 69.96,
-    96: 70.40,
-    192: 70.64,
-    384: 70.69,
-    768: 70.84,
-    1536: 70.88,
+    size + size // 2: accuracy
+    for size, accuracy in zip(SIZES, (65.89, 68.76, 69.96, 70.40, 70.64, 70.69, 70.84, 70.88), strict=False)
 }
 """1-nearest-neighbour accuracy of MRL at sizes it was not trained for (``Interpolation/PLOTS - Sheet12.csv``)."""
 

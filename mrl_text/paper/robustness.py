@@ -15,7 +15,7 @@ from mrl_text.eval.statistics import Estimate, Units
 from mrl_text.figures import Panel
 from mrl_text.paper.estimates import as_json, resampled
 from mrl_text.paper.experiment import Experiment, Missing, Side
-from mrl_text.paper.question import Question, Section
+from mrl_text.paper.page import Question, Section
 from mrl_text.paper.tasks import Change, Labelled, Retrieval, Tasks
 from mrl_text.paper.wording import by_size, direction, distinct, interval, listed, pick, series
 
@@ -115,19 +115,11 @@ def _kept(scores: Scores, width: int) -> Kept:
 def _rows(side: Side, own: Kept, model: Kept) -> list[dict[str, Any]]:
     """Rows of an answer; those of the control say by how much more the model keeps at the same size."""
     return [
-        {
-            "task": task,
-            "side": side.name,
-            "control": side.control,
-            "case": case,
-            "dim": dim,
-            **as_json(score),
-            "kept": as_json(kept),
-            "more": as_json(more) if more is not None else None,
-            "gain": as_json(model[task, case, dim][1] - kept) if side.control else None,
-        }
+        {**side.named(task), "case": case, "dim": dim, **as_json(score), "kept": as_json(kept),
+         "more": as_json(more) if more is not None else None,
+         "gain": as_json(model[task, case, dim][1] - kept) if side.control else None}
         for (task, case, dim), (score, kept, more) in own.items()
-    ]
+    ]  # fmt: skip
 
 
 def draw(result: dict[str, Any]) -> list[Panel]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -15,18 +15,14 @@ from tqdm.auto import tqdm
 from mrl_text import __version__
 from mrl_text.adapt.texts import read_texts
 from mrl_text.choices import Dtype
-from mrl_text.files import cache_dir, write_atomically
+from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.paper import ablation, adaptive, against, fewshot, interpolation, robustness, superclasses
 from mrl_text.paper.experiment import FIT_STEPS, Experiment, Missing, Model
-from mrl_text.paper.page import write_page
-from mrl_text.paper.question import Question
+from mrl_text.paper.page import Question, write_page
 from mrl_text.paper.tasks import read_tasks
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, halves
-
-if TYPE_CHECKING:
-    from mrl_text.eval.lines import Dtype
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +53,7 @@ def paper(
     batch_size: int = 64,
     device: str | None = None,
     dtype: Dtype = "float32",
+    trust_remote_code: bool = False,
 ) -> Path:
     """Answer the questions of the Matryoshka paper (arXiv 2205.13147) for text and write a page with figures.
 
@@ -80,10 +77,11 @@ def paper(
         classification: the same, for classification.
         dims: sizes to measure; None is the trained ones. The full width is added.
         seeds: of fits and random dimensions.
-        cache: folder of embeddings, laid out as that of ``mrl-text eval``; None is one in the cache folder.
+        cache: folder of embeddings, as that of ``mrl-text eval``; None is the one that all commands share.
         batch_size: texts per forward pass.
         device: where to encode; None is the best there is.
         dtype: what the models compute in.
+        trust_remote_code: allow code that comes with the models to run.
 
     Returns:
         The page.
@@ -95,70 +93,70 @@ def paper(
     chosen = [check_choice("question", name, QUESTIONS) for name in (QUESTIONS if questions is None else questions)]
     if seeds < 1 or train_limit < 1:
         raise ValueError(f"seeds and train_limit must be at least 1, got {seeds} and {train_limit}")
-    source = find_model(model)
+    source = find_model(model, trust_remote_code=trust_remote_code)
     control = _control(source, base)
     sizes = _sizes(source, control, dims)
-    others = [find_model(one) for one in independent]
+    others = [find_model(one, trust_remote_code=trust_remote_code) for one in independent]
     for file in (search, classification):
         if file and not Path(file).is_file():
             raise FileNotFoundError(f"no result file at {file}")
     texts = _sample(read_texts(train), train_limit) if train else []
     found = read_tasks(mirror, data, tasks)
-    place = Path(cache) if cache is not None else cache_dir() / "eval"
+    from mrl_text.loading import cached, shared_folder
+
+    place = Path(cache) if cache is not None else shared_folder()
 
     def opened(one: ModelSource) -> Model:
-        from mrl_text.eval.lines import Line
-        from mrl_text.eval.runner import embedding_cache
-
-        line = Line(one.name, one.revision, dtype=dtype)
-        vectors = embedding_cache(place, line, one, batch_size=batch_size, device=device)
+        vectors = cached(one, dtype=dtype, folder=place, batch_size=batch_size, device=device)
         return Model(one.label, one.revision, one.matryoshka_dims, vectors.embed)
 
     experiment = Experiment(
         opened(source), opened(control) if control else None, found, sizes, texts, list(map(opened, others)), seeds,
         Path(search) if search else None, Path(classification) if classification else None,
     )  # fmt: skip
-    results, missing = _answers(experiment, chosen, Path(output), _inputs(experiment, dtype))
-    return write_page(Path(output), list(QUESTIONS.values()), experiment, results, missing, dtype=dtype)
+    results, missing = _answers(experiment, chosen, Path(output), dtype)
+    return write_page(Path(output), QUESTIONS.values(), experiment, results, missing, dtype=dtype)
 
 
 def _answers(
-    experiment: Experiment, chosen: Sequence[str], folder: Path, inputs: Mapping[str, Any]
+    experiment: Experiment, chosen: Collection[str], folder: Path, dtype: str
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Measure what was chosen and is not there yet; returns all answers to these inputs, and what was left out."""
     results, missing = {}, {}
     with tqdm(QUESTIONS.items(), unit="question", dynamic_ncols=True) as bar:
         for name, question in bar:
             bar.set_description(name)
-            own = {**inputs, "version": question.version, **(_files(experiment) if name == "adaptive" else {})}
-            result = read_answer(folder, name, own)
-            if result is None and name not in chosen:
+            file, inputs = folder / f"{name}.json", _inputs(experiment, question, dtype)
+            if (known := _known(file, inputs)) is not None:
+                results[name] = known
+            elif name not in chosen:
                 missing[name] = "not asked"
-                continue
-            try:
-                results[name] = question.measure(experiment) if result is None else result
-            except Missing as reason:
-                missing[name] = str(reason)
-                continue
-            if result is None:
-                answer = {"question": name, "inputs": own, "result": results[name]}
-                write_atomically(folder / f"{name}.json", (json.dumps(answer, indent=1) + "\n").encode())
+            else:
+                try:
+                    results[name] = question.measure(experiment)
+                except Missing as reason:
+                    missing[name] = str(reason)
+                    continue
+                answer = {"question": name, "inputs": inputs, "result": results[name]}
+                write_atomically(file, (json.dumps(answer, indent=1) + "\n").encode())
     return results, missing
 
 
-def read_answer(folder: Path, name: str, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of a question, if it was measured with these inputs; a damaged file counts as none."""
+def _known(file: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The result in a file, if it was measured with these inputs; a damaged file counts as none."""
     try:
-        kept = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        kept = json.loads(file.read_text(encoding="utf-8"))
         result: dict[str, Any] = kept["result"]
-        return result if kept["inputs"] == dict(inputs) else None
+        return result if kept["inputs"] == inputs else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _inputs(experiment: Experiment, dtype: str) -> dict[str, Any]:
+def _inputs(experiment: Experiment, question: Question, dtype: str) -> dict[str, Any]:
     """What an answer depends on, by name and content and never by place."""
     train = hashlib.blake2b("\0".join(experiment.train).encode(), digest_size=8).hexdigest()
+    files = {"search": experiment.search, "classification": experiment.classification}
+    shown = {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in files.items() if file}
     return {
         "mrl-text": __version__,
         "model": f"{experiment.model.label} {experiment.model.revision}",
@@ -170,12 +168,9 @@ def _inputs(experiment: Experiment, dtype: str) -> dict[str, Any]:
         "seeds": experiment.seeds,
         "fit_steps": FIT_STEPS,
         "dtype": dtype,
+        "version": question.version,
+        **(shown if question is adaptive.QUESTION else {}),
     }
-
-
-def _files(experiment: Experiment) -> dict[str, str]:
-    files = {"search": experiment.search, "classification": experiment.classification}
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in files.items() if file}
 
 
 def _control(source: ModelSource, base: str | None) -> ModelSource | None:
@@ -183,7 +178,7 @@ def _control(source: ModelSource, base: str | None) -> ModelSource | None:
     if name is None:
         logger.warning("%s names no base: it is shown without a control (name one with --base)", source.name)
         return None
-    return find_model(name)
+    return find_model(name, trust_remote_code=source.trust_remote_code)
 
 
 def _sizes(source: ModelSource, control: ModelSource | None, dims: Sequence[int] | None) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from mrl_text.figures import Panel
 from mrl_text.paper.estimates import as_json, resampled
 from mrl_text.paper.experiment import Experiment, Missing, Side
-from mrl_text.paper.question import Question, Section
+from mrl_text.paper.page import Question, Section
 from mrl_text.paper.tasks import Labelled, correct, nearest
 from mrl_text.paper.wording import bounds, by_size, distinct, interval, listed, pick, series
 from mrl_text.truncation import truncate
@@ -76,18 +76,19 @@ def _rows(side: Side, task: Labelled, predicted: dict[int, np.ndarray], group_of
     for dim, found in predicted.items():
         chance = np.mean([shuffled[found] == shuffled[task.test_labels] for shuffled in shuffles])
         values[CHANCE, dim] = {"value": round(100 * float(chance), 3), "low": None, "high": None, "kept": None}
-    place = {"task": task.name, "side": side.name, "control": side.control}
-    return [{**place, "level": level, "dim": dim, **one} for (level, dim), one in values.items()]
+    return [{**side.named(task.name), "level": level, "dim": dim, **one} for (level, dim), one in values.items()]
 
 
 def _survival(task: Labelled, small: np.ndarray, full: np.ndarray) -> list[dict[str, Any]]:
     """Accuracy of every class with the labels found at the smallest and the full size, the largest loss first."""
-    rows = []
-    for number in np.unique(task.test_labels):
-        members = task.test_labels == number
-        shares = (round(100 * float((found[members] == number).mean()), 1) for found in (small, full))
-        rows.append({"class": task.classes[number], **dict(zip(("small", "full"), shares, strict=True)),
-                     "texts": int(members.sum())})  # fmt: skip
+    from sklearn.metrics import recall_score
+
+    numbers, counts = np.unique(task.test_labels, return_counts=True)
+    shares = [recall_score(task.test_labels, found, labels=numbers, average=None) for found in (small, full)]
+    rows = [
+        {"class": task.classes[number], "small": round(100 * low, 1), "full": round(100 * high, 1), "texts": count}
+        for number, count, low, high in zip(numbers, counts.tolist(), *map(np.ndarray.tolist, shares), strict=True)
+    ]
     return sorted(rows, key=lambda row: (row["small"] - row["full"], row["class"]))
 
 
@@ -103,17 +104,17 @@ def draw(result: dict[str, Any]) -> list[Panel]:
 
 def tell(result: dict[str, Any]) -> Section:
     """What classes and groups keep at the smallest size, and which classes fall most."""
-    model = pick(result["rows"], side=result["model"])
+    model, groups = pick(result["rows"], side=result["model"]), result["groups"]
     dims = sorted(distinct(model, "dim"))
-    lines = {f"{task}: {level}": pick(model, task=task, level=level) for task in result["groups"] for level in LEVELS}
-    parts = [_part(result, model, task, dims[0]) for task in result["groups"]]
+    lines = {f"{task}: {level}": pick(model, task=task, level=level) for task in groups for level in LEVELS}
+    ours, verdicts = zip(*(_words(task, groups[task], pick(model, task=task), dims) for task in groups), strict=True)
     return Section(
         paper=(
             "Small sizes confuse classes within the same superclass (the authors' notes on their Grad-CAM figure: rock"
             " python against boa constrictor); superclass accuracy falls far less than class accuracy."
         ),
-        ours=" ".join(parts),
-        verdict=_verdict(model, list(result["groups"]), dims[0]),
+        ours=" ".join(ours),
+        verdict=". ".join(verdicts) + ".",
         notes=(
             "1-NN on training texts. Groups come from clustering the class means of the model's full width, so they"
             " favour what the full width sees. Random groups of the same sizes show how much of a group's accuracy is"
@@ -123,34 +124,24 @@ def tell(result: dict[str, Any]) -> Section:
     )
 
 
-def _part(result: dict[str, Any], model: list[dict[str, Any]], task: str, dim: int) -> str:
-    kept = {level: pick(model, task=task, level=level, dim=dim)[0]["kept"] for level in (CLASS, SUPER)}
-    groups = result["groups"][task]
-    return (
-        f"{task}: {dim} numbers keep {interval(kept[CLASS])} % of the accuracy over {sum(map(len, groups))} classes and"
-        f" {interval(kept[SUPER])} % over {len(groups)} superclasses."
+def _words(task: str, groups: list[list[str]], rows: list[dict[str, Any]], dims: list[int]) -> tuple[str, str]:
+    """What the smallest size keeps of the accuracy over classes and groups of a task, and what that says."""
+    kept = {level: pick(rows, level=level, dim=dims[0])[0]["kept"] for level in (CLASS, SUPER)}
+    small, full = (pick(rows, level=CHANCE, dim=dim)[0]["value"] for dim in (dims[0], dims[-1]))
+    chance = 100 * small / max(full, 1e-9)
+    ours = (
+        f"{task}: {dims[0]} numbers keep {interval(kept[CLASS])} % of the accuracy over {sum(map(len, groups))} classes"
+        f" and {interval(kept[SUPER])} % over {len(groups)} superclasses."
     )
-
-
-def _verdict(model: list[dict[str, Any]], tasks: list[str], dim: int) -> str:
-    words = []
-    full = max(row["dim"] for row in model)
-    for task in tasks:
-        at = {
-            (level, size): pick(model, task=task, level=level, dim=size)[0] for level in LEVELS for size in (dim, full)
-        }
-        classes, groups = at[CLASS, dim]["kept"], at[SUPER, dim]["kept"]
-        chance = 100 * at[CHANCE, dim]["value"] / max(at[CHANCE, full]["value"], 1e-9)
-        numbers = (
-            f"{dim} numbers keep {groups['value']:.0f} % of superclass and {classes['value']:.0f} % of class accuracy"
-        )
-        if bounds(groups)[0] <= bounds(classes)[1]:
-            words.append(f"{task}: unlike for images, superclasses survive no better than classes; {numbers}")
-        elif bounds(groups)[0] > chance:
-            words.append(f"{task}: as for images, superclasses survive; {numbers}, {chance:.0f} % of random groups")
-        else:
-            words.append(f"{task}: text differs; {numbers}, but random groups of classes keep {chance:.0f} %, too")
-    return ". ".join(words) + "."
+    numbers = (
+        f"{dims[0]} numbers keep {kept[SUPER]['value']:.0f} % of superclass and {kept[CLASS]['value']:.0f} % of class"
+        " accuracy"
+    )
+    if bounds(kept[SUPER])[0] <= bounds(kept[CLASS])[1]:
+        return ours, f"{task}: unlike for images, superclasses survive no better than classes; {numbers}"
+    if bounds(kept[SUPER])[0] > chance:
+        return ours, f"{task}: as for images, superclasses survive; {numbers}, {chance:.0f} % of random groups"
+    return ours, f"{task}: text differs; {numbers}, but random groups of classes keep {chance:.0f} %, too"
 
 
 def _classes(result: dict[str, Any], dims: list[int]) -> str:

@@ -35,6 +35,7 @@ def serve(
     *,
     dtype: AutoDtype = "auto",
     device: str | None = None,
+    trust_remote_code: bool = False,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a model until a signal comes. To be called from the main thread.
@@ -46,7 +47,8 @@ def serve(
         model: folder, hub id or packaged model.
         settings: address, limits, access; None is the defaults.
         dtype: what the model computes in; ``auto`` is bfloat16 where the device has it natively, else float32.
-        device: as for sentence-transformers.
+        device: as for :func:`mrl_text.loading.load`.
+        trust_remote_code: allow code that comes with the model to run.
         on_ready: gets the server's address once it answers.
 
     Raises:
@@ -60,7 +62,9 @@ def serve(
     try:
         if not settings.is_local and settings.api_key is None:
             logger.warning("anyone who reaches %s can use this server: set an API key", settings.host)
-        embedder = Embedder(model, dtype=dtype, device=device, name=settings.model_name)
+        embedder = Embedder(
+            model, dtype=dtype, device=device, name=settings.model_name, trust_remote_code=trust_remote_code
+        )
         if settings.dims is not None:
             check_dims(settings.dims, embedder.width)
         _warm_up(embedder, settings.batch_tokens(embedder.device))
