@@ -1,4 +1,4 @@
-"""The rooms of the package: imports point down only, modules stay short, and importing costs nothing."""
+"""The rooms of the package: imports point down only and are declared, modules stay short, importing costs nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,9 @@ those of every floor below; two rooms of one floor do not know each other. CONTR
 
 HEIGHT = {part: height for height, floor in enumerate(FLOORS) for parts in floor.values() for part in parts}
 ROOM = {part: room for floor in FLOORS for room, parts in floor.items() for part in parts}
+
+BROUGHT_ALONG = {"starlette", "pydantic_core"}
+"""Parts of fastapi and pydantic that are packages of their own and always come with them."""
 
 LONGEST = 420
 """Lines of a module, at most."""
@@ -107,6 +112,22 @@ def test_imports_point_down() -> None:
 def test_no_module_is_long() -> None:
     long = sorted(name for name, file in MODULES.items() if len(file.read_text("utf-8").splitlines()) > LONGEST)
     assert not long, f"over {LONGEST} lines, so two modules: {', '.join(long)}"
+
+
+def test_every_imported_library_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [names for extra, names in project["optional-dependencies"].items() if extra != "dev"]
+    declared = {re.split(r"[^\w.-]", one)[0] for names in (project["dependencies"], *extras) for one in names}
+    packages = packages_distributions()
+    undeclared = set()
+    for file in MODULES.values():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.split(".")[0] for name in names} - {"mrl_text", *sys.stdlib_module_names}:
+                homes = {re.sub("[_.]", "-", home).lower() for home in packages.get(name, [name])}
+                undeclared |= set() if homes & declared or name in BROUGHT_ALONG else {name}
+    assert not undeclared, f"imported, but no dependency of ours: {', '.join(sorted(undeclared))}"
 
 
 def test_the_picture_for_contributors_has_these_floors() -> None:
