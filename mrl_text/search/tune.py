@@ -132,7 +132,7 @@ def tune(
         refused=refused,
         exact=exact,
     )
-    if abilities.in_process and store.path is not None:
+    if store.path is not None:
         write_atomically(store.path / FILE, json.dumps(found.to_json(), indent=1).encode())
     return found
 
