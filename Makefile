@@ -1,19 +1,25 @@
 # make demo   create the environment if it is missing, install, run the quick start
 # make test   create the environment if it is missing, install, run the tests
+# make check  the same with ruff, mypy and the fast tests only: what to run before a commit
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
+WORKERS ?= 2
+PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 GET_PIP ?= https://bootstrap.pypa.io/get-pip.py
 
-.PHONY: demo test lint types clean venv-without-ensurepip
+.PHONY: demo test check lint types constraints clean venv-without-ensurepip
 
 demo: $(VENV)/.demo
 	$(BIN)/mrl-text quickstart
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+check: lint types
+	$(PYTEST) --fast -q
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -26,6 +32,13 @@ types: $(VENV)/.dev
 	cp -R eval build/types/mrl_text/eval
 	cp -R recipes build/types/mrl_text/recipes
 	$(BIN)/mypy --config-file pyproject.toml build/types/mrl_text
+
+# the versions in the environment, less what differs between platforms
+constraints: $(VENV)/.dev
+	{ echo "# The versions the tests were last run with: pip install -c constraints.txt -e '.[quickstart,dev]'"; \
+	$(BIN)/python -m pip list --format=freeze --exclude-editable | tr 'A-Z_' 'a-z-' | sed 's/+[^=]*$$//' \
+		| grep -vE '^(pip|triton|nvidia-.*|cuda-.*)==' | LC_ALL=C sort; } > constraints.new
+	mv constraints.new constraints.txt
 
 clean:
 	rm -rf build dist *.egg-info $(VENV)

@@ -8,7 +8,6 @@ finished, then another one; each at a random moment of what an undisturbed run t
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import random
 import sys
@@ -16,37 +15,33 @@ import tempfile
 import time
 from pathlib import Path
 
-from killing import finish, kill
+from killing import finish, kill, options
 
 
 def main() -> None:
     """Print a line per kill and the verdict; exit code 1 if a file differs or a finished shard was encoded again."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("arguments", nargs="+", help="arguments of mrl-text encode, after --")
-    options = parser.parse_args()
-    moments = random.Random(options.seed)
+    given = options(__doc__, "mrl-text encode", 10)
+    moments = random.Random(given.seed)
     failures = 0
     with tempfile.TemporaryDirectory() as scratch:
         started = time.monotonic()
-        finish(_command(options.arguments, Path(scratch) / "undisturbed"))
+        finish(_command(given.arguments, Path(scratch) / "undisturbed"))
         seconds = time.monotonic() - started
         expected = _hashes(Path(scratch) / "undisturbed")
         print(f"undisturbed: {seconds:.0f} s, {len(expected)} files", flush=True)
         folder = Path(scratch) / "killed"
         kept = True
-        for number in range(options.kills):
+        for number in range(given.kills):
             before = _stamps(folder)
             if (folder / "problems.jsonl").exists():  # it got to its end: begin another
-                failures += _verdict(options.arguments, folder, expected, kept)
+                failures += _verdict(given.arguments, folder, expected, kept)
                 folder, kept, before = Path(scratch) / f"killed-{number}", True, {}
             after = moments.uniform(0, seconds)
-            kill(_command(options.arguments, folder), after)
+            kill(_command(given.arguments, folder), after)
             now = _stamps(folder)
             kept &= all(now.get(file) == stamp for file, stamp in before.items())
             print(f"killed after {after:5.1f} s: {len(before):3d} shards before, {len(now):3d} now", flush=True)
-        failures += _verdict(options.arguments, folder, expected, kept)
+        failures += _verdict(given.arguments, folder, expected, kept)
     sys.exit(bool(failures))
 
 

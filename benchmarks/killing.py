@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+
+
+def options(about: str | None, command: str, kills: int) -> argparse.Namespace:
+    """Number of kills, seed of their moments, and the arguments of the command."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=kills)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("arguments", nargs="+", help=f"arguments of {command}, after --")
+    return parser.parse_args()
 
 
 def finish(command: list[str]) -> None:

@@ -7,36 +7,31 @@ What follows ``--`` are arguments of ``mrl-text eval``.
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from killing import finish, kill
+from killing import finish, kill, options
 
 
 def main() -> None:
     """Print a line per kill and the verdict; exit code 1 if a table differs or finished work was done again."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("arguments", nargs="+", help="arguments of mrl-text eval, after --")
-    options = parser.parse_args()
-    moments = random.Random(options.seed)
+    given = options(__doc__, "mrl-text eval", 20)
+    moments = random.Random(given.seed)
     failures = 0
     with tempfile.TemporaryDirectory() as scratch:
         started = time.monotonic()
-        expected = _table(_run(options.arguments, Path(scratch) / "undisturbed"))
+        expected = _table(_run(given.arguments, Path(scratch) / "undisturbed"))
         seconds = time.monotonic() - started
         print(f"undisturbed: {seconds:.0f} s, {expected.count(chr(10)) - 1} rows")
-        for number in range(options.kills):
+        for number in range(given.kills):
             folder = Path(scratch) / f"killed-{number}"
             after = moments.uniform(0, seconds)
-            kill(_command(options.arguments, folder), after)
+            kill(_command(given.arguments, folder), after)
             finished = _results(folder)
-            same = _table(_run(options.arguments, folder)) == expected
+            same = _table(_run(given.arguments, folder)) == expected
             kept = all(_results(folder).get(file) == stamp for file, stamp in finished.items())
             failures += not (same and kept)
             print(
@@ -44,7 +39,7 @@ def main() -> None:
                 f" table {'identical' if same else 'DIFFERENT'}, finished work {'kept' if kept else 'DONE AGAIN'}",
                 flush=True,
             )
-    print(f"{options.kills - failures} of {options.kills} as if undisturbed")
+    print(f"{given.kills - failures} of {given.kills} as if undisturbed")
     sys.exit(bool(failures))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -11,7 +10,7 @@ from typing import Literal, get_args
 from mrl_text.choices import Dtype
 from mrl_text.layers import check_layers, peek_layers
 from mrl_text.models import ModelSource, find_model, peek_width
-from mrl_text.truncation import PRECISIONS, Precision, bytes_per_vector, check_dims
+from mrl_text.truncation import PRECISIONS, Precision, bytes_per_vector, check_dims, halves
 
 logger = logging.getLogger(__name__)
 
@@ -230,5 +229,5 @@ def _sizes(source: ModelSource, dims: Sequence[int] | None) -> tuple[int, ...]:
             raise ValueError(f"{source.name} does not tell its width: give the sizes with --dims, full width included")
         return check_dims(wanted)
     if not wanted:
-        wanted = tuple(width >> shift for shift in range(int(math.log2(max(width, 16) / 16)) + 1))
+        wanted = halves(width)
     return check_dims([*(dim for dim in wanted if dim <= width), width])

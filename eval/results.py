@@ -93,6 +93,12 @@ class Results:
         self._estimates: dict[str, dict[tuple[Line, Cell], Estimate]] = {}
         self._part_estimates: dict[str, dict[tuple[Variant, str, str], Estimate]] = {}
 
+    def only(self, lines: Iterable[Line]) -> Results:
+        """The scores of these lines alone."""
+        chosen = set(lines)
+        mask = [_line(row) in chosen for row in self.scores[LINE_COLUMNS].itertuples(index=False, name=None)]
+        return Results(self.scores[mask].reset_index(drop=True), self.folders)
+
     @cached_property
     def lines(self) -> list[Line]:
         """Every line, in the order of the table."""

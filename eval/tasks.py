@@ -285,21 +285,19 @@ class _PlainColumns(Dataset):
     each of them takes ten times as long as the classifier.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        super().__init__(
-            dataset.data,
-            info=dataset.info,
-            split=dataset.split,
-            indices_table=dataset._indices,
-            fingerprint=dataset._fingerprint,
-        )
+    @classmethod
+    def of(cls, dataset: Dataset) -> _PlainColumns:
+        """The same rows, not copied."""
+        plain: Dataset = copy.copy(dataset)
+        plain.__class__ = cls
+        return plain
 
     def __getitem__(self, key: Any) -> Any:
         value = super().__getitem__(key)
         return value[:] if isinstance(key, str) else value
 
     def select(self, *args: Any, **kwargs: Any) -> _PlainColumns:
-        return _PlainColumns(super().select(*args, **kwargs))
+        return self.of(super().select(*args, **kwargs))
 
 
 def _plain_columns(dataset: Any) -> Any:
@@ -310,7 +308,7 @@ def _plain_columns(dataset: Any) -> Any:
             copied[key] = _plain_columns(value)
         return copied
     if isinstance(dataset, Dataset) and dataset.format["type"] is None:
-        return _PlainColumns(dataset)
+        return _PlainColumns.of(dataset)
     return dataset
 
 

@@ -82,13 +82,17 @@ def replaced_folder(folder: Path, marker: str | None, what: str) -> Iterator[Pat
     target = folder.resolve()
     check_replaceable(target, marker, what)
     partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    old = target.with_name(f".{target.name}.replaced")
+    for left in (partial, old):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         check_replaceable(target, marker, what)  # nobody used the name in the meantime
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            target.rename(old)  # a kill between the two lines loses nothing
         partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import numpy as np
 
+from mrl_text.suggest import check_choice
+
 if TYPE_CHECKING:
     import torch
 
@@ -117,8 +119,7 @@ def quantize(embeddings: np.ndarray, precision: Precision, *, ranges: np.ndarray
     Raises:
         ValueError: unknown precision.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_choice("precision", precision, Precision)
     if precision in ("float32", "float16"):
         return embeddings.astype(precision, copy=False)
     if not len(embeddings):  # quantise one vector and keep none
@@ -157,11 +158,10 @@ def dequantize(stored: np.ndarray, precision: Precision, dim: int, *, ranges: np
         centre = stored.astype(np.float32) + (128.5 if precision == "int8" else 0.5)
         values = np.where(high > low, low + centre * ((high - low) / 255), low)
         return np.asarray(values, dtype=np.float32)
-    if precision in ("binary", "ubinary"):
-        packed = (stored.astype(np.int16) + 128).astype(np.uint8) if precision == "binary" else stored
-        bits = np.unpackbits(packed, axis=-1, count=dim).astype(np.float32)
-        return np.asarray((2 * bits - 1) / np.float32(np.sqrt(dim)), dtype=np.float32)
-    raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_choice("precision", precision, Precision)
+    packed = (stored.astype(np.int16) + 128).astype(np.uint8) if precision == "binary" else stored
+    bits = np.unpackbits(packed, axis=-1, count=dim).astype(np.float32)
+    return np.asarray((2 * bits - 1) / np.float32(np.sqrt(dim)), dtype=np.float32)
 
 
 def bytes_per_vector(dim: int, precision: Precision = "float32") -> int:

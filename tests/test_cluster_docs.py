@@ -16,6 +16,8 @@ import pytest
 
 from mrl_text import MatryoshkaEncoder
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parent.parent / "docs" / "cluster.md"
 SCRIPTS = {
     match[2]: match[1] for match in re.finditer(r"```bash\n(#!/bin/bash\n# (\S+)\n.*?)```", PAGE.read_text(), re.DOTALL)

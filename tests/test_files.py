@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mrl_text.files import cache_dir, write_atomically
+from mrl_text.files import cache_dir, replaced_folder, write_atomically
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,41 @@ def test_a_file_gets_the_permissions_of_any_new_file(tmp_path: Path, umask: int,
     finally:
         os.umask(before)
     assert (tmp_path / "answer.json").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("there", [None, {}, {"facts.json": "old", "more.txt": ""}])
+def test_a_folder_is_replaced_whole(tmp_path: Path, there: dict[str, str] | None) -> None:
+    folder = tmp_path / "out"
+    if there is not None:
+        folder.mkdir()
+        for name, text in there.items():
+            (folder / name).write_text(text)
+    with replaced_folder(folder, "facts.json", "result") as partial:
+        (partial / "facts.json").write_text("new")
+        assert folder.is_dir() == (there is not None), "until the end all is as it was"
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {"facts.json": "new"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_an_error_leaves_the_older_folder_and_no_rest(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "facts.json").write_text("old")
+    with (
+        pytest.raises(RuntimeError, match="half way"),
+        replaced_folder(tmp_path / "out", "facts.json", "result") as partial,
+    ):
+        (partial / "facts.json").write_text("new")
+        raise RuntimeError("half way")
+    assert (tmp_path / "out" / "facts.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("marker", ["facts.json", None])
+def test_what_is_no_result_of_ours_is_not_replaced(tmp_path: Path, marker: str | None) -> None:
+    (tmp_path / "folder").mkdir()
+    for file in (tmp_path / "folder" / "thesis.txt", tmp_path / "file"):
+        file.write_text("years of work")
+        place = tmp_path / file.relative_to(tmp_path).parts[0]
+        with pytest.raises(FileExistsError, match="choose another folder"), replaced_folder(place, marker, "result"):
+            pytest.fail("nothing is computed for a folder that cannot be written")
+        assert file.read_text() == "years of work"

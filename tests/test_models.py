@@ -3,9 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -25,17 +23,7 @@ from mrl_text.models import (
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-@pytest.fixture(autouse=True)
-def in_an_empty_folder_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names are looked up in the working folder first; and nothing here may look further."""
-
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("a name is resolved without the network")
-
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+pytestmark = pytest.mark.usefixtures("without_network")
 
 
 @pytest.fixture(scope="module")

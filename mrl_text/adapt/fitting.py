@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mrl_text.adapt.adaptation import METHODS, Adaptation
+from mrl_text.adapt.adaptation import Adaptation
 from mrl_text.choices import AdaptMethod
 from mrl_text.losses import InfoNCE
 from mrl_text.losses.kernel import Neighbours, nested_cross_entropy
 from mrl_text.losses.objectives import checked_weights
 from mrl_text.neighbours import neighbour_batches, neighbour_groups
-from mrl_text.suggest import did_you_mean
+from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, truncate
 
 logger = logging.getLogger(__name__)
@@ -74,8 +74,7 @@ def fit(
             first), an impossible size, weight or number of steps, or pairs that are missing, not wanted, or name
             rows that are not there.
     """
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} is unknown{did_you_mean(str(method), METHODS)}")
+    check_choice("method", method, AdaptMethod)
     vectors = unit_rows(embeddings)
     width = vectors.shape[1]
     chosen = fitted_dims(width, dims)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import shutil
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -13,16 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.adapt.adaptation import METHODS, Adaptation, matrix_file
+from mrl_text.adapt.adaptation import Adaptation, matrix_file
 from mrl_text.adapt.fitting import fit, fitted_dims
 from mrl_text.adapt.model import apply
 from mrl_text.adapt.texts import read_array, read_pairs, read_texts, read_vectors
+from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.files import cache_dir, write_atomically
+from mrl_text.files import cache_dir, check_replaceable, replaced_folder, write_atomically
 from mrl_text.models import ModelSource, find_model, peek_width
-from mrl_text.suggest import did_you_mean
+from mrl_text.suggest import check_choice
 from mrl_text.tables import open_table
 
 logger = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ def adapt(
     _check_method(method, pairs, needs_texts=True, texts=texts)
     if limit < _FEWEST:
         raise ValueError(f"limit is {limit} texts, {_FEWEST} is the least")
-    _check_folder(folder)
+    check_replaceable(folder, FACTS_FILE, "adapted model")
     for file in texts:
         open_table(file)
     source = find_model(model)
@@ -150,8 +149,7 @@ def adapt_vectors(
 def _check_method(
     method: str, pairs: str | Path | None, *, needs_texts: bool, texts: Sequence[str | Path] = ()
 ) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} is unknown{did_you_mean(method, METHODS)}")
+    check_choice("method", method, AdaptMethod)
     if method == "linear" and pairs is None:
         raise ValueError("linear is trained on pairs, and none were named; rotation and pca need none")
     if method != "linear" and pairs is not None:
@@ -160,11 +158,6 @@ def _check_method(
         raise ValueError("linear is fitted on the texts of its pairs alone: leave the other texts out")
     if needs_texts and not texts and pairs is None:
         raise ValueError("no texts were named: give files of texts like those the model is for")
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / FACTS_FILE).exists()):
-        raise FileExistsError(f"{folder} is there and holds no adapted model: choose another folder")
 
 
 def _chosen_texts(
@@ -230,37 +223,8 @@ def _save(source: ModelSource, adaptation: Adaptation, folder: Path) -> None:
     model = apply(_load(source, device="cpu"), adaptation)
     base_model = str(Path(source.path).resolve()) if source.name.startswith("local/") else source.name
     model.describe(name=folder.resolve().name, base_model=base_model, adaptation=adaptation.method)
-    partial = folder.resolve().with_name(f".{folder.resolve().name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(str(partial))
-    card = partial / "README.md"
-    before = card.read_text(encoding="utf-8") if card.is_file() else ""
-    write_atomically(card, _card(folder.resolve().name, before, _card_section(adaptation, source)).encode())
-    write_atomically(partial / FACTS_FILE, adaptation.describe().encode())
-    _check_folder(folder)  # nobody used the name in the meantime
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def _card(name: str, base: str, section: str) -> str:
-    """The model card: ours first, then the base's, whose title and snippet would be taken for this model's."""
-    head = re.match(r"---\n.*?\n---\n", base, re.DOTALL)
-    yaml, text = (head.group(), base[head.end() :].strip()) if head else ("", base.strip())
-    kept = f"\n## Card of the base model\n\n{text}\n" if text else ""
-    return f"{yaml}\n# {name}\n\n{section}{kept}".lstrip()
-
-
-def _card_section(adaptation: Adaptation, source: ModelSource) -> str:
-    how = {
-        "rotation": "an orthogonal rotation, fitted without labels; full-width similarities are those of the base",
-        "pca": "an orthogonal rotation to the principal axes; full-width similarities are those of the base",
-        "linear": "a linear map trained on pairs; full-width similarities differ from those of the base",
-    }[adaptation.method]
-    sizes = ", ".join(map(str, adaptation.dims))
-    return (
-        "## Adapted with mrl-text\n\n"
-        f"The vectors of {source.name} can be cut to {sizes} numbers: behind the unchanged encoder stands {how}."
-        f" Fitted on {adaptation.facts['texts']:,} texts. Cut, then scale to unit length:"
-        f" `SentenceTransformer(..., truncate_dim={adaptation.dims[0]})` and"
-        " `encode(..., normalize_embeddings=True)`.\n"
-    )
+    with replaced_folder(folder, FACTS_FILE, "adapted model") as partial:
+        model.save_pretrained(str(partial))
+        facts = {"method": adaptation.method, "dims": adaptation.dims, "texts": adaptation.facts["texts"]}
+        rewrite(partial, lambda card: describe_adaptation(card, folder.resolve().name, base=source.name, **facts))
+        write_atomically(partial / FACTS_FILE, adaptation.describe().encode())

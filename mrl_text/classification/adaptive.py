@@ -17,8 +17,8 @@ from sklearn.utils import check_random_state
 from mrl_text.choices import Cost
 from mrl_text.classification.heads import Floats, Heads, fit_heads
 from mrl_text.classification.nested import NestedClassifier, PrefixEstimator
-from mrl_text.classification.thresholds import COSTS, Path, Stages, confidence, find_path, paid
-from mrl_text.suggest import did_you_mean
+from mrl_text.classification.thresholds import Path, Stages, confidence, find_path, paid
+from mrl_text.suggest import check_choice
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,7 @@ class AdaptiveClassifier(PrefixEstimator):
             ValueError: ``keep``, ``cost`` or ``cv`` is impossible; what is allowed is named.
         """
         _check_keep(self.keep)
-        if self.cost not in COSTS:
-            raise ValueError(f"cost {self.cost!r} is unknown{did_you_mean(str(self.cost), COSTS)}")
+        check_choice("cost", self.cost, Cost)
         if self.cv < 2:
             raise ValueError(f"cv must be at least 2 folds, got {self.cv}")
 

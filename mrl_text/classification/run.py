@@ -19,7 +19,7 @@ from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
 from mrl_text.classification.figure import Curve, draw_curves
 from mrl_text.classification.storage import FACTS_FILE, load_classifier, read_facts, save_classifier
 from mrl_text.embedding_cache import EmbeddingCache
-from mrl_text.files import cache_dir, write_atomically
+from mrl_text.files import cache_dir, check_replaceable, write_atomically
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.tables import Problems, checked, read_columns
 from mrl_text.tables.values import class_name
@@ -94,8 +94,7 @@ def classify(
         ValueError: malformed tables, one label only, impossible sizes or options.
     """
     folder = Path(output)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / FACTS_FILE).exists()):
-        raise FileExistsError(f"{folder} is there and holds no classifier: choose another folder")
+    check_replaceable(folder, FACTS_FILE, "classifier")
     source = find_model(model)
     if dims is not None:
         check_dims(dims, peek_width(source))

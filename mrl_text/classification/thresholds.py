@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,6 @@ from sklearn.isotonic import IsotonicRegression
 from mrl_text.choices import Cost
 
 Floats = npt.NDArray[np.float64]
-
-COSTS: tuple[Cost, ...] = get_args(Cost)
-"""What an input costs: all sizes it was classified at, added up, or the largest of them."""
 
 PRICES = 48
 """Prices of an error that a path of thresholds is made of."""

@@ -10,30 +10,20 @@ from typing import Annotated
 import typer
 
 from mrl_text.choices import Cost
-from mrl_text.cli.common import (
-    BatchSize,
-    Device,
-    KeepShare,
-    Model,
-    check_share,
-    command,
-    dims_option,
-    output_option,
-    whole_numbers,
-)
+from mrl_text.cli import common
 
 Text = Annotated[str, typer.Option(help="Name of the column of texts.")]
 
 
-@command
+@common.command
 def classify(
-    model: Model,
+    model: common.Model,
     train: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet with texts and labels.")],
-    output: Annotated[Path, output_option("Folder for the classifier, results and curve.")],
+    output: Annotated[Path, common.output_option("Folder for the classifier, results and curve.")],
     test: Annotated[Path | None, typer.Option(help="Another such table; default: a fifth of TRAIN.")] = None,
-    dims: Annotated[str | None, dims_option("16, 24, 32, 48, 64, ... and the width")] = None,
+    dims: Annotated[str | None, common.dims_option("16, 24, 32, 48, 64, ... and the width")] = None,
     tied: Annotated[bool, typer.Option("--tied", help="One weight matrix for all sizes (MRL-E).")] = False,
-    keep: KeepShare = 0.999,
+    keep: common.KeepShare = 0.999,
     expected_dims: Annotated[
         float | None, typer.Option(help="Instead of --keep: the size to stay within on average, such as 128.")
     ] = None,
@@ -41,12 +31,12 @@ def classify(
     text: Text = "text",
     label: Annotated[str, typer.Option(help="Name of the column of labels.")] = "label",
     seed: Annotated[int, typer.Option(help="Of the folds and of the fifth.")] = 0,
-    batch_size: BatchSize = 64,
-    device: Device = None,
+    batch_size: common.BatchSize = 64,
+    device: common.Device = None,
 ) -> None:
     """Fit a classifier that looks at as many numbers of a vector as an input needs."""
-    sizes = whole_numbers(dims)
-    check_share(keep)
+    sizes = common.whole_numbers(dims)
+    common.check_share(keep)
     from rich.console import Console
 
     from mrl_text.classification import classify as run
@@ -72,13 +62,13 @@ def classify(
     typer.echo("\n".join(map(str, result.files)))
 
 
-@command
+@common.command
 def label(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What mrl-text classify wrote.")],
     texts: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet with texts.")],
     text: Text = "text",
-    batch_size: BatchSize = 64,
-    device: Device = None,
+    batch_size: common.BatchSize = 64,
+    device: common.Device = None,
 ) -> None:
     """Label new texts with a saved classifier, as CSV: text, label, probability and the size that was enough."""
     from mrl_text.classification import label_texts

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -113,3 +113,25 @@ def check_share(keep: float) -> None:
     """
     if not 0 < keep <= 1:
         raise ValueError(f"--keep {keep}: expected a share of the full score, such as 0.99")
+
+
+StoreUrl = Annotated[
+    str,
+    typer.Argument(
+        metavar="STORE",
+        help="DIR, postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION, qdrant:DIR#COLLECTION.",
+    ),
+]
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Columns as wide as their longest cell; the first and a column without a name to the left."""
+    columns = list(rows[0])
+    cells = [columns, *([str(row[name]) for name in columns] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
+    for row in cells:
+        aligned = [
+            cell.ljust(width) if name in (columns[0], "") else cell.rjust(width)
+            for name, cell, width in zip(columns, row, widths, strict=True)
+        ]
+        typer.echo("  ".join(aligned).rstrip())

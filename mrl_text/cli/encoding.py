@@ -8,48 +8,33 @@ from typing import Annotated
 import typer
 
 from mrl_text.choices import EncodedFormat, EngineName, OnLong
-from mrl_text.cli.common import (
-    AutoDtypeOption,
-    Corpus,
-    Device,
-    IdColumn,
-    KeepColumns,
-    Limit,
-    ModelOption,
-    OnErrorOption,
-    TextColumn,
-    command,
-    dims_option,
-    names,
-    output_option,
-    whole_numbers,
-)
+from mrl_text.cli import common
 
 
-@command
+@common.command
 def encode(
-    inputs: Corpus,
-    output: Annotated[Path, output_option("Folder; one that was begun goes on.")],
-    model: ModelOption,
-    dims: Annotated[str | None, dims_option("full width")] = None,
+    inputs: common.Corpus,
+    output: Annotated[Path, common.output_option("Folder; one that was begun goes on.")],
+    model: common.ModelOption,
+    dims: Annotated[str | None, common.dims_option("full width")] = None,
     precision: Annotated[
         str, typer.Option(help="Of each size, comma-separated: float32, float16, int8, uint8, binary, ubinary.")
     ] = "float32",
-    keep: KeepColumns = None,
-    text_column: TextColumn = None,
-    id_column: IdColumn = None,
-    limit: Limit = None,
-    on_error: OnErrorOption = "skip",
+    keep: common.KeepColumns = None,
+    text_column: common.TextColumn = None,
+    id_column: common.IdColumn = None,
+    limit: common.Limit = None,
+    on_error: common.OnErrorOption = "skip",
     on_long: Annotated[OnLong, typer.Option(help="What to do with texts longer than the model reads.")] = "cut",
     format: Annotated[EncodedFormat, typer.Option(help="Shards, or a memory-mapped array.")] = "parquet",
-    dtype: AutoDtypeOption = "auto",
+    dtype: common.AutoDtypeOption = "auto",
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows read per shard, which is held in memory.")] = 8192,
     token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens per batch; default: by device.")] = None,
-    device: Device = None,
+    device: common.Device = None,
     engine: Annotated[EngineName, typer.Option(help="This process, or a Ray cluster (RAY_ADDRESS).")] = "local",
 ) -> None:
     """Encode a corpus of any size into a folder of vectors; interrupted, the same command goes on."""
-    sizes = whole_numbers(dims)
+    sizes = common.whole_numbers(dims)
     from mrl_text.encoding import encode_files
 
     report = encode_files(
@@ -57,9 +42,9 @@ def encode(
         output,
         model=model,
         dims=sizes,
-        precisions=names(precision),  # type: ignore[arg-type]  # checked there
-        keep=names(keep),
-        text_columns=names(text_column),
+        precisions=common.names(precision),  # type: ignore[arg-type]  # checked there
+        keep=common.names(keep),
+        text_columns=common.names(text_column),
         id_column=id_column,
         limit=limit,
         on_error=on_error,

@@ -8,41 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrl_text.choices import LabelledAs, TableFormat
-from mrl_text.cli.common import (
-    BatchSize,
-    Device,
-    DtypeOption,
-    KeepShare,
-    Mirror,
-    OwnData,
-    References,
-    check_share,
-    command,
-    dims_option,
-    names,
-    output_option,
-    whole_numbers,
-)
+from mrl_text.cli import common
 
 if TYPE_CHECKING:
     from mrl_text.eval import SweepResult
 
 
-@command
+@common.command
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Folders of runs or models, hub ids, packaged models.")],
     tasks: Annotated[
         str | None, typer.Option(help="mteb tasks, comma-separated; default: those of the run's recipe.")
     ] = None,
     benchmark: Annotated[str | None, typer.Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
-    data: OwnData = None,
+    data: common.OwnData = None,
     as_: Annotated[
         LabelledAs | None, typer.Option("--as", help="What files with text,label are; default: classification.")
     ] = None,
     languages: Annotated[str | None, typer.Option(help="Keep these languages of --tasks: eng,deu-Latn.")] = None,
     subsets: Annotated[str | None, typer.Option(help="Keep these subsets of --tasks.")] = None,
     splits: Annotated[str | None, typer.Option(help="Evaluate these splits of --tasks.")] = None,
-    dims: Annotated[str | None, dims_option("the trained ones; full width is always added")] = None,
+    dims: Annotated[str | None, common.dims_option("the trained ones; full width is always added")] = None,
     layers: Annotated[
         str | None, typer.Option(help="Numbers of layers to evaluate besides all of them, comma-separated.")
     ] = None,
@@ -54,22 +40,22 @@ def evaluate(
         Path | None,
         typer.Option(help="Fit PCA on the texts of this file instead of each task's corpus side."),
     ] = None,
-    reference: References = None,
-    keep: KeepShare = 0.99,
-    output: Annotated[Path, output_option("Folder for results, table, curve and report.")] = Path("evaluation"),
-    mirror: Mirror = None,
+    reference: common.References = None,
+    keep: common.KeepShare = 0.99,
+    output: Annotated[Path, common.output_option("Folder for results, table, curve and report.")] = Path("evaluation"),
+    mirror: common.Mirror = None,
     cache: Annotated[
         str | None, typer.Option(help="Folder of embeddings to share between evaluations, or none to keep none.")
     ] = None,
     keep_going: Annotated[bool, typer.Option(help="Leave out tasks that cannot run or fail.")] = False,
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    dtype: DtypeOption = "float32",
+    batch_size: common.BatchSize = 32,
+    device: common.Device = None,
+    dtype: common.DtypeOption = "float32",
 ) -> None:
     """Evaluate models on mteb tasks or your own data, at every size and precision, from one encoding pass."""
-    sizes = whole_numbers(dims)
-    depths = whole_numbers(layers, "--layers", "2,4")
-    check_share(keep)
+    sizes = common.whole_numbers(dims)
+    depths = common.whole_numbers(layers, "--layers", "2,4")
+    common.check_share(keep)
     from rich.console import Console
 
     from mrl_text.eval.report import print_report, write_report
@@ -77,7 +63,7 @@ def evaluate(
     from mrl_text.training.recipe_files import recipe_eval
 
     planned = recipe_eval(models[0])
-    chosen = names(tasks) if tasks else [] if benchmark or data else planned.tasks
+    chosen = common.names(tasks) if tasks else [] if benchmark or data else planned.tasks
     planned_dims = planned.dims if len(models) == 1 else []
     texts = _texts(pca_texts) if pca_texts else None
     for file in reference or ():
@@ -90,12 +76,12 @@ def evaluate(
         benchmark=benchmark,
         data=data or (),
         as_=as_,
-        languages=names(languages),
-        subsets=names(subsets),
-        splits=names(splits),
+        languages=common.names(languages),
+        subsets=common.names(subsets),
+        splits=common.names(splits),
         dims=sizes or planned_dims or None,
-        precisions=names(precisions),  # type: ignore[arg-type]  # checked by sweep
-        controls=[] if controls == "none" else names(controls),  # type: ignore[arg-type]
+        precisions=common.names(precisions),  # type: ignore[arg-type]  # checked by sweep
+        controls=[] if controls == "none" else common.names(controls),  # type: ignore[arg-type]
         mirror=mirror,
         cache=cache,
         pca_texts=texts,
@@ -113,19 +99,21 @@ def evaluate(
         typer.echo(f"{task} was left out: {reason}")
     written = write_report(result, keep=keep, references=references, failed=result.failed)
     typer.echo("\n".join(str(file) for file in (output / "scores.csv", output / "scores.parquet", *written)))
-    _write_cards(models, result)
+    _write_cards(models, result, keep)
 
 
-@command
+@common.command
 def leaderboard(
     results: Annotated[list[Path], typer.Argument(help="Output folders of mrl-text eval.")],
     format_: Annotated[TableFormat, typer.Option("--format", help="What to print.")] = "terminal",
-    output: Annotated[Path | None, output_option("File to write instead; .html writes the interactive page.")] = None,
-    reference: References = None,
-    keep: KeepShare = 0.99,
+    output: Annotated[
+        Path | None, common.output_option("File to write instead; .html writes the interactive page.")
+    ] = None,
+    reference: common.References = None,
+    keep: common.KeepShare = 0.99,
 ) -> None:
     """One table over models, sizes and precisions, from any number of evaluations."""
-    check_share(keep)
+    common.check_share(keep)
     from mrl_text.eval.leaderboard import load_results, write_leaderboard
 
     kind = output.suffix.lstrip(".").lower().replace("md", "markdown") if output else format_
@@ -133,7 +121,7 @@ def leaderboard(
     typer.echo(text, nl=False)
 
 
-@command
+@common.command
 def mirror(
     arguments: Annotated[list[str], typer.Argument(metavar="TASKS... DIR", help="mteb tasks, then the folder.")],
     benchmark: Annotated[str | None, typer.Option(help="mteb benchmark, instead of or besides tasks.")] = None,
@@ -143,20 +131,20 @@ def mirror(
     from mrl_text.eval.mirror import mirror_tasks
     from mrl_text.eval.tasks import find_tasks
 
-    copied = mirror_tasks(find_tasks([one for text in tasks for one in names(text)], benchmark), folder)
+    copied = mirror_tasks(find_tasks([one for text in tasks for one in common.names(text)], benchmark), folder)
     typer.echo("\n".join(f"{path}  {where}" for path, where in copied.items()))
     typer.echo(f"Evaluate with  mrl-text eval MODEL --tasks ... --mirror {folder}")
 
 
-def _write_cards(models: list[str], result: SweepResult) -> None:
+def _write_cards(models: list[str], result: SweepResult, keep: float) -> None:
     """Put the curve into the cards of models made here; what was measured stays whatever becomes of that."""
-    from mrl_text.training.card import write_curve
+    from mrl_text.cards.measured import write_curve
 
     for folder in map(Path, models):
         trained = (folder / "recipe.yaml").is_file() and (folder / "model").is_dir()
         if trained or (folder / "adaptation.json").is_file():
             try:
-                write_curve(folder, result)
+                write_curve(folder, result, keep=keep)
             except (ValueError, OSError) as error:
                 typer.echo(f"{folder}: the model card is left as it was: {' '.join(str(error).split())}", err=True)
 

@@ -7,26 +7,14 @@ from typing import Annotated
 
 import typer
 
-from mrl_text.cli.common import (
-    BatchSize,
-    Device,
-    DtypeOption,
-    Mirror,
-    OwnData,
-    TextLimit,
-    command,
-    dims_option,
-    names,
-    output_option,
-    whole_numbers,
-)
+from mrl_text.cli import common
 
 
-@command
+@common.command
 def paper(
     model: Annotated[str, typer.Argument(help="Folder, hub id or packaged model; a Matryoshka one.")],
-    mirror: Mirror = None,
-    data: OwnData = None,
+    mirror: common.Mirror = None,
+    data: common.OwnData = None,
     tasks: Annotated[
         str | None,
         typer.Option(help="mteb tasks; default with a mirror: STSBenchmark,SciFact,Banking77Classification."),
@@ -35,7 +23,7 @@ def paper(
         list[Path] | None,
         typer.Option(help="Texts to fit rotations and PCA on, none of them evaluated. As often as you like."),
     ] = None,
-    train_limit: TextLimit = 10_000,
+    train_limit: common.TextLimit = 10_000,
     base: Annotated[str | None, typer.Option(help="The control; default: the base that the model names.")] = None,
     independent: Annotated[list[str] | None, typer.Option(help="A model trained for one size alone.")] = None,
     questions: Annotated[
@@ -44,16 +32,16 @@ def paper(
     ] = None,
     search: Annotated[Path | None, typer.Option(help="tune.json of mrl-text index tune, to show.")] = None,
     classification: Annotated[Path | None, typer.Option(help="results.json of mrl-text classify, to show.")] = None,
-    dims: Annotated[str | None, dims_option("the trained ones")] = None,
+    dims: Annotated[str | None, common.dims_option("the trained ones")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Of fits and random dimensions.")] = 3,
-    output: Annotated[Path, output_option("Folder for the page, figures and answers.")] = Path("paper"),
+    output: Annotated[Path, common.output_option("Folder for the page, figures and answers.")] = Path("paper"),
     cache: Annotated[Path | None, typer.Option(help="Folder of embeddings, as that of mrl-text eval.")] = None,
-    batch_size: BatchSize = 64,
-    device: Device = None,
-    dtype: DtypeOption = "float32",
+    batch_size: common.BatchSize = 64,
+    device: common.Device = None,
+    dtype: common.DtypeOption = "float32",
 ) -> None:
     """Answer the Matryoshka paper's questions for text: one page with figures, question by question."""
-    sizes = whole_numbers(dims)
+    sizes = common.whole_numbers(dims)
     from mrl_text.paper import paper as run_paper
 
     page = run_paper(
@@ -63,10 +51,10 @@ def paper(
         independent=independent or (),
         mirror=mirror,
         data=data or (),
-        tasks=names(tasks) or None,
+        tasks=common.names(tasks) or None,
         train=train or (),
         train_limit=train_limit,
-        questions=names(questions) or None,
+        questions=common.names(questions) or None,
         search=search,
         classification=classification,
         dims=sizes,

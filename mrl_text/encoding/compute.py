@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import torch
 
 from mrl_text.choices import AutoDtype
 from mrl_text.precision import training_precision
-from mrl_text.suggest import did_you_mean
+from mrl_text.suggest import check_choice
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -32,8 +32,8 @@ def compute_dtype(model: SentenceTransformer, wanted: str | None = None) -> str:
     Raises:
         ValueError: an unknown format, or float32 of a model that was loaded in fewer bits.
     """
-    if wanted is not None and wanted not in get_args(AutoDtype):
-        raise ValueError(f"dtype {wanted!r} is unknown{did_you_mean(str(wanted), get_args(AutoDtype))}")
+    if wanted is not None:
+        check_choice("dtype", wanted, AutoDtype)
     parameter = next(model.parameters(), None)
     own = str(parameter.dtype).removeprefix("torch.") if parameter is not None else "float32"
     if wanted == "float32" and own != "float32":

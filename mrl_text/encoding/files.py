@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -22,9 +22,9 @@ from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
 from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
 from mrl_text.files import write_atomically
 from mrl_text.models import find_model
-from mrl_text.suggest import did_you_mean
+from mrl_text.suggest import check_choice
 from mrl_text.tables.corpus import open_corpus
-from mrl_text.truncation import PRECISIONS, Precision, check_dims
+from mrl_text.truncation import Precision, check_dims
 
 SHARD_ROWS = 8192
 
@@ -125,8 +125,7 @@ def encode_files(
         ("engine", engine, EngineName),
         ("dtype", dtype or "auto", AutoDtype),
     ):
-        if value not in get_args(known):
-            raise ValueError(f"{name} {value!r} is unknown{did_you_mean(str(value), get_args(known))}")
+        check_choice(name, value, known)
     extra = tuple(name for name in dict.fromkeys(keep) if name != TEXT)
     sources = tuple(open_corpus(path, text_columns, id_column, extra) for path in inputs)
     if not sources or len({source.path for source in sources}) < len(sources):
@@ -181,8 +180,7 @@ def _check_options(
     if not precisions:
         raise ValueError("precisions is empty: name at least one, for example ['float32']")
     for precision in precisions:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        check_choice("precision", precision, Precision)
     for name, value in (("shard_rows", shard_rows), ("limit", limit), ("token_budget", token_budget)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

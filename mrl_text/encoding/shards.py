@@ -15,7 +15,7 @@ from mrl_text.encoding.compute import compute_dtype
 from mrl_text.encoding.job import TEXT, Job, Reader, Segment, as_column, column_name
 from mrl_text.encoding.stream import EncodedWindow, encode_windows, windows
 from mrl_text.tables.corpus import Text
-from mrl_text.truncation import check_dims, quantize, truncate
+from mrl_text.truncation import check_dims, quantize, truncate, usable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +55,7 @@ def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segm
     if texts is None:
         return job
     sample = next(_encode(encoder, [texts], job)).vectors
-    sample = sample[_usable(sample)]
+    sample = sample[usable(sample)]
     if not len(sample):
         raise ValueError(f"int8 and uint8 have no ranges: none of the first {len(texts)} texts got a usable vector")
     cut = {dim: truncate(sample, dim) for dim in dims}
@@ -131,7 +131,7 @@ def _shard(rows: Rows, parts: Sequence[EncodedWindow], job: Job) -> bytes:
 
     vectors = np.concatenate([part.vectors for part in parts]) if parts else np.zeros((0, job.width), np.float32)
     cut = np.concatenate([part.cut for part in parts]) if parts else np.zeros(0, dtype=bool)
-    usable = _usable(vectors)
+    directed = usable(vectors)
     kept: Rows = []
     places: list[int] = []
     place = -1
@@ -140,7 +140,7 @@ def _shard(rows: Rows, parts: Sequence[EncodedWindow], job: Job) -> bytes:
             note(source, row, "left out", row.problem)
             continue
         place += 1
-        if not usable[place]:
+        if not directed[place]:
             note(source, row, "left out", "got a vector from the model that is zero or not finite")
             _refuse([(source, dataclasses.replace(row, problem="got a vector that is zero or not finite"))], job)
             continue
@@ -154,13 +154,6 @@ def _shard(rows: Rows, parts: Sequence[EncodedWindow], job: Job) -> bytes:
         places.append(place)
     columns = _columns(kept, vectors[places], job, note)
     return _parquet(columns, {"problems": problems, "rows_read": len(rows)})
-
-
-def _usable(vectors: np.ndarray) -> np.ndarray:
-    """Whether each vector has a direction, (n,)."""
-    norms = np.linalg.norm(vectors, axis=1)
-    usable: np.ndarray = np.isfinite(norms) & (norms > 0)
-    return usable
 
 
 _LONG = {

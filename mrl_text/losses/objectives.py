@@ -10,7 +10,7 @@ from sentence_transformers.util import all_gather_with_grad, get_rank, get_world
 from torch import Tensor
 
 from mrl_text.losses.kernel import Neighbours, NestedValue, Positives, nested_cross_entropy
-from mrl_text.truncation import check_dims
+from mrl_text.truncation import check_dims, truncate
 
 Reduction = Literal["sum", "mean"]
 
@@ -154,7 +154,7 @@ class SelfDistillation:
             raise ValueError(f"the teacher has {len(target)} vectors for {len(texts)} texts of the batch")
         if len(texts) < 2:
             raise ValueError("self-distillation compares the texts of a batch: it needs at least two")
-        target = torch.nn.functional.normalize(target.to(texts.device, torch.promote_types(texts.dtype, torch.float32)))
+        target = truncate(target.to(texts.device, torch.promote_types(texts.dtype, torch.float32)))
         own = torch.arange(len(texts), device=texts.device)
         return nested_cross_entropy(
             texts,

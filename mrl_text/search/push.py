@@ -50,7 +50,6 @@ class PushReport:
             ``problems.jsonl`` of the folder, which is kept then.
         plan: how the store searches.
         seconds: of the whole call.
-        read: rows of corpus files that were encoded in this call.
         duplicates: rows that another with the same id replaces or keeps out.
     """
 
@@ -63,7 +62,6 @@ class PushReport:
     problems: list[str]
     plan: SearchPlan
     seconds: float
-    read: int
     duplicates: int
 
 
@@ -225,7 +223,6 @@ def send(
         problems=source.problems,
         plan=chosen,
         seconds=time.monotonic() - started,
-        read=source.read,
         duplicates=len(left_out if replace else left_out | there),
     )
 

@@ -42,14 +42,12 @@ class PushSource:
         temporary: whether the folder is ours, to be removed when all is stored.
         left_out: rows of the corpus without a vector.
         problems: the first ten of the rows that were left out or cut, with their place.
-        read: rows of the corpus that were encoded now.
     """
 
     encoded: EncodedFolder
     temporary: bool = False
     left_out: int = 0
     problems: list[str] = field(default_factory=list)
-    read: int = 0
 
     @property
     def width(self) -> int:
@@ -227,7 +225,7 @@ def encode_corpus(
     folder = Path(work).expanduser() if work else work_folder(files, find_model(model), kept, options)
     report = encode_files(paths, folder, model=model, precisions=["float16"], keep=kept, **options)
     temporary = work is None and not report.problems  # else problems.jsonl is kept
-    return PushSource(open_encoded(folder), temporary, report.left_out, report.problems, report.encoded)
+    return PushSource(open_encoded(folder), temporary, report.left_out, report.problems)
 
 
 def _check_ids(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from mrl_text.cards.measured import PICTURE, Measured, curve_text, measured_lines
+from mrl_text.cards.metadata import check_languages, check_license, check_repo, eval_results, known_facts
+from mrl_text.cards.privacy import public_json
+from mrl_text.cards.published import CardFacts
 from mrl_text.choices import CardChoice
 from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource, find_model
-from mrl_text.sharing.card import PICTURE, CardFacts, Measured
-from mrl_text.sharing.files import is_stale, model_files, public_json
-from mrl_text.sharing.metadata import check_languages, check_license, check_repo, known_facts
+from mrl_text.sharing.files import is_stale, model_files
 
 logger = logging.getLogger(__name__)
 
@@ -254,9 +257,8 @@ def _measured(source: ModelSource, repo: str, folders: Sequence[str | Path]) -> 
         if not found:
             return None
         folders = found
+    from mrl_text.eval.figures import draw_curve
     from mrl_text.eval.leaderboard import load_results
-    from mrl_text.sharing.card import measure
-    from mrl_text.training.card import measured_lines
 
     results = load_results(folders)
     try:
@@ -266,7 +268,15 @@ def _measured(source: ModelSource, repo: str, folders: Sequence[str | Path]) -> 
             raise
         logger.warning("%s is left aside: %s", folders[0], error)
         return None
-    return measure(results, own, controls, repo.partition("/")[2])
+    results = results.only([own, *controls])
+    for line in results.lines:
+        results.labels[line] = results.labels[line].replace(own.label, repo.partition("/")[2], 1)
+    with tempfile.TemporaryDirectory() as folder:
+        picture = next(file for file in draw_curve(results, Path(folder)) if file.suffix == ".png").read_bytes()
+    choice = results.recommend(own, keep=0.99)
+    dim = choice.cell.dim if choice is not None and choice.cell.dim < choice.full.dim else None
+    text = curve_text(results, own, controls, picture=True)
+    return Measured(text, picture, tuple(eval_results(results, own)), dim)
 
 
 def _public(name: str, file: Path) -> Path | bytes:

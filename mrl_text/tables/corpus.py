@@ -105,9 +105,6 @@ def open_corpus(
     known = table.columns
     if table.format == "txt" and (id_column or keep or set(text_columns) - {TEXT}):
         raise ValueError(f"{path} holds a text a line: it has no columns to choose")
-    if not known:
-        problem = next((row.problem for row in table.rows() if not row.blank), "holds blank lines only")
-        raise ValueError(f"{path}: the first row {problem or 'names no column'}; it takes one JSON object a line")
     for name in (*text_columns, *([id_column] if id_column else []), *keep):
         if name not in known:
             raise ValueError(f"{path} has no column {name!r}{did_you_mean(name, known)}")

@@ -99,16 +99,17 @@ class Table:
         """Every column of the file, in order; of JSON those of all rows, for which the file is read once.
 
         Raises:
-            ValueError: a column is named twice, or the file cannot be read.
+            ValueError: a column is named twice, no row of JSON names one, or the file cannot be read.
         """
         if self.format == "txt":
             return [TEXT]
         if self.format == "parquet":
             return self._once(list(self.schema.names))
         if self.format == "jsonl":
-            names: dict[str, None] = {}
-            for row in self.rows():
-                names.update(dict.fromkeys(row.cells))
+            names = dict.fromkeys(name for row in self.rows() for name in row.cells)
+            if not names:
+                bad = next((f", {self.unit} {row.line}: {row.problem}" for row in self.rows() if row.problem), "")
+                raise ValueError(f"{self.path}{bad or ' has no row that names a column'}; a row is one JSON object")
             return list(names)
         line, header = next(self._records(), (1, cast(list[str] | str, [])))
         if problem := header if isinstance(header, str) else _undecodable("".join(header)):
@@ -270,6 +271,19 @@ def open_table(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> Table:
     if blank:
         raise ValueError(f"{path} is empty: it needs at least one row")
     return Table(file, FORMATS[suffix])
+
+
+def table_files(path: Path, *, deep: bool = False) -> list[Path]:
+    """The files that can be read of a folder, in order, without .txt, which are notes there; or the file itself.
+
+    Args:
+        path: a folder or a file.
+        deep: look into the folders of the folder, too.
+    """
+    if not path.is_dir():
+        return [path]
+    found = path.rglob("*") if deep else path.iterdir()
+    return sorted(file for file in found if table_suffix(file) in SUFFIXES and table_suffix(file) != ".txt")
 
 
 def table_suffix(path: Path) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbedding
 
+from mrl_text.cards.sizes import ModelCard
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.models import ModelSource, find_model, peek_width
-from mrl_text.training.card import ModelCard
 from mrl_text.training.corpus import check_data
 from mrl_text.training.recipe import ModelConfig, Recipe
 

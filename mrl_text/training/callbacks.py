@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from mrl_text.training.run import explain_failed_write
 
@@ -27,14 +27,7 @@ class MetricsLog(TrainerCallback):
     def __init__(self, file: Path) -> None:
         self.file = file
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Write the values."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
@@ -49,13 +42,11 @@ class LogBeforeSaving(TrainerCallback):
     Comes after :class:`StopOnInterrupt`, which asks for a checkpoint, too.
     """
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a log line where a checkpoint is asked for."""
         control.should_log |= control.should_save
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a log line where a checkpoint is asked for."""
         control.should_log |= control.should_save
 
@@ -68,9 +59,7 @@ class ProgressLine(TrainerCallback):
         self._bar: Any = None
         self._shown: dict[str, str] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Open the bar."""
         self._bar = tqdm(
             total=state.max_steps,
@@ -81,19 +70,12 @@ class ProgressLine(TrainerCallback):
             disable=not state.is_world_process_zero,
         )
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Advance the bar."""
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Show the newest loss and validation score beside the bar."""
         if logs and "loss" in logs:
             self._shown["loss"] = f"{float(logs['loss']):.3f}"
@@ -102,9 +84,7 @@ class ProgressLine(TrainerCallback):
         if self._bar is not None:
             self._bar.set_postfix(self._shown)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Close the bar."""
         self.close()
 
@@ -139,7 +119,7 @@ class StopOnInterrupt(TrainerCallback):
         self.requested = True
         logger.warning("stopping after this step; interrupt again to stop at once without a checkpoint")
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask the Trainer to save and stop where an interrupt came in."""
         if self.requested:
             control.should_save = True

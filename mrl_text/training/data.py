@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
+from mrl_text.tables import SUFFIXES, Problems, Table, open_table
+from mrl_text.tables.read import table_files, table_suffix
+from mrl_text.tables.texts import is_text
+from mrl_text.tables.values import any_text
 from mrl_text.training.recipe import SourceConfig
 
 if TYPE_CHECKING:
@@ -16,14 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BUILDERS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "json",
-    ".json": "json",
-    ".ndjson": "json",
-    ".parquet": "parquet",
-}
+_STREAMED_ROWS = 10_000  # of a stream, those that tell which columns there are
 
 
 def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
@@ -70,13 +69,15 @@ def check_source(source: SourceConfig) -> None:
         FileNotFoundError, ValueError: as for :func:`load_source`.
     """
     if source.source != "docstrings" and _is_local(source.source):
-        _local_files(source.source)
+        _local_tables(source.source)
     if held_out := sorted(set(source.packages or ()) & set(HELD_OUT_PACKAGES)):
         raise ValueError(f"packages {', '.join(held_out)} are held out for evaluation and are never trained on")
 
 
 def open_source(source: SourceConfig, *, streaming: bool = False) -> Any:
-    """A local or hub source as it is, with all its columns.
+    """A local or hub source with the columns of its own names: those that are used, of a hub data set all.
+
+    Cells of local files are text as they are written, whatever they look like; those of Parquet are copied.
 
     Args:
         source: its description in a recipe.
@@ -140,42 +141,102 @@ def _texts_of(packages: tuple[str, ...]) -> frozenset[str]:
 
 def _is_local(source: str) -> bool:
     path = Path(source).expanduser()
-    return path.exists() or path.suffix.lower() in _BUILDERS or source.startswith((".", "/", "~"))
+    named = table_suffix(path) in SUFFIXES and table_suffix(path) != ".txt"
+    return path.exists() or named or source.startswith((".", "/", "~"))
 
 
-def _local_files(source: str) -> list[Path]:
+def _local_tables(source: str) -> list[Table]:
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"no training data at {source}")
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in _BUILDERS) if path.is_dir() else [path]
-    kinds = {file.suffix.lower() for file in found}
-    if len(kinds) != 1 or not kinds <= set(_BUILDERS):
+    files = table_files(path)
+    kinds = {table_suffix(file) for file in files}
+    if len(kinds) != 1 or not kinds <= set(SUFFIXES):
         seen = ", ".join(sorted(kinds)) or "no data file"
-        raise ValueError(f"{source}: expected files of one type among {', '.join(_BUILDERS)}, found {seen}")
-    for file in found:
-        if file.stat().st_size == 0:
-            raise ValueError(f"{file} is empty")
-    return found
+        raise ValueError(f"{source}: expected files of one type among {', '.join(SUFFIXES)}, found {seen}")
+    return [open_table(file) for file in files]
 
 
 def _load_local(source: SourceConfig, streaming: bool) -> Any:
-    from datasets import load_dataset
+    from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 
-    found = _local_files(source.source)
-    suffix = found[0].suffix.lower()
-    options: dict[str, Any] = {}
-    if _BUILDERS[suffix] == "csv":  # only an empty cell is missing: "None" and "NA" are words
-        options = {"sep": "\t" if suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
+    tables = _local_tables(source.source)
+    present = [_columns(table, streaming) for table in tables]
+    names = list(target_columns(source, list(dict.fromkeys(itertools.chain.from_iterable(present)))))
+    for table, columns in zip(tables, present, strict=True):
+        if table.format != "jsonl" and (missing := [name for name in names if name not in columns]):
+            raise ValueError(f"{table.path} has no column {missing[0]!r}; it has {', '.join(columns)}")
+    features = Features({name: Value("string") for name in names})
+    files = [str(table.path) for table in tables]
     try:
-        return load_dataset(
-            _BUILDERS[suffix],
-            data_files=[str(file) for file in found],
-            split="train",
-            streaming=streaming,
-            **options,
-        )
+        if tables[0].format == "parquet":
+            for table in tables:
+                _check_text(table, names)
+            options: dict[str, Any] = {"columns": names, "features": features, "streaming": streaming}
+            return load_dataset("parquet", data_files=files, split="train", **options)
+        given = {"files": files, "columns": tuple(names), "at_once": streaming}
+        if streaming:
+            return IterableDataset.from_generator(_rows, features=features, gen_kwargs=given)
+        # what was read is kept, and read anew once a file or this package is another
+        given["stamp"] = (version("mrl-text"), *(tuple(table.stamp().values()) for table in tables))
+        return Dataset.from_generator(_rows, features=features, gen_kwargs=given)
     except Exception as error:  # the readers raise many types; each means the file is not what its suffix says
-        raise ValueError(f"{source.source} cannot be read as {suffix}: {_one_line(error)}") from error
+        raise unreadable(source.source, error) from error
+
+
+def _columns(table: Table, streaming: bool) -> list[str]:
+    if table.format != "jsonl" or not streaming:
+        return table.columns
+    rows = itertools.islice(table.rows(), _STREAMED_ROWS)
+    return list(dict.fromkeys(name for row in rows for name in row.cells)) or table.columns
+
+
+def _check_text(table: Table, names: Sequence[str]) -> None:
+    for name in names:
+        if not is_text(kind := table.schema.field(name).type) and str(kind) != "null":
+            raise ValueError(f"{table.path}: column {name!r} holds {kind}, not text")
+
+
+def _rows(
+    files: list[str], columns: tuple[str, ...], at_once: bool, stamp: tuple[Any, ...] = ()
+) -> Iterator[dict[str, str | None]]:
+    """The rows of files, as data sets are made of; a row that cannot be read is told at the end, or ``at_once``."""
+    place = Path(files[0]) if len(files) == 1 else Path(files[0]).parent
+    problems = Problems(place)
+    empty = True
+    for table in map(open_table, files):
+        problems.follow(table)
+        for row in table.rows():
+            if row.blank:
+                continue
+            try:
+                if row.problem is not None:
+                    raise ValueError(row.problem)
+                yield {name: _cell(name, row.cells.get(name)) for name in columns}
+                empty = False
+            except ValueError as error:
+                problems.add(table, row.line, str(error))
+                if at_once:
+                    problems.raise_if_any()
+    problems.raise_if_any()
+    if empty:
+        raise ValueError(f"{place} has no row with text in {', '.join(columns)}")
+
+
+def _cell(name: str, value: object) -> str | None:
+    try:
+        return None if value is None else any_text(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def unreadable(source: str, error: BaseException) -> ValueError:
+    """What to raise where reading a source failed: the reader's own error if it names the file."""
+    root = error
+    while root.__cause__ is not None and not isinstance(root, ValueError):
+        root = root.__cause__
+    reason = " ".join(str(root).split())
+    return ValueError(reason if Path(source).name in reason else f"{source} cannot be read: {reason[:200]}")
 
 
 def _load_hub(source: SourceConfig, streaming: bool) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from mrl_text.tables import SUFFIXES, Problems, open_table
+from mrl_text.tables.read import table_files, table_suffix
 from mrl_text.training.texts import normalised, text_hash
 
 logger = logging.getLogger(__name__)
 
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _MIN_WORDS = 4
 _MIN_CHARACTERS = 10  # where words are not set apart by blanks
 
@@ -28,7 +27,7 @@ def evaluation_hashes(check_against: Iterable[str], mirror: str | None = None) -
     says nothing. Data that cannot be reached is not checked, and a warning says so.
 
     Args:
-        check_against: names of mteb tasks, files (CSV, TSV, JSONL, JSON, Parquet), folders of them.
+        check_against: names of mteb tasks, files (:func:`mrl_text.tables.open_table`), folders of them.
         mirror: folder with copies of hub data sets; None asks the hub.
 
     Returns:
@@ -41,7 +40,7 @@ def evaluation_hashes(check_against: Iterable[str], mirror: str | None = None) -
     hashes: set[int] = set()
     for item in check_against:
         path = Path(item).expanduser()
-        if path.exists() or path.suffix.lower() in _SUFFIXES or "/" in item:
+        if path.exists() or table_suffix(path) in SUFFIXES or "/" in item:
             texts = _file_texts(path)
         else:
             texts = _task_texts(item, mirror)
@@ -102,32 +101,21 @@ def _dataset_texts(data: Any, splits: set[str]) -> Iterator[str]:
 def _file_texts(path: Path) -> Iterator[str]:
     if not path.exists():
         raise FileNotFoundError(f"data.check_against: nothing at {path}")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
-    if not files or files[0].suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"data.check_against: {path} is no file or folder of {', '.join(_SUFFIXES)}")
-    for file in files:
-        try:
-            for row in _rows(file):
-                yield from _strings(row)
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"data.check_against: {file} cannot be read: {' '.join(str(error).split())}") from None
-
-
-def _rows(file: Path) -> Iterator[Any]:
-    suffix = file.suffix.lower()
-    if suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        for batch in pq.ParquetFile(file).iter_batches():
-            yield from batch.to_pylist()
-        return
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        if suffix in (".csv", ".tsv"):
-            yield from csv.reader(stream, delimiter="\t" if suffix == ".tsv" else ",")
-        elif suffix == ".json":
-            yield json.load(stream)
-        else:
-            yield from (json.loads(line) for line in stream if line.strip())
+    files = table_files(path, deep=True)
+    if not files or table_suffix(files[0]) not in SUFFIXES:
+        raise ValueError(f"data.check_against: {path} is no file or folder of {', '.join(SUFFIXES)}")
+    problems = Problems(path)
+    try:
+        for table in map(open_table, files):
+            problems.follow(table)
+            yield from () if table.typed else table.columns  # a file without a header has texts there
+            for row in table.rows():
+                if row.problem is not None and not row.blank:
+                    problems.add(table, row.line, row.problem)
+                yield from _strings(row.cells)
+        problems.raise_if_any()
+    except ValueError as error:
+        raise ValueError(f"data.check_against: {error}") from None
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -12,7 +12,6 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,46 +31,25 @@ _STREAMED_ROWS = 1000
 _RECORDED_PACKAGES = ("mrl-text", "sentence-transformers", "torch", "transformers", "datasets", "accelerate", "numpy")
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Names of the files of a run, and the rules for starting and resuming one."""
 
-    path: Path
-
-    @property
-    def recipe(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
         """The resolved recipe; training it again repeats the run."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def metrics(self) -> Path:
+        self.metrics = path / "metrics.jsonl"
         """Logged values, one JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def data(self) -> Path:
+        self.data = path / "data.json"
         """Rows and hash of every source, so that a run goes on with the data it began with."""
-        return self.path / "data.json"
-
-    @property
-    def versions(self) -> Path:
+        self.versions = path / "versions.json"
         """Python and library versions."""
-        return self.path / "versions.json"
-
-    @property
-    def checkpoints(self) -> Path:
+        self.checkpoints = path / "checkpoints"
         """The Trainer's folder."""
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
+        self.model = path / "model"
         """The trained model, a sentence-transformers folder."""
-        return self.path / "model"
-
-    @property
-    def result(self) -> Path:
+        self.result = path / "result.json"
         """Written last: the run is complete if and only if it is there."""
-        return self.path / "result.json"
 
     def check(self, recipe: Recipe, *, resume: bool) -> None:
         """See whether a run of this recipe may use the folder; writes nothing.

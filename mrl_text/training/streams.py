@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrl_text.training.data import open_source, target_columns
+from mrl_text.training.data import open_source, target_columns, unreadable
 from mrl_text.training.recipe import SourceConfig
 from mrl_text.training.texts import text_hash
 
@@ -67,7 +67,7 @@ def _stream(source: SourceConfig, seed: int, deduplicate: bool, evaluation: np.n
     try:
         first = next(iter(raw), None)
     except Exception as error:  # the readers raise many types; nothing has been read before
-        raise ValueError(f"{source.source} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise unreadable(source.source, error) from error
     if first is None:
         raise ValueError(f"{source.source} has no row")
     names = target_columns(source, list(first))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import time
 from contextlib import closing
 from pathlib import Path
@@ -22,13 +21,13 @@ from sentence_transformers import (
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from mrl_text.cards.sizes import sizes_measured, write_card
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.files import write_atomically
+from mrl_text.files import replaced_folder, write_atomically
 from mrl_text.models import ModelSource
 from mrl_text.precision import training_precision
 from mrl_text.training.base import check_recipe, load_base
 from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
-from mrl_text.training.card import sizes_measured, write_card
 from mrl_text.training.corpus import batch_arguments, load_training_data, training_prompts
 from mrl_text.training.data import load_source
 from mrl_text.training.evaluator import NestedRetrievalEvaluator
@@ -199,11 +198,11 @@ class _Trainer(SentenceTransformerTrainer):
             )
         return loss
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with explain_failed_write(f"the checkpoint of step {self.state.global_step}", Path(self.args.output_dir)):
@@ -278,13 +277,10 @@ def _save(
     if recipe.model.static is None:  # a table from scratch has only the vocabulary of its base
         model.describe(base_model=base_model)
     after = sizes_measured(evaluator(model)) if evaluator is not None else None
-    temporary = folder.path / ".model.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
+    about = {"dims": recipe.loss.dims, "recipe": recipe.to_yaml(), "run": str(folder.path)}
+    about["versions"] = json.loads(folder.versions.read_text(encoding="utf-8"))
     with explain_failed_write("the model", folder.path):
-        model.save_pretrained(str(temporary))
-        versions = json.loads(folder.versions.read_text(encoding="utf-8"))
-        about = {"dims": recipe.loss.dims, "recipe": recipe.to_yaml(), "versions": versions, "run": str(folder.path)}
-        write_card(temporary, after=after, **about, **card)
-        shutil.rmtree(folder.model, ignore_errors=True)
-        temporary.rename(folder.model)
+        with replaced_folder(folder.model, "modules.json", "model") as partial:
+            model.save_pretrained(str(partial))
+            write_card(partial, after=after, **about, **card)
         folder.finish({"base_model": {"name": source.name, "revision": source.revision}, **facts})

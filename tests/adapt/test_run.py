@@ -194,12 +194,3 @@ def test_vectors_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="10 vectors, 500 is the least"):
         np.save(tmp_path / "v.npy", vectors[:10])
         adapt_vectors(tmp_path / "v.npy", file)
-
-
-def test_the_card_is_about_the_adapted_model_and_keeps_that_of_its_base() -> None:
-    section = "## Adapted with mrl-text\n\nfacts\n"
-    base = '---\nlicense: mit\n---\n\n# Base\n\nSentenceTransformer("base")\n'
-    card = run._card("mine", base, section)
-    assert card.startswith("---\nlicense: mit\n---\n\n# mine\n\n## Adapted with mrl-text\n")
-    assert card.index("facts") < card.index("## Card of the base model") < card.index("# Base\n")
-    assert run._card("mine", "", section) == f"# mine\n\n{section}"

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from mrl_text.choices import Cost
-from mrl_text.classification.thresholds import COSTS, Stages, find_path, optimise, paid
+from mrl_text.classification.thresholds import Stages, find_path, optimise, paid
 
 
 def made(n: int, seed: int, sizes: int = 3) -> Stages:
@@ -35,7 +36,7 @@ def loop(stages: Stages, thresholds: np.ndarray, cost: Cost) -> tuple[float, flo
     return right / len(stages.correct), total / len(stages.correct)
 
 
-@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("cost", get_args(Cost))
 def test_outcome_is_what_a_loop_over_inputs_counts(cost: Cost) -> None:
     stages = made(60, 3, sizes=4)
     for thresholds in ([0.5, 0.7, 0.9], [np.inf, 0.6, np.inf], [0.0, 0.0, 0.0], [np.inf] * 3, [0.8, np.inf, 0.3]):
@@ -43,7 +44,7 @@ def test_outcome_is_what_a_loop_over_inputs_counts(cost: Cost) -> None:
         assert found == pytest.approx(loop(stages, np.array(thresholds), cost))
 
 
-@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("cost", get_args(Cost))
 @pytest.mark.parametrize("price", [3.0, 20.0, 200.0])
 def test_thresholds_against_every_combination(cost: Cost, price: float) -> None:
     gaps = []
@@ -79,7 +80,7 @@ def test_paid_counts_what_is_computed() -> None:
     assert paid((4, 8, 16, 32), some, "sum").tolist() == [4, 4, 20, 52]
 
 
-@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("cost", get_args(Cost))
 def test_the_path_goes_from_cheap_to_careful_and_keeps_its_word(cost: Cost) -> None:
     stages, others = made(4000, 6, sizes=4), made(4000, 7, sizes=4)
     path = find_path(stages, cost, 0)

@@ -9,6 +9,8 @@ import pytest
 
 from mrl_text import MatryoshkaEncoder
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["the cat sits on the mat", "a dog eats bread", "Größe 東京", "plays music " * 200]
 
 

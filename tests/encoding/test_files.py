@@ -343,7 +343,7 @@ def test_refuses_a_second_writer_and_foreign_folders(corpus: Path, tiny_bert: Pa
     [
         ({"dims": [64]}, "dim must be from 1 to 32"),
         ({"dims": []}, "dims is empty"),
-        ({"precisions": ["int4"]}, "precision must be one of"),
+        ({"precisions": ["int4"]}, "precision 'int4' is unknown; did you mean 'int8'"),
         ({"keep": ["langg"]}, "no column 'langg'.*lang"),
         ({"keep": ["id"]}, "keep names 'id'"),
         ({"shard_rows": 0}, "shard_rows must be at least 1"),

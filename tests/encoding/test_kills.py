@@ -14,6 +14,8 @@ import torch
 
 from mrl_text.encoding import encode_files, open_encoded
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys
 from mrl_text.encoding import encode_files

@@ -14,6 +14,8 @@ import torch
 import mrl_text.encoding.files as files_module
 from mrl_text.encoding import encode_files
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray")
 
 OPTIONS: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import mteb
 import numpy as np
 from datasets import Dataset, DatasetDict
 from mteb._evaluators.retrieval_metrics import evaluate_p_mrr_change, max_over_subqueries
@@ -21,6 +22,8 @@ from mteb.abstasks import (
     AbsTaskSummarization,
 )
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from mteb.results import TaskResult
+from sentence_transformers import SentenceTransformer
 
 from tests.conftest import WORDS
 from tests.eval.conftest import _metadata
@@ -293,3 +296,15 @@ def _summaries() -> DatasetDict:
 
 
 _task("Summaries", AbsTaskSummarization, "Summarization", "cosine_spearman", _summaries, min_score=0, max_score=5)
+
+
+def by_mteb(model: SentenceTransformer, task: AbsTask, *, normalize: bool = True) -> TaskResult:
+    """What mteb alone finds, with plain sentence-transformers."""
+    return mteb.evaluate(
+        model,
+        task,
+        cache=None,
+        co2_tracker=False,
+        show_progress_bar=False,
+        encode_kwargs={"normalize_embeddings": normalize},
+    ).task_results[0]

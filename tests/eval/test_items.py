@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import mteb
 import numpy as np
 import pytest
 from mteb.abstasks import AbsTask
@@ -25,7 +24,7 @@ from mrl_text.eval.results import items_file
 from mrl_text.eval.runner import SweepResult
 from mrl_text.eval.statistics import Units, weighted_statistic
 from mrl_text.eval.tasks import TaskLoader
-from tests.eval.task_types import TASKS
+from tests.eval.task_types import TASKS, by_mteb
 
 EXPECTED = {
     "Pairs": ("pair", "ap", 60),
@@ -271,14 +270,7 @@ def test_texts_of_summarisation_are_their_correlation_with_people(evaluated: Eva
 
 
 def _plain(name: str, model: Path) -> TaskResult:
-    return mteb.evaluate(
-        SentenceTransformer(str(model)),
-        TASKS[name](),
-        cache=None,
-        co2_tracker=False,
-        show_progress_bar=False,
-        encode_kwargs={"normalize_embeddings": True},
-    ).task_results[0]
+    return by_mteb(SentenceTransformer(str(model)), TASKS[name]())
 
 
 @pytest.mark.parametrize("name", ["Classes", "Labels", "Clusters", "ClustersInLevels", "ClustersByAmi", "ClusterSets"])

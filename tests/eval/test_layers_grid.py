@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import mteb
 import pandas as pd
 import pytest
 from mteb.cache import ResultCache
@@ -23,6 +22,7 @@ from mrl_text.eval.results import Results, with_layers
 from mrl_text.eval.summary import summarize
 from mrl_text.models import find_model
 from tests.eval.conftest import TINY_TASKS
+from tests.eval.task_types import by_mteb
 
 DIMS = [8, 16, 32]
 PLAIN: dict[str, Any] = {"precisions": ["float32"], "controls": []}
@@ -110,14 +110,8 @@ def test_every_score_equals_plain_mteb_with_a_model_saved_at_that_depth(
     folders = {"<NA>": str(tiny_bert), "1": str(tmp_path / "cut")}
     assert len(result.scores) == 2 * len(DIMS) * len(tiny_tasks)
     for row in result.scores.itertuples():
-        plain = mteb.evaluate(
-            SentenceTransformer(folders[str(row.layers)], truncate_dim=row.dim),
-            TINY_TASKS[row.task](),
-            cache=None,
-            co2_tracker=False,
-            show_progress_bar=False,
-            encode_kwargs={"normalize_embeddings": True},
-        ).task_results[0]
+        cut = SentenceTransformer(folders[str(row.layers)], truncate_dim=row.dim)
+        plain = by_mteb(cut, TINY_TASKS[row.task]())
         # vectors differ by 6e-8, which turns one of the 180 predictions of a classifier here
         tolerance = 1.5 / 180 if row.task == "TinyClassification" else 1e-4
         assert row.score == pytest.approx(plain.get_score(), abs=tolerance), (row.task, row.dim, row.layers)

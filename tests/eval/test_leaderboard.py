@@ -60,7 +60,7 @@ def invoke(*arguments: object) -> Any:
 def parsed(text: str) -> list[dict[str, str]]:
     """Rows of a Markdown table."""
     heading, rule, *rows = [line.strip("|").split("|") for line in text.strip().splitlines()]
-    assert {cell.strip() for cell in rule} == {"---"}
+    assert [cell.strip() for cell in rule] == ["---", *["---:"] * (len(rule) - 1)]
     assert {len(row) for row in rows} == {len(heading)}
     return [{key.strip(): cell.strip() for key, cell in zip(heading, row, strict=True)} for row in rows]
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,12 @@ from mrl_text.eval.lines import (
 
 
 @pytest.fixture(autouse=True)
-def without_network_or_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan is made from names and configuration files; names are looked up in the working folder first."""
+def without_network_or_weights(without_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan is made from names and configuration files."""
 
     def refuse(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("a plan needs neither network nor weights")
+        raise AssertionError("a plan needs no weights")
 
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr("sentence_transformers.SentenceTransformer.__init__", refuse)
 
 

@@ -462,6 +462,7 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_the_endpoint_of_the_environment_is_used(hub: FakeHub, mirror: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from types import SimpleNamespace as Of; from mrl_text.eval.mirror import mirror_tasks\n"

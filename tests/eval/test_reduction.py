@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mteb
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer, quantize_embeddings
@@ -22,7 +21,7 @@ from mrl_text.eval.reduction import Corpus, Reduction
 from mrl_text.eval.results import items_file
 from mrl_text.eval.tasks import TaskLoader
 from mrl_text.truncation import Precision, dequantize, quantize
-from tests.eval.task_types import TASKS
+from tests.eval.task_types import TASKS, by_mteb
 
 WIDTH = 32
 
@@ -261,14 +260,6 @@ def test_a_dot_product_model_scores_as_in_plain_mteb_without_normalisation(tiny_
         for dim in (8, 32):
             plain = SentenceTransformer(str(tmp_path / "dotted"), truncate_dim=dim)
             assert plain.similarity_fn_name == "dot"
-            evaluated = mteb.evaluate(
-                plain,
-                TASKS[name](),
-                cache=None,
-                co2_tracker=False,
-                show_progress_bar=False,
-                encode_kwargs={"normalize_embeddings": normalize},
-            )
-            scores[normalize, dim] = evaluated.task_results[0].get_score()
+            scores[normalize, dim] = by_mteb(plain, TASKS[name](), normalize=normalize).get_score()
     assert result.curve(result.lines[0]) == pytest.approx({dim: scores[False, dim] for dim in (8, 32)}, abs=1e-4)
     assert scores[False, 8] != pytest.approx(scores[True, 8], abs=1e-3)

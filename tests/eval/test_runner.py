@@ -22,6 +22,7 @@ from mrl_text.eval.report import print_report
 from mrl_text.eval.tasks import TaskLoader
 from mrl_text.models import find_model
 from tests.eval.conftest import TINY_TASKS, TinyRetrieval
+from tests.eval.task_types import by_mteb
 
 DIMS = [8, 16, 32]
 PLAIN: dict[str, Any] = {"precisions": ["float32"], "controls": []}
@@ -35,14 +36,7 @@ def test_every_score_equals_plain_mteb_with_a_truncated_model(
     assert len(scores) == len(DIMS) * len(tiny_tasks)
     for row in scores.itertuples():
         plain = SentenceTransformer(str(tiny_bert), truncate_dim=row.dim)
-        result = mteb.evaluate(
-            plain,
-            TINY_TASKS[row.task](),
-            cache=None,
-            co2_tracker=False,
-            show_progress_bar=False,
-            encode_kwargs={"normalize_embeddings": True},
-        ).task_results[0]
+        result = by_mteb(plain, TINY_TASKS[row.task]())
         assert row.score == pytest.approx(result.get_score(), abs=1e-4), (row.task, row.dim)
         assert row.bytes == 4 * row.dim
 

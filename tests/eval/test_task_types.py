@@ -19,7 +19,7 @@ from mrl_text.eval.lines import Cell, Variant
 from mrl_text.eval.results import items_file
 from mrl_text.eval.tasks import TaskLoader
 from mrl_text.truncation import Precision
-from tests.eval.task_types import TASKS, search_data
+from tests.eval.task_types import TASKS, by_mteb, search_data
 
 DIMS = [8, 32]
 
@@ -53,14 +53,7 @@ class Rounding(SentenceTransformer):
 
 def plain_scores(model: SentenceTransformer, name: str) -> dict[tuple[str, str], float]:
     """(split, subset) -> main score, by mteb alone."""
-    result = mteb.evaluate(
-        model,
-        TASKS[name](),
-        cache=None,
-        co2_tracker=False,
-        show_progress_bar=False,
-        encode_kwargs={"normalize_embeddings": True},
-    ).task_results[0]
+    result = by_mteb(model, TASKS[name]())
     return {
         (split, scores["hf_subset"]): scores["main_score"]
         for split, subsets in result.scores.items()

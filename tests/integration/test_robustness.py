@@ -18,6 +18,8 @@ from mrl_text.eval import sweep
 from mrl_text.eval.leaderboard import load_results
 from tests.conftest import WORDS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def own_data(tmp_path: Path) -> Path:

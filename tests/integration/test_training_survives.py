@@ -29,6 +29,8 @@ from mrl_text.training.trainer import train
 from tests.conftest import WORDS
 from tests.training.runs import at_step, contents
 
+pytestmark = pytest.mark.slow
+
 TIMES = {"time", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
 
 

@@ -25,9 +25,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 Result = tuple[float, dict[str, Tensor]]
 
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo"
-)
+HAS_GLOO = torch.distributed.is_available() and torch.distributed.is_gloo_available()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_GLOO, reason="torch has no gloo")]
 
 
 def load(folder: str) -> MatryoshkaEncoder:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from mrl_text.losses import InfoNCE, NestedLoss, SelfDistillation, nested_infonce, self_distillation
 from tests.losses.reference import published, without_dropout
 
+pytestmark = pytest.mark.slow
+
 DIMS = [8, 16, 32]
 Train = Callable[..., SentenceTransformerTrainer]
 

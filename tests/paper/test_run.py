@@ -64,6 +64,7 @@ def test_data_of_every_kind_is_read(files: dict[str, Any]) -> None:
         read_tasks(None, [])
 
 
+@pytest.mark.slow
 def test_all_questions_are_answered_and_the_page_names_no_place(
     tiny_bert: Path, tmp_path: Path, files: dict[str, Any]
 ) -> None:

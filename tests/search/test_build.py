@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from pyarrow import parquet
 
 from mrl_text import MatryoshkaEncoder
 from mrl_text.search import AdaptiveIndex, SearchPlan
-from mrl_text.search import build as building
-from mrl_text.search.build import build, default_plan, load_model
-from mrl_text.sources import open_source
+from mrl_text.search.build import build
+from mrl_text.search.faiss.store import FaissStore
+from mrl_text.search.push import PushReport
+from mrl_text.search.query_model import load_model
 from tests.conftest import WORDS
 
 TEXTS = [f"the {WORDS[row % 40]} and a {WORDS[row * 7 % 43]} {WORDS[row // 40]}" for row in range(120)]
@@ -26,6 +25,12 @@ TEXTS = [f"the {WORDS[row % 40]} and a {WORDS[row * 7 % 43]} {WORDS[row // 40]}"
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "corpus.jsonl", [{"_id": f"d{row}", "text": text} for row, text in enumerate(TEXTS)])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def write_jsonl(file: Path, rows: list[Any]) -> Path:
@@ -39,51 +44,18 @@ def stored(folder: Path) -> tuple[list[str], list[str | None], np.ndarray]:
     return list(index.ids), index.texts(rows), index.vectors(rows)
 
 
-def test_the_index_holds_the_models_vectors_ids_and_texts(tmp_path: Path, corpus: Path, tiny_bert: Path) -> None:
-    report = build([corpus], tmp_path / "index", model=str(tiny_bert), chunk_rows=50)
+def test_the_index_holds_the_models_vectors_ids_and_texts(
+    tmp_path: Path, corpus: Path, tiny_bert: Path, own_cache: Path
+) -> None:
+    report = build([corpus], tmp_path / "index", model=str(tiny_bert), shard_rows=50)
     ids, texts, vectors = stored(tmp_path / "index")
-    assert (report.rows, report.encoded, report.left_out) == (120, 120, 0)
+    assert (report.stored, report.pushed, report.left_out) == (120, 120, 0)
     assert ids == [f"d{row}" for row in range(120)]
     assert texts == TEXTS
     expected = MatryoshkaEncoder(str(tiny_bert)).encode_document(TEXTS)
     np.testing.assert_allclose(vectors.astype(np.float32), expected, atol=1e-3)  # float16
-    assert not AdaptiveIndex.load(tmp_path / "index").facts["build"]["plan"]
-
-
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet", "txt"])
-def test_every_format_gives_the_same_rows_from_any_start(tmp_path: Path, suffix: str) -> None:
-    texts = ["plain", 'with "quotes", a comma\tand a tab', "é ü 漢", "last"]
-    if suffix in ("csv", "tsv"):
-        texts[0] = "over two\nlines"
-    file = tmp_path / f"corpus.{suffix}"
-    rows = [{"id": f"i{number}", "text": text, "other": number} for number, text in enumerate(texts)]
-    if suffix == "jsonl":
-        write_jsonl(file, rows)
-    elif suffix == "parquet":
-        parquet.write_table(pa.Table.from_pylist(rows), file, row_group_size=2)
-    elif suffix == "txt":
-        file.write_text("\ufeff" + "\n".join(texts), encoding="utf-8")
-    else:
-        import pandas as pd
-
-        pd.DataFrame(rows).to_csv(file, sep="," if suffix == "csv" else "\t", index=False)
-    source = open_source(file)
-    assert [row.text for row in source.rows()] == texts
-    if suffix != "txt":
-        assert [row.id for row in source.rows()] == ["i0", "i1", "i2", "i3"]
-    for skip in range(5):
-        assert [(row.number, row.text) for row in source.rows(skip)] == list(enumerate(texts, 1))[skip:]
-    assert source.count() == 4 + (suffix in ("csv", "tsv"))  # a line break inside a cell counts
-
-
-def test_beir_titles_come_before_texts(tmp_path: Path) -> None:
-    rows = [
-        {"_id": "1", "title": "a title", "text": "a text"},
-        {"_id": 2, "text": "only text"},
-        {"_id": "3", "title": "t"},
-    ]
-    found = list(open_source(write_jsonl(tmp_path / "c.jsonl", rows)).rows())
-    assert [(row.id, row.text) for row in found] == [("1", "a title a text"), ("2", "only text"), ("3", "t")]
+    assert AdaptiveIndex.load(tmp_path / "index").plan == report.plan
+    assert not list((own_cache / "push").iterdir())
 
 
 def test_rows_that_cannot_be_indexed_are_left_out_by_place_or_stop_the_build(tmp_path: Path, tiny_bert: Path) -> None:
@@ -98,25 +70,25 @@ def test_rows_that_cannot_be_indexed_are_left_out_by_place_or_stop_the_build(tmp
     file.write_bytes("\n".join(lines).encode() + b'\n{"_id": "e", "text": "\xff"}\n{"_id": "f", "text": "a dog"}')
     report = build([file], tmp_path / "index", model=str(tiny_bert))
     assert stored(tmp_path / "index")[0] == ["a", "f"]
-    assert report.left_out == 4
+    assert report.left_out == 5  # a blank line is a row without text
     places = [problem.split(": ")[0] for problem in report.problems]
-    assert places == [f"corpus.jsonl, row {row}" for row in (2, 4, 5, 6)]
-    with pytest.raises(ValueError, match=r"row 2: has no text.*--on-error skip"):
+    assert places == [f"corpus.jsonl, row {row}" for row in (2, 3, 4, 5, 6)]
+    with pytest.raises(ValueError, match=r"row 2 has no text.*--on-error skip"):
         build([file], tmp_path / "strict", model=str(tiny_bert), on_error="fail")
     report = build([file], tmp_path / "strict", model=str(tiny_bert))  # the same folder, now with another policy
-    assert report.rows == 2
+    assert report.stored == 2
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 10])
+@pytest.mark.parametrize("shard_rows", [1, 10])
 def test_an_id_that_comes_twice_is_an_error_that_names_both_rows_or_follows_the_policy(
-    tmp_path: Path, tiny_bert: Path, chunk_rows: int
+    tmp_path: Path, tiny_bert: Path, shard_rows: int
 ) -> None:
     rows = [{"_id": name, "text": text} for name, text in (("a", "the cat"), ("b", "a dog"), ("a", "red car"))]
     file = write_jsonl(tmp_path / "c.jsonl", rows)
 
-    def run(policy: Any) -> building.BuildReport:
+    def run(policy: Any) -> PushReport:
         folder = tmp_path / policy
-        return build([file], folder, model=str(tiny_bert), on_duplicate=policy, chunk_rows=chunk_rows)
+        return build([file], folder, model=str(tiny_bert), on_duplicate=policy, shard_rows=shard_rows)
 
     with pytest.raises(ValueError, match=r"'a' is used twice: c.jsonl, row 1 and c.jsonl, row 3"):
         run("fail")
@@ -143,15 +115,54 @@ def test_a_second_call_encodes_only_what_is_new(
     tmp_path: Path, corpus: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = SearchPlan(8, "flat", "int8", shortlist=30)
-    build([corpus], tmp_path / "index", model=str(tiny_bert), limit=70, chunk_rows=32, plan=plan)
-    assert len(AdaptiveIndex.load(tmp_path / "index")) == 70
-    report = build([corpus], tmp_path / "index", model=str(tiny_bert), chunk_rows=32)
-    assert (report.rows, report.encoded, report.plan) == (120, 50, plan)
-    monkeypatch.setattr(building, "_load_encoder", lambda *_: pytest.fail("a model was loaded to do nothing"))
+    build([corpus], tmp_path / "index", model=str(tiny_bert), limit=70)
+    with AdaptiveIndex.load(tmp_path / "index") as index:
+        assert len(index) == 70
+        index.set_plan(plan)
+        index.save()
     report = build([corpus], tmp_path / "index", model=str(tiny_bert))
-    assert (report.rows, report.encoded, report.plan) == (120, 0, plan)
+    assert (report.stored, report.pushed, report.plan) == (120, 50, plan)
+    monkeypatch.setattr("mrl_text.encoding.files.open_engine", lambda *_: pytest.fail("a model was loaded for nothing"))
+    report = build([corpus], tmp_path / "index", model=str(tiny_bert))
+    assert (report.stored, report.pushed, report.plan) == (120, 0, plan)
     ids, texts, _ = stored(tmp_path / "index")
     assert (ids, texts) == ([f"d{row}" for row in range(120)], TEXTS)
+
+
+def test_a_limit_that_ends_at_a_blank_line_does_not_end_the_file(tmp_path: Path, tiny_bert: Path) -> None:
+    file = tmp_path / "corpus.txt"
+    file.write_text("\n".join([*TEXTS[:4], "", *TEXTS[4:8]]), encoding="utf-8")
+    assert build([file], tmp_path / "index", model=str(tiny_bert), limit=5).stored == 4
+    assert build([file], tmp_path / "index", model=str(tiny_bert)).stored == 8
+    assert stored(tmp_path / "index")[0] == ["1", "2", "3", "4", "6", "7", "8", "9"]
+
+
+def test_further_files_of_one_name_give_different_ids(tmp_path: Path, tiny_bert: Path) -> None:
+    files = [tmp_path / place / "corpus.txt" for place in ("a", "b", "c")]
+    for number, file in enumerate(files):
+        file.parent.mkdir()
+        file.write_text("\n".join(TEXTS[2 * number : 2 * number + 2]), encoding="utf-8")
+    build(files, tmp_path / "whole", model=str(tiny_bert))
+    for upto in (1, 2, 3):
+        build(files[:upto], tmp_path / "grown", model=str(tiny_bert))
+    names = ["1", "2", "corpus.txt:1", "corpus.txt:2", "c/corpus.txt:1", "c/corpus.txt:2"]
+    assert stored(tmp_path / "whole")[:2] == stored(tmp_path / "grown")[:2] == (names, TEXTS[:6])
+
+
+def test_an_id_of_a_further_file_that_is_in_the_index_follows_the_policy(tmp_path: Path, tiny_bert: Path) -> None:
+    one = write_jsonl(tmp_path / "one.jsonl", [{"_id": "a", "text": TEXTS[0]}, {"_id": "b", "text": TEXTS[1]}])
+    two = write_jsonl(tmp_path / "two.jsonl", [{"_id": "c", "text": TEXTS[2]}, {"_id": "b", "text": TEXTS[3]}])
+    for policy, text in (("first", TEXTS[1]), ("last", TEXTS[3])):
+        build([one], tmp_path / policy, model=str(tiny_bert))
+        with pytest.raises(ValueError, match=r"the id 'b' of two.jsonl, row 2 is in the index already"):
+            build([two], tmp_path / policy, model=str(tiny_bert))
+        report = build([two], tmp_path / policy, model=str(tiny_bert), on_duplicate=policy)  # type: ignore[arg-type]
+        assert (report.stored, report.duplicates) == (3, 1)
+        ids, _, _ = stored(tmp_path / policy)
+        assert sorted(ids) == ["a", "b", "c"]
+        [document] = FaissStore.open(str(tmp_path / policy)).documents(["b"])
+        assert document is not None
+        assert document.text == text
 
 
 def test_an_index_that_does_not_fit_is_refused(tmp_path: Path, corpus: Path, tiny_bert: Path) -> None:
@@ -203,12 +214,13 @@ def test_a_corpus_without_a_text_column_is_told_how_to_name_it(tmp_path: Path, t
     assert stored(tmp_path / "index")[1] == ["dog the cat"]
 
 
-def test_the_default_plan_takes_a_sixth_of_the_width_and_cells_for_many_rows() -> None:
-    assert default_plan(1000, 384, [16, 32, 64, 128, 384]) == SearchPlan(64, "flat", "float32", shortlist=200)
-    many = default_plan(10**6, 768, [64, 128, 256, 768])
+def test_the_starting_plan_takes_a_sixth_of_the_width_and_cells_for_many_rows() -> None:
+    plan = FaissStore.starting_plan
+    assert plan(1000, 384, [16, 32, 64, 128, 384]) == SearchPlan(64, "flat", "float32", shortlist=200)
+    many = plan(10**6, 768, [64, 128, 256, 768])
     assert (many.dim, many.kind, many.precision, many.effort) == (256, "ivf", "int4", 187)  # of 500 cells
-    assert default_plan(10**6, 384, [384]).precision == "int8"
-    assert default_plan(10, 384, [384]).single
+    assert plan(10**6, 384, [384]).precision == "int8"
+    assert plan(10, 384, [384]).single
 
 
 def test_a_model_that_changed_since_is_warned_about(
@@ -217,48 +229,45 @@ def test_a_model_that_changed_since_is_warned_about(
     model = tmp_path / "model"
     MatryoshkaEncoder(str(tiny_bert)).save(str(model))
     build([corpus], tmp_path / "index", model=str(model), limit=10)
-    index = AdaptiveIndex.load(tmp_path / "index")
-    load_model(index)
+    store = FaissStore.open(str(tmp_path / "index"))
+    load_model(store)
     assert "has changed" not in caplog.text
     (model / "config_sentence_transformers.json").write_text("{}", encoding="utf-8")
-    load_model(index)
+    load_model(store)
     assert "has changed" in caplog.text
 
 
 PROGRAM = """
 import sys, time
-from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.search import build as building
-from mrl_text.search.faiss.index import AdaptiveIndex
+from mrl_text.encoding import files
+from mrl_text.search.build import build
+from mrl_text.search.faiss.store import FaissStore
 left, where = int(sys.argv[4]), sys.argv[5]
-save, encode = AdaptiveIndex.save, MatryoshkaEncoder.encode_document
-def wait():
-    print("here", flush=True)
-    time.sleep(300)  # to be killed
-def counted_save(self, *args):
-    global left
-    done = save(self, *args)
-    left -= 1
-    if not left and where == "between":
-        wait()
-    return done
-def counted_encode(self, *args, **kwargs):
-    vectors = encode(self, *args, **kwargs)
-    if left <= 0:
-        wait()
-    return vectors
-AdaptiveIndex.save, MatryoshkaEncoder.encode_document = counted_save, counted_encode
-building.build([sys.argv[1]], sys.argv[2], model=sys.argv[3], chunk_rows=8)
+def counted(function):
+    def call(*args):
+        global left
+        if not left:
+            print("here", flush=True)
+            time.sleep(300)  # to be killed
+        left -= 1
+        return function(*args)
+    return call
+if where == "encoding":
+    files.write_atomically = counted(files.write_atomically)
+else:
+    FaissStore.add = counted(FaissStore.add)
+build([sys.argv[1]], sys.argv[2], model=sys.argv[3], shard_rows=8)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_build_that_is_interrupted_goes_on_to_the_same_index(
-    tmp_path: Path, corpus: Path, tiny_bert: Path, sent: signal.Signals
+    tmp_path: Path, corpus: Path, tiny_bert: Path, sent: signal.Signals, own_cache: Path
 ) -> None:
-    build([corpus], tmp_path / "whole", model=str(tiny_bert), chunk_rows=8)
+    build([corpus], tmp_path / "whole", model=str(tiny_bert), shard_rows=8)
     arguments = [sys.executable, "-c", PROGRAM, str(corpus), str(tmp_path / "torn"), str(tiny_bert)]
-    for place in (("3", "between"), ("2", "within")):  # two saves; the next chunk, encoded and not yet saved
+    for place in (("3", "encoding"), ("2", "encoding"), ("0", "pushing")):
         process = subprocess.Popen([*arguments, *place], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
@@ -266,12 +275,15 @@ def test_a_build_that_is_interrupted_goes_on_to_the_same_index(
         process.wait()
         process.stdout.close()
         assert process.returncode != 0
-    rows = len(AdaptiveIndex.load(tmp_path / "torn"))
-    assert rows == 40  # five chunks of 8 were saved
-    report = build([corpus], tmp_path / "torn", model=str(tiny_bert), chunk_rows=8)
-    assert report.encoded == 120 - rows
+        [work] = (own_cache / "push").iterdir()
+        assert len(list((work / "shards").glob("[0-9]*"))) == {"3": 3, "2": 5, "0": 15}[place[0]]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mrl_text.encoding.engines.load_encoder", lambda _: pytest.fail("it was encoded already"))
+        report = build([corpus], tmp_path / "torn", model=str(tiny_bert), shard_rows=8)
+    assert report.stored == 120
     (ids, texts, vectors), (whole_ids, whole_texts, whole_vectors) = (
         stored(tmp_path / name) for name in ("torn", "whole")
     )
     assert (ids, texts) == (whole_ids, whole_texts)
     np.testing.assert_array_equal(vectors, whole_vectors)
+    assert not list((own_cache / "push").iterdir())

@@ -146,6 +146,7 @@ while index._rows.count < 4000:
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_has_what_it_reported_as_saved(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     AdaptiveIndex.create(folder, width=WIDTH, plan=PLAN).close()

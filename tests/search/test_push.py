@@ -159,6 +159,7 @@ def test_an_interrupted_push_goes_on_after_the_last_confirmed_batch(
     assert not list(folder.glob("push-*"))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_as_if_undisturbed(folder: Path, tmp_path: Path) -> None:
     push(tmp_path / "whole", folder)
     broken = tmp_path / "broken"

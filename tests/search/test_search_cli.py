@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from mrl_text import MatryoshkaEncoder
-from mrl_text.cli import app
 from mrl_text.search import AdaptiveIndex
-from tests.conftest import WORDS
+from tests.conftest import WORDS, invoke
 
 TEXTS = [f"the {WORDS[row % 40]} and a {WORDS[row * 7 % 43]} {WORDS[row // 40]}" for row in range(120)]
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MRL_TEXT_DEBUG", raising=False)
-    monkeypatch.setattr("mrl_text.quiet.quiet_libraries", lambda: None)
-    level = logging.getLogger("mrl_text").level
-    yield
-    logging.getLogger("mrl_text").setLevel(level)
-
-
-def invoke(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+pytestmark = pytest.mark.usefixtures("command_line")
 
 
 @pytest.fixture

@@ -131,6 +131,7 @@ def test_time_limits(start, tiny_bert):
     assert post(server, ["the cat"]).status_code == 200
 
 
+@pytest.mark.slow
 def test_the_command(tiny_bert: Path, tmp_path: Path):
     (tmp_path / "key").write_text("a-long-random-token\n")
     options = ["--port", "0", "--api-key-file", str(tmp_path / "key"), "--host", "0.0.0.0", "--dims", "8,16"]

@@ -181,7 +181,7 @@ def test_results_beside_the_model_are_found_and_of_other_weights_left_aside(
 
 
 def test_paths_of_this_machine_stay_here(saved: Path, tmp_path: Path) -> None:
-    from mrl_text.training.card import write_card
+    from mrl_text.cards.sizes import write_card
 
     model = tmp_path / "run" / "model"
     shutil.copytree(saved, model)

@@ -37,6 +37,7 @@ def test_what_is_pushed_is_what_the_dry_run_wrote(
     assert {"README.md", "model.safetensors", "modules.json", "curve.png"} <= written.keys()
 
 
+@pytest.mark.slow
 def test_the_dry_run_loads_in_sentence_transformers_alone(saved: Path, tmp_path: Path) -> None:
     folder = write_upload(prepare(saved, REPO), tmp_path / "dry")
     texts = ["the cat sits", "a dog runs on the mat"]
@@ -231,6 +232,7 @@ def run_push(hub: Hub, model: Path, home: Path, *, when: int, done: bool = False
     return process.returncode
 
 
+@pytest.mark.slow
 def test_ten_kills_leave_all_or_nothing(wider: Path, tmp_path: Path) -> None:
     whole = Hub()
     server = whole.serve()

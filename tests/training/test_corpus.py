@@ -4,7 +4,6 @@ import functools
 import itertools
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,6 @@ ROWS: list[Row] = [
     {"anchor": f"anchor number {index}", "positive": f"its positive number {index}"} for index in range(8)
 ]
 LEAK: Row = {"anchor": "a QUESTION  that is asked", "positive": "and an answer to it"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-        yield
 
 
 def write(file: Path, rows: list[Row]) -> str:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,14 +23,6 @@ ROWS: list[Row] = [
     {"anchor": "grüße 日本 🙂", "positive": " blanks around ", "negative": "back\\slash"},
     {"anchor": "12 monkeys", "positive": "a film's title", "negative": "; semicolon | bar"},
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what the readers write out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-        yield
 
 
 def write_csv(path: Path, rows: list[Row], delimiter: str = ",") -> None:
@@ -134,7 +126,7 @@ def test_columns_become_anchor_positive_and_negatives_in_their_order(
     [
         (["anchor", "answer"], "has no column 'answer'; it has anchor, text, year$"),
         (None, r"has the columns anchor, text, year: name those to use with columns: \[ANCHOR, POSITIVE\]"),
-        (["anchor", "year"], "column 'year' holds .*int64.*, not text"),
+        (["anchor", "year"], "rows.jsonl, line 1: year is 1990, not text"),
         (["anchor", "anchor"], "anchor.* twice"),
     ],
     ids=["missing", "not named", "numbers", "named twice"],
@@ -145,10 +137,57 @@ def test_columns_that_do_not_fit_are_named(tmp_path: Path, columns: list[str] | 
         load_source(source(file, columns=columns))
 
 
-def test_numbers_in_a_csv_are_no_text(tmp_path: Path) -> None:
-    write_csv(tmp_path / "n.csv", [{"anchor": "a dog", "positive": 1}, {"anchor": "a cat", "positive": 2}])
-    with pytest.raises(ValueError, match=r"column 'positive' holds .*int64.*, not text"):
-        load_source(source(tmp_path / "n.csv"))
+@pytest.mark.parametrize("first", ["1984", "3.50", "true", "2020-01-01"])
+def test_every_cell_of_a_csv_is_text_as_it_is_written(tmp_path: Path, first: str) -> None:
+    rows = [{"anchor": f"row {number}", "positive": first} for number in range(12_000)]
+    rows.append({"anchor": "row", "positive": "a word"})
+    write_csv(tmp_path / "n.csv", rows)
+    assert load_source(source(tmp_path / "n.csv")).to_list() == rows
+
+
+def test_columns_of_parquet_that_are_no_text_are_named(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "n.parquet", [{"anchor": "a dog", "positive": 1}])
+    with pytest.raises(ValueError, match=r"n.parquet: column 'positive' holds int64, not text"):
+        load_source(source(tmp_path / "n.parquet"))
+
+
+def test_every_kind_of_text_column_of_parquet_is_text(tmp_path: Path) -> None:
+    columns = {
+        "anchor": pa.array(["a", "b", "a"]).dictionary_encode(),
+        "positive": pa.array(["c", None, "d"], pa.large_string()),
+        "number": pa.array([1, 2, 3]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    expected = [{"anchor": "a", "positive": "c"}, {"anchor": "a", "positive": "d"}]
+    assert load_source(source(tmp_path / "d.parquet")).to_list() == expected
+
+
+def test_no_row_is_lost_to_quotes_or_to_the_first_row(tmp_path: Path) -> None:
+    (tmp_path / "q.tsv").write_text('anchor\tpositive\n"We leave,\tspeech\nand go."\tscene\nRain fell.\train\n')
+    anchors = ['"We leave,', 'and go."', "Rain fell."]
+    assert load_source(source(tmp_path / "q.tsv"))["anchor"][:] == anchors
+    rows = [{"anchor": "a", "positive": "b"}, {"anchor": "c", "positive": "d", "negative": "e"}]
+    assert load_source(source(jsonl(tmp_path, rows))).to_list() == [rows[1]]
+
+
+@pytest.mark.parametrize("ending", [".csv.gz", ".jsonl.zst"])
+def test_compressed_files_are_read(tmp_path: Path, ending: str) -> None:
+    plain = tmp_path / f"pairs{ending.rpartition('.')[0]}"
+    FORMATS[plain.name](plain, ROWS)
+    packed = tmp_path / f"packed{ending}"
+    packed.write_bytes(
+        gzip.compress(plain.read_bytes())
+        if ending.endswith("gz")
+        else pa.compress(plain.read_bytes(), codec="zstd", asbytes=True)
+    )
+    assert load_source(source(packed)).to_list() == ROWS
+
+
+def test_all_rows_that_cannot_be_read_are_named_together(tmp_path: Path) -> None:
+    lines = [json.dumps(ROWS[0]), "{", json.dumps({"anchor": 1, "positive": "b", "negative": "c"}), json.dumps(ROWS[1])]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"2 problems to fix: a.jsonl, line 2: .*; a.jsonl, line 3: anchor is 1"):
+        load_source(source(tmp_path / "a.jsonl"))
 
 
 @pytest.mark.parametrize("name", ["pairs.csv", "pairs.tsv", "pairs.jsonl", "pairs.parquet"])
@@ -178,14 +217,14 @@ def test_a_file_without_blank_cells_is_not_warned_about(tmp_path: Path, caplog: 
     [
         ("empty.csv", b"", "empty.csv is empty"),
         ("empty.parquet", b"", "empty.parquet is empty"),
-        ("header.csv", b"anchor,positive\n", "no row with text in anchor, positive|cannot be read as .csv"),
+        ("header.csv", b"anchor,positive\n", "no row with text in anchor, positive"),
         ("blank.csv", b"anchor,positive\n,\n , \n", "no row with text in anchor, positive"),
-        ("broken.jsonl", b'{"anchor": "a", "positive": "b"}\n{"anchor": \n', "cannot be read as .jsonl"),
-        ("ragged.csv", b"anchor,positive\na,b\nc,d,e,f\n", "cannot be read as .csv"),
-        ("latin.csv", "anchor,positive\ncaf\u00e9,bar\n".encode("latin-1"), "cannot be read as .csv"),
-        ("text.parquet", b"PAR2 is no magic number", "cannot be read as .parquet"),
-        ("pairs.txt", b"a\tb\n", "expected files of one type among .csv, .*found .txt"),
-        ("pairs", b"a\tb\n", "expected files of one type among .csv"),
+        ("broken.jsonl", b'{"anchor": "a", "positive": "b"}\n{"anchor": \n', "line 2: is not valid JSON"),
+        ("ragged.csv", b"anchor,positive\na,b\nc,d,e,f\n", "line 3: has 4 cells"),
+        ("latin.csv", "anchor,positive\ncaf\u00e9,bar\n".encode("latin-1"), "line 2: is not UTF-8"),
+        ("text.parquet", b"PAR2 is no magic number", "cannot be read as Parquet"),
+        ("pairs.txt", b"a\tb\n", r"has the columns text: name those to use with columns: \[ANCHOR, POSITIVE\]"),
+        ("pairs", b"a\tb\n", "expected files of one type among .jsonl"),
     ],
 )
 def test_files_without_data_are_refused_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -41,6 +41,27 @@ def test_every_cell_of_a_file_counts(tmp_path: Path, name: str) -> None:
     assert found.tolist() == hashes(*expected)
 
 
+def test_a_file_is_read_whole_whatever_is_in_it(tmp_path: Path) -> None:
+    quotes = [
+        '"We shall leave at dawn, all of us',
+        'and nobody of them will follow us."',
+        "The rain fell on the plain.",
+    ]
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(f"{text}\tspeech\n" for text in quotes))
+    assert evaluation_hashes([str(tmp_path / "a.tsv")]).tolist() == hashes(*quotes)
+    (tmp_path / "long.csv").write_text(f"text,n\n{TEXTS[0]} {'x' * 200_000},1\n")
+    assert evaluation_hashes([str(tmp_path / "long.csv")]).tolist() == hashes(f"{TEXTS[0]} {'x' * 200_000}")
+    (tmp_path / "lines.json").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    (tmp_path / "array.json").write_text(json.dumps([{"text": text} for text in TEXTS], indent=1))
+    (tmp_path / "object.json").write_text(json.dumps({"data": [{"text": text} for text in TEXTS]}, indent=1))
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    for name in ("lines.json", "array.json", "object.json", "a.txt"):
+        assert evaluation_hashes([str(tmp_path / name)]).tolist() == hashes(*TEXTS), name
+    (tmp_path / "ragged.csv").write_text("a,b\n1,2\n3\n4\n")
+    with pytest.raises(ValueError, match=r"data.check_against: .*ragged.csv has 2 problems to fix: ragged.csv, line 3"):
+        evaluation_hashes([str(tmp_path / "ragged.csv")])
+
+
 def test_a_folder_is_read_with_its_subfolders(tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n", encoding="utf-8")
@@ -89,11 +110,11 @@ def test_hashes_differ_where_normalised_texts_do() -> None:
 def test_what_is_not_there_or_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"data.check_against: nothing at .*missing.csv"):
         evaluation_hashes([str(tmp_path / "missing.csv")])
-    (tmp_path / "notes.txt").write_text("x", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"data.check_against: .*notes.txt is no file or folder of .csv"):
-        evaluation_hashes([str(tmp_path / "notes.txt")])
+    (tmp_path / "notes.md").write_text("x", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"data.check_against: .*notes.md is no file or folder of .jsonl"):
+        evaluation_hashes([str(tmp_path / "notes.md")])
     (tmp_path / "broken.jsonl").write_text('{"a": ', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"data.check_against: .*broken.jsonl cannot be read"):
+    with pytest.raises(ValueError, match=r"data.check_against: .*broken.jsonl, line 1: is not valid JSON"):
         evaluation_hashes([str(tmp_path / "broken.jsonl")])
 
 

@@ -3,11 +3,10 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -26,15 +25,6 @@ from tests.training.runs import at_step, contents
 MakeRecipe = Callable[..., Recipe]
 STEPS = 8
 EMBEDDINGS = "embeddings.word_embeddings.weight"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what the readers write out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-        patch.setenv("MRL_TEXT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +111,7 @@ def test_every_shipped_recipe_is_tried() -> None:
     assert list(SHIPPED) == list(shipped_recipes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validated", [True, False], ids=["with validation", "without validation"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_recipe_trains(
@@ -180,6 +171,7 @@ def test_every_step_is_logged_and_validation_scores_every_size(finished: RunFold
         assert all(0 < score <= 1 for score in scores.values())
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """Epoch against epoch: each has every row once, so that it does not matter which rows share a batch."""
     folder = RunFolder(tmp_path / "run")
@@ -191,6 +183,7 @@ def test_training_lowers_the_loss(make_recipe: MakeRecipe, tmp_path: Path) -> No
     assert others[-1] < 0.8 * first
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(
     finished: RunFolder, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
@@ -203,6 +196,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(
         assert_same_weights(finished, other)
 
 
+@pytest.mark.slow
 def test_blended_weights_lie_between_the_start_and_the_trained_ones(
     finished: RunFolder, make_recipe: MakeRecipe, tiny_bert: Path, tmp_path: Path
 ) -> None:
@@ -214,6 +208,7 @@ def test_blended_weights_lie_between_the_start_and_the_trained_ones(
     assert any(not torch.equal(trained[name], start[name]) for name in trained)
 
 
+@pytest.mark.slow
 def test_a_shorter_limit_for_training_is_not_saved(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     short, cut = RunFolder(tmp_path / "short"), RunFolder(tmp_path / "cut")
     train(make_recipe("model.max_seq_length=32", "model.train_seq_length=4", "training.max_steps=2"), short.path)
@@ -222,6 +217,7 @@ def test_a_shorter_limit_for_training_is_not_saved(make_recipe: MakeRecipe, tmp_
     assert_same_weights(short, cut)
 
 
+@pytest.mark.slow
 def test_frozen_embeddings_stay_and_everything_else_learns(
     finished: RunFolder, make_recipe: MakeRecipe, tiny_bert: Path, tmp_path: Path
 ) -> None:
@@ -234,6 +230,7 @@ def test_frozen_embeddings_stay_and_everything_else_learns(
     assert not torch.equal(weights(finished)[layer], before[layer])
 
 
+@pytest.mark.slow
 def test_cached_gradients_and_dropout_off_reach_the_weights_of_plain_training(
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
@@ -252,6 +249,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory, triplets: list[dict[str, str
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", ["no_duplicates", "neighbours", "by_length"])
 @pytest.mark.parametrize("teacher", ["base", "self"])
 def test_self_distillation_trains_on_texts_alone(
@@ -269,6 +267,7 @@ def test_self_distillation_trains_on_texts_alone(
     assert not torch.equal(weights(folder)[layer], load_file(tiny_bert / "model.safetensors")[layer])
 
 
+@pytest.mark.slow
 def test_a_rotation_is_fitted_on_texts_alone_and_changes_no_similarity(
     make_recipe: MakeRecipe, texts: Path, tiny_bert: Path, tmp_path: Path
 ) -> None:
@@ -350,6 +349,7 @@ def test_a_run_is_not_overwritten_unless_resumed(
     assert contents(finished.path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_an_interrupted_run_resumes_to_the_weights_of_an_undisturbed_one(
     finished: RunFolder,
@@ -380,6 +380,7 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_undisturbed_one(
     assert losses(folder) == pytest.approx(losses(finished))
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_stops_at_once_and_resuming_starts_over(
     finished: RunFolder, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -401,6 +402,7 @@ def test_a_second_interrupt_stops_at_once_and_resuming_starts_over(
     assert steps == list(range(1, STEPS + 1)), "steps that were repeated are logged twice"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", [None, b"", b'{"global_step": 3', b"\xff\xfe\x00"])
 def test_a_checkpoint_that_was_not_written_to_the_end_is_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, state: bytes | None
@@ -419,6 +421,7 @@ def test_a_checkpoint_that_was_not_written_to_the_end_is_passed_over(
     assert "checkpoint-10 was not written to the end and is passed over" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["training.learning_rate=1e30", "loss.scale=1e39"])
 def test_a_loss_that_is_no_number_stops_the_run(make_recipe: MakeRecipe, tmp_path: Path, override: str) -> None:
     folder = RunFolder(tmp_path / "run")
@@ -428,6 +431,7 @@ def test_a_loss_that_is_no_number_stops_the_run(make_recipe: MakeRecipe, tmp_pat
     assert not folder.model.exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_down_leaves_a_checkpoint_from_before(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     rarely_logged = ("training.logging_steps=4", "training.save_steps=1")

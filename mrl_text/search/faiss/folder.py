@@ -150,11 +150,12 @@ class IndexFolder:
         """The first ``count`` rows of a file of vectors: float16 (count, size), memory-mapped, read-only."""
         if not count:
             return np.zeros((0, size), dtype=_ROW_TYPE)
-        mapped = np.memmap(self.path / name, dtype=_ROW_TYPE, mode="r", shape=(count, size))
+        with (self.path / name).open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), count * size * _ROW_TYPE.itemsize, access=mmap.ACCESS_READ)
         # candidates lie all over the file, and reading ahead would fetch 128 KB for each
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            mapped._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
-        return mapped
+            mapped.madvise(mmap.MADV_RANDOM)
+        return np.frombuffer(mapped, _ROW_TYPE).reshape(count, size)
 
     def blocks(
         self, name: str, size: int, count: int, *, first: int = 0, block: int = 16_384

@@ -5,46 +5,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub import ModelCard as HubCard
 
+from mrl_text.cards.blocks import SIZES, USE, find_block, remove_block, replace_block
+from mrl_text.cards.measured import Measured, with_curve
+from mrl_text.cards.metadata import merge
+from mrl_text.cards.privacy import check_words, public_text
 from mrl_text.choices import CardChoice
-from mrl_text.markdown import SIZES, collapsed, fenced, find_block, plain, remove_block, replace_block, table
-from mrl_text.sharing.files import check_words, public_text
-from mrl_text.sharing.metadata import check_card, merge
-
-if TYPE_CHECKING:
-    from mrl_text.eval.lines import Cell, Line
-    from mrl_text.eval.results import Results
-
-
-PICTURE = "curve.png"
-USE = "mrl-text use"
-"""The block that only a push writes; :mod:`mrl_text.training.card` writes the other."""
+from mrl_text.markdown import fenced
 
 _PLACEHOLDER = "sentence_transformers_model_id"  # sentence-transformers' own, for the name that a model will get
 _WORDS = re.compile(r"<!-- mrl-text words: ([0-9a-f]{16}) -->")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What an evaluation says about a model, ready for its card."""
-
-    text: str
-    """Picture, recommended size and tables, as Markdown."""
-    picture: bytes
-    """The curve, PNG."""
-    scores: tuple[EvalResult, ...]
-    """For the metadata."""
-    dim: int | None
-    """Recommended size, for the example; None where that is the full width."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +65,6 @@ class CardFacts:
         card.text = f"\n{body.strip()}\n"
         text = str(card.content)
         check_words(text)
-        check_card(text, scores)
         return text
 
     def notes(self) -> list[str]:
@@ -126,8 +103,6 @@ class CardFacts:
             body = body[: found[0]] + public_text(body[found[0] : found[1]]) + body[found[1] :]
         if self.measured is None:
             return body
-        from mrl_text.training.card import with_curve
-
         return with_curve(body, self.measured.text)
 
     def _with_use(self, body: str, *, theirs: bool) -> str:
@@ -204,86 +179,6 @@ def words(body: str) -> str:
     for name in (USE, SIZES):
         body = remove_block(body, name)
     return " ".join(body.split())
-
-
-def measure(results: Results, own: Line, controls: Sequence[Line], name: str, *, keep: float = 0.99) -> Measured:
-    """Turn an evaluation into the part of a card that shows it.
-
-    Args:
-        results: finished results; other models in them are left out.
-        own: the line of the model.
-        controls: the lines it is compared with.
-        name: what the model is called from now on.
-        keep: share of the full score that the recommended size keeps.
-    """
-    import pandas as pd
-
-    from mrl_text.eval.figures import draw_curve
-    from mrl_text.eval.results import LINE_COLUMNS, Results
-    from mrl_text.sharing.metadata import eval_results
-    from mrl_text.training.card import MEASURED, curve_tables
-
-    chosen = {astuple(line) for line in (own, *controls)}
-    rows = results.scores[LINE_COLUMNS].astype(object).itertuples(index=False, name=None)
-    mask = [(*row[:-1], None if row[-1] is pd.NA else row[-1]) in chosen for row in rows]
-    only = Results(results.scores[mask].reset_index(drop=True), results.folders)
-    for line in only.lines:
-        only.labels[line] = only.labels[line].replace(own.label, name, 1)
-    with tempfile.TemporaryDirectory() as folder:
-        picture = next(file for file in draw_curve(only, Path(folder)) if file.suffix == ".png").read_bytes()
-    choice = only.recommend(own, keep)
-    dim = choice.cell.dim if choice is not None and choice.cell.dim < choice.full.dim else None
-    computed = "" if own.dtype == "float32" else f" The model computed in {own.dtype}."
-    kinds = f"{len(only.tasks)} tasks" if len(only.tasks) > 1 else next(iter(only.tasks))
-    blocks = [f"![Score against bytes per vector, this model and what it is compared with]({PICTURE})"]
-    blocks.append(MEASURED + computed + " *Kept* is the share of the score at full width in float32.")
-    blocks.append(_controls_text(own, controls))
-    if choice is not None:
-        blocks.append(f"Recommended, to keep {100 * keep:.4g} %: {choice.sentence()}.")
-    blocks += [f"**Mean of {kinds}**" if len(only.tasks) > 1 else f"**{plain(kinds)}**"]
-    blocks.append(_kept_table(only, own, controls))
-    blocks += curve_tables(only, own, controls) if len(only.types) > 1 else []
-    if (other := _precisions_table(only, own)) is not None:
-        blocks.append(collapsed("Other precisions", other))
-    return Measured("\n\n".join(blocks), picture, tuple(eval_results(only, own)), dim)
-
-
-def _controls_text(own: Line, controls: Sequence[Line]) -> str:
-    said = {
-        ("truncation", False): "the untrained base, cut the same way",
-        ("pca", True): "principal components of this model's vectors",
-        ("random", True): "as many dimensions at random",
-    }
-    named = [said[key] for line in controls if (key := (line.method, line.model == own.model)) in said]
-    without = [] if any(line.model != own.model for line in controls) else ["The untrained base was not measured."]
-    return " ".join([*([f"Compared with: {'; '.join(named)}."] if named else []), *without])
-
-
-def _kept_table(results: Results, own: Line, controls: Sequence[Line]) -> str:
-    from mrl_text.training.card import score_words
-
-    labels = [plain(results.labels[line]) for line in (own, *controls)]
-    rows = [["size", "bytes", labels[0], "kept, %", *labels[1:]]]
-    for cell in sorted((one for one in results.cells(own) if one.precision == "float32"), reverse=True):
-        beside = [score_words(results.estimate(line, cell)) if cell in results.cells(line) else "" for line in controls]
-        rows.append([str(cell.dim), str(cell.bytes), *_cell_words(results, own, cell), *beside])
-    return table(rows)
-
-
-def _precisions_table(results: Results, own: Line) -> str | None:
-    others = [cell for cell in results.cells(own) if cell.precision != "float32"]
-    rows = [["size", "precision", "bytes", "score", "kept, %"]]
-    rows += [[str(one.dim), one.precision, str(one.bytes), *_cell_words(results, own, one)] for one in others]
-    return table(rows) if others else None
-
-
-def _cell_words(results: Results, own: Line, cell: Cell) -> list[str]:
-    from mrl_text.training.card import score_words
-
-    whole = replace(cell, dim=max(one.dim for one in results.cells(own)), precision="float32")
-    kept = None if cell == whole else results.retention(own, cell)
-    shown = score_words(kept) if kept is not None else "100" if cell == whole else ""
-    return [score_words(results.estimate(own, cell)), shown]
 
 
 def _with_our_blocks(there: str, here: str) -> str:

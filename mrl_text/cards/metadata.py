@@ -12,7 +12,6 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub import ModelCard as HubCard
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from mrl_text.models import ModelSource, read_metadata
@@ -97,13 +96,15 @@ def eval_results(results: Results, own: Line) -> list[EvalResult]:
     Returns:
         Scores 0..1, widest first.
     """
+    import pandas as pd
+
     rows = [
         row
         for row in results.scores.to_dict("records")
         if (row["model"], row["revision"], row["role"]) == (own.model, own.revision, own.role)
         and (row["method"], row["dtype"], row["precision"]) == ("truncation", own.dtype, "float32")
         and own.layers is None
-        and _is_missing(row["layers"])
+        and pd.isna(row["layers"])
     ]
     widest = max((int(row["dim"]) for row in rows), default=0)
     facts = {task: _data_facts(results, own, task) for task in results.tasks}
@@ -173,25 +174,6 @@ def merge(
     data["model_name"] = repo.partition("/")[2] if merged else None
 
 
-def check_card(text: str, scores: Sequence[EvalResult]) -> None:
-    """Read a finished card with the hub's own library and refuse it if that finds other scores than were written.
-
-    Raises:
-        ValueError: the metadata cannot be read, or comes back changed.
-    """
-    head = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    metadata = yaml.safe_load(head[1]) if head else None
-    if not isinstance(metadata, dict):
-        raise ValueError("the finished card has no metadata")
-    back = model_index_to_eval_results(metadata["model-index"])[1] if "model-index" in metadata else []
-    written = [one for one in back if one.source_name == SOURCE_NAME]
-    expected = list(scores)
-    if expected:  # the library groups what belongs to one data set
-        expected = model_index_to_eval_results(eval_results_to_model_index("model", expected))[1]
-    if written != expected:
-        raise ValueError(f"the finished card holds {len(written)} scores of ours, expected {len(expected)} others")
-
-
 def _data_facts(results: Results, own: Line, task: str) -> tuple[str, str, str | None]:
     """The hub's name for the kind of task; the data set; its revision, where the result file has it."""
     import mteb
@@ -235,9 +217,3 @@ def _is_hub_name(name: object) -> bool:
     except HFValidationError:
         return False
     return "/" in name
-
-
-def _is_missing(value: Any) -> bool:
-    import pandas as pd
-
-    return bool(pd.isna(value))

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset
@@ -16,9 +17,11 @@ from sentence_transformers import (
 )
 
 from mrl_text import MatryoshkaEncoder
+from mrl_text.cards.measured import write_curve
+from mrl_text.cards.sizes import ModelCard, describe_adaptation, describe_sizes, sizes_measured, write_card
+from mrl_text.choices import AdaptMethod
 from mrl_text.eval import sweep
 from mrl_text.losses import nested_infonce
-from mrl_text.training.card import ModelCard, describe_sizes, sizes_measured, write_card, write_curve
 from tests.conftest import WORDS
 
 README = "---\nlicense: mit\ntags:\n- sentence-similarity\n---\n\n# A model\n\nAbout it.\n\n## Usage\n\nUse it.\n"
@@ -93,6 +96,17 @@ def test_recipe_data_and_versions_are_there_and_read_as_what_they_are() -> None:
     assert "- pairs\\|of \\*mine\\*: 12,345 rows\n- one: 1 row\n- streamed\n" in card
     assert "- torch 2.13.0+cpu" in card
     assert card.count("<details>") == card.count("</details>") == 2
+
+
+@pytest.mark.parametrize("method", get_args(AdaptMethod))
+def test_the_card_of_an_adapted_model_keeps_that_of_its_base(method: AdaptMethod) -> None:
+    facts: dict[str, Any] = {"base": "org/base", "method": method, "dims": [8, 32], "texts": 12_000}
+    card = describe_adaptation('---\nlicense: mit\n---\n\n# Base\n\nSentenceTransformer("base")\n', "mine", **facts)
+    assert card.startswith("---\nlicense: mit\n---\n\n# mine\n\n## Adapted with mrl-text\n\nThe vectors of org/base")
+    ours, theirs = card.split("## Card of the base model\n\n")
+    assert "cut to 8, 32 numbers" in ours and "12,000 texts" in ours and "truncate_dim=8" in ours
+    assert theirs == '# Base\n\nSentenceTransformer("base")\n'
+    assert describe_adaptation("", "mine", **facts).startswith("# mine\n\n## Adapted with mrl-text\n")
 
 
 def test_sizes_are_read_from_the_evaluators_names() -> None:
@@ -170,16 +184,22 @@ def test_the_measured_curve_comes_with_its_controls_and_replaces_the_one_before(
     write_curve(run, result)
     once = file.read_text(encoding="utf-8")
     tables = rows(once)[len(rows(described)) :]
-    assert once.count("**STS** (pairs)") == once.count("**Clustering** (labels)") == 1
-    assert [row[:2] for row in tables] == [["size", "bytes"], ["32", "128"], ["8", "32"]] * 2
-    assert len(tables[0]) == 2 + len(result.lines) == 5
+    for heading in ("**Mean of 2 tasks**", "**STS** (pairs)", "**Clustering** (labels)"):
+        assert once.count(heading) == 1
+    assert [row[:2] for row in tables] == [["size", "bytes"], ["32", "128"], ["8", "32"]] * 3
+    assert len(tables[0]) == 2 + len(result.lines) + 1 == 6
     scores = result.scores.set_index(["task", "role", "method", "dim"])["score"]
     assert list(result.tasks) == ["pairs", "labels"]
-    for start, task in ((0, "pairs"), (3, "labels")):
+    for start, tasks in ((0, ["pairs", "labels"]), (3, ["pairs"]), (6, ["labels"])):
+        means = [
+            {dim: np.mean([scores[task, line.role, line.method, dim] for task in tasks]) for dim in (8, 32)}
+            for line in result.lines
+        ]
         for row in tables[start + 1 : start + 3]:
-            lines = [(line.role, line.method) for line in result.lines]
-            expected = [f"{100 * scores[task, role, method, int(row[0])]:.2f}" for role, method in lines]
-            assert [cell.split(" ")[0] for cell in row[2:]] == expected
+            dim = int(row[0])
+            expected = [f"{100 * mean[dim]:.2f}" for mean in means]
+            kept = "100" if dim == 32 else f"{100 * means[0][8] / means[0][32]:.2f}"
+            assert [cell.split(" ")[0] for cell in row[2:]] == [expected[0], kept, *expected[1:]]
     write_curve(run / "model", result)
     assert file.read_text(encoding="utf-8") == once
     assert RECIPE in once

@@ -1,0 +1,157 @@
+"""What an evaluation says about a model, for its card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import EvalResult
+
+from mrl_text.cards.blocks import CURVE, SIZES, block, find_block, replace_block
+from mrl_text.cards.sizes import rewrite
+from mrl_text.markdown import collapsed, plain, table
+from mrl_text.models import ModelSource, find_model
+
+if TYPE_CHECKING:
+    from mrl_text.eval.lines import Cell, Line
+    from mrl_text.eval.results import Results
+    from mrl_text.eval.statistics import Estimate
+
+PICTURE = "curve.png"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation says about a model, ready for its card."""
+
+    text: str
+    """Picture, recommended size and tables, as Markdown."""
+    picture: bytes
+    """The curve, PNG."""
+    scores: tuple[EvalResult, ...]
+    """For the metadata."""
+    dim: int | None
+    """Recommended size, for the example; None where that is the full width."""
+
+
+def write_curve(model_folder: str | Path, results: Results, *, keep: float = 0.99) -> None:
+    """Put what ``mrl-text eval`` measured into the card of a model, with the controls, in place of an earlier curve.
+
+    Args:
+        model_folder: folder of a run or of a saved model.
+        results: an evaluation in which the model took part.
+        keep: share of the full score that the recommended size keeps.
+
+    Raises:
+        FileNotFoundError: no model there.
+        ValueError: the evaluation holds no scores of these weights.
+    """
+    source = find_model(str(model_folder))
+    text = curve_text(results, *measured_lines(source, results), keep=keep)
+    rewrite(source.path, lambda card: with_curve(card, text))
+
+
+def with_curve(readme: str, text: str) -> str:
+    """The card with that text as its measured curve, in place of an earlier one.
+
+    Raises:
+        ValueError: a begin marker without its end.
+    """
+    if find_block(readme, CURVE) is None:  # a model that we did not train
+        return replace_block(readme, SIZES, "## Sizes\n\n" + block(CURVE, text))
+    return replace_block(readme, CURVE, text)
+
+
+def measured_lines(source: ModelSource, result: Results) -> tuple[Line, list[Line]]:
+    """The line of a model's own weights in an evaluation, and the lines of its controls.
+
+    Raises:
+        ValueError: the evaluation holds no scores of these weights.
+    """
+    names = {source.name}
+    if source.base_model is not None:
+        with suppress(FileNotFoundError):  # moved away since: the evaluation went without it
+            names.add(find_model(source.base_model).name)
+    lines = [line for line in result.lines if line.model in names]
+    own = [
+        line for line in lines if line.role == "model" and (line.model, line.revision) == (source.name, source.revision)
+    ]
+    if not own:
+        measured = ", ".join(dict.fromkeys(line.model for line in result.lines)) or "nothing"
+        raise ValueError(f"the evaluation has no scores of the weights in {source.path}; it measured {measured}")
+    kind = (own[0].dtype, own[0].layers)  # the first has all layers
+    return own[0], [line for line in lines if line.role == "control" and (line.dtype, line.layers) == kind]
+
+
+def curve_text(
+    results: Results, own: Line, controls: Sequence[Line], *, keep: float = 0.99, picture: bool = False
+) -> str:
+    """The measured curve as Markdown: the recommended size, and tables of scores (x100) by size.
+
+    Args:
+        results: finished results; other models in them are left out.
+        own: the line of the model.
+        controls: the lines it is compared with.
+        keep: share of the full score that the recommended size keeps.
+        picture: whether :data:`PICTURE` lies beside the card.
+    """
+    computed = "" if own.dtype == "float32" else f" The model computed in {own.dtype}."
+    blocks = [f"![Score against bytes per vector, this model and what it is compared with]({PICTURE})"] * picture
+    blocks.append(
+        "Measured with `mrl-text eval`: mean of the tasks' main scores (x100), 95 % intervals where there are any."
+        f"{computed} *Kept* is the share of the score at full width in float32."
+    )
+    blocks.append(_controls_text(own, controls))
+    if (choice := results.recommend(own, keep)) is not None:
+        blocks.append(f"Recommended, to keep {100 * keep:.4g} %: {choice.sentence()}.")
+    if len(results.types) > 1:
+        blocks += [f"**Mean of {len(results.tasks)} tasks**", _scores(results, own, controls, results.tasks)]
+    for kind, tasks in results.types.items():
+        blocks += [f"**{plain(kind)}** ({', '.join(map(plain, tasks))})", _scores(results, own, controls, tasks)]
+    if others := [cell for cell in results.cells(own) if cell.precision != "float32"]:
+        rows = [["size", "precision", "bytes", "score", "kept, %"]]
+        rows += [
+            [str(one.dim), one.precision, str(one.bytes), *_score_and_kept(results, own, one, results.tasks)]
+            for one in others
+        ]
+        blocks.append(collapsed("Other precisions", table(rows)))
+    return "\n\n".join(filter(None, blocks))
+
+
+def _controls_text(own: Line, controls: Sequence[Line]) -> str:
+    said = {
+        ("truncation", False): "the untrained base, cut the same way",
+        ("pca", True): "principal components of this model's vectors",
+        ("random", True): "as many dimensions at random",
+    }
+    named = [said[key] for line in controls if (key := (line.method, line.model == own.model)) in said]
+    without = [] if any(line.model != own.model for line in controls) else ["The untrained base was not measured."]
+    return " ".join([*([f"Compared with: {'; '.join(named)}."] if named else []), *without])
+
+
+def _scores(results: Results, own: Line, controls: Sequence[Line], tasks: Iterable[str]) -> str:
+    """A table: scores in float32 by size, of the model and of its controls."""
+    labels = [plain(results.labels[line]) for line in (own, *controls)]
+    rows = [["size", "bytes", labels[0], "kept, %", *labels[1:]]]
+    for cell in sorted((one for one in results.cells(own) if one.precision == "float32"), reverse=True):
+        beside = [_words(results.estimate(line, cell, tasks)) for line in controls]
+        rows.append([str(cell.dim), str(cell.bytes), *_score_and_kept(results, own, cell, tasks), *beside])
+    return table(rows)
+
+
+def _score_and_kept(results: Results, own: Line, cell: Cell, tasks: Iterable[str]) -> list[str]:
+    whole = replace(cell, dim=max(one.dim for one in results.cells(own)), precision="float32")
+    kept = "100" if cell == whole else _words(results.retention(own, cell, tasks))
+    return [_words(results.estimate(own, cell, tasks)), kept]
+
+
+def _words(estimate: Estimate | None) -> str:
+    """An estimate x100 with its interval, where there are any."""
+    if estimate is None:
+        return ""
+    interval = estimate.interval()
+    words = f"{100 * estimate.value:.2f}"
+    return words if interval is None else f"{words} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"

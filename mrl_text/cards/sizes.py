@@ -1,0 +1,138 @@
+"""What we write into the card of a model that was trained or adapted here: sizes, data, how to repeat it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformerModelCardData
+
+from mrl_text.cards.blocks import CURVE, SIZES, block, replace_block, split_head
+from mrl_text.files import write_atomically
+from mrl_text.markdown import collapsed, fenced, plain, table
+from mrl_text.truncation import bytes_per_vector
+
+
+class ModelCard(SentenceTransformerModelCardData):
+    """The parent's card without training sentences as examples: what users train on is theirs to show."""
+
+    def set_widget_examples(self, dataset: Any) -> None:
+        """Leave the examples empty."""
+
+    def compute_dataset_metrics(self, *args: Any, **kwargs: Any) -> Any:
+        """The parent's facts about a data set, without its first rows."""
+        facts = super().compute_dataset_metrics(*args, **kwargs)
+        for name in ("examples", "examples_table", "_example_columns"):
+            facts.pop(name, None)
+        return facts
+
+
+def describe_sizes(
+    readme: str,
+    *,
+    dims: Sequence[int],
+    before: Mapping[int, float] | None = None,
+    after: Mapping[int, float] | None = None,
+    recipe: str | None = None,
+    data: Mapping[str, int | None] | None = None,
+    versions: Mapping[str, str] | None = None,
+    run: str = "RUN",
+) -> str:
+    """Put the section "Sizes" into a model card, in place of an earlier one.
+
+    Args:
+        readme: the card, with or without YAML head.
+        dims: trained sizes.
+        before: size -> validation nDCG@10 (0..1) of the starting model.
+        after: the same of the trained model; without it the section says that nothing was measured.
+        recipe: the recipe as YAML.
+        data: label of a source -> its rows; None where they were not counted.
+        versions: package -> version.
+        run: folder of the run, for the command that measures more.
+
+    Returns:
+        The card. What others wrote in it is unchanged.
+
+    Raises:
+        ValueError: a begin marker without its end.
+    """
+    blocks = ["## Sizes", _sizes_text(before, after), _sizes_table(sorted(dims), before or {}, after or {})]
+    unmeasured = f"How good each size is has not been measured: run `mrl-text eval {run}`."
+    blocks.append(block(CURVE, unmeasured if after is None else ""))  # where the measured curve will stand
+    if data:
+        blocks.append("Trained on:")
+        blocks.append("\n".join(f"- {plain(label)}{_rows(count)}" for label, count in data.items()))
+    if recipe is not None:
+        blocks.append(collapsed("Recipe", fenced(recipe, "yaml")))
+    if versions:
+        listed = "\n".join(f"- {plain(name)} {plain(version)}" for name, version in versions.items())
+        blocks.append(collapsed("Versions", listed))
+    return replace_block(readme, SIZES, "\n\n".join(filter(None, blocks)))
+
+
+def sizes_measured(metrics: Mapping[str, float]) -> dict[int, float]:
+    """Size -> nDCG@10 from the metrics of :class:`~mrl_text.training.evaluator.NestedRetrievalEvaluator`."""
+    found = ((re.search(r"dim(\d+)_ndcg@10$", name), value) for name, value in metrics.items())
+    return {int(match[1]): float(value) for match, value in found if match}
+
+
+def write_card(model_folder: str | Path, **facts: Any) -> None:
+    """Write the section "Sizes" into the ``README.md`` of a saved model; ``facts`` as for :func:`describe_sizes`."""
+    rewrite(model_folder, lambda card: describe_sizes(card, **facts))
+
+
+def rewrite(model_folder: str | Path, change: Callable[[str], str]) -> None:
+    """Replace the ``README.md`` of a saved model by what ``change`` makes of it; a missing one is empty."""
+    file = Path(model_folder) / "README.md"
+    write_atomically(file, change(file.read_text(encoding="utf-8") if file.is_file() else "").encode())
+
+
+def describe_adaptation(readme: str, name: str, *, base: str, method: str, dims: Sequence[int], texts: int) -> str:
+    """The card of an adapted model: ours first, then the base's, whose title and snippet would pass for this model's.
+
+    Args:
+        readme: the card of the base, with or without YAML head.
+        name: of the adapted model.
+        base: name of the base.
+        method: see :func:`mrl_text.adapt.fit`.
+        dims: sizes that it was fitted for, ascending.
+        texts: how many it was fitted on.
+    """
+    how = {
+        "rotation": "an orthogonal rotation, fitted without labels; full-width similarities are those of the base",
+        "pca": "an orthogonal rotation to the principal axes; full-width similarities are those of the base",
+        "linear": "a linear map trained on pairs; full-width similarities differ from those of the base",
+    }[method]
+    section = (
+        "## Adapted with mrl-text\n\n"
+        f"The vectors of {base} can be cut to {', '.join(map(str, dims))} numbers: behind the unchanged encoder stands"
+        f" {how}. Fitted on {texts:,} texts. Cut, then scale to unit length:"
+        f" `SentenceTransformer(..., truncate_dim={dims[0]})` and `encode(..., normalize_embeddings=True)`.\n"
+    )
+    head, text = split_head(readme)
+    kept = f"\n## Card of the base model\n\n{text.strip()}\n" if text.strip() else ""
+    return f"{head}\n# {name}\n\n{section}{kept}".lstrip()
+
+
+def _sizes_text(before: Mapping[int, float] | None, after: Mapping[int, float] | None) -> str:
+    text = "The first numbers of a vector are a vector, too, once scaled to unit length. Trained sizes, in float32"
+    if after is None:
+        return f"{text}:"
+    control = ", and of the starting model cut the same way" if before else ""
+    return f"{text}, with nDCG@10 (x100) on the validation data of this model{control}:"
+
+
+def _sizes_table(dims: Sequence[int], before: Mapping[int, float], after: Mapping[int, float]) -> str:
+    columns = {"starting model": before, "this model": after}
+    shown = {name: scores for name, scores in columns.items() if scores and after}
+    rows = [["size", "bytes per vector", *shown]]
+    for dim in reversed(dims):
+        scores = [f"{100 * scores[dim]:.2f}" if dim in scores else "" for scores in shown.values()]
+        rows.append([str(dim), str(bytes_per_vector(dim)), *scores])
+    return table(rows)
+
+
+def _rows(count: int | None) -> str:
+    return "" if count is None else f": {count:,} row{'' if count == 1 else 's'}"
