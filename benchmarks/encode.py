@@ -67,12 +67,12 @@ def _compare_speed(texts: list[str], name: str, token_budget: int | None) -> Non
     from sentence_transformers import SentenceTransformer
 
     from mrl_text import MatryoshkaEncoder
-    from mrl_text.encoding.compute import compute_dtype
+    from mrl_text.dtypes import compute_dtype
     from mrl_text.models import find_model
 
     peer = SentenceTransformer(find_model(name).path)
     ours = MatryoshkaEncoder(name)
-    fast = compute_dtype(ours)
+    fast = compute_dtype(ours, "auto")
     peer.encode(texts[:64])  # both sides warm
     _stream(ours, texts[:64], fast, token_budget)
     before = _peak(torch, fast)

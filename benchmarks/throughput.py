@@ -76,7 +76,7 @@ def _start_side(side: str) -> dict[str, Any]:
 
 def _run_side(arguments: argparse.Namespace) -> None:
     """Train, and print rate, losses, peak memory and number format as JSON."""
-    from mrl_text.precision import training_precision
+    from mrl_text.dtypes import training_precision
 
     steps = arguments.warm_up + arguments.steps
     shared = {

@@ -11,8 +11,8 @@ import numpy as np
 
 from mrl_text import MatryoshkaEncoder
 from mrl_text.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
+from mrl_text.dtypes import fastest_dtype
 from mrl_text.eval.statistics import bootstrap_mean
-from mrl_text.precision import inference_dtype
 from mrl_text.quiet import quiet_libraries
 from mrl_text.training.recipe_files import load_recipe
 from mrl_text.truncation import truncate
@@ -50,7 +50,7 @@ def _texts(pair: Docstring) -> set[str]:
 
 def _scores(name: str, pairs: list[Docstring]) -> dict[int, np.ndarray]:
     """Size -> nDCG@10 (x100) of every query; one relevant document each, ties against the model."""
-    model = MatryoshkaEncoder(name, model_kwargs={"dtype": inference_dtype()})
+    model = MatryoshkaEncoder(name, model_kwargs={"dtype": fastest_dtype()})
     model.warn_when_cut = False
     queries = model.encode_query([pair.anchor for pair in pairs], batch_size=64, show_progress_bar=True)
     documents = model.encode_document([pair.positive for pair in pairs], batch_size=64, show_progress_bar=True)

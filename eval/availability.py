@@ -1,4 +1,4 @@
-"""Which tasks cannot run here, told before the first one runs: hours later is too late for a licence or a cable."""
+"""Finds tasks that cannot run here before the first one runs: hours later is too late to learn of a missing licence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TIMEOUT = 10.0
 _THREADS = 8
 _COMMIT = re.compile("[0-9a-f]{7,40}")
 
-# the hub library answers trouble on the line with its HTTP client's errors; which client that is depends on its
+# for network trouble the hub library raises errors of its HTTP client; which client that is depends on its
 # version, but its own errors always derive from the client's
 _CLIENT_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 HUB_ERRORS: tuple[type[Exception], ...] = (
@@ -45,14 +45,14 @@ HUB_ERRORS: tuple[type[Exception], ...] = (
     HFValidationError,
     json.JSONDecodeError,
 )
-"""What a call to the hub can raise, besides trouble with the local disk."""
+"""Errors that a call to the hub can raise, besides those of the local disk."""
 
 
 def unavailable(tasks: Sequence[AbsTask]) -> dict[str, str]:
     """Find the tasks whose data cannot be had here.
 
-    Data that datasets has prepared at the revision of the task is taken as it is, and so is a folder; the hub is asked
-    about the rest, once for each repository, and no more after it could not be reached.
+    A folder, or data that datasets has prepared at the task's revision, needs no look-up. The hub is asked about the
+    rest, once for each repository, and no further once it cannot be reached.
 
     Args:
         tasks: tasks that read their data from the hub or from a folder. A task that makes its own data has a made-up
@@ -147,7 +147,7 @@ def hub_error(error: Exception, path: str, revision: str) -> OSError:
 
 
 def _ask(repositories: list[tuple[str, str]]) -> dict[tuple[str, str], Exception]:
-    """Look up each (path, revision); those that cannot be read, with the reason."""
+    """Look up each (path, revision) and return those that cannot be read, with the reason."""
     lost: list[Exception] = []
     stop = threading.Event()
 
@@ -164,7 +164,7 @@ def _ask(repositories: list[tuple[str, str]]) -> dict[tuple[str, str], Exception
             return error
         return None
 
-    # the first alone: without a network there is one wait, not one for each thread
+    # the first one alone: without a network this is one wait instead of one for each thread
     answers = [ask(repository) for repository in repositories[:1]]
     with ThreadPoolExecutor(_THREADS) as pool:
         answers += pool.map(ask, repositories[1:])
@@ -175,7 +175,7 @@ def _ask(repositories: list[tuple[str, str]]) -> dict[tuple[str, str], Exception
 def _is_prepared(task: AbsTask) -> bool:
     """Whether datasets loads the task's data, all of it and of the right revision, without a network.
 
-    The hub's own cache does not count: what was only downloaded, datasets does not load without a network.
+    The hub's own cache does not count: datasets cannot load what was only downloaded without a network.
     """
     dataset = task.metadata.dataset
     prepared = _prepared_configurations(str(dataset["path"]), str(dataset["revision"]))

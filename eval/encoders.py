@@ -81,6 +81,22 @@ class CellEncoder(AbsEncoder):
         normalize = self.cache.model.similarity_fn_name == "cosine"
         return Reduction(self.variant, normalize, lambda: self._corpus(hf_subset))(vectors)
 
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Similarities (n, m) by the model's own measure; mteb knows cosine and dot product only."""
+        if self._is_distance:
+            return self.cache.model.similarity(embeddings1, embeddings2)
+        return super().similarity(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Similarities (n,) of pairs by the model's own measure."""
+        if self._is_distance:
+            return self.cache.model.similarity_pairwise(embeddings1, embeddings2)
+        return super().similarity_pairwise(embeddings1, embeddings2)
+
+    @property
+    def _is_distance(self) -> bool:
+        return self.cache.model.similarity_fn_name in ("euclidean", "manhattan")
+
 
 class RecordingSearch(SearchEncoderWrapper):
     """mteb's own exact search, which also keeps the ranking of every query."""
@@ -119,6 +135,7 @@ def model_meta(source: ModelSource, variant: Variant, similarity: str = "cosine"
             "similarity_fn_name": ScoringFunction(similarity),
             "adapted_from": source.base_model,
             "framework": ["Sentence Transformers", "PyTorch"],
+            "loader_kwargs": dict(source.trusted),
         }
     )
 

@@ -33,7 +33,7 @@ _TREC = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": 
 
 @dataclass(frozen=True)
 class Items:
-    """Units of one split and subset, and what one of them is called."""
+    """The units of one split and subset, and the word for one of them."""
 
     split: str
     subset: str
@@ -47,8 +47,8 @@ def collect_items(
     """The units of every split and subset of a result.
 
     Queries of retrieval and reranking tasks, pairs of STS and pair classification, texts of bitext mining and
-    summarisation. Classification and clustering tasks resample themselves: their experiments are the units. Where
-    the units do not reproduce the main score, or a type has none, the split and subset is left out.
+    summarisation. Classification and clustering tasks repeat experiments on samples: these are the units. A split and
+    subset is left out where its units do not reproduce the main score, or where its type has none.
 
     Args:
         task: the evaluated task, data loaded.
@@ -107,7 +107,7 @@ def read_facts(file: Path) -> dict[str, str]:
 
 
 def read_items(file: Path) -> list[Items]:
-    """What :func:`write_items` wrote."""
+    """Read the items that :func:`write_items` wrote."""
     table = pq.read_table(file)
     statistics = json.loads((table.schema.metadata or {})[b"statistics"])
     pairs = zip(table["split"].to_pylist(), table["subset"].to_pylist(), strict=True)
@@ -125,9 +125,9 @@ def read_items(file: Path) -> list[Items]:
 
 
 def _queries(task: AbsTask, search: RecordingSearch, split: str, subset: str, main: str) -> Items | None:
-    """Per-query scores by the evaluator that mteb itself uses."""
+    """Score each query with the evaluator that mteb uses."""
     merged, plain = main.startswith(_MERGED), main.removeprefix(_MERGED)
-    plain = "recall_at_1" if plain == "accuracy" else plain  # mteb's word where one answer is right
+    plain = "recall_at_1" if plain == "accuracy" else plain  # mteb's name for the metric where one answer is right
     match = re.fullmatch(r"(ndcg|map|recall|precision|hit_rate|mrr)_at_(\d+)", plain)
     if match is None:
         return None
@@ -170,7 +170,7 @@ def query_scores(
 def _merge_subqueries(
     judgements: Mapping[str, Mapping[str, int]], ranking: Mapping[str, Mapping[str, float]]
 ) -> tuple[dict[str, Mapping[str, int]], dict[str, dict[str, float]]]:
-    """One query for all whose ids differ after the last ``_``: a document counts as the most similar one found it."""
+    """Merge queries whose ids differ only after the last ``_``. A document gets its highest similarity among them."""
     judged: dict[str, Mapping[str, int]] = {}
     best: dict[str, dict[str, float]] = {}
     for query, relevant in judgements.items():

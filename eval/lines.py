@@ -133,12 +133,13 @@ def plan_lines(
     controls: Sequence[Control] = CONTROLS,
     dtype: Dtype = "float32",
     layers: Sequence[int] | None = None,
+    trust_remote_code: bool = False,
 ) -> list[Plan]:
     """Resolve models into lines, each model followed by its controls; models that appear twice are planned once.
 
     A model is planned at every size and precision, and always at full width in float32, since retention is measured
     against that. Controls are planned in float32. With ``layers`` the same model follows at each depth below its own,
-    with its base cut to the same depth.
+    with its base cut to the same depth. Code that comes with a model or its base runs only where it is trusted.
 
     Raises:
         FileNotFoundError: no such model.
@@ -151,7 +152,7 @@ def plan_lines(
     _check_names("control", controls, CONTROLS)
     plans: list[Plan] = []
     for name in models:
-        source = find_model(name)
+        source = find_model(name, trust_remote_code=trust_remote_code)
         own = _sizes(source, dims)
         plans.append(_plan(source, own, precisions, "model", "truncation", dtype))
         base = _base(source) if "base" in controls else None
@@ -202,7 +203,8 @@ def _plan(
 def _base(source: ModelSource) -> ModelSource | None:
     """The untrained base of a model, where it names one that can be found."""
     try:
-        base = find_model(source.base_model) if source.base_model is not None else None
+        trusted = source.trust_remote_code
+        base = find_model(source.base_model, trust_remote_code=trusted) if source.base_model is not None else None
         if base is not None:
             peek_width(base)
         return base

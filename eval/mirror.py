@@ -1,4 +1,4 @@
-"""A copy of the data sets that tasks need, for machines without a network, and the proof that it is still that."""
+"""Copies the data sets that tasks need, for machines without a network, and checks the copy before it is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MANIFEST = "mirror.json"
 """Name of the file in a mirror that says what was copied; one entry for each data set."""
 
-_TOOL_FOLDER = (".cache", "huggingface")  # what the download keeps beside the data to go on after an interruption
+_TOOL_FOLDER = (".cache", "huggingface")  # the download's own notes, with which it continues after an interruption
 
 
 @dataclass
@@ -36,15 +36,15 @@ class _Repository:
     tasks: list[str] = field(default_factory=list)
 
     def wrap(self, error: Exception) -> Exception:
-        """The same error, saying whose trouble it is."""
+        """Return the same error with the name of the data set in its message."""
         return type(error)(f"{self.tasks[0]}: {self.path} at revision {self.revision} cannot be copied: {error}")
 
 
 def mirror_tasks(tasks: Sequence[AbsTask], folder: str | Path) -> dict[str, Path]:
     """Copy the data sets that tasks need from the hub, each at the revision its task names.
 
-    Nothing is downloaded before the hub has said that all of it can be had and that it fits on the disk. What is
-    already there and intact is not downloaded again, so an interrupted copy continues where it stopped. Files are
+    The download begins only when the hub has every file and the disk has room for all of them. Files that are already
+    there and intact are kept, so an interrupted copy continues where it stopped. Files are
     checked against the sizes and checksums that the hub states, and ``folder/mirror.json`` records them.
 
     Args:
@@ -57,7 +57,7 @@ def mirror_tasks(tasks: Sequence[AbsTask], folder: str | Path) -> dict[str, Path
     Raises:
         ValueError: two tasks need different revisions of one data set, a data set needs a loading script, the
             folder has files of something else, or its manifest cannot be read.
-        FileNotFoundError: the hub does not have the data set or the revision, or shows it to others only.
+        FileNotFoundError: the hub does not have the data set or the revision, or shows it only to others.
         PermissionError: the terms of the data set are not accepted, or access is refused.
         ConnectionError: the hub cannot be reached.
         OSError: not enough room on the disk, or the download is incomplete.
@@ -88,7 +88,7 @@ def check_mirror(folder: Path, dataset: Mapping[str, Any]) -> None:
     """Check that a mirror has what a task needs, unchanged since it was copied.
 
     Every file is read once in a process and not again until it changes. A data set that was copied by hand has no
-    entry in the manifest, and nothing to be compared with: then its folder must exist, and that is all.
+    entry in the manifest to compare with: its folder only has to exist.
 
     Args:
         folder: the mirror.
@@ -139,7 +139,7 @@ def _copy(repository: _Repository, listing: DatasetInfo, root: Path, manifest: d
     for name, file in _files(local).items():
         if name in (before.get("files") or {}) and name not in expected:  # left from the revision that was here
             file.unlink()
-    # no files yet: whoever reads a copy that was cut short learns that it is not finished
+    # no files yet: a reader of an interrupted copy sees that it is not finished
     entry: dict[str, Any] = {"revision": repository.revision, "tasks": sorted(repository.tasks), "files": None}
     manifest[repository.path] = entry
     _write_manifest(root, manifest)
@@ -181,7 +181,7 @@ def _problem(local: Path, entry: Mapping[str, Any], revision: str) -> str | None
             return f"lacks {name}"
         if present[name].stat().st_size != stated["size"] or _checksum(present[name]) != stated["sha256"]:
             return f"has a changed {name}"
-    for name in present:  # datasets would read it along with the rest; what starts with a dot it passes over
+    for name in present:  # datasets would read it with the rest; it ignores names that start with a dot
         if name not in entry["files"] and not any(part.startswith(".") for part in Path(name).parts):
             return f"has {name}, which is not of the data set"
     return None
@@ -211,7 +211,7 @@ def _files(local: Path) -> dict[str, Path]:
 
 
 def _remove_tool_folder(local: Path) -> None:
-    """Leave the files of the data set alone: stale notes of the download would vouch for files that changed since."""
+    """Remove the notes of the download: old notes would vouch for files that have changed since."""
     shutil.rmtree(local.joinpath(*_TOOL_FOLDER), ignore_errors=True)
     parent = local / _TOOL_FOLDER[0]
     if parent.is_dir() and not any(parent.iterdir()):
@@ -224,7 +224,7 @@ def _checksum(file: Path) -> str:
 
 
 @functools.cache
-def _sha256(file: Path, size: int, mtime_ns: int) -> str:  # size and time are there to be told apart in the cache
+def _sha256(file: Path, size: int, mtime_ns: int) -> str:  # size and time tell versions apart in the cache
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

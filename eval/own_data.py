@@ -29,7 +29,7 @@ from mrl_text.suggest import check_choice
 from mrl_text.tables import SUFFIXES, Columns, Problems, checked, open_table, read_columns, require
 from mrl_text.tables.beir import one_of, read_judgements, read_queries, unique
 from mrl_text.tables.corpus import ID_COLUMNS
-from mrl_text.tables.read import table_stem, table_suffix
+from mrl_text.tables.file_types import table_stem, table_suffix
 from mrl_text.tables.values import any_text, class_name, number, shown, text
 
 logger = logging.getLogger(__name__)

@@ -23,14 +23,14 @@ from tqdm.auto import tqdm
 
 from mrl_text.choices import Dtype, LabelledAs
 from mrl_text.embedding_cache import EmbeddingCache
-from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import write_atomically
+from mrl_text.loading import cached, check_device, shared_folder
 from mrl_text.models import ModelSource
 from mrl_text.truncation import Precision
 
 from .encoders import Call, CellEncoder, RecordingSearch, corpus_calls, model_meta
 from .items import TYPES_WITH_PREDICTIONS, collect_items, read_facts, write_items
-from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Line, Plan, Variant, plan_lines
+from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Plan, Variant, plan_lines
 from .reduction import Blocks, Corpus
 from .results import KEY_COLUMNS, TABLE, Results, items_file, with_layers
 from .tasks import TaskLoader
@@ -80,6 +80,7 @@ def sweep(
     device: str | None = None,
     dtype: Dtype = "float32",
     layers: Sequence[int] | None = None,
+    trust_remote_code: bool = False,
 ) -> SweepResult:
     """Evaluate models on mteb tasks at every size and precision from one encoding pass per text.
 
@@ -90,8 +91,8 @@ def sweep(
     Args:
         models: names or folders, see :func:`mrl_text.models.find_model`.
         tasks: mteb task names, or ``DocstringRetrieval``.
-        output: folder for everything: ``results/`` in mteb's own layout, ``items/`` with per-item scores,
-            ``embeddings/``, and the tidy table ``scores.csv`` and ``scores.parquet``. Several sweeps may share it.
+        output: folder for everything: ``results/`` in mteb's own layout, ``items/`` with per-item scores, and the tidy
+            table ``scores.csv`` and ``scores.parquet``. Several sweeps may share it.
         benchmark: name of an mteb benchmark, whose tasks are added with its own languages and splits.
         data: the user's own files and folders, see :func:`mrl_text.eval.own_data.own_task`.
         as_: what files with ``text,label`` are, classification (None) or clustering.
@@ -106,8 +107,8 @@ def sweep(
             truncated the same way; ``pca``: principal components, fitted on the task's corpus side or ``pca_texts``;
             ``random``: random dimensions, mean of three seeds. All in float32.
         mirror: folder with local copies of hub data sets.
-        cache: folder of full-width embeddings, one per model revision; None is ``output/embeddings``, and
-            ``"none"`` keeps none: embeddings live in memory until their task is done.
+        cache: folder of full-width embeddings; None is the one that all commands share, ``"none"`` keeps none:
+            embeddings live in memory until their task is done.
         pca_texts: texts to fit PCA on.
         keep_going: a task that cannot run, or fails, is reported and left out, instead of stopping the sweep.
         batch_size: texts per forward pass.
@@ -117,13 +118,23 @@ def sweep(
         layers: numbers of transformer layers to evaluate besides all of them, each a line of its own with its own
             encoding pass (:meth:`mrl_text.MatryoshkaEncoder.truncate_layers`), beside the base cut to the same depth.
             Numbers beyond a model's are left out for that model.
+        trust_remote_code: allow code that comes with the models and their bases to run.
 
     Raises:
         FileNotFoundError: model or data not there.
         ValueError: unknown task, impossible size or depth (below 1, or beyond every model's), no model.
     """
     folder = Path(output)
-    plans = plan_lines(models, dims=dims, precisions=precisions, controls=controls, dtype=dtype, layers=layers)
+    check_device(device)
+    plans = plan_lines(
+        models,
+        dims=dims,
+        precisions=precisions,
+        controls=controls,
+        dtype=dtype,
+        layers=layers,
+        trust_remote_code=trust_remote_code,
+    )
     loader = TaskLoader(
         tasks,
         benchmark=benchmark,
@@ -144,32 +155,6 @@ def sweep(
     result.scores = result.table()
     _write_table(folder, result.scores)
     return result
-
-
-def embedding_cache(
-    folder: Path | None, line: Line, source: ModelSource, *, batch_size: int = 32, device: str | None = None
-) -> EmbeddingCache:
-    """The full-width embeddings of one model.
-
-    Args:
-        folder: where the embeddings of all models are kept; None keeps them in memory.
-        line: the model, and how many of its layers.
-        source: where it is loaded from.
-        batch_size: texts per forward pass.
-        device: where to encode; None chooses.
-    """
-
-    def load() -> MatryoshkaEncoder:
-        try:
-            model = MatryoshkaEncoder(source.path, device=device, model_kwargs={"dtype": line.dtype})
-        except OSError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise FileNotFoundError(f"model {source.name} cannot be loaded: {reason}") from error
-        model.truncate_dim = None  # a cut saved with the model must not pass for full width
-        model.warn_when_cut = False  # a benchmark's texts are as long as they are
-        return model if line.layers is None else model.truncate_layers(line.layers)
-
-    return EmbeddingCache(load, None if folder is None else folder / line.slug, batch_size)
 
 
 @dataclass
@@ -211,9 +196,15 @@ class _Sweep:
         self.rows = [row for row in self.rows if row["task"] not in self.failed]
 
     def _open_cache(self, plan: Plan) -> EmbeddingCache:
-        folder = self.folder / "embeddings" if self.cache is None else Path(self.cache)
-        kept = None if self.cache == "none" else folder
-        return embedding_cache(kept, plan.line, plan.source, batch_size=self.batch_size, device=self.device)
+        folder = shared_folder() if self.cache is None else None if self.cache == "none" else Path(self.cache)
+        return cached(
+            plan.source,
+            dtype=plan.line.dtype,
+            layers=plan.line.layers,
+            device=self.device,
+            batch_size=self.batch_size,
+            folder=folder,
+        )
 
     def _evaluate_or_report(self, group: Sequence[Plan], cache: EmbeddingCache, name: str, bar: tqdm) -> None:
         try:

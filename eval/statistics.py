@@ -15,7 +15,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 EXACT_UP_TO = 2_000
-"""Above this many items a statistic that is no mean is resampled through block jackknife pseudo-values."""
+"""Above this many items, statistics other than a mean are resampled through block jackknife pseudo-values."""
 BLOCKS = 400
 
 Floats = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Units:
-    """What one score is made of: the units that are resampled, and how they make the score.
+    """The units behind one score, which are resampled, and the statistic that makes the score of them.
 
     Attributes:
         ids: (n,) strings; two scores are paired if their ids agree.
@@ -150,7 +150,7 @@ def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -
 
     Args:
         units: scores with equal ids.
-        key: seed of the draws, the same for everything that is to be compared.
+        key: seed of the draws, the same for all scores that will be compared.
         resamples: number of replicates.
 
     Raises:
@@ -262,7 +262,7 @@ def _weighted_ranks(values: Floats) -> Callable[[Floats], Floats]:
         upper = np.cumsum(weights[order], axis=0)[last]
         middle = upper.copy()
         middle[1:] += upper[:-1]
-        return middle[run]  # twice the mid-rank minus one: a correlation does not mind
+        return middle[run]  # twice the mid-rank minus one, which leaves a correlation as it is
 
     return ranks
 

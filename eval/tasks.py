@@ -288,7 +288,7 @@ class _PlainColumns(Dataset):
     @classmethod
     def of(cls, dataset: Dataset) -> _PlainColumns:
         """The same rows, not copied."""
-        plain: Dataset = copy.copy(dataset)
+        plain: _PlainColumns = copy.copy(dataset)
         plain.__class__ = cls
         return plain
 

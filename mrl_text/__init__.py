@@ -11,19 +11,21 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrl_text.encoder import MatryoshkaEncoder, encode
+    from mrl_text.encoder import MatryoshkaEncoder
+    from mrl_text.loading import encode
 
 try:
     __version__ = version("mrl-text")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
+_HOMES = {"MatryoshkaEncoder": "encoder", "encode": "loading"}
 __all__ = ["MatryoshkaEncoder", "__version__", "encode"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("MatryoshkaEncoder", "encode"):
-        return getattr(import_module("mrl_text.encoder"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"mrl_text.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

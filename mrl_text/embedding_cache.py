@@ -1,38 +1,38 @@
-"""Every text is encoded once, at full width; the vectors outlive the process."""
+"""Every text is encoded once, at full width; the vectors outlive the process and serve every command."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import logging
+import inspect
+import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
-from mrl_text.files import write_atomically
+from mrl_text.vector_file import KEY_BYTES, VectorFile, VectorMemory
 
 if TYPE_CHECKING:
     from mrl_text.encoder import MatryoshkaEncoder
 
-logger = logging.getLogger(__name__)
-
-_SHARD_TEXTS = 4096
-_KEY_BYTES = 16
+_BLOCK_TEXTS = 4096
+_ABOUT_THE_FILE = ("_name_or_path", "transformers_version", "matryoshka_dimensions", "is_matryoshka")
 
 
 class EmbeddingCache:
-    """Full-width embeddings of one model, keyed by text and prompt, on disk or in memory.
+    """Full-width embeddings of one model by what the model reads: text, prompt and, where it has routes, role.
 
-    New texts are encoded longest first, in shards of 4,096; each shard is a file of its own, written whole or not
-    at all and named after its checksum, so a run that is killed repeats at most one shard, and a damaged file is
-    noticed and encoded again. Shards are memory-mapped: what is not used costs no memory.
+    New texts are encoded longest first and written every 4,096, so that a run that is killed repeats no more. Several
+    processes may share a folder; see :class:`~mrl_text.vector_file.VectorFile`.
 
     Args:
         load_model: returns the model; called on the first use of :attr:`model` or :meth:`embed`.
-        folder: where shards are kept; None keeps them in memory only. One folder belongs to one model revision.
+        folder: where the embeddings of all models are kept, each in a folder named after :func:`fingerprint`; None
+            keeps them in memory.
         batch_size: texts per forward pass.
     """
 
@@ -41,11 +41,9 @@ class EmbeddingCache:
         self._model: MatryoshkaEncoder | None = None
         self._folder = folder
         self._batch_size = batch_size
-        self._rows: dict[bytes, tuple[int, int]] = {}
-        self._shards: list[np.ndarray] = []
+        self._opened: VectorMemory | None = None
         self.encoded = 0
         """Texts that went through the model in this process."""
-        self._opened = folder is None
 
     @property
     def model(self) -> MatryoshkaEncoder:
@@ -69,70 +67,59 @@ class EmbeddingCache:
             ValueError: the model returned a number that is not finite, or vectors of another width than before; the
                 text is named.
         """
-        self._open()
-        prefix = f"{role if self._depends_on_role() else None}\0{prompt}\0"
-        keys = [hashlib.blake2b((prefix + text).encode(), digest_size=_KEY_BYTES).digest() for text in texts]
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._rows}
-        if missing:
-            self._encode(missing, prompt, role)
-        if not keys:
-            return np.zeros((0, self._width() or 0), dtype=np.float32)
-        where = np.array([self._rows[key] for key in keys])
-        vectors = np.empty((len(keys), self._shards[where[0, 0]]["vector"].shape[1]), dtype=np.float32)
-        for shard in np.unique(where[:, 0]):
-            chosen = where[:, 0] == shard
-            vectors[chosen] = self._shards[shard]["vector"][where[chosen, 1]]
-        return vectors
+        store = self._store()
+        prompt = self.model.prompt_for(role, prompt=prompt) or ""
+        route = role if self.model.has_routes else None
+        prefix = f"{route}\0{prompt}\0".encode()
+        keys = [
+            hashlib.blake2b(prefix + text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+            for text in texts
+        ]
+        # again, should somebody delete the file in the meantime
+        while missing := {key: text for key, text in zip(keys, texts, strict=True) if key not in store.rows}:
+            self._encode(store, missing, prompt, route)
+        return store.get(keys) if keys else np.zeros((0, store.width or self.model.width or 0), dtype=np.float32)
 
     def forget(self) -> None:
         """Drop what is held in memory only; a cache with a folder keeps everything."""
         if self._folder is None:
-            self._rows, self._shards = {}, []
+            self._opened = None
 
-    def _open(self) -> None:
-        """Read the keys on disk, not before they are needed: there may be gigabytes to check."""
-        if self._opened or self._folder is None:
-            return
-        self._opened = True
-        for file in sorted(self._folder.glob("*.npy")):
-            if _checksum(file) == file.stem:
-                self._add(np.load(file, mmap_mode="r"))
-            else:
-                logger.warning("the embedding cache file %s is damaged; its texts are encoded again", file)
-                file.unlink(missing_ok=True)
+    def _store(self) -> VectorMemory:
+        """What is known, read not before it is needed: there may be gigabytes to check."""
+        if self._opened is None:
+            self._opened = VectorMemory()
+            if self._folder is not None:
+                self._opened = VectorFile(self._folder / fingerprint(self.model) / "vectors.bin")
+            self._opened.refresh()
+        return self._opened
 
-    def _width(self) -> int | None:
-        return int(self._shards[0]["vector"].shape[1]) if self._shards else self.model.width
-
-    def _depends_on_role(self) -> bool:
-        from sentence_transformers.base.modules import Router
-
-        return any(isinstance(module, Router) for module in self.model.children()) or bool(
-            any(self.model.prompts.get(name) for name in ("query", "document"))
-        )
-
-    def _encode(self, missing: dict[bytes, str], prompt: str | None, role: str | None) -> None:
-        encode = {"query": self.model.encode_query, "document": self.model.encode_document}.get(
-            role or "", self.model.encode
-        )
+    def _encode(self, store: VectorMemory, missing: dict[bytes, str], prompt: str, route: str | None) -> None:
         ordered = sorted(missing.items(), key=lambda item: -len(item[1]))
         with tqdm(total=len(ordered), desc="Encoding", unit="text", leave=False, dynamic_ncols=True) as bar:
-            for start in range(0, len(ordered), _SHARD_TEXTS):
-                part = ordered[start : start + _SHARD_TEXTS]
-                vectors = self._encode_part(encode, [text for _, text in part], prompt, bar)
-                self._add(self._kept([key for key, _ in part], vectors))
+            for start in range(0, len(ordered), _BLOCK_TEXTS):
+                part = ordered[start : start + _BLOCK_TEXTS]
+                vectors = self._encode_part(store, [text for _, text in part], prompt, route, bar)
+                store.append([key for key, _ in part], vectors)
         self.encoded += len(ordered)
 
     def _encode_part(
-        self, encode: Callable[..., np.ndarray], texts: list[str], prompt: str | None, bar: tqdm
+        self, store: VectorMemory, texts: list[str], prompt: str, route: str | None, bar: tqdm
     ) -> np.ndarray:
         steps: list[np.ndarray] = []
+        options: dict[str, Any] = {"task": route} if route else {}
         for start in range(0, len(texts), 16 * self._batch_size):  # often enough for the bar to move
             some = texts[start : start + 16 * self._batch_size]
-            step = encode(
-                some, prompt=prompt, batch_size=self._batch_size, show_progress_bar=False, normalize_embeddings=False
-            )
-            width = steps[0].shape[1] if steps else self._width() or step.shape[1]
+            with self.model.truncate_embeddings(None):
+                step = self.model.encode(
+                    some,
+                    prompt=prompt,
+                    batch_size=self._batch_size,
+                    show_progress_bar=False,
+                    normalize_embeddings=False,
+                    **options,
+                )
+            width = steps[0].shape[1] if steps else store.width or self.model.width or step.shape[1]
             if step.shape[1] != width:
                 raise ValueError(
                     f"the model returned vectors of {step.shape[1]} numbers where {width} were expected, for the text"
@@ -146,26 +133,35 @@ class EmbeddingCache:
             raise ValueError(f"the model returned NaN or infinity for the text {bad[:80]!r}")
         return vectors
 
-    def _kept(self, keys: Sequence[bytes], vectors: np.ndarray) -> np.ndarray:
-        """The vectors with their keys as one structured array, from the file that now holds it if there is a folder."""
-        shard = np.empty(len(keys), dtype=[("key", f"V{_KEY_BYTES}"), ("vector", "<f4", vectors.shape[1])])
-        shard["key"] = np.frombuffer(b"".join(keys), dtype=f"V{_KEY_BYTES}")
-        shard["vector"] = vectors
-        if self._folder is None:
-            return shard
-        stream = io.BytesIO()
-        np.save(stream, shard)
-        content = stream.getvalue()
-        file = self._folder / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.npy"
-        write_atomically(file, content)
-        return np.asarray(np.load(file, mmap_mode="r"))
 
-    def _add(self, shard: np.ndarray) -> None:
-        number = len(self._shards)
-        self._rows.update({key.tobytes(): (number, row) for row, key in enumerate(shard["key"])})
-        self._shards.append(shard)
+def fingerprint(model: MatryoshkaEncoder) -> str:
+    """What decides a model's vectors as 32 hex digits: weights and their type, modules, settings, tokenizer, own code.
+
+    Prompts are not in it: they are part of what is read.
+    """
+    settings = {} if model.config is None else model.config.to_dict()
+    about = {name: value for name, value in settings.items() if name not in _ABOUT_THE_FILE}
+    digest = hashlib.blake2b(f"{model}\0{model.max_seq_length}\0".encode(), digest_size=16)
+    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
+    digest.update(_tokenizer_settings(model.tokenizer).encode())
+    for name, value in sorted(model.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    for file in sorted({file for module in model.modules() if (file := _source_file(module))}):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
 
 
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def _source_file(module: torch.nn.Module) -> str | None:
+    """The file of a class that came with the model; None for those of installed packages."""
+    name = type(module).__module__
+    return inspect.getsourcefile(sys.modules[name]) if name.startswith("transformers_modules") else None
+
+
+def _tokenizer_settings(tokenizer: object) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(backend, "to_str"):
+        return type(tokenizer).__name__
+    settings = json.loads(backend.to_str())
+    return json.dumps({key: value for key, value in settings.items() if key not in ("truncation", "padding")})  # of now

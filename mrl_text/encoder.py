@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
+from sentence_transformers.base.modules import Router, Transformer
+from sentence_transformers.util import load_file_path
+from sentence_transformers.util.decorators import deprecated_kwargs
 
+from mrl_text.choices import AutoDtype
 from mrl_text.files import write_atomically
 from mrl_text.layers import truncate_backbone
-from mrl_text.models import METADATA_KEY, find_model
-from mrl_text.portable import write_portable
+from mrl_text.models import METADATA_KEY, find_model, read_metadata
+from mrl_text.server_files import write_server_files
+from mrl_text.streaming import WINDOW, encode_windows, windows
+from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import PRECISIONS, Precision, check_dim, check_dims, quantize, truncate
 
 logger = logging.getLogger(__name__)
+
+_ROLE_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""Names of prompts by role, best first: the order of sentence-transformers."""
 
 
 class MatryoshkaEncoder(SentenceTransformer):
@@ -64,6 +71,8 @@ class MatryoshkaEncoder(SentenceTransformer):
         if model_name_or_path is not None:
             model_name_or_path = find_model(model_name_or_path).path
         super().__init__(model_name_or_path, **kwargs)
+        if model_name_or_path is not None:
+            self._saved_metadata = _read_saved(model_name_or_path, kwargs)
         if matryoshka_dims is not None:
             self.matryoshka_dims = matryoshka_dims
         elif published := self._saved_metadata.get("matryoshka_dims") or getattr(
@@ -82,6 +91,17 @@ class MatryoshkaEncoder(SentenceTransformer):
             return width
 
     @property
+    def max_tokens(self) -> int | None:
+        """Tokens of a text that the model reads; None for no limit, as static embeddings have it."""
+        limit = self.max_seq_length
+        return limit if isinstance(limit, int) else None
+
+    @property
+    def has_routes(self) -> bool:
+        """Whether queries and documents go through different modules."""
+        return any(isinstance(module, Router) for module in self.modules())
+
+    @property
     def matryoshka_dims(self) -> tuple[int, ...]:
         """Trained sizes, ascending; ``(width,)`` if unknown."""
         if dims := self._saved_metadata.get("matryoshka_dims"):
@@ -96,6 +116,7 @@ class MatryoshkaEncoder(SentenceTransformer):
             self.config.matryoshka_dimensions = list(checked)
             self.config.is_matryoshka = True
 
+    @deprecated_kwargs(sentences="inputs")  # type: ignore[untyped-decorator]  # as the parent's
     def encode(
         self,
         inputs: str | Iterable[Any],
@@ -104,11 +125,11 @@ class MatryoshkaEncoder(SentenceTransformer):
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         output_value: str | None = "sentence_embedding",
-        precision: Precision = "float32",
+        precision: Precision | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         device: Any = None,
-        normalize_embeddings: bool = True,
+        normalize_embeddings: bool | None = True,
         truncate_dim: int | None = None,
         *,
         dim: int | None = None,
@@ -117,15 +138,16 @@ class MatryoshkaEncoder(SentenceTransformer):
         """Encode texts to vectors of ``dim`` numbers.
 
         Args:
-            inputs: one text, or any iterable of texts (list, generator, numpy array, ``datasets`` column). A text
-                longer than ``max_seq_length`` tokens is cut there; the first time this is certain, a warning says so.
+            inputs: one text, or any iterable of texts (list, generator, numpy array, ``datasets`` column), of pairs of
+                texts or of dictionaries, as sentence-transformers takes them. A text longer
+                than ``max_seq_length`` tokens is cut there; the first time this is certain, a warning says so.
             prompt_name: name of a prompt saved with the model, such as ``"query"``.
             prompt: text put before every input; wins over ``prompt_name``.
             batch_size: texts per forward pass.
             show_progress_bar: None shows it where the log level is INFO or lower.
             output_value: as in sentence-transformers; anything but ``"sentence_embedding"`` is passed through.
-            precision: ``float32``, ``float16``, ``int8``, ``uint8``, ``binary`` or ``ubinary``. int8 and uint8 take
-                their ranges from these very inputs; for a corpus use :func:`mrl_text.truncation.quantize`.
+            precision: ``float32`` (also None), ``float16``, ``int8``, ``uint8``, ``binary`` or ``ubinary``. int8 and
+                uint8 take their ranges from these very inputs; for a corpus use :func:`mrl_text.truncation.quantize`.
             convert_to_numpy: numpy array (the default), otherwise a list of tensors.
             convert_to_tensor: one torch tensor; wins over ``convert_to_numpy``.
             device: a device, or a list of devices to spread the work over processes.
@@ -145,6 +167,7 @@ class MatryoshkaEncoder(SentenceTransformer):
                 of a single text, which has no range.
             TypeError: an input that is not a text, with its position.
         """
+        precision = precision or "float32"
         if dim is not None and truncate_dim is not None and dim != truncate_dim:
             raise ValueError(f"dim={dim} and truncate_dim={truncate_dim} disagree: pass one of them")
         if precision not in PRECISIONS:
@@ -176,7 +199,7 @@ class MatryoshkaEncoder(SentenceTransformer):
             return embeddings[0] if single else embeddings
         if not len(batch):
             embeddings = embeddings.reshape(0, cut or self.width or 0)
-        vectors = truncate(_as_float32(embeddings), normalize=normalize_embeddings)
+        vectors = truncate(_as_float32(embeddings), normalize=bool(normalize_embeddings))
         if precision != "float32":
             vectors = quantize(vectors if as_array else vectors.cpu().numpy(), precision)
             vectors = vectors if as_array else torch.from_numpy(vectors)
@@ -184,13 +207,13 @@ class MatryoshkaEncoder(SentenceTransformer):
             vectors = list(vectors)
         return vectors[0] if single else vectors
 
-    def encode_query(self, inputs: Any, *args: Any, normalize_embeddings: bool = True, **kwargs: Any) -> Any:
+    def encode_query(self, *args: Any, normalize_embeddings: bool | None = True, **kwargs: Any) -> Any:
         """:meth:`encode` with the model's ``query`` prompt and route; takes ``dim`` and everything else."""
-        return super().encode_query(inputs, *args, normalize_embeddings=normalize_embeddings, **kwargs)
+        return super().encode_query(*args, normalize_embeddings=normalize_embeddings, **kwargs)
 
-    def encode_document(self, inputs: Any, *args: Any, normalize_embeddings: bool = True, **kwargs: Any) -> Any:
+    def encode_document(self, *args: Any, normalize_embeddings: bool | None = True, **kwargs: Any) -> Any:
         """:meth:`encode` with the model's ``document`` prompt and route; takes ``dim`` and everything else."""
-        return super().encode_document(inputs, *args, normalize_embeddings=normalize_embeddings, **kwargs)
+        return super().encode_document(*args, normalize_embeddings=normalize_embeddings, **kwargs)
 
     def encode_stream(
         self,
@@ -202,7 +225,7 @@ class MatryoshkaEncoder(SentenceTransformer):
         precision: Precision = "float32",
         ranges: np.ndarray | None = None,
         normalize_embeddings: bool = True,
-        dtype: Literal["auto", "float32", "bfloat16"] | None = None,
+        dtype: AutoDtype | None = None,
         task: str | None = None,
         token_budget: int | None = None,
         window: int | None = None,
@@ -220,8 +243,8 @@ class MatryoshkaEncoder(SentenceTransformer):
             precision: as for :meth:`encode`; int8 and uint8 need ``ranges``.
             ranges: float array (2, dim), smallest and largest value of each number, measured on a corpus.
             normalize_embeddings: unit length after the cut.
-            dtype: what matrix products are computed in. None and ``auto`` take bfloat16 where the device has it
-                natively, else float32. The model itself is not changed.
+            dtype: what matrix products are computed in: None as in :meth:`encode`, the type of the weights; ``auto``
+                bfloat16 where the device has it natively. The model itself is not changed.
             task: ``"query"`` or ``"document"``: the model's prompt of that name, unless one is given, and its route.
             token_budget: tokens per batch, padding included; None takes what suits the device.
             window: texts sorted together; None takes 4,096. A window ends early at four million characters.
@@ -238,8 +261,6 @@ class MatryoshkaEncoder(SentenceTransformer):
             >>> for vectors in model.encode_stream(open("corpus.txt"), dim=64):
             ...     store(vectors)
         """
-        from mrl_text.encoding.stream import WINDOW, encode_windows, windows
-
         cut = self._checked_dim(dim)
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -252,26 +273,40 @@ class MatryoshkaEncoder(SentenceTransformer):
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 text, got {window}")
         lists = windows([texts] if isinstance(texts, str) else texts, window or WINDOW)
-        prompt = self.stream_prompt(prompt_name, prompt, task)
+        prompt = self.prompt_for(task, prompt_name, prompt)
         encoded = encode_windows(self, lists, dtype=dtype, token_budget=token_budget, prompt=prompt, task=task)
         return (
             quantize(truncate(one.vectors, cut, normalize=normalize_embeddings), precision, ranges=ranges)
             for one in encoded
         )
 
-    def stream_prompt(self, prompt_name: str | None, prompt: str | None, task: str | None) -> str | None:
-        """The prompt that sentence-transformers' ``encode``, ``encode_query`` or ``encode_document`` would take.
+    def prompt_for(
+        self, role: str | None = None, prompt_name: str | None = None, prompt: str | None = None
+    ) -> str | None:
+        """The text that is put before an input: the rule of ``encode``, ``encode_query`` and ``encode_document``.
+
+        Args:
+            role: ``"query"`` takes the prompt of that name, ``"document"`` the first there is of ``document``,
+                ``passage`` and ``corpus``; None, or a model without these, takes the model's default prompt.
+            prompt_name: name of a prompt saved with the model; wins over ``role``.
+            prompt: the text itself; wins over both.
+
+        Returns:
+            The prompt; None for none.
 
         Raises:
-            ValueError: the model has no prompt of that name.
+            ValueError: the model has no prompt of that name, or an unknown role.
         """
-        known = {"query": ("query",), "document": ("document", "passage", "corpus")}
-        if task is not None and task not in known:
-            raise ValueError(f"task must be query or document, got {task!r}")
-        if prompt is None and prompt_name is None and task is not None:
-            prompt_name = next((name for name in known[task] if name in self.prompts), None)
-        resolved: str | None = self._resolve_prompt(prompt, prompt_name)
-        return resolved
+        if role is not None and role not in _ROLE_PROMPTS:
+            raise ValueError(f"task must be query or document, got {role!r}")
+        if prompt is not None:
+            return prompt
+        if prompt_name is None:
+            candidates = (*_ROLE_PROMPTS[role], self.default_prompt_name) if role else (self.default_prompt_name,)
+            prompt_name = next((name for name in candidates if name in self.prompts), None)
+        elif prompt_name not in self.prompts:
+            raise ValueError(f"the model has no prompt {prompt_name[:60]!r}{did_you_mean(prompt_name, self.prompts)}")
+        return None if prompt_name is None else self.prompts[prompt_name]
 
     def truncate_layers(self, layers: int) -> MatryoshkaEncoder:
         """Keep the first ``layers`` transformer layers and drop the others: fewer parameters, faster, smaller file.
@@ -301,7 +336,7 @@ class MatryoshkaEncoder(SentenceTransformer):
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Save as sentence-transformers does, with the trained sizes where plain readers and servers find them.
 
-        Settings are in the words that servers have known longest (:mod:`mrl_text.portable`).
+        Settings are in the words that servers have known longest (:mod:`mrl_text.server_files`).
 
         Args:
             path: folder; made if missing.
@@ -310,7 +345,7 @@ class MatryoshkaEncoder(SentenceTransformer):
         """
         super().save(path, *args, **kwargs)
         lower_case = bool(getattr(self[0], "do_lower_case", False)) if len(self) else False
-        write_portable(Path(path), max_seq_length=self.max_seq_length, do_lower_case=lower_case)
+        write_server_files(Path(path), max_seq_length=self.max_seq_length, do_lower_case=lower_case)
         if self._saved_metadata:
             file = Path(path) / "config_sentence_transformers.json"
             config = json.loads(file.read_text(encoding="utf-8"))
@@ -320,10 +355,6 @@ class MatryoshkaEncoder(SentenceTransformer):
     def describe(self, **facts: Any) -> None:
         """Record facts to be saved with the model, such as ``name`` and ``base_model`` (JSON values)."""
         self._saved_metadata.update(facts)
-
-    def _parse_model_config(self, model_config: dict[str, Any]) -> None:
-        super()._parse_model_config(model_config)
-        self._saved_metadata.update(model_config.get(METADATA_KEY, {}))
 
     def _checked_dim(self, dim: int | None) -> int | None:
         wanted = self.truncate_dim if dim is None else dim
@@ -345,14 +376,14 @@ class MatryoshkaEncoder(SentenceTransformer):
         batch = [inputs] if single else list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)
         if list(self.modalities) == ["text"]:
             for position, text in enumerate(batch):
-                if not isinstance(text, str):
+                if not isinstance(text, (str, dict, tuple, list)):  # pairs and dictionaries are the parent's to read
                     where = "" if single else f" at position {position}"
                     raise TypeError(f"expected a text{where}, got {type(text).__name__}: {text!r:.60}")
-            self._warn_about_long_texts(batch)
+            self._warn_about_long_texts([text for text in batch if isinstance(text, str)])
         return batch, single
 
     def _warn_about_long_texts(self, texts: list[str]) -> None:
-        limit = self.max_seq_length
+        limit = self.max_tokens
         if limit is None or not self.warn_when_cut:
             return
         # a word is at least one token, so these are certainly cut; tokenising twice to count exactly is not worth it
@@ -362,50 +393,13 @@ class MatryoshkaEncoder(SentenceTransformer):
             logger.warning("%d of %d texts are longer than %d tokens and are cut there", long, len(texts), limit)
 
 
+def _read_saved(name: str, loaded_with: dict[str, Any]) -> dict[str, Any]:
+    """Our block in the files that a model was loaded from."""
+    where = ("token", "cache_folder", "revision", "local_files_only")
+    options = {option: loaded_with[option] for option in where if option in loaded_with}
+    file = load_file_path(name, "config_sentence_transformers.json", **options)
+    return dict(read_metadata(Path(file).parent)) if file else {}
+
+
 def _as_float32(embeddings: Any) -> Any:
     return embeddings.astype(np.float32, copy=False) if isinstance(embeddings, np.ndarray) else embeddings.float()
-
-
-DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-
-
-def encode(
-    texts: str | Iterable[str],
-    dim: int | None = None,
-    model: str = DEFAULT_MODEL,
-    **kwargs: Any,
-) -> np.ndarray:
-    """Encode texts to unit vectors of ``dim`` numbers, loading the model once per process.
-
-    Args:
-        texts: one text or any iterable of texts.
-        dim: numbers per vector; None is the model's full width.
-        model: local folder or hub id of any sentence-transformers model.
-        **kwargs: as for :meth:`MatryoshkaEncoder.encode`.
-
-    Returns:
-        float32 array (n, dim) with unit rows; (dim,) for one text.
-
-    Raises:
-        ValueError, TypeError: as for :meth:`MatryoshkaEncoder.encode`.
-
-    Example:
-        >>> encode(["a text", "another"], dim=64).shape
-        (2, 64)
-    """
-    embeddings: np.ndarray = load_encoder(model).encode(texts, dim=dim, **kwargs)
-    return embeddings
-
-
-def load_encoder(model: str) -> MatryoshkaEncoder:
-    """The encoder of that name; the last two asked for stay in memory, until their files change."""
-    source = find_model(model)
-    if not source.is_local:
-        return _load(source.path, 0)
-    folder = Path(source.path).resolve()
-    return _load(str(folder), max(file.stat().st_mtime_ns for file in (folder, *folder.rglob("*"))))
-
-
-@functools.lru_cache(maxsize=2)
-def _load(path: str, newest: int) -> MatryoshkaEncoder:
-    return MatryoshkaEncoder(path)

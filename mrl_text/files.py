@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def cache_dir() -> Path:
@@ -42,6 +44,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file of ours holds.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is damaged; the file is named.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
 
 
 def check_replaceable(folder: Path, marker: str | None, what: str) -> None:

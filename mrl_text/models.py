@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +34,8 @@ class ModelSource:
     """The model it was trained from, where the folder says so."""
     matryoshka_dims: tuple[int, ...] = ()
     """Trained sizes, where the folder says so."""
+    trust_remote_code: bool = False
+    """Whether the user allows code that comes with the model to run; :func:`mrl_text.loading.load` obeys."""
 
     @cached_property
     def revision(self) -> str:
@@ -57,8 +59,18 @@ class ModelSource:
         """Short name for tables and figures."""
         return self.name.removeprefix("local/").rpartition("/")[2]
 
+    @property
+    def reference(self) -> str:
+        """What finds the model again from another working directory."""
+        return str(Path(self.path).resolve()) if self.name.startswith("local/") else self.name
 
-def find_model(name: str) -> ModelSource:
+    @property
+    def trusted(self) -> dict[str, bool]:
+        """``{"trust_remote_code": True}`` where that was allowed, else nothing: for what is recorded of a model."""
+        return {"trust_remote_code": True} if self.trust_remote_code else {}
+
+
+def find_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
     """Resolve a local folder, a packaged model or a hub id, without loading it and without the network.
 
     A hub id whose weights are installed as a package (:data:`PACKAGED_MODELS`) is taken from there. The part
@@ -66,18 +78,19 @@ def find_model(name: str) -> ModelSource:
 
     Args:
         name: folder, hub id, or the bare name of a packaged model.
+        trust_remote_code: allow code that comes with the model to run when it is loaded.
 
     Raises:
         FileNotFoundError: the name looks like a path, but no model is there; the message says what is.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _local_source(folder)
+        return replace(_local_source(folder), trust_remote_code=trust_remote_code)
     for hub_name, (package, subfolder) in PACKAGED_MODELS.items():
         if name in (hub_name, hub_name.rpartition("/")[2]):
             if found := _package_folder(package):
                 logger.debug("%s is taken from the installed package %s", hub_name, package)
-                return ModelSource(str(found / subfolder), hub_name, is_local=True)
+                return ModelSource(str(found / subfolder), hub_name, True, trust_remote_code=trust_remote_code)
             name = hub_name
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
         raise FileNotFoundError(f"no model at {name}: expected a folder with modules.json or config.json")
@@ -86,7 +99,7 @@ def find_model(name: str) -> ModelSource:
 
         if name.lower() not in ORIGINAL_TRANSFORMER_MODELS:  # sentence-transformers' own rule for bare names
             name = f"sentence-transformers/{name}"
-    return ModelSource(name, name, is_local=False)
+    return ModelSource(name, name, False, trust_remote_code=trust_remote_code)
 
 
 def require_packaged_model(hub_name: str, *, extra: str) -> Path:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
+from mrl_text.dtypes import fastest_dtype
 from mrl_text.models import find_model
-from mrl_text.precision import inference_dtype
 from mrl_text.training.recipe_files import load_recipe
 from mrl_text.training.trainer import train
 from mrl_text.truncation import truncate
@@ -58,7 +58,7 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
     notes.print(
         "[bold]2/4 Evaluating[/bold] the untrained base and the trained model on packages held out from training"
     )
-    dtype = inference_dtype()
+    dtype = fastest_dtype()
     result = sweep(
         [str(model)],
         [TASK],
@@ -111,10 +111,10 @@ def demonstration(result: SweepResult, model: str) -> str:
 
     The evaluation has encoded the texts already; the index is a slice of that.
     """
-    from mrl_text.eval.runner import embedding_cache
+    from mrl_text.loading import cached
 
     documents = load_docstrings(HELD_OUT_PACKAGES)
-    cache = embedding_cache(result.folder / "embeddings", result.lines[0], find_model(model))
+    cache = cached(find_model(model), dtype=result.lines[0].dtype)
     index = truncate(cache.embed([doc.positive for doc in documents], role="document"), DEMO_DIM)
     lines = [f"{len(documents):,} texts, an index of {index.nbytes / 1e6:.2f} MB ({4 * DEMO_DIM} bytes each)"]
     for query in DEMO_QUERIES:

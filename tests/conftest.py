@@ -6,6 +6,7 @@ thread. With ``--fast`` slow tests are left out.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -29,6 +30,20 @@ WORDS = (
     "a the cat dog sits runs on mat house city river red green blue small large car train plane eats drinks water "
     "bread man woman child plays music guitar piano in of with and not is are was were sleeps walks fast slow"
 ).split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or fills the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MRL_TEXT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test begins with an empty cache."""
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +100,37 @@ def without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+_OWN_CODE = """
+from transformers import BertConfig, BertModel
+
+
+class DoublingConfig(BertConfig):
+    model_type = "doubling"
+
+
+class DoublingModel(BertModel):
+    config_class = DoublingConfig
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.last_hidden_state = 2 * output.last_hidden_state
+        return output
+"""
+
+
+@pytest.fixture(scope="session")
+def own_code(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model that comes with code of its own."""
+    folder = tmp_path_factory.mktemp("models") / "own-code"
+    shutil.copytree(tiny_bert, folder)
+    (folder / "modeling_doubling.py").write_text(_OWN_CODE, encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own = {"AutoConfig": "modeling_doubling.DoublingConfig", "AutoModel": "modeling_doubling.DoublingModel"}
+    config |= {"model_type": "doubling", "architectures": ["DoublingModel"], "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_the_console_script_is_installed() -> None:
 
 
 def test_the_public_names_are_imported_on_first_use() -> None:
-    from mrl_text.encoder import MatryoshkaEncoder, encode
+    from mrl_text import MatryoshkaEncoder, encode
 
     assert mrl_text.MatryoshkaEncoder is MatryoshkaEncoder
     assert mrl_text.encode is encode
@@ -349,7 +349,7 @@ def test_a_card_that_cannot_be_changed_does_not_cost_the_evaluation(run: Path) -
 def sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """600 made-up texts, in ``texts.txt``, too."""
     monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("mrl_text.precision.inference_dtype", lambda: "float32")
+    monkeypatch.setattr("mrl_text.dtypes.fastest_dtype", lambda device=None: "float32")
     generator = np.random.default_rng(0)
     texts = list(dict.fromkeys(" ".join(generator.choice(WORDS, size=6)) for _ in range(600)))
     (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")

@@ -16,7 +16,8 @@ from sentence_transformers.util import quantize_embeddings
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import mrl_text
-from mrl_text.encoder import MatryoshkaEncoder, load_encoder
+from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.loading import remembered
 from mrl_text.models import METADATA_KEY
 from tests.conftest import WORDS
 
@@ -339,13 +340,13 @@ def test_the_encode_function_loads_a_model_once_until_its_files_change(
         vectors = mrl_text.encode(TEXTS, dim, model=str(folder), device="cpu")
         np.testing.assert_allclose(vectors, encoder.encode(TEXTS, dim=dim), atol=1e-6)
     assert mrl_text.encode("music", model=str(folder), device="cpu").shape == (32,)
-    first = load_encoder(str(folder))
-    assert load_encoder(str(folder)) is first
+    first = remembered(str(folder))
+    assert remembered(str(folder)) is first
     retrained = MatryoshkaEncoder(str(folder))
     for parameter in retrained.parameters():
         parameter.data.mul_(-0.5)
     retrained.save_pretrained(str(folder))
-    assert load_encoder(str(folder)) is not first
+    assert remembered(str(folder)) is not first
     np.testing.assert_allclose(mrl_text.encode(TEXTS, model=str(folder)), retrained.encode(TEXTS), atol=1e-6)
 
 

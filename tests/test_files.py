@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mrl_text.files import cache_dir, replaced_folder, write_atomically
+from mrl_text.files import cache_dir, read_json, replaced_folder, write_atomically
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,10 @@ def test_what_is_no_result_of_ours_is_not_replaced(tmp_path: Path, marker: str |
         with pytest.raises(FileExistsError, match="choose another folder"), replaced_folder(place, marker, "result"):
             pytest.fail("nothing is computed for a folder that cannot be written")
         assert file.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1', b"\xff\xfe{}", b""])
+def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "facts.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"facts\.json is damaged"):
+        read_json(tmp_path / "facts.json")

@@ -17,9 +17,8 @@ from mrl_text.adapt.model import apply
 from mrl_text.adapt.texts import read_array, read_pairs, read_texts, read_vectors
 from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod
-from mrl_text.embedding_cache import EmbeddingCache
-from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.files import cache_dir, check_replaceable, replaced_folder, write_atomically
+from mrl_text.files import check_replaceable, replaced_folder, write_atomically
+from mrl_text.loading import cached, check_device, load
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.suggest import check_choice
 from mrl_text.tables import open_table
@@ -46,6 +45,7 @@ def adapt(
     seed: int = 0,
     batch_size: int = 64,
     device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Make a frozen model Matryoshka and save it as an ordinary sentence-transformers model.
 
@@ -65,6 +65,7 @@ def adapt(
         seed: of that part and of the fit.
         batch_size: texts per forward pass.
         device: where to encode; None is the best there is.
+        trust_remote_code: allow code that comes with the model to run.
 
     Returns:
         ``output``.
@@ -82,7 +83,8 @@ def adapt(
     check_replaceable(folder, FACTS_FILE, "adapted model")
     for file in texts:
         open_table(file)
-    source = find_model(model)
+    source = find_model(model, trust_remote_code=trust_remote_code)
+    check_device(device)
     if (width := peek_width(source)) is not None:
         fitted_dims(width, dims)
     chosen, rows = _chosen_texts(texts, pairs, column, limit, seed)
@@ -92,6 +94,7 @@ def adapt(
     facts = {
         "base_model": source.name,
         "revision": source.revision,
+        **source.trusted,
         "files": [Path(file).name for file in (*texts, *([pairs] if pairs else []))],
         "seconds_with_encoding": round(time.monotonic() - started, 1),
         "versions": {name: version(name) for name in _PACKAGES},
@@ -194,25 +197,7 @@ def embed(source: ModelSource, texts: Sequence[str], *, batch_size: int = 64, de
         FileNotFoundError: the model cannot be loaded.
         ValueError: it returned a number that is not finite.
     """
-    from mrl_text.precision import inference_dtype
-
-    dtype = inference_dtype()
-    folder = cache_dir() / "adapt" / f"{source.label}-{source.revision}-{dtype}"
-    cache = EmbeddingCache(lambda: _load(source, device=device, model_kwargs={"dtype": dtype}), folder, batch_size)
-    vectors: np.ndarray = cache.embed(texts, role="document")
-    return vectors
-
-
-def _load(source: ModelSource, **kwargs: Any) -> MatryoshkaEncoder:
-    try:
-        model = MatryoshkaEncoder(source.path, **kwargs)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"model {source.name} cannot be loaded: {' '.join(str(error).split())[:200]}"
-        ) from error
-    model.truncate_dim = None  # a cut saved with the model must not pass for full width
-    model.warn_when_cut = False
-    return model
+    return cached(source, dtype="auto", device=device, batch_size=batch_size).embed(texts, role="document")
 
 
 def _with_facts(adaptation: Adaptation, facts: dict[str, Any]) -> Adaptation:
@@ -220,9 +205,8 @@ def _with_facts(adaptation: Adaptation, facts: dict[str, Any]) -> Adaptation:
 
 
 def _save(source: ModelSource, adaptation: Adaptation, folder: Path) -> None:
-    model = apply(_load(source, device="cpu"), adaptation)
-    base_model = str(Path(source.path).resolve()) if source.name.startswith("local/") else source.name
-    model.describe(name=folder.resolve().name, base_model=base_model, adaptation=adaptation.method)
+    model = apply(load(source, device="cpu"), adaptation)
+    model.describe(name=folder.resolve().name, base_model=source.reference, adaptation=adaptation.method)
     with replaced_folder(folder, FACTS_FILE, "adapted model") as partial:
         model.save_pretrained(str(partial))
         facts = {"method": adaptation.method, "dims": adaptation.dims, "texts": adaptation.facts["texts"]}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mrl_text.eval.results import Results
 
 SOURCE_NAME, SOURCE_URL = "mrl-text eval", "https://github.com/embeddings-benchmark/mteb/"
-"""Marks the scores that we wrote into a card, so that the next push replaces these and no others."""
+"""Marks the scores that we wrote into a card. The next push replaces only these."""
 
 TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "matryoshka"]
 _LANGUAGES = ("multilingual", "code")
@@ -44,7 +44,7 @@ def check_repo(repo: str) -> None:
 
 
 def check_license(name: str) -> None:
-    """Refuse what cannot be a license; whether the hub knows it, the hub says when the card arrives.
+    """Refuse what cannot be a license. The hub itself refuses one that it does not know.
 
     Raises:
         ValueError: not of the form ``apache-2.0``.
@@ -67,7 +67,7 @@ def check_languages(names: Sequence[str]) -> None:
 
 
 def known_facts(source: ModelSource, *, measured: bool) -> dict[str, Any]:
-    """What the model and the run around it tell: base model, training data, tags.
+    """Collect base model, training data and tags from the model and its run.
 
     A base model or data set that is not a name on the hub, such as a folder of this machine, is left out.
     """
@@ -83,7 +83,7 @@ def known_facts(source: ModelSource, *, measured: bool) -> dict[str, Any]:
 
 
 def eval_results(results: Results, own: Line) -> list[EvalResult]:
-    """The float32 scores of a model as the hub stores them, in the form that mteb gives them.
+    """Give a model's float32 scores in the hub's form, as mteb writes them.
 
     One entry per task, split, subset and size. The hub tells results apart by task and data set, so the sizes of one
     data set stand in one entry, as metrics: the full width under the metric's plain name, a cut size as

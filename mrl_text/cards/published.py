@@ -27,7 +27,7 @@ _WORDS = re.compile(r"<!-- mrl-text words: ([0-9a-f]{16}) -->")
 
 @dataclass(frozen=True)
 class CardFacts:
-    """All that a card is made of, but for what is on the hub."""
+    """Everything that makes a card, except what is on the hub."""
 
     readme: str
     """The card in the model's folder; may be empty."""
@@ -68,7 +68,7 @@ class CardFacts:
         return text
 
     def notes(self) -> list[str]:
-        """What a reader of the card may stumble over."""
+        """Warn of what may puzzle a reader of the card."""
         found = []
         loaded = re.findall(r"SentenceTransformer\(\s*['\"]([^'\"]+/[^'\"]+)['\"]", self.readme)
         if others := [name for name in dict.fromkeys(loaded) if name != self.repo]:
@@ -80,7 +80,7 @@ class CardFacts:
         return found
 
     def _written_there(self, here: str, there: str, prefer: CardChoice | None) -> bool:
-        """Whether the words on the hub are taken."""
+        """Whether the card keeps the words on the hub."""
         theirs = words(there)
         last = _WORDS.search(there)
         if not theirs or theirs == words(self._named(here)) or (last and last[1] == _digest(theirs)):
@@ -146,11 +146,11 @@ class CardFacts:
 
 
 def parse(text: str, name: str) -> HubCard:
-    """A card as the hub's library reads it.
+    """Read a card with the hub's library.
 
     Args:
         text: the card; without a YAML head, it gets an empty one.
-        name: what to call it in an error.
+        name: its name in an error message.
 
     Raises:
         ValueError: a head that is no YAML mapping, or scores in it that cannot be read.
@@ -175,7 +175,7 @@ def describe_card(file: Path) -> str:
 
 
 def words(body: str) -> str:
-    """A card without our blocks, blanks counted once: what its author wrote."""
+    """Return what the author wrote: the card without our blocks, each run of blanks as one."""
     for name in (USE, SIZES):
         body = remove_block(body, name)
     return " ".join(body.split())

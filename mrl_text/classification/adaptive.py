@@ -23,7 +23,7 @@ from mrl_text.suggest import check_choice
 
 @dataclass(frozen=True)
 class Point:
-    """Accuracy (0 to 1) at an expected size, counted both ways."""
+    """Accuracy (0 to 1) and expected size, counted in both ways."""
 
     accuracy: float
     largest: float
@@ -53,11 +53,11 @@ class AdaptiveClassifier(PrefixEstimator):
     Attributes:
         classes_, n_features_in_, dims_, C_, heads_, n_iter_: as for :class:`NestedClassifier`.
         temperatures_: float64 (sizes,), what logits are divided by so that a probability is a chance of being right.
-        thresholds_: float64 (sizes - 1,); infinite for a size that is passed over.
+        thresholds_: float64 (sizes - 1,); infinite for a size that is never used.
         expected_dims_: mean of the largest size used on held-out inputs.
         expected_paid_: mean of the sum of the sizes used on held-out inputs.
-        path_: thresholds from cheap to careful, of which ``keep`` chose one; :meth:`choose` takes another.
-        place_: number of the one that is used.
+        path_: thresholds from cheap to careful. ``keep`` chose one of them; :meth:`choose` takes another.
+        place_: number of the thresholds in use.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class AdaptiveClassifier(PrefixEstimator):
         return self.choose(self.keep)
 
     def check_parameters(self) -> None:
-        """Check what needs no data; :meth:`fit` does it too.
+        """Check the parameters, which needs no data. :meth:`fit` does it too.
 
         Raises:
-            ValueError: ``keep``, ``cost`` or ``cv`` is impossible; what is allowed is named.
+            ValueError: ``keep``, ``cost`` or ``cv`` is impossible; the message says what is allowed.
         """
         _check_keep(self.keep)
         check_choice("cost", self.cost, Cost)
@@ -119,7 +119,7 @@ class AdaptiveClassifier(PrefixEstimator):
         """Take other thresholds from the path, without fitting anything again.
 
         Args:
-            keep: share of the largest head's accuracy that held-out inputs keep, at the least size.
+            keep: share of the largest head's accuracy to keep on held-out inputs, at the smallest size that does.
             expected_dims: instead of it, the size to stay within on held-out inputs, at the best accuracy; counted as
                 ``cost`` counts.
 
@@ -156,7 +156,7 @@ class AdaptiveClassifier(PrefixEstimator):
         return self._run(self._vectors(X))[0]
 
     def predict_dims(self, X: Any) -> npt.NDArray[np.int64]:
-        """Largest size used (n,), int64: how many numbers of each vector were looked at."""
+        """Largest size used per input, int64 (n,): how many numbers of its vector were read."""
         return np.array(self.dims_)[self._run(self._vectors(X))[1]]
 
     def curve(self, X: Any, y: Any) -> list[Point]:
@@ -169,7 +169,7 @@ class AdaptiveClassifier(PrefixEstimator):
         return _point(self.stages(X, y), self.thresholds_)
 
     def stages(self, X: Any, y: Any) -> Stages:
-        """What every head says about labelled inputs; a label that was not fitted on counts as wrong everywhere."""
+        """Ask every head about labelled inputs. A label that was not in the fit counts as wrong at every head."""
         vectors = self._vectors(X)
         known = {label: number for number, label in enumerate(self.classes_.tolist())}
         labels = np.array([known.get(label, -1) for label in np.asarray(y).tolist()])
@@ -180,7 +180,7 @@ class AdaptiveClassifier(PrefixEstimator):
         )
 
     def _run(self, vectors: np.ndarray) -> tuple[Floats, npt.NDArray[np.int64]]:
-        """Probabilities and the number of the last stage; inputs that stop leave the batch.
+        """Compute probabilities and the last stage of each input. Inputs that stop leave the batch.
 
         Tied heads share rows of one matrix, so a size multiplies only the numbers that the sizes before did not.
         """
@@ -217,7 +217,8 @@ class AdaptiveClassifier(PrefixEstimator):
         folds = StratifiedKFold(min(self.cv, most), shuffle=True, random_state=seed)
         logits = np.zeros((len(labels), len(self.dims_), len(self.classes_)))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The least populated class")  # its few members are held out in turn
+            # the few members of such a class are held out in turn
+            warnings.filterwarnings("ignore", "The least populated class")
             parts = list(folds.split(vectors, labels))
         for inside, outside in parts:
             present, numbers = np.unique(labels[inside], return_inverse=True)
@@ -238,7 +239,7 @@ class AdaptiveClassifier(PrefixEstimator):
 
 
 def oracle(classifier: AdaptiveClassifier | NestedClassifier, X: Any, y: Any) -> Point:
-    """What a perfect rule for stopping would reach: each input stops at the smallest head that is right.
+    """Accuracy and size of a perfect rule for stopping: each input stops at the smallest head that is right.
 
     The paper's upper bound (arXiv 2205.13147, section 4.2.1). It looks at the labels, so nothing can use it. An input
     that every head gets wrong stops at the smallest size, since no other would help.

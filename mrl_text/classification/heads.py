@@ -18,7 +18,7 @@ from mrl_text.truncation import truncate
 Floats = npt.NDArray[np.float64]
 
 STRENGTHS = (1.0, 3.0, 10.0, 30.0)
-"""Values of ``C`` that are tried."""
+"""Values of ``C`` to try."""
 USUAL_STRENGTH = 10.0
 _FEWEST = 200
 
@@ -27,9 +27,9 @@ _FEWEST = 200
 class Heads:
     """One linear head per prefix size.
 
-    Each head reads the prefix scaled to unit length. The length of a prefix says how much of a text's vector happens
-    to lie in the first numbers, which is little about its class; with it taken out one strength of regularisation
-    fits every size, tied heads see inputs of one scale, and an index that holds cut vectors needs nothing else.
+    Each head reads the prefix scaled to unit length. The length of a prefix says how much of the vector lies
+    in its first numbers, and little about the class. Without it, one strength of regularisation fits every size, tied
+    heads see inputs of one scale, and cut vectors of an index can be used as they are.
 
     Attributes:
         dims: sizes, ascending.
@@ -100,7 +100,7 @@ def choose_strength(vectors: np.ndarray, labels: npt.NDArray[np.int64], dim: int
         max_iter: steps of L-BFGS, at most.
     """
     if len(labels) < _FEWEST or np.bincount(labels).max() < 3:
-        return USUAL_STRENGTH  # so few tell nothing
+        return USUAL_STRENGTH  # too few inputs to compare values
     cut = truncate(vectors, dim)
     folds = StratifiedKFold(3, shuffle=True, random_state=0)
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from mrl_text.truncation import check_dims
 
 
 class PrefixEstimator(ClassifierMixin, BaseEstimator):
-    """What the two classifiers share: checks of parameters and data, and their labels as numbers."""
+    """The base of both classifiers: it checks parameters and data and turns labels into numbers."""
 
     dims: Sequence[int] | None
     C: float | None
@@ -28,7 +28,7 @@ class PrefixEstimator(ClassifierMixin, BaseEstimator):
     heads_: Heads
 
     def _checked(self, X: Any, y: Any) -> tuple[np.ndarray, npt.NDArray[np.int64]]:
-        """Vectors, and labels as numbers; sets ``classes_``, ``dims_`` and ``C_``."""
+        """Return vectors and labels as numbers; set ``classes_``, ``dims_`` and ``C_``."""
         if self.C is not None and self.C <= 0:
             raise ValueError(f"C must be above 0, got {self.C}")
         if self.max_iter < 1:

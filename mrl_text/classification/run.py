@@ -18,8 +18,8 @@ from mrl_text.choices import Cost
 from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
 from mrl_text.classification.figure import Curve, draw_curves
 from mrl_text.classification.storage import FACTS_FILE, load_classifier, read_facts, save_classifier
-from mrl_text.embedding_cache import EmbeddingCache
-from mrl_text.files import cache_dir, check_replaceable, write_atomically
+from mrl_text.files import check_replaceable, write_atomically
+from mrl_text.loading import cached, check_device
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.tables import Problems, checked, read_columns
 from mrl_text.tables.values import class_name
@@ -33,11 +33,11 @@ _TESTED_SHARE = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """What :func:`classify` measured on the test texts, and where it is.
+    """Results of :func:`classify` on the test texts, and the files that hold them.
 
     Attributes:
         classifier: fitted and saved.
-        single: accuracy 0..1 of every head alone: size -> score, of the kind that was asked for.
+        single: size -> accuracy 0..1 of that head alone, for the kind of heads that was asked for.
         cascade: the cascade with its chosen thresholds.
         oracle: a perfect rule for stopping.
         files: what was written.
@@ -66,6 +66,7 @@ def classify(
     seed: int = 0,
     batch_size: int = 64,
     device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Classification:
     """Fit the cascade on labelled texts, test it, save it with ``results.json`` and ``curve.png``.
 
@@ -87,6 +88,7 @@ def classify(
         seed: of the folds and of the fifth that is set apart.
         batch_size: texts per forward pass.
         device: where to encode; None is the best there is.
+        trust_remote_code: allow code that comes with the model to run.
 
     Raises:
         FileNotFoundError: a file or the model is not there.
@@ -95,7 +97,8 @@ def classify(
     """
     folder = Path(output)
     check_replaceable(folder, FACTS_FILE, "classifier")
-    source = find_model(model)
+    source = find_model(model, trust_remote_code=trust_remote_code)
+    check_device(device)
     if dims is not None:
         check_dims(dims, peek_width(source))
     if expected_dims is not None and expected_dims < min(dims or [1]):
@@ -125,7 +128,8 @@ def classify(
     right = chosen.stages(unseen, test_labels).correct.mean(axis=0)
     single = dict(zip(chosen.dims_, map(float, right), strict=True))
     cascade, bound = chosen.evaluate(unseen, test_labels), oracle(chosen, unseen, test_labels)
-    facts = {"model": model, "revision": source.revision, "versions": {"mrl-text": version("mrl-text")}}
+    versions = {"mrl-text": version("mrl-text")}
+    facts = {"model": model, "revision": source.revision, **source.trusted, "versions": versions}
     save_classifier(chosen, folder, facts)
     results = {
         **facts,
@@ -163,6 +167,7 @@ def label_texts(
     text: str = "text",
     batch_size: int = 64,
     device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> list[dict[str, str | int | float]]:
     """Label new texts with a saved classifier and the model it was fitted for.
 
@@ -172,6 +177,7 @@ def label_texts(
         text: name of that column.
         batch_size: texts per forward pass.
         device: where to encode; None is the best there is.
+        trust_remote_code: allow code that comes with the model to run.
 
     Returns:
         For each text ``text``, ``label``, ``probability`` and ``dim``, the size that was enough.
@@ -183,7 +189,8 @@ def label_texts(
     classifier, facts = load_classifier(folder), read_facts(Path(folder))
     if "model" not in facts:
         raise ValueError(f"{folder} does not say which model its vectors came from: embed the texts yourself")
-    source = find_model(str(facts["model"]))
+    source = find_model(str(facts["model"]), trust_remote_code=trust_remote_code)
+    check_device(device)
     if source.revision != facts["revision"]:
         raise ValueError(f"{facts['model']} has changed since the classifier was fitted: run mrl-text classify again")
     texts = _read(file, text)[0]
@@ -252,23 +259,7 @@ def _set_apart(texts: list[str], labels: list[str], seed: int) -> tuple[list[str
 
 
 def _embed(source: ModelSource, texts: Sequence[str], batch_size: int, device: str | None) -> np.ndarray:
-    from mrl_text.encoder import MatryoshkaEncoder
-    from mrl_text.precision import inference_dtype
-
-    dtype = inference_dtype()
-
-    def load() -> MatryoshkaEncoder:
-        try:
-            model = MatryoshkaEncoder(source.path, device=device, model_kwargs={"dtype": dtype})
-        except OSError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise FileNotFoundError(f"model {source.name} cannot be loaded: {reason}") from error
-        model.truncate_dim = None  # a cut saved with the model must not pass for full width
-        return model
-
-    folder = cache_dir() / "classify" / f"{source.label}-{source.revision}-{dtype}"
-    vectors: np.ndarray = EmbeddingCache(load, folder, batch_size).embed(texts)
-    return vectors
+    return cached(source, dtype="auto", device=device, batch_size=batch_size).embed(texts)
 
 
 def _curves(classifier: AdaptiveClassifier, vectors: np.ndarray, labels: list[str], kind: str) -> list[Curve]:

@@ -1,4 +1,4 @@
-"""A classifier on disk: what it is as JSON, its numbers as npz, nothing that runs code when it is read."""
+"""A classifier on disk: a description in JSON and numbers in npz. Reading them runs no code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from mrl_text.classification.adaptive import AdaptiveClassifier
 from mrl_text.classification.heads import Heads
 from mrl_text.classification.thresholds import Path as ThresholdPath
-from mrl_text.files import write_atomically
+from mrl_text.files import read_json, write_atomically
 
 FACTS_FILE = "classifier.json"
 
@@ -74,11 +74,11 @@ def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: M
 
 
 def load_classifier(folder: str | Path) -> AdaptiveClassifier:
-    """Read what :func:`save_classifier` wrote; it predicts the same numbers.
+    """Read a classifier that :func:`save_classifier` wrote. It predicts the same numbers.
 
     Raises:
         FileNotFoundError: no classifier there.
-        ValueError: files that are damaged or something else.
+        ValueError: damaged files, or files of another kind.
     """
     place = Path(folder)
     facts = read_facts(place)
@@ -109,7 +109,7 @@ def load_classifier(folder: str | Path) -> AdaptiveClassifier:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What ``classifier.json`` of a folder says.
+    """Read ``classifier.json`` of a folder.
 
     Raises:
         FileNotFoundError: no such file.
@@ -118,10 +118,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     file = folder / FACTS_FILE
     if not file.is_file():
         raise FileNotFoundError(f"no classifier in {folder}: expected {FACTS_FILE}, as mrl-text classify writes it")
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    facts = read_json(file)
     if not isinstance(facts, dict):
         raise ValueError(f"{file} holds no classifier")
     return facts

@@ -1,4 +1,4 @@
-"""Thresholds of a cascade: the least expected size at which held-out accuracy is kept."""
+"""Thresholds of a cascade: the smallest expected size that keeps the held-out accuracy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mrl_text.choices import Cost
 Floats = npt.NDArray[np.float64]
 
 PRICES = 48
-"""Prices of an error that a path of thresholds is made of."""
+"""Prices of an error; each gives one point of the path."""
 _STIFFER = (0.7, 0.5, 0.35, 0.2, 0.1)
 """Shares of the distance to 1 that the thresholds of the highest price shrink to: points between it and no cascade."""
 _FOLDS = 5
@@ -24,8 +24,8 @@ _SWEEPS = 12
 def confidence(probabilities: Floats) -> Floats:
     """How sure a head is: its largest probability's share of its two largest, from a half to 1.
 
-    Best against second best (Joshi et al. 2009, CVPR). What classes far behind have does not count: that a head has
-    ruled them out or not says little about whether a larger head would choose another label.
+    Best against second best (Joshi et al. 2009, CVPR). Less likely classes do not count: whether a head has ruled them
+    out says little about whether a larger head would choose another label.
 
     Args:
         probabilities: float64 (..., classes), two classes or more.
@@ -39,7 +39,7 @@ def confidence(probabilities: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Stages:
-    """What every head said about inputs that it was not fitted on.
+    """Predictions of every head for inputs that it was not fitted on.
 
     Attributes:
         dims: sizes, ascending.
@@ -57,7 +57,7 @@ class Stages:
         return Stages(self.dims, self.confidence[rows], self.correct[rows], self.value[rows])
 
     def stops(self, thresholds: Floats) -> npt.NDArray[np.int64]:
-        """Number of the stage (n,) at which each input stops; infinite thresholds are passed over."""
+        """Stage (n,) at which each input stops. A stage with an infinite threshold is skipped."""
         return np.asarray(_first(self.confidence[:, :-1] >= thresholds))
 
     def outcome(self, thresholds: Floats, cost: Cost) -> tuple[float, float]:
@@ -100,7 +100,7 @@ def find_path(stages: Stages, cost: Cost, seed: int) -> Path:
     thresholds does not flatter it, and smoothed to be monotone.
 
     Args:
-        stages: what the heads said.
+        stages: predictions of the heads.
         cost: how size is counted.
         seed: of the fifths.
     """
@@ -138,7 +138,7 @@ def optimise(stages: Stages, price: float, cost: Cost, starts: Sequence[Floats] 
     moves. Leaving a size out is one of the values. That ends in a local optimum; the best of several starts is kept.
 
     Args:
-        stages: what the heads said.
+        stages: predictions of the heads.
         price: of one error, in numbers of a vector.
         cost: how size is counted.
         starts: thresholds to start from besides those at the median and none.
@@ -179,7 +179,7 @@ def _best(
     others = thresholds.copy()
     others[stage] = np.inf
     later = stages.stops(others)
-    here = order[later[order] > stage]  # who reaches this stage, surest first
+    here = order[later[order] > stage]  # inputs that reach this stage, surest first
     if not len(here):
         return float(np.inf)
     cost_later = paid(stages.dims, others, cost)
@@ -187,7 +187,7 @@ def _best(
     saved = cost_later[later[here]] - cost_here
     lost = stages.value[here, later[here]] - stages.value[here, stage]
     gains = np.cumsum(saved - price * lost)
-    if cost == "sum":  # whoever reaches a size pays for it
+    if cost == "sum":  # every input that reaches a size pays for it
         gains -= stages.dims[stage] * len(here)
     confidence = stages.confidence[here, stage]
     gains[:-1][confidence[:-1] == confidence[1:]] = -np.inf  # equally sure inputs stop together

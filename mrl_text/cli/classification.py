@@ -33,6 +33,7 @@ def classify(
     seed: Annotated[int, typer.Option(help="Of the folds and of the fifth.")] = 0,
     batch_size: common.BatchSize = 64,
     device: common.Device = None,
+    trust_remote_code: common.TrustRemoteCode = False,
 ) -> None:
     """Fit a classifier that looks at as many numbers of a vector as an input needs."""
     sizes = common.whole_numbers(dims)
@@ -57,6 +58,7 @@ def classify(
         seed=seed,
         batch_size=batch_size,
         device=device,
+        trust_remote_code=trust_remote_code,
     )
     print_classification(result, Console())
     typer.echo("\n".join(map(str, result.files)))
@@ -69,11 +71,14 @@ def label(
     text: Text = "text",
     batch_size: common.BatchSize = 64,
     device: common.Device = None,
+    trust_remote_code: common.TrustRemoteCode = False,
 ) -> None:
     """Label new texts with a saved classifier, as CSV: text, label, probability and the size that was enough."""
     from mrl_text.classification import label_texts
 
-    rows = label_texts(folder, texts, text=text, batch_size=batch_size, device=device)
+    rows = label_texts(
+        folder, texts, text=text, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code
+    )
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, ["text", "label", "probability", "dim"], lineterminator="\n")
     writer.writeheader()

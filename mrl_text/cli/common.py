@@ -42,6 +42,9 @@ OnErrorOption = Annotated[OnError, typer.Option(help="What to do with rows witho
 KeepShare = Annotated[float, typer.Option(help="Share of the full score to keep.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts per forward pass.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model, with your rights.")
+]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="What the model computes in.")]
 AutoDtypeOption = Annotated[
     AutoDtype, typer.Option("--dtype", help="What the model computes in; auto: bfloat16 where the device has it.")

@@ -31,6 +31,7 @@ def encode(
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows read per shard, which is held in memory.")] = 8192,
     token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens per batch; default: by device.")] = None,
     device: common.Device = None,
+    trust_remote_code: common.TrustRemoteCode = False,
     engine: Annotated[EngineName, typer.Option(help="This process, or a Ray cluster (RAY_ADDRESS).")] = "local",
 ) -> None:
     """Encode a corpus of any size into a folder of vectors; interrupted, the same command goes on."""
@@ -53,6 +54,7 @@ def encode(
         format=format,
         dtype=dtype,
         device=device,
+        trust_remote_code=trust_remote_code,
         token_budget=token_budget,
         engine=engine,
         progress=True,

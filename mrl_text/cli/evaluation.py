@@ -50,6 +50,7 @@ def evaluate(
     keep_going: Annotated[bool, typer.Option(help="Leave out tasks that cannot run or fail.")] = False,
     batch_size: common.BatchSize = 32,
     device: common.Device = None,
+    trust_remote_code: common.TrustRemoteCode = False,
     dtype: common.DtypeOption = "float32",
 ) -> None:
     """Evaluate models on mteb tasks or your own data, at every size and precision, from one encoding pass."""
@@ -88,6 +89,7 @@ def evaluate(
         keep_going=keep_going,
         batch_size=batch_size,
         device=device,
+        trust_remote_code=trust_remote_code,
         dtype=dtype,
         layers=depths or planned.layers or None,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mrl_text.choices import Code, Dtype, Kind, Metric, OnDuplicate
+from mrl_text.choices import Code, Kind, Metric, OnDuplicate
 from mrl_text.cli.common import (
     AutoDtypeOption,
     Corpus,
@@ -22,6 +22,7 @@ from mrl_text.cli.common import (
     OnErrorOption,
     StoreUrl,
     TextColumn,
+    TrustRemoteCode,
     check_share,
     command,
     dims_option,
@@ -64,6 +65,7 @@ def build(
     on_error: OnErrorOption = "skip",
     on_duplicate: OnDuplicateOption = "fail",
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
     dtype: AutoDtypeOption = "float32",
 ) -> None:
     """Encode a corpus of any size into an index; interrupted, the same command goes on."""
@@ -82,6 +84,7 @@ def build(
         on_error=on_error,
         on_duplicate=on_duplicate,
         device=device,
+        trust_remote_code=trust_remote_code,
         dtype=dtype,
         progress=True,
     )
@@ -118,6 +121,7 @@ def push(
     work: Annotated[Path | None, typer.Option(help="Keep the vectors of corpus files there.")] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows sent together.")] = 2000,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Put a corpus into a folder, PostgreSQL or Qdrant; rows there are replaced by id. Interrupted, it goes on."""
     sizes = whole_numbers(dims, "--dims", "64,128,256")
@@ -144,6 +148,7 @@ def push(
         work=work,
         batch_rows=batch_rows,
         device=device,
+        trust_remote_code=trust_remote_code,
         progress=True,
     )
     _print_problems(report, on_duplicate)
@@ -172,11 +177,13 @@ def tune(
     minutes: Annotated[float, typer.Option(help="Begin to build no further graph or cells after that.")] = 20,
     limit: QueryLimit = 1000,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
     dtype: DtypeOption = "float32",
 ) -> None:
     """Find the fastest plan that keeps the target on sample queries, and keep it with the index or store."""
     check_share(keep)
     sizes = whole_numbers(dims, "--dims", "64,128,256")
+    loaded_with = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     from mrl_text.search.open import engine_of, open_store
     from mrl_text.search.tune import tune as run_tune
 
@@ -184,7 +191,7 @@ def tune(
     if max_ram is not None and not in_process:
         raise ValueError("--max-ram is for an index in a folder: a database decides itself what it holds in memory")
     with contextlib.closing(open_store(store)) as opened:
-        judged, vectors = _encoded_queries(opened, queries, qrels, limit, device, dtype)
+        judged, vectors = _encoded_queries(opened, queries, qrels, limit, **loaded_with)
         found = run_tune(
             opened,
             vectors,
@@ -215,21 +222,23 @@ def figure(
     dim: Annotated[int | None, typer.Option(help="Prefix of the shortlists; default: that of the plan.")] = None,
     limit: QueryLimit = 1000,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
     dtype: DtypeOption = "float32",
 ) -> None:
     """Draw recall@10 and nDCG@10 against time per query and memory."""
     sizes = whole_numbers(dims, "--dims", "64,128,256")
+    loaded_with = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     from mrl_text.search.faiss.figure import figure as draw
     from mrl_text.search.faiss.store import FaissStore
 
     with contextlib.closing(FaissStore.open(str(folder))) as store:
-        judged, vectors = _encoded_queries(store, queries, qrels, limit, device, dtype)
+        judged, vectors = _encoded_queries(store, queries, qrels, limit, **loaded_with)
         written = draw(store.index, vectors, judged, output, threads=threads, dims=sizes, dim=dim, progress=True)
     typer.echo("\n".join(map(str, written)))
 
 
 def _encoded_queries(
-    store: Store, queries: Path, qrels: Path | None, limit: int, device: str | None, dtype: Dtype
+    store: Store, queries: Path, qrels: Path | None, limit: int, **loaded_with: Any
 ) -> tuple[Judged, np.ndarray]:
     """Sample queries, read before the model is loaded, and their vectors."""
     from mrl_text.search.query_model import load_model
@@ -240,7 +249,7 @@ def _encoded_queries(
 
     local = store.abilities.in_process  # a database would be asked for each
     judged = read_judged(queries, qrels, known=known if local else None, limit=limit)
-    return judged, load_model(store, device=device, dtype=dtype).encode_query(judged.texts)
+    return judged, load_model(store, **loaded_with).encode_query(judged.texts)
 
 
 def _print_problems(report: PushReport, on_duplicate: OnDuplicate) -> None:

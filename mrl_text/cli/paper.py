@@ -38,6 +38,7 @@ def paper(
     cache: Annotated[Path | None, typer.Option(help="Folder of embeddings, as that of mrl-text eval.")] = None,
     batch_size: common.BatchSize = 64,
     device: common.Device = None,
+    trust_remote_code: common.TrustRemoteCode = False,
     dtype: common.DtypeOption = "float32",
 ) -> None:
     """Answer the Matryoshka paper's questions for text: one page with figures, question by question."""
@@ -62,6 +63,7 @@ def paper(
         cache=cache,
         batch_size=batch_size,
         device=device,
+        trust_remote_code=trust_remote_code,
         dtype=dtype,
     )
     typer.echo(page)

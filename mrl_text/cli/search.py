@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mrl_text.cli.common import Device, StoreUrl, command, print_table
+from mrl_text.cli.common import Device, StoreUrl, TrustRemoteCode, command, print_table
 
 _SHOWN_TEXT = 160
 Results = list[dict[str, Any]]
@@ -28,6 +28,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     model: Annotated[str | None, typer.Option(help="Encodes the query; default: what made the vectors.")] = None,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Search what mrl-text index build or push made."""
     if not query.strip():
@@ -43,7 +44,7 @@ def search(
     with contextlib.closing(open_store(store)) as opened:
         from mrl_text.search.query_model import load_model
 
-        vector = load_model(opened, model, device=device).encode_query(query)
+        vector = load_model(opened, model, device=device, trust_remote_code=trust_remote_code).encode_query(query)
         hits, costs = opened.explain(vector, k) if explain else (None, [])
         hits = hits or (opened.exact if exact else opened.search)(vector, k, where=conditions)
         ids = [name for name in hits.ids[0] if name is not None]

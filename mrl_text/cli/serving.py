@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mrl_text.cli.common import AutoDtypeOption, Device, Model, command, dims_option, whole_numbers
+from mrl_text.cli.common import AutoDtypeOption, Device, Model, TrustRemoteCode, command, dims_option, whole_numbers
 
 
 @command
@@ -35,6 +35,7 @@ def serve(
     grace: Annotated[float, typer.Option(min=0, help="Seconds for requests under way when told to stop.")] = 30.0,
     token_ids: Annotated[bool, typer.Option("--token-ids", help="Take ids of the model's own tokenizer, too.")] = False,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Serve a model to OpenAI clients: POST /v1/embeddings with dimensions; /v1/models, /health, /metrics."""
     from mrl_text.serving import ServerSettings, read_api_key
@@ -56,4 +57,4 @@ def serve(
         api_key=read_api_key(api_key_env, api_key_file),
         token_ids=token_ids,
     )
-    run(model, settings, dtype=dtype, device=device, on_ready=typer.echo)
+    run(model, settings, dtype=dtype, device=device, trust_remote_code=trust_remote_code, on_ready=typer.echo)

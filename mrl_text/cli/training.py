@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from mrl_text.choices import AdaptMethod
-from mrl_text.cli.common import BatchSize, Device, TextLimit, command, dims_option, output_option, whole_numbers
+from mrl_text.cli.common import (
+    BatchSize,
+    Device,
+    TextLimit,
+    TrustRemoteCode,
+    command,
+    dims_option,
+    output_option,
+    whole_numbers,
+)
 
 recipes_app = typer.Typer(help="List, show and copy training recipes.", invoke_without_command=True)
 
@@ -63,12 +72,14 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, as often as you like.")] = None,
     output: Annotated[Path | None, output_option("Folder of the run; default runs/RECIPE.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run from its last checkpoint.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Train a Matryoshka encoder as a recipe says."""
     from mrl_text.training.recipe_files import load_recipe
 
     run = Path(recipe) if (Path(recipe) / "recipe.yaml").is_file() else None
-    loaded = load_recipe(str(run / "recipe.yaml") if run else recipe, overrides or ())
+    trusted = ["model.trust_remote_code=true"] if trust_remote_code else []  # and so in the run's recipe
+    loaded = load_recipe(str(run / "recipe.yaml") if run else recipe, [*(overrides or ()), *trusted])
     from mrl_text.training.trainer import train as run_training
 
     folder = output or run or Path("runs") / Path(recipe).stem
@@ -99,6 +110,7 @@ def adapt(
     seed: Annotated[int, typer.Option(help="Of sampling and fit.")] = 0,
     batch_size: BatchSize = 64,
     device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Make a frozen model Matryoshka in minutes, without labels and with nothing lost at full width."""
     sizes = whole_numbers(dims)
@@ -116,6 +128,7 @@ def adapt(
         typer.echo(adapt_vectors(embeddings, output, **common))
     else:
         options: dict[str, Any] = {"column": column, "batch_size": batch_size, "device": device}
+        options["trust_remote_code"] = trust_remote_code
         typer.echo(run_adapt(str(model), texts or [], output, **common, **options))
 
 

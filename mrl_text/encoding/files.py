@@ -21,6 +21,7 @@ from mrl_text.encoding.folder import MANIFEST, SHARDS
 from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
 from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
 from mrl_text.files import write_atomically
+from mrl_text.loading import check_device
 from mrl_text.models import find_model
 from mrl_text.suggest import check_choice
 from mrl_text.tables.corpus import open_corpus
@@ -71,10 +72,11 @@ def encode_files(
     on_long: OnLong = "cut",
     shard_rows: int = SHARD_ROWS,
     format: EncodedFormat = "parquet",  # the word of the files and of the command
-    dtype: AutoDtype | None = None,
+    dtype: AutoDtype = "auto",
     device: str | None = None,
     token_budget: int | None = None,
     engine: EngineName = "local",
+    trust_remote_code: bool = False,
     done: Mapping[Path, int] | None = None,
     progress: bool = False,
 ) -> EncodeReport:
@@ -99,10 +101,11 @@ def encode_files(
         on_long: texts longer than the model reads: cut and report them, leave them out, or fail at the first.
         shard_rows: rows read per shard.
         format: ``parquet`` shards, or one memory-mapped ``.npy`` per size and precision and ``ids.parquet``.
-        dtype: what the model computes in; None and ``auto`` take bfloat16 where the device has it natively.
+        dtype: what matrix products are computed in; ``auto`` takes bfloat16 where the device has it natively.
         device: where to encode; None is the best there is.
         token_budget: tokens per batch; None takes what suits the device.
         engine: ``local``, or ``ray`` for a cluster (:mod:`mrl_text.encoding.ray_engine`).
+        trust_remote_code: allow code that comes with the model to run.
         done: files that were encoded before (absolute), in that order, and how many of their rows: these are not read
             again, count towards ``limit``, and rows without an id are called as if all had been encoded together.
         progress: show a progress bar on stderr.
@@ -123,7 +126,7 @@ def encode_files(
         ("on_long", on_long, OnLong),
         ("format", format, EncodedFormat),
         ("engine", engine, EngineName),
-        ("dtype", dtype or "auto", AutoDtype),
+        ("dtype", dtype, AutoDtype),
     ):
         check_choice(name, value, known)
     extra = tuple(name for name in dict.fromkeys(keep) if name != TEXT)
@@ -132,7 +135,8 @@ def encode_files(
         raise ValueError("an input file is named twice" if sources else "no input file was named")
     if clash := [name for name in extra if name == "id" or name.startswith("embedding_")]:
         raise ValueError(f"keep names {clash[0]!r}, a column that the output has of its own")
-    found = find_model(model)
+    found = find_model(model, trust_remote_code=trust_remote_code)
+    check_device(device)
     job = Job(
         sources=sources,
         model=str(Path(found.path).absolute()) if found.is_local else found.path,  # workers may be elsewhere
@@ -142,10 +146,11 @@ def encode_files(
         types=column_types(sources, extra),
         on_error=on_error,
         on_long=on_long,
-        dtype=dtype or "auto",
+        dtype=dtype,
         device=device,
         token_budget=token_budget,
         threads=torch.get_num_threads(),
+        trust_remote_code=trust_remote_code,
         done=dict(done or {}),
     )
     folder = Path(output).expanduser()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mrl_text.encoding.job import TEXT, column_name
+from mrl_text.files import read_json
 from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import PRECISIONS, Precision
 
@@ -68,7 +68,7 @@ class EncodedFolder:
         return None if stored is None else np.array(stored, dtype=np.float32)
 
     def batches(
-        self, dim: int | None = None, precision: Precision = "float32", *, batch_rows: int = _BATCH_ROWS
+        self, dim: int | None = None, precision: Precision = "float32", *, batch_rows: int = _BATCH_ROWS, start: int = 0
     ) -> Iterator[EncodedBatch]:
         """The rows in input order; memory does not grow with their number.
 
@@ -76,14 +76,15 @@ class EncodedFolder:
             dim: one of the stored sizes; None takes the largest.
             precision: one of the stored ones.
             batch_rows: rows per batch, at most.
+            start: rows to pass over, of which nothing but a part of one shard is read.
 
         Raises:
             ValueError: a size or precision that was not stored.
         """
         name = self._column(self.dims[-1] if dim is None else dim, precision)
         if self.manifest["format"] == "npy":
-            return self._npy_batches(name, batch_rows)
-        return self._parquet_batches(name, batch_rows)
+            return self._npy_batches(name, batch_rows, start)
+        return self._parquet_batches(name, batch_rows, start)
 
     def _column(self, dim: int, precision: Precision) -> str:
         if dim not in self.dims:
@@ -94,24 +95,31 @@ class EncodedFolder:
             raise ValueError(f"{self.path} holds no {precision} vectors but {', '.join(known)}{hint}")
         return column_name(dim, precision)
 
-    def _parquet_batches(self, name: str, batch_rows: int) -> Iterator[EncodedBatch]:
+    def _parquet_batches(self, name: str, batch_rows: int, start: int) -> Iterator[EncodedBatch]:
         from pyarrow import parquet
 
         others = [column for column in self.manifest["columns"] if not column.startswith("embedding_")]
         for shard in self.manifest["shards"]:
+            if start >= shard["rows"]:
+                start -= shard["rows"]
+                continue
             with parquet.ParquetFile(self.path / SHARDS / shard["file"]) as opened:
-                for batch in opened.iter_batches(batch_rows, columns=[*others, name]):
-                    yield _batch(batch, vectors_of(batch.column(name)))
+                for read in opened.iter_batches(batch_rows, columns=[*others, name]):
+                    batch, start = read.slice(start), max(0, start - len(read))
+                    if len(batch):
+                        yield _batch(batch, vectors_of(batch.column(name)))
 
-    def _npy_batches(self, name: str, batch_rows: int) -> Iterator[EncodedBatch]:
+    def _npy_batches(self, name: str, batch_rows: int, start: int) -> Iterator[EncodedBatch]:
         from pyarrow import parquet
 
         stored = np.load(self.path / f"{name}.npy", mmap_mode="r")
-        start = 0
+        first = 0
         with parquet.ParquetFile(self.path / IDS) as opened:
-            for batch in opened.iter_batches(batch_rows):
-                yield _batch(batch, np.array(stored[start : start + len(batch)]))
-                start += len(batch)
+            for read in opened.iter_batches(batch_rows):
+                batch = read.slice(max(0, start - first))
+                first += len(read)
+                if len(batch):
+                    yield _batch(batch, np.array(stored[first - len(batch) : first]))
 
 
 def vectors_of(column: Any) -> np.ndarray:
@@ -135,7 +143,7 @@ def open_encoded(folder: str | Path) -> EncodedFolder:
     path = Path(folder).expanduser()
     if not (path / MANIFEST).is_file():
         raise FileNotFoundError(f"no encoding at {folder}: expected {MANIFEST} there; mrl-text encode makes one")
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(path / MANIFEST)
     if manifest.get("version") != 1:
         raise ValueError(f"{folder} is of version {manifest.get('version')}, and this package reads version 1")
     if not manifest["complete"]:

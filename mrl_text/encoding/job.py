@@ -49,6 +49,7 @@ class Job:
         on_long: what to do with texts longer than the model reads.
         dtype: what the model computes in.
         device: None is the best there is.
+        trust_remote_code: allow code that comes with the model to run.
         token_budget: tokens per batch; None takes what suits the device.
         threads: of the processor; another number may change the last bits.
         width: of the model; 0 before it was looked at.
@@ -68,6 +69,7 @@ class Job:
     device: str | None
     token_budget: int | None
     threads: int
+    trust_remote_code: bool = False
     width: int = 0
     ranges: dict[int, np.ndarray] = field(default_factory=dict)
     done: dict[Path, int] = field(default_factory=dict)

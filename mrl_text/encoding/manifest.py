@@ -12,7 +12,7 @@ import numpy as np
 from mrl_text.choices import EncodedFormat
 from mrl_text.encoding.folder import MANIFEST
 from mrl_text.encoding.job import TEXT, Job, column_name
-from mrl_text.files import write_atomically
+from mrl_text.files import read_json, write_atomically
 from mrl_text.models import ModelSource
 
 _SETTLED_LATER = {"dims": [], "dtype": "auto"}  # what the model decides where the user does not
@@ -20,9 +20,8 @@ _SETTLED_LATER = {"dims": [], "dtype": "auto"}  # what the model decides where t
 
 def binding(job: Job, found: ModelSource, *, shard_rows: int, limit: int | None, form: EncodedFormat) -> dict[str, Any]:
     """All that the result depends on and that is known before the model is loaded."""
-    path = str(Path(found.path).resolve()) if found.name.startswith("local/") else found.name
     return {
-        "model": path,
+        "model": found.reference,
         "revision": found.revision,
         "dims": list(job.dims),
         "precisions": list(job.precisions),
@@ -58,6 +57,7 @@ def describe(job: Job, bound: dict[str, Any]) -> dict[str, Any]:
         **bound,
         "dims": list(job.dims),
         "dtype": job.dtype,
+        **({"trust_remote_code": True} if job.trust_remote_code else {}),
         "width": job.width,
         "columns": columns,
         "ranges": {str(dim): ranges.tolist() for dim, ranges in job.ranges.items()},
@@ -125,7 +125,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     file = folder / MANIFEST
     if not file.is_file():
         return None
-    manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    manifest: dict[str, Any] = read_json(file)
     return manifest
 
 

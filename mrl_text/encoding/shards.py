@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrl_text.encoding.compute import compute_dtype
+from mrl_text.dtypes import compute_dtype
 from mrl_text.encoding.job import TEXT, Job, Reader, Segment, as_column, column_name
-from mrl_text.encoding.stream import EncodedWindow, encode_windows, windows
+from mrl_text.loading import load
+from mrl_text.models import find_model
+from mrl_text.streaming import EncodedWindow, encode_windows, windows
 from mrl_text.tables.corpus import Text
 from mrl_text.truncation import check_dims, quantize, truncate, usable
 
@@ -31,9 +33,7 @@ Rows = list[tuple[int, Text]]
 
 def load_encoder(job: Job) -> MatryoshkaEncoder:
     """The model of a job, in float32: fewer bits are a matter of computing."""
-    from mrl_text.encoder import MatryoshkaEncoder
-
-    return MatryoshkaEncoder(job.model, device=job.device, model_kwargs={"dtype": "float32"})
+    return load(find_model(job.model, trust_remote_code=job.trust_remote_code), device=job.device)
 
 
 def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segment]]) -> Job:
@@ -107,7 +107,7 @@ def _encode(encoder: MatryoshkaEncoder, lists: Iterable[list[str]], job: Job) ->
         lists,
         dtype=job.dtype,
         token_budget=job.token_budget,
-        prompt=encoder.stream_prompt(None, None, "document"),
+        prompt=encoder.prompt_for("document"),
         task="document",
     )
 

@@ -24,7 +24,7 @@ class Positives:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Row i shall have a teacher's similarities of ``queries[i]`` to ``candidates``: softmax(scale * cosine).
+    """Row i should have a teacher's similarities of ``queries[i]`` to ``candidates``: softmax(scale * cosine).
 
     Args:
         queries: teacher's vectors (n, any width), unit length.
@@ -72,7 +72,7 @@ def nested_cross_entropy(
         queries: (n, width), any length, any floating dtype.
         candidates: (m, width).
         dims: sizes, strictly ascending, the last at most ``width``.
-        targets: what each row shall find.
+        targets: what each row should find.
         weights: one per size.
         scales: inverse temperature, one per size.
         rows_per_chunk: rows held at a time; None fits the machine.

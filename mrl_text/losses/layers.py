@@ -26,7 +26,7 @@ def nested_infonce_2d(
 ) -> Matryoshka2dLoss:
     """Multiple negatives ranking loss at every prefix size, at the last layer and at others (arXiv 2402.14776).
 
-    sentence-transformers' own ``Matryoshka2dLoss``, with its arguments under this project's names and checked first.
+    This is sentence-transformers' ``Matryoshka2dLoss``. Its arguments have this project's names and are checked first.
     The model trained so is cut by ``encode(dim=...)`` and by ``MatryoshkaEncoder.truncate_layers``.
 
     Each step takes the last layer and ``layers_per_step`` others, drawn anew (the embedding layer among them), from

@@ -174,7 +174,7 @@ class NestedLoss(CachedLossMixin, nn.Module):
             self._values[f"{objective.name}_dim{dim}"] = objective.weight_of[dim] * loss.detach()
 
     def _components(self, total: Tensor) -> dict[str, Tensor]:
-        """The values by name; the first carries the gradient of them all."""
+        """Name the values; the first carries the gradient of all of them."""
         components = dict(self._values)
         first = next(iter(components))
         components[first] = components[first] + (total - total.detach())
@@ -237,7 +237,7 @@ def self_distillation(
 
     Args:
         model: the model to train.
-        dims: sizes, any order; the full width among them keeps the model what it is.
+        dims: sizes, in any order. Include the full width to keep the uncut vectors near the teacher's.
         teacher, mini_batch_size: as for :class:`NestedLoss`.
         weights, scale, reduction: as for :class:`~mrl_text.losses.SelfDistillation`.
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from mrl_text import __version__
 from mrl_text.adapt.texts import read_texts
 from mrl_text.choices import Dtype
-from mrl_text.files import cache_dir, write_atomically
+from mrl_text.files import write_atomically
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.paper import ablation, adaptive, against, fewshot, interpolation, robustness, superclasses
 from mrl_text.paper.experiment import FIT_STEPS, Experiment, Missing, Model
@@ -53,6 +53,7 @@ def paper(
     batch_size: int = 64,
     device: str | None = None,
     dtype: Dtype = "float32",
+    trust_remote_code: bool = False,
 ) -> Path:
     """Answer the questions of the Matryoshka paper (arXiv 2205.13147) for text and write a page with figures.
 
@@ -76,10 +77,11 @@ def paper(
         classification: the same, for classification.
         dims: sizes to measure; None is the trained ones. The full width is added.
         seeds: of fits and random dimensions.
-        cache: folder of embeddings, laid out as that of ``mrl-text eval``; None is one in the cache folder.
+        cache: folder of embeddings, as that of ``mrl-text eval``; None is the one that all commands share.
         batch_size: texts per forward pass.
         device: where to encode; None is the best there is.
         dtype: what the models compute in.
+        trust_remote_code: allow code that comes with the models to run.
 
     Returns:
         The page.
@@ -91,23 +93,21 @@ def paper(
     chosen = [check_choice("question", name, QUESTIONS) for name in (QUESTIONS if questions is None else questions)]
     if seeds < 1 or train_limit < 1:
         raise ValueError(f"seeds and train_limit must be at least 1, got {seeds} and {train_limit}")
-    source = find_model(model)
+    source = find_model(model, trust_remote_code=trust_remote_code)
     control = _control(source, base)
     sizes = _sizes(source, control, dims)
-    others = [find_model(one) for one in independent]
+    others = [find_model(one, trust_remote_code=trust_remote_code) for one in independent]
     for file in (search, classification):
         if file and not Path(file).is_file():
             raise FileNotFoundError(f"no result file at {file}")
     texts = _sample(read_texts(train), train_limit) if train else []
     found = read_tasks(mirror, data, tasks)
-    place = Path(cache) if cache is not None else cache_dir() / "eval"
+    from mrl_text.loading import cached, shared_folder
+
+    place = Path(cache) if cache is not None else shared_folder()
 
     def opened(one: ModelSource) -> Model:
-        from mrl_text.eval.lines import Line
-        from mrl_text.eval.runner import embedding_cache
-
-        line = Line(one.name, one.revision, dtype=dtype)
-        vectors = embedding_cache(place, line, one, batch_size=batch_size, device=device)
+        vectors = cached(one, dtype=dtype, folder=place, batch_size=batch_size, device=device)
         return Model(one.label, one.revision, one.matryoshka_dims, vectors.embed)
 
     experiment = Experiment(
@@ -178,7 +178,7 @@ def _control(source: ModelSource, base: str | None) -> ModelSource | None:
     if name is None:
         logger.warning("%s names no base: it is shown without a control (name one with --base)", source.name)
         return None
-    return find_model(name)
+    return find_model(name, trust_remote_code=source.trust_remote_code)
 
 
 def _sizes(source: ModelSource, control: ModelSource | None, dims: Sequence[int] | None) -> tuple[int, ...]:

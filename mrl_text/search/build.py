@@ -13,7 +13,7 @@ from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.search.faiss.index import AdaptiveIndex
 from mrl_text.search.faiss.store import FaissStore
 from mrl_text.search.push import PushReport, send
-from mrl_text.search.push_rows import encode_corpus, model_reference, work_folder
+from mrl_text.search.push_rows import encode_corpus, work_folder
 from mrl_text.suggest import check_choice
 from mrl_text.tables.corpus import CorpusFile, open_corpus
 from mrl_text.truncation import check_dims
@@ -39,6 +39,7 @@ def build(
     device: str | None = None,
     dtype: str = "float32",
     shard_rows: int = 8192,
+    trust_remote_code: bool = False,
     progress: bool = False,
 ) -> PushReport:
     """Encode a corpus at full width and push it into an index that knows which rows of which files it has.
@@ -59,6 +60,7 @@ def build(
         device: where to encode; None is the best there is.
         dtype: what the model computes in: ``float32``, ``bfloat16`` or ``auto``.
         shard_rows: rows encoded together; what an interruption may lose.
+        trust_remote_code: allow code that comes with the model to run.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -76,7 +78,7 @@ def build(
     files = [open_corpus(path, text_columns, id_column) for path in corpus]
     if not files or len({file.path for file in files}) < len(files):
         raise ValueError(f"{'a corpus file is named twice' if files else 'no corpus file was named'}")
-    found = find_model(model)
+    found = find_model(model, trust_remote_code=trust_remote_code)
     check_dims(dims or [1], peek_width(found))
     place = Path(folder).expanduser()
     index = _existing(place, found, files)
@@ -97,6 +99,7 @@ def build(
         "shard_rows": shard_rows,
         "dtype": dtype,
         "done": done,
+        "trust_remote_code": trust_remote_code,
     }
     work = work_folder(files, found, ["text"], options)
     begun = any(work.glob("push-*.json"))  # then some of these rows are in the index already
@@ -117,7 +120,7 @@ def build(
     def finish(store: Store) -> None:
         facts = cast(FaissStore, store).index.facts
         read = {path: entry for path, entry in entries.items() if entry["rows"] > done.get(Path(path), 0)}
-        facts |= {"revision": found.revision, "build": {"sources": {**known, **read}}}
+        facts |= {"revision": found.revision, **found.trusted, "build": {"sources": {**known, **read}}}
         store.flush()
 
     source = dataclasses.replace(source, temporary=True)
@@ -131,7 +134,7 @@ def _existing(folder: Path, found: ModelSource, files: Sequence[CorpusFile]) -> 
     index = AdaptiveIndex.load(folder)
     if index.model is None:
         raise ValueError(f"{folder} holds an index that was not built from files: choose another folder")
-    reference = model_reference(found)
+    reference = found.reference
     if index.model != reference or index.facts.get("revision") not in (None, "main", found.revision):
         other = "an earlier version of it" if index.model == reference else index.model
         raise ValueError(f"{folder} was built with {other}, not with {reference}: choose another folder")

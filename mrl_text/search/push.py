@@ -19,7 +19,7 @@ from mrl_text.models import find_model, peek_width
 from mrl_text.search.open import create_store, engine_of, open_store, without_password
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.push_journal import Journal
-from mrl_text.search.push_rows import PushSource, model_reference, open_push_source
+from mrl_text.search.push_rows import PushSource, open_push_source
 from mrl_text.search.store import Store
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, halves
@@ -83,6 +83,7 @@ def push(
     shard_rows: int = 8192,
     batch_rows: int = BATCH_ROWS,
     checkpoint_seconds: float = _CHECKPOINT_SECONDS,
+    trust_remote_code: bool = False,
     progress: bool = False,
 ) -> PushReport:
     """Put the rows of an encoded folder, or of corpus files, into a store.
@@ -112,6 +113,7 @@ def push(
         shard_rows: rows of corpus files encoded together; what an interruption may lose.
         batch_rows: rows sent together.
         checkpoint_seconds: least time between two notes of the position.
+        trust_remote_code: of corpus files: allow code that comes with the model to run.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -141,6 +143,7 @@ def push(
         on_error=on_error,
         on_duplicate=on_duplicate,
         shard_rows=shard_rows,
+        trust_remote_code=trust_remote_code,
     )
     return send(
         source,
@@ -233,7 +236,7 @@ def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None
     if found is not None and dims is not None:
         check_dims(dims, peek_width(found))
     with contextlib.suppress(FileNotFoundError), contextlib.closing(open_store(url)) as store:
-        _check_same(store, None, model_reference(found) if found is not None else None, dims)
+        _check_same(store, None, found.reference if found is not None else None, dims)
 
 
 def _store(url: str | Path, source: PushSource, dims: Sequence[int] | None, plan: SearchPlan | None) -> Store:

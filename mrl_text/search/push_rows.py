@@ -66,16 +66,10 @@ class PushSource:
         A number that is NaN, as Parquet has it for a missing one, becomes None.
         """
         precision = next(one for one in _FULL if one in self.encoded.manifest["precisions"])
-        position = 0
-        for batch in self.encoded.batches(self.width, precision, batch_rows=rows):
-            first = max(0, start - position)
-            position += len(batch.ids)
-            if first >= len(batch.ids):
-                continue
-            texts = None if batch.texts is None else batch.texts[first:]
-            kept = {name: values[first:] for name, values in batch.columns.items() if not keep or name in keep}
+        for batch in self.encoded.batches(self.width, precision, batch_rows=rows, start=start):
+            kept = {name: values for name, values in batch.columns.items() if not keep or name in keep}
             columns = {name: [None if _missing(one) else one for one in values] for name, values in kept.items()}
-            yield replace(batch, ids=batch.ids[first:], vectors=batch.vectors[first:], texts=texts, columns=columns)
+            yield replace(batch, columns=columns)
 
     def check_columns(self, keep: Sequence[str]) -> None:
         """Raise unless the rows have these columns, none being all, in types that stores hold.
@@ -257,18 +251,13 @@ def _check_ids(
         raise ValueError(f"the id {taken[0]!r} of {taken[1]} is in the index already; {mend}")
 
 
-def model_reference(found: ModelSource) -> str:
-    """What an encoded folder and a store note about a model: what finds it again from another working directory."""
-    return str(Path(found.path).resolve()) if found.name.startswith("local/") else found.name
-
-
 def work_folder(
     files: Sequence[CorpusFile], model: ModelSource, keep: Sequence[str], options: Mapping[str, Any]
 ) -> Path:
     """Folder in the cache for the vectors of these files as they are now, by this model, with these options."""
     stamps = [[str(file.path), file.table.stamp()] for file in files]
     done = {str(path): rows for path, rows in (options.get("done") or {}).items()}
-    passing = ("device", "progress", "on_error", "done")
+    passing = ("device", "progress", "on_error", "done", "trust_remote_code")
     chosen = {name: value for name, value in options.items() if name not in passing}
     key = json.dumps([stamps, model.path, model.revision, list(keep), chosen, done], sort_keys=True, default=list)
     return cache_dir() / "push" / hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from mrl_text.choices import Dtype
 from mrl_text.models import find_model
 from mrl_text.search.open import without_password
 from mrl_text.search.store import Store
@@ -16,7 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 def load_model(
-    store: Store, name: str | None = None, *, device: str | None = None, dtype: str = "float32"
+    store: Store,
+    name: str | None = None,
+    *,
+    device: str | None = None,
+    dtype: Dtype = "float32",
+    trust_remote_code: bool = False,
 ) -> MatryoshkaEncoder:
     """The model that made the vectors of a store; warns if it has changed since.
 
@@ -25,6 +31,7 @@ def load_model(
         name: another folder or id of that model; None takes the store's.
         device: where to encode; None is the best there is.
         dtype: what the model computes in.
+        trust_remote_code: allow code that comes with the model to run.
 
     Returns:
         The model.
@@ -36,14 +43,14 @@ def load_model(
     chosen = name or store.model
     if chosen is None:
         raise ValueError(f"{without_password(store.url)} names no model to encode queries with: give --model")
-    from mrl_text.encoder import MatryoshkaEncoder
+    from mrl_text.loading import load
 
-    found = find_model(chosen)
+    found = find_model(chosen, trust_remote_code=trust_remote_code)
     if name is None and found.is_local and store.revision not in (None, found.revision):
         logger.warning(
             "%s has changed since %s was filled: results may be poor", found.path, without_password(store.url)
         )
-    model = MatryoshkaEncoder(found.path, device=device, model_kwargs={"dtype": dtype})
+    model = load(found, dtype=dtype, device=device)
     if model.width is not None and model.width != store.width:
         raise ValueError(
             f"{chosen} gives vectors of width {model.width}, {without_password(store.url)} holds {store.width}:"

@@ -26,8 +26,8 @@ from mrl_text.truncation import truncate
 
 Result = TypeVar("Result")
 
-_QUICK_BYTES = 16 * 1024  # a larger body is read in another thread, lest others wait for its tokenizing
-_QUICK_NUMBERS = 32 * 1024  # and so is a larger answer written
+_QUICK_BYTES = 16 * 1024  # a larger body is read in another thread, so that other requests do not wait
+_QUICK_NUMBERS = 32 * 1024  # a larger answer is written there, too
 _REASONS = {404: "no such path", 405: "this path does not take that method"}
 
 
@@ -37,7 +37,7 @@ class Service:
     Args:
         embedder: the model.
         settings: limits and access.
-        thread: compute in a thread of its own; otherwise somebody calls ``batcher.run``.
+        thread: compute in a thread of its own; otherwise the caller runs ``batcher.run``.
 
     Attributes:
         batcher: computes; to be closed at the end.
@@ -141,7 +141,7 @@ class Service:
         return render_response(vectors, model=self.embedder.name, encoding_format=asked.encoding_format, tokens=tokens)
 
     async def _aside(self, long: bool, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function, in the helper thread if it takes long."""
+        """Call a function; run it in the helper thread if it takes long."""
         if not long:
             return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self._helper, function, *arguments)
@@ -216,7 +216,7 @@ def create_app(service: Service) -> FastAPI:
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
-    """The body, as long as it stays within ``limit`` bytes, whatever its headers promise."""
+    """Read the body and refuse more than ``limit`` bytes, whatever the headers promise."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "the body must be JSON, with the header 'Content-Type: application/json'")
@@ -234,10 +234,10 @@ async def _read_body(request: Request, limit: int) -> bytes:
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Do the work, but only as long as the client waits for it.
+    """Do the work, and stop when the client no longer waits for it.
 
     Raises:
-        ClientDisconnect: it went.
+        ClientDisconnect: the client has left.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Overloaded(Exception):
-    """So much waits that a request is better tried later.
+    """The queue is too full: the client should try again later.
 
     Args:
         retry_after: seconds until there is likely to be room.
@@ -34,7 +34,7 @@ class Closed(Exception):
 
 
 class Encoder(Protocol):
-    """What the thread calls; see :class:`mrl_text.serving.embedder.Embedder`."""
+    """The model as the thread calls it; see :class:`mrl_text.serving.embedder.Embedder`."""
 
     @property
     def width(self) -> int:
@@ -56,7 +56,7 @@ class Batcher:
         max_wait_ms: patience of an idle server, milliseconds.
         max_queue: tokens that may wait.
         observe: called after each batch, in the thread, with texts, padded tokens, tokens and seconds.
-        thread: compute in a thread of its own; otherwise somebody calls :meth:`run`.
+        thread: compute in a thread of its own; otherwise the caller calls :meth:`run`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Batcher:
     async def embed(self, texts: Sequence[str], tokens: Sequence[int], reading: Reading) -> np.ndarray:
         """Encode the texts of one request together with those of others.
 
-        Cancelling it takes what is not yet computed out of the queue.
+        Cancelling removes from the queue what is not yet computed.
 
         Args:
             texts: at least one.
@@ -133,7 +133,7 @@ class Batcher:
         """Take no more requests. The thread ends when the queue is empty.
 
         Args:
-            abort: give up what waits, too: :class:`Closed` for those who wait for it.
+            abort: drop the waiting texts, too; their requests get :class:`Closed`.
         """
         with self._changed:
             self._closing = True
@@ -154,13 +154,13 @@ class Batcher:
             self._compute(batch)
 
     def _next_batch(self) -> list[Item]:
-        """The next texts to compute; waits for some; empty when closed and done."""
+        """Wait for the next texts to compute. Empty when closed and done."""
         with self._changed:
             if not self._queue:
                 self._changed.wait_for(lambda: bool(self._queue) or self._closing)
                 full = self._queue.batch_tokens
                 self._changed.wait_for(lambda: self._queue.tokens >= full or self._closing, timeout=self._wait)
-            while not self._queue and not self._closing:  # the only request left while we waited
+            while not self._queue and not self._closing:  # the only request was cancelled while we waited
                 self._changed.wait()
             return self._queue.take()
 
@@ -203,7 +203,7 @@ class Batcher:
         for job, error in done:
             try:
                 job.future.get_loop().call_soon_threadsafe(_resolve, job, error)
-            except RuntimeError:  # its loop is gone, and with it whoever waited
+            except RuntimeError:  # the loop is closed, so no one waits any more
                 logger.debug("nobody waits for %d vectors any more", len(job.texts))
 
 

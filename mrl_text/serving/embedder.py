@@ -7,19 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from mrl_text.choices import AutoDtype
+from mrl_text.dtypes import compute_dtype
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.encoding.compute import compute_dtype
+from mrl_text.loading import load
 from mrl_text.models import find_model
-from mrl_text.suggest import did_you_mean
-
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the order of SentenceTransformer.encode_document
+from mrl_text.suggest import check_choice
 
 
 class Reading(NamedTuple):
-    """How the model is to read a text; texts of different readings cannot share a forward pass."""
+    """How the model reads a text. Texts with different readings cannot share a forward pass."""
 
     prompt: str | None = None
     """Text put before every input."""
@@ -32,16 +30,17 @@ PLAIN = Reading()
 
 
 class Embedder:
-    """Encodes batches of texts that somebody else put together.
+    """Encodes batches that the caller has put together.
 
     :meth:`encode` is for one thread at a time; everything else may be called from any thread.
 
     Args:
         model: folder, hub id or packaged model.
         dtype: what it computes in; ``auto`` is bfloat16 where the device has it natively and the model has
-            matrices to multiply, else what the model was saved in.
+            matrices to multiply, else float32.
         device: as for sentence-transformers; None is the best there is.
         name: what clients call it; None takes the name it was found by.
+        trust_remote_code: allow code that comes with the model to run.
 
     Attributes:
         name: what clients call it.
@@ -55,21 +54,26 @@ class Embedder:
     """
 
     def __init__(
-        self, model: str, *, dtype: AutoDtype = "auto", device: str | None = None, name: str | None = None
+        self,
+        model: str,
+        *,
+        dtype: AutoDtype = "auto",
+        device: str | None = None,
+        name: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
-        source = find_model(model)
+        check_choice("dtype", dtype, AutoDtype)
+        source = find_model(model, trust_remote_code=trust_remote_code)
         self.name = name or source.name.removeprefix("local/")
-        self._encoder = MatryoshkaEncoder(source.path, device=device)
-        self._encoder.truncate_dim = None  # sizes are cut from the full width
-        self.dtype = compute_dtype(self._encoder, dtype)
-        self._encoder.to(getattr(torch, self.dtype)).eval()  # the weights, too: faster than rounding them in each pass
+        self._encoder = load(source, dtype=dtype, device=device).eval()
+        self.dtype = compute_dtype(self._encoder)
         self._encoder.warn_when_cut = False  # the server counts what it cuts
         width = self._encoder.width
         if width is None:
             raise ValueError(f"{self.name} does not tell how many numbers its vectors have, and cannot be served")
         self.width: int = width
         self.dims = self._encoder.matryoshka_dims
-        self.max_tokens: int | None = self._encoder.max_seq_length
+        self.max_tokens = self._encoder.max_tokens
         self._tokenize = _token_counter(self._encoder)
 
     @property
@@ -78,7 +82,7 @@ class Embedder:
         return str(self._encoder.device)
 
     def reading(self, input_type: str | None = None, prompt_name: str | None = None) -> Reading:
-        """How texts are read, by sentence-transformers' rules of ``encode_query``, ``encode_document`` and ``encode``.
+        """How texts are read, by the rule of :meth:`mrl_text.MatryoshkaEncoder.prompt_for`.
 
         Args:
             input_type: ``"query"`` or ``"document"``: the prompt of that name, if the model has one, and its route.
@@ -87,14 +91,7 @@ class Embedder:
         Raises:
             ValueError: the model has no such prompt.
         """
-        prompts = self._encoder.prompts
-        if prompt_name is not None:
-            if prompt_name not in prompts:
-                raise ValueError(f"the model has no prompt {prompt_name[:60]!r}{did_you_mean(prompt_name, prompts)}")
-            return Reading(prompts[prompt_name] or None, input_type)
-        candidates = {"query": ("query",), "document": _DOCUMENT_PROMPTS}.get(input_type or "", ())
-        chosen = next((name for name in candidates if name in prompts), self._encoder.default_prompt_name)
-        return Reading((prompts.get(chosen) if chosen else None) or None, input_type)
+        return Reading(self._encoder.prompt_for(input_type, prompt_name) or None, input_type)
 
     def count(self, texts: Sequence[str], reading: Reading = PLAIN) -> list[int]:
         """Tokens of each text with its prompt and special tokens, before any cut; at least 1."""
@@ -126,7 +123,7 @@ class Embedder:
             float32 (n, width), unit rows.
 
         Raises:
-            FloatingPointError: the model gave something that is no number.
+            FloatingPointError: the model returned NaN or infinity.
         """
         options: dict[str, Any] = {"task": reading.task} if reading.task else {}
         vectors: np.ndarray = self._encoder.encode(
@@ -142,9 +139,9 @@ class Embedder:
 
 
 def _token_counter(encoder: MatryoshkaEncoder) -> Callable[[list[str]], list[int]]:
-    """A function that counts tokens with a tokenizer of its own.
+    """Make a function that counts tokens with its own tokenizer.
 
-    The model's one changes its padding while the model computes, and two threads may not do that at once.
+    The model's tokenizer changes its padding while the model computes, which only one thread at a time may do.
     """
     from tokenizers import Tokenizer
 

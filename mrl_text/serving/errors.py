@@ -10,12 +10,12 @@ TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_e
 
 
 class ApiError(Exception):
-    """A request that is refused, with its status and reason.
+    """A refused request, with status and reason.
 
     Args:
         status: HTTP status, 400 to 599.
         message: what is wrong, what is allowed, the fix. Never a part of a long input.
-        param: field of the request that is to blame.
+        param: field of the request that caused it.
         code: short name for programs.
         headers: extra response headers.
     """
@@ -40,5 +40,5 @@ class ApiError(Exception):
 
 
 def respond(error: ApiError) -> Response:
-    """The answer that tells a client of an error."""
+    """The response that reports an error to the client."""
     return JSONResponse(error.body, error.status, headers=error.headers)

@@ -14,19 +14,19 @@ from mrl_text.serving.errors import ApiError, respond
 from mrl_text.serving.metrics import Metrics
 
 OPEN_PATH = "/health"
-"""Answered without a token. It tells nothing but that the server runs."""
+"""Path that needs no token. It only says that the server runs."""
 
 EMBEDDINGS_PATH = "/v1/embeddings"
 _PATHS = (OPEN_PATH, EMBEDDINGS_PATH, "/v1/models", "/metrics")
 
 
 class Guard:
-    """ASGI middleware that asks for the token before anything of a request is looked at, and counts answers.
+    """ASGI middleware that checks the token before it reads anything else of a request, and counts answers.
 
-    Without the right token every path, method and body gets the same answer, ``/health`` excepted.
+    Without the right token every path, method and body gets the same answer. Only ``/health`` needs no token.
 
     Args:
-        app: what comes after.
+        app: the application behind it.
         api_key: the token; None asks for none.
         metrics: where answers are counted.
     """

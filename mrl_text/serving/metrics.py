@@ -17,7 +17,7 @@ class Metrics:
     """Counters of one server in a registry of their own, so that two servers in a process do not mix.
 
     Args:
-        queued_tokens: tells how many tokens wait.
+        queued_tokens: gives the number of waiting tokens.
     """
 
     def __init__(self, queued_tokens: Callable[[], float]) -> None:

@@ -1,4 +1,4 @@
-"""Which texts go into the next forward pass."""
+"""The queue: it decides which texts go into the next forward pass."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _WINDOW = 4
-"""Batches' worth of waiting texts that are looked at for ones of like length."""
+"""How many batches of waiting texts are searched for texts of similar length."""
 _FREE_PADDING = 64
-"""Padding tokens that cost less than another forward pass."""
+"""Up to this many padding tokens cost less than another forward pass."""
 
 
 class Job:
@@ -87,7 +87,7 @@ class FairQueue:
         self.tokens += job.waiting
 
     def drop(self, job: Job) -> None:
-        """Forget what has not been taken of a job whose answer nobody waits for."""
+        """Remove the remaining texts of a job whose client has left."""
         if not job.dropped:
             job.dropped = True
             self.tokens -= job.waiting

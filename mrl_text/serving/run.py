@@ -35,18 +35,20 @@ def serve(
     *,
     dtype: AutoDtype = "auto",
     device: str | None = None,
+    trust_remote_code: bool = False,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a model until a signal comes. To be called from the main thread.
 
-    The first SIGTERM or SIGINT closes the door and lets requests under way finish, at most ``settings.grace`` seconds;
-    what is left then gets 503. A second one ends the process at once with status 128 plus its number.
+    The first SIGTERM or SIGINT stops new requests and lets running ones finish for at most ``settings.grace`` seconds;
+    the rest then gets 503. A second one ends the process at once with status 128 plus its number.
 
     Args:
         model: folder, hub id or packaged model.
         settings: address, limits, access; None is the defaults.
         dtype: what the model computes in; ``auto`` is bfloat16 where the device has it natively, else float32.
-        device: as for sentence-transformers.
+        device: as for :func:`mrl_text.loading.load`.
+        trust_remote_code: allow code that comes with the model to run.
         on_ready: gets the server's address once it answers.
 
     Raises:
@@ -60,7 +62,9 @@ def serve(
     try:
         if not settings.is_local and settings.api_key is None:
             logger.warning("anyone who reaches %s can use this server: set an API key", settings.host)
-        embedder = Embedder(model, dtype=dtype, device=device, name=settings.model_name)
+        embedder = Embedder(
+            model, dtype=dtype, device=device, name=settings.model_name, trust_remote_code=trust_remote_code
+        )
         if settings.dims is not None:
             check_dims(settings.dims, embedder.width)
         _warm_up(embedder, settings.batch_tokens(embedder.device))
@@ -98,10 +102,10 @@ def _run(server: _Server, service: Service, listener: socket.socket) -> None:
         answering = threads.submit(answer)
         try:
             service.batcher.run()
-        finally:  # a server that cannot compute any more must not stay
+        finally:  # a server that can no longer compute must end
             server.should_exit = True
             service.batcher.close(abort=True)
-        answering.result()  # raises what ended it
+        answering.result()  # raises the error that ended it
 
 
 @contextmanager
@@ -117,7 +121,7 @@ def _signals(server: _Server) -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, with an orderly end that is no failure: status 0 after a signal, 503 for what is late."""
+    """uvicorn's server with an orderly end: status 0 after a signal, 503 for requests that are late."""
 
     should_exit: bool
 
@@ -145,7 +149,7 @@ class _Server(uvicorn.Server):
 
 
 def _bind(settings: ServerSettings) -> socket.socket:
-    """A socket that holds the address but does not listen yet: a client that comes too early is told so."""
+    """Make a socket that holds the address but does not listen yet. A client that connects too early is refused."""
     where = f"{settings.host}:{settings.port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

@@ -1,4 +1,4 @@
-"""From the bytes of a request to what is asked for, and from vectors to the bytes of an answer."""
+"""Reads the bytes of a request, and turns vectors into the bytes of an answer."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def render_response(vectors: np.ndarray, *, model: str, encoding_format: str | N
 
 
 def _refusal(error: ValidationError) -> ApiError:
-    """The first problem, without what was sent: it may be long."""
+    """Describe the first problem without quoting the input, which may be long."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     name = str(first["loc"][0])[:60] if first["loc"] else None
     if first["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""What a server is told at its start."""
+"""Settings of a server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     """Address to listen on. Only this machine reaches the default."""
     port: int = 8080
-    """0 takes any free one."""
+    """Port; 0 takes any free one."""
     model_name: str | None = None
     """What clients call the model; None is the name it was loaded by."""
     dims: tuple[int, ...] | None = None
@@ -74,7 +74,7 @@ class ServerSettings:
 
 
 def read_api_key(variable: str | None = None, file: Path | None = None) -> str | None:
-    """The token from a file or an environment variable; never from a command line, which others can read.
+    """Read the token from a file or an environment variable. A command line is no place for it: others can read it.
 
     Args:
         variable: environment variable that must hold it; None takes :data:`API_KEY_VARIABLE` if that is set.

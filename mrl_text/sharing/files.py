@@ -19,7 +19,7 @@ _ROOT = (
     " tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.txt vocab.json merges.txt"
     " *.model chat_template.jinja *.png *.jpg *.svg LICENSE* NOTICE*"
 ).split()
-"""Files beside ``modules.json`` that belong to a model; everything else in a folder is its owner's business."""
+"""Files beside ``modules.json`` that belong to a model; every other file stays on this machine."""
 _MODULE = (
     "config.json *_config.json *.safetensors *.safetensors.index.json tokenizer*.json special_tokens_map.json"
     " added_tokens.json vocab.txt vocab.json merges.txt *.model chat_template.jinja"
@@ -29,7 +29,7 @@ _PICKLES = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt"]
 
 
 def model_files(source: ModelSource) -> tuple[dict[str, Path], dict[str, str]]:
-    """The files of a local model that are published.
+    """List the files of a local model to publish.
 
     Known files of sentence-transformers, transformers, ONNX and OpenVINO go, in the model's own folder and in those
     that ``modules.json`` names. Weights go as safetensors only.

@@ -36,12 +36,12 @@ _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 """Of the HTTP library that the hub's library is built on, which was exchanged between versions."""
 
 _RESULTS = ("eval", "evaluation")
-"""Where beside a model an evaluation is looked for."""
+"""Folders beside a model in which an evaluation is looked for."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What is to be published."""
+    """Everything to be published."""
 
     repo: str
     card: CardFacts
@@ -99,7 +99,7 @@ def prepare(
         metadata=facts,
         measured=measured,
     )
-    card.compose()  # what is wrong with it is found before anything is sent
+    card.compose()  # errors in the card show before anything is sent
     return Upload(repo, card, files, left_out)
 
 
@@ -145,9 +145,9 @@ def push(
 ) -> str:
     """Publish: create the repository if it is not there, send the files, then commit all of them at once.
 
-    Until the commit the repository stays as it is, so a push that is killed leaves nothing half done. Content that
-    the hub has received is not sent again by the next push. Files that others put there stay, but for weights of an
-    earlier version, which would be loaded beside the new ones; these go in the same commit.
+    Until the commit the repository stays as it is, so a push that is killed leaves nothing half done. The next push
+    does not send again what the hub has received. Files of others stay. Only weights of an earlier version go, in the
+    same commit, because they would be loaded beside the new ones.
 
     Args:
         upload: as of :func:`prepare`.

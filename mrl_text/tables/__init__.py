@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mrl_text.tables.columns import Columns, Problems, checked, read_columns, require
-from mrl_text.tables.read import SUFFIXES, Row, Table, open_table
+from mrl_text.tables.file_types import SUFFIXES
+from mrl_text.tables.read import Row, Table, open_table
 
 __all__ = ["SUFFIXES", "Columns", "Problems", "Row", "Table", "checked", "open_table", "read_columns", "require"]

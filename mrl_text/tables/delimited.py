@@ -112,6 +112,7 @@ def _quoted(line: str, width: int, ahead: _Ahead) -> list[str] | None:
     Lines inside it that are whole records by themselves show that the quote was only a character.
     """
     count = 0
+    is_whole = len(_split(line)) == width
 
     def following() -> Iterator[str]:
         nonlocal count
@@ -125,7 +126,7 @@ def _quoted(line: str, width: int, ahead: _Ahead) -> list[str] | None:
         cells = next(csv.reader(following(), delimiter="\t", strict=True))
     except (csv.Error, StopIteration):
         return None
-    inner = (ahead.peek(place) or "" for place in range(count - 1))
+    inner = (ahead.peek(place) or "" for place in range(count if is_whole else count - 1))
     if len(cells) != width or (width > 1 and any(len(_split(one)) == width for one in inner)):
         return None
     for _ in range(count):

@@ -7,6 +7,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbe
 
 from mrl_text.cards.sizes import ModelCard
 from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.loading import load
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.training.corpus import check_data
 from mrl_text.training.recipe import ModelConfig, Recipe
@@ -18,7 +19,7 @@ def check_recipe(recipe: Recipe) -> ModelSource:
     Raises:
         FileNotFoundError, ValueError: as for :func:`mrl_text.training.train`.
     """
-    source = find_model(recipe.model.name)
+    source = find_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
     check_data(recipe)
     base_width = peek_width(source)
     if base_width is not None and recipe.model.width is not None and recipe.model.width > base_width:
@@ -30,18 +31,13 @@ def check_recipe(recipe: Recipe) -> ModelSource:
 
 
 def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
-    """The recipe's starting model, ready to train.
+    """The recipe's starting model, ready to train: float32 weights, in whatever type it was saved.
 
     Raises:
         FileNotFoundError: a hub model that cannot be reached.
         ValueError: a size larger than the model.
     """
-    try:
-        model = MatryoshkaEncoder(source.path, model_card_data=ModelCard())
-    except OSError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FileNotFoundError(f"model {recipe.model.name} cannot be loaded: {reason}") from error
-    model.truncate_dim = None  # a cut saved with the base is not a cut of the model to be trained
+    model = load(source, model_card_data=ModelCard())
     if recipe.model.static is not None:
         model = _static(model, recipe.model.static)
     if recipe.model.width is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrl_text.tables import SUFFIXES, Problems, open_table
-from mrl_text.tables.read import table_files, table_suffix
+from mrl_text.tables.file_types import table_files, table_suffix
 from mrl_text.training.texts import normalised, text_hash
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
+from mrl_text.embedding_cache import fingerprint
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import cache_dir, write_atomically
 from mrl_text.training.recipe import MiningConfig, SourceConfig
-from mrl_text.training.teacher import model_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _mine(
 
 
 def _key(data: Dataset, config: MiningConfig, model: MatryoshkaEncoder, prompts: Mapping[str, str]) -> str:
-    settings = f"{model_fingerprint(model)}\0{config.model_dump_json()}\0{sorted(prompts.items())}\0"
+    settings = f"{fingerprint(model)}\0{config.model_dump_json()}\0{sorted(prompts.items())}\0"
     digest = hashlib.blake2b(settings.encode(), digest_size=16)
     for column in data.column_names:
         for text in data[column][:]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 
-from mrl_text.precision import inference_dtype
+from mrl_text.dtypes import compute_dtype
 from mrl_text.training.corpus import training_prompts
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.run import RunFolder
@@ -49,8 +49,8 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
         return model, data
     from mrl_text.training.teacher import add_teacher
 
-    teacher = copy.deepcopy(model).to(getattr(torch, inference_dtype()))
-    taught = add_teacher(data, teacher, prompts=prompts, cache=folder.path / "teacher")
+    teacher = copy.deepcopy(model).to(getattr(torch, compute_dtype(model, "auto")))
+    taught = add_teacher(data, teacher, prompts=prompts)
     if rotates:
         from mrl_text.adapt import apply, fit, load_adaptation
 

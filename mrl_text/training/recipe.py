@@ -25,6 +25,8 @@ class ModelConfig(_Section):
 
     name: str
     """Hub id, local folder or packaged model; a plain transformer such as BERT gets mean pooling."""
+    trust_remote_code: bool = False
+    """Allow code that comes with the model to run."""
     max_seq_length: PositiveInt | None = None
     """Tokens per text in training and in the saved model; None keeps the model's own."""
     train_seq_length: PositiveInt | None = None

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrl_text.files import write_atomically
+from mrl_text.files import read_json, write_atomically
 from mrl_text.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class RunFolder:
         """
         if not self.data.is_file():  # not started, or by a version that did not record it
             return
-        began = json.loads(self.data.read_text(encoding="utf-8"))
+        began = read_json(self.data)
         for name in [*began, *data]:
             before, now = began.get(name), data.get(name)
             if before != now:

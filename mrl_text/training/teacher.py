@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.files import cache_dir
+from mrl_text.loading import shared_folder
 from mrl_text.training.texts import LABEL, text_columns
+from mrl_text.truncation import truncate
 
 Data = TypeVar("Data", Dataset, DatasetDict)
 
@@ -42,7 +40,7 @@ def add_teacher(
         batch_size: texts per forward pass.
         columns: columns to encode; None takes all.
         prompts: column -> text put before its texts, as in training (:func:`mrl_text.training.data.training_prompts`).
-        cache: folder for the vectors of all models; None is ``teacher`` under the cache directory.
+        cache: folder for the vectors of all models; None is the one that all commands share.
 
     Returns:
         The data with ``label``, a list of columns x width float32 per row that is read as a torch tensor.
@@ -50,8 +48,7 @@ def add_teacher(
     Raises:
         ValueError: there is a ``label`` already, or the model returned a number that is not finite.
     """
-    folder = (cache or cache_dir() / "teacher") / model_fingerprint(model)
-    store = EmbeddingCache(lambda: model, folder, batch_size)
+    store = EmbeddingCache(lambda: model, cache or shared_folder(), batch_size)
 
     def taught(part: Dataset) -> Dataset:
         if LABEL in part.column_names:
@@ -60,44 +57,17 @@ def add_teacher(
         vectors = []
         for index, name in enumerate(columns or text_columns(part)):
             role = "query" if index == 0 else "document"
-            vectors.append(_unit(store.embed(plain[name][:], prompt=(prompts or {}).get(name, ""), role=role)))
+            vectors.append(truncate(store.embed(plain[name][:], prompt=(prompts or {}).get(name, ""), role=role)))
         return _with_label(plain, np.concatenate(vectors, axis=1))
 
     was_training = model.training
     model.eval()
     try:
-        with model.truncate_embeddings(None):
-            if isinstance(data, DatasetDict):
-                return DatasetDict({name: taught(part) for name, part in data.items()})
-            return taught(data)
+        if isinstance(data, DatasetDict):
+            return DatasetDict({name: taught(part) for name, part in data.items()})
+        return taught(data)
     finally:
         model.train(was_training)
-
-
-def model_fingerprint(model: MatryoshkaEncoder) -> str:
-    """What decides a model's vectors as 32 hex digits: its weights, modules, prompts and tokenizer."""
-    settings = f"{model}\0{model.max_seq_length}\0{model.prompts}\0{model.default_prompt_name}\0"
-    digest = hashlib.blake2b(settings.encode(), digest_size=16)
-    digest.update(_tokenizer_settings(model.tokenizer).encode())
-    for name, value in sorted(model.state_dict().items()):
-        tensor = value.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _tokenizer_settings(tokenizer: object) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(backend, "to_str"):
-        return type(tokenizer).__name__
-    settings = json.loads(backend.to_str())
-    return json.dumps({key: value for key, value in settings.items() if key not in ("truncation", "padding")})  # of now
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: np.ndarray = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
-    return unit
 
 
 def _with_label(data: Dataset, vectors: np.ndarray) -> Dataset:

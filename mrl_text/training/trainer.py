@@ -22,10 +22,10 @@ from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from mrl_text.cards.sizes import sizes_measured, write_card
+from mrl_text.dtypes import training_precision
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.files import replaced_folder, write_atomically
+from mrl_text.files import read_json, replaced_folder, write_atomically
 from mrl_text.models import ModelSource
-from mrl_text.precision import training_precision
 from mrl_text.training.base import check_recipe, load_base
 from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
 from mrl_text.training.corpus import batch_arguments, load_training_data, training_prompts
@@ -260,7 +260,7 @@ def _starting_scores(
     file = folder.path / "start.json"
     if not file.exists():
         write_atomically(file, json.dumps(sizes_measured(evaluator(model))).encode())
-    return {int(dim): score for dim, score in json.loads(file.read_text(encoding="utf-8")).items()}
+    return {int(dim): score for dim, score in read_json(file).items()}
 
 
 def _save(
@@ -272,15 +272,15 @@ def _save(
     card: dict[str, Any],
     evaluator: NestedRetrievalEvaluator | None,
 ) -> None:
-    base_model = str(Path(source.path).resolve()) if source.name.startswith("local/") else source.name
     model.describe(name=folder.path.resolve().name)
     if recipe.model.static is None:  # a table from scratch has only the vocabulary of its base
-        model.describe(base_model=base_model)
+        model.describe(base_model=source.reference)
     after = sizes_measured(evaluator(model)) if evaluator is not None else None
     about = {"dims": recipe.loss.dims, "recipe": recipe.to_yaml(), "run": str(folder.path)}
-    about["versions"] = json.loads(folder.versions.read_text(encoding="utf-8"))
+    about["versions"] = read_json(folder.versions)
     with explain_failed_write("the model", folder.path):
         with replaced_folder(folder.model, "modules.json", "model") as partial:
             model.save_pretrained(str(partial))
             write_card(partial, after=after, **about, **card)
-        folder.finish({"base_model": {"name": source.name, "revision": source.revision}, **facts})
+        base = {"name": source.name, "revision": source.revision, **source.trusted}
+        folder.finish({"base_model": base, **facts})

@@ -35,7 +35,7 @@ def base(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("mrl_text.precision.inference_dtype", lambda: "float32")
+    monkeypatch.setattr("mrl_text.dtypes.fastest_dtype", lambda device=None: "float32")
     file = tmp_path / "texts.txt"
     file.write_text("\n".join(sentences(600)))
     return file
@@ -152,7 +152,7 @@ def test_bad_calls_are_refused_before_a_model_is_loaded(
     def loaded(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(run, "_load", loaded)
+    monkeypatch.setattr("mrl_text.loading.MatryoshkaEncoder", loaded)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "few.txt").write_text("one\ntwo\n")
     given = {"texts": [texts], "dims": DIMS, **options}

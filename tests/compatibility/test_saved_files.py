@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from tokenizers import Tokenizer
 
 from mrl_text import MatryoshkaEncoder
-from mrl_text.portable import write_portable
+from mrl_text.server_files import write_server_files
 
 TEXTS = ["the cat sits on the mat", "a dog eats bread", "plays music " * 200]
 
@@ -108,11 +108,11 @@ def test_every_pooling_comes_back(tiny_bert, tmp_path, mode):
     model = SentenceTransformer(modules=[Transformer(str(tiny_bert)), Pooling(32, mode)], device="cpu")
     expected = model.encode(TEXTS)
     model.save(str(tmp_path / "model"))
-    assert write_portable(tmp_path / "model", max_seq_length=model.max_seq_length)
+    assert write_server_files(tmp_path / "model", max_seq_length=model.max_seq_length)
     assert "pooling_mode" not in read(tmp_path / "model", "1_Pooling/config.json")
     np.testing.assert_array_equal(SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS), expected)
     before = {file: file.read_bytes() for file in (tmp_path / "model").rglob("*.json")}
-    assert write_portable(tmp_path / "model", max_seq_length=model.max_seq_length)  # again changes nothing
+    assert write_server_files(tmp_path / "model", max_seq_length=model.max_seq_length)  # again changes nothing
     assert before == {file: file.read_bytes() for file in before}
 
 
@@ -128,6 +128,6 @@ def test_what_the_old_words_cannot_say_stays(tiny_bert, tmp_path):
         folder = tmp_path / name
         SentenceTransformer(modules=modules, device="cpu").save(str(folder))
         before = {file: file.read_bytes() for file in folder.rglob("*.json")}
-        assert not write_portable(folder, max_seq_length=64)
+        assert not write_server_files(folder, max_seq_length=64)
         assert before == {file: file.read_bytes() for file in before}
-    assert not write_portable(tmp_path / "nothing", max_seq_length=64)
+    assert not write_server_files(tmp_path / "nothing", max_seq_length=64)

@@ -82,7 +82,7 @@ def test_models_of_other_depth_have_the_depths_they_can(tmp_path: Path) -> None:
 def test_an_impossible_depth_is_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: Any, message: str
 ) -> None:
-    monkeypatch.setattr("mrl_text.eval.runner.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mrl_text.loading.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=message):
         sweep([folder_of_depth(tmp_path / "model", 6)], ["STSBenchmark"], output=tmp_path / "out", layers=layers)
 
@@ -127,13 +127,19 @@ def test_each_depth_encodes_each_text_once_and_a_second_run_nothing(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(folder: str, **more: Any) -> SweepResult:
-        return sweep([str(tiny_bert)], ["TinyRetrieval"], output=tmp_path / folder, **{**PLAIN, **more})
+        return sweep(
+            [str(tiny_bert)],
+            ["TinyRetrieval"],
+            output=tmp_path / folder,
+            cache=tmp_path / f"{folder}-embeddings",
+            **{**PLAIN, **more},
+        )
 
     whole = sum(run("a", dims=[32]).encoded.values())
     grid = run("b", dims=DIMS, layers=[1])
     assert sum(grid.encoded.values()) == 2 * whole
-    assert len(list((tmp_path / "b" / "embeddings").iterdir())) == 2
-    monkeypatch.setattr("mrl_text.eval.runner.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert len(list((tmp_path / "b-embeddings").iterdir())) == 2
+    monkeypatch.setattr("mrl_text.loading.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
     again = run("b", dims=DIMS, layers=[1])
     pd.testing.assert_frame_equal(again.scores, grid.scores)
     assert not any(again.encoded.values())

@@ -45,7 +45,7 @@ def test_each_text_is_encoded_once_whatever_the_number_of_sizes(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
     counts = [
-        sweep([str(tiny_bert)], tiny_tasks, output=tmp_path / str(len(dims)), dims=dims).encoded
+        sweep([str(tiny_bert)], tiny_tasks, output=tmp_path / str(len(dims)), dims=dims, cache="none").encoded
         for dims in (DIMS, DIMS[-1:])
     ]
     assert counts[0] == counts[1]
@@ -56,7 +56,7 @@ def test_a_second_run_encodes_nothing_loads_nothing_and_gives_the_same_table(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = sweep([str(tiny_bert)], tiny_tasks, output=tmp_path, dims=DIMS)
-    monkeypatch.setattr("mrl_text.eval.runner.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mrl_text.loading.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
     second = sweep([str(tiny_bert)], tiny_tasks, output=tmp_path, dims=DIMS)
     pd.testing.assert_frame_equal(first.scores, second.scores)
     assert not any(second.encoded.values())
@@ -159,7 +159,7 @@ def test_table_files_report_and_pictures_say_the_same(
 def test_bad_requests_are_refused_before_a_model_is_loaded(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mrl_text.eval.runner.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mrl_text.loading.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
     model = str(tiny_bert)
     with pytest.raises(ValueError, match="did you mean 'STSBenchmark'"):
         sweep([model], ["STSBenchmrk"], output=tmp_path)

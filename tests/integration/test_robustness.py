@@ -37,7 +37,10 @@ def _start(model: Path, data: Path, output: Path, *options: str) -> subprocess.P
     command = [str(script), "eval", str(model), "--data", str(data), "--dims", "8,32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, "--output", str(output), *options], env=environment, stderr=subprocess.PIPE, text=True
+        [*command, "--output", str(output), "--cache", str(output / "embeddings"), *options],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -51,7 +54,7 @@ def test_an_evaluation_killed_while_encoding_and_while_evaluating_ends_with_the_
     undisturbed = _start(tiny_bert, own_data, tmp_path / "whole")
     assert undisturbed.wait() == 0, undisturbed.stderr.read()
     folder = tmp_path / "killed"
-    for pattern in ("embeddings/*/*.npy", "results/*/*/experiments/*/pairs.json"):
+    for pattern in ("embeddings/*/vectors.bin", "results/*/*/experiments/*/pairs.json"):
         process = _start(tiny_bert, own_data, folder)
         while process.poll() is None and not any(folder.glob(pattern)):
             time.sleep(0.005)
@@ -112,7 +115,7 @@ def test_a_broken_embedding_stops_the_task_and_names_the_text(
     pd.DataFrame({"text": texts, "label": labels}).to_csv(good, index=False)
     pd.DataFrame({"text": [*texts, "piano piano"], "label": [*labels, 0]}).to_csv(bad, index=False)
     monkeypatch.setattr(_Broken, "fault", fault)
-    monkeypatch.setattr("mrl_text.eval.runner.MatryoshkaEncoder", _Broken)
+    monkeypatch.setattr("mrl_text.loading.MatryoshkaEncoder", _Broken)
     with pytest.raises(ValueError, match=words) as stopped:
         sweep([str(tiny_bert)], data=[bad], output=tmp_path / "stops", dims=[8], as_="clustering")
     assert "piano piano" in str(stopped.value)

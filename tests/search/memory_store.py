@@ -7,22 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.search import Document, Where
+from mrl_text.search import Document, Store, Where
 from mrl_text.search.hits import Found
 from mrl_text.search.plan import SearchPlan
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """Rows in dictionaries. A graph is imitated: of the candidates it finds, it loses those of the lowest ranks where
     the effort is low. Plans in int8 are refused, and so is a funnel."""
 
     def __init__(self, width: int, *, dims: Sequence[int] = (), model: str | None = None) -> None:
         self.url, self.width, self.model = "memory", width, model
         self.dims = tuple(dims) or (width,)
-        self.plan: SearchPlan | None = None
+        self._plan: SearchPlan | None = None
         self.built: list[SearchPlan | None] = []
         self.vectors: dict[str, np.ndarray] = {}
         self.rows: dict[str, Document] = {}
+
+    @property
+    def plan(self) -> SearchPlan | None:
+        return self._plan
 
     def add(
         self,
@@ -79,7 +83,7 @@ class MemoryStore:
     def set_plan(self, plan: SearchPlan | None) -> None:
         if plan is not None and plan.precision == "int8":
             raise ValueError("int8 is not for this engine: take float16")
-        self.plan = plan
+        self._plan = plan
         self.built.append(plan)
 
     def close(self) -> None:

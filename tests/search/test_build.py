@@ -188,7 +188,7 @@ def test_an_index_that_does_not_fit_is_refused(tmp_path: Path, corpus: Path, tin
     ("change", "message"),
     [
         ({"corpus": []}, "no corpus file was named"),
-        ({"corpus": ["missing.jsonl"]}, "no corpus file at"),
+        ({"corpus": ["missing.jsonl"]}, "no data file at"),
         ({"corpus": ["corpus.pdf"]}, "none of the types"),
         ({"text_columns": ["txet"]}, "no column 'txet'; did you mean 'text'"),
         ({"on_error": "ignore"}, "on_error 'ignore' is unknown"),

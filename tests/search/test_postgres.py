@@ -23,6 +23,7 @@ from mrl_text.search import Range, Store, StoreUnavailableError, create_store, o
 from mrl_text.search.plan import SearchPlan  # noqa: E402
 from mrl_text.search.postgres import connection as postgres_connection  # noqa: E402
 from mrl_text.search.postgres import sql as statements  # noqa: E402
+from mrl_text.search.postgres import tables  # noqa: E402
 from mrl_text.search.postgres.store import PostgresStore  # noqa: E402
 
 WIDTH, ROWS = 32, 400
@@ -577,6 +578,26 @@ def test_what_the_server_refuses_is_an_error_that_commands_can_show(table_url: U
         store.add(IDS, VECTORS)
     with PostgresStore.open(hasty) as store, pytest.raises(OSError, match="gave up"):
         store._connection.run(lambda link: link.execute("SELECT pg_sleep(5)"))
+
+
+def test_creating_may_be_repeated_when_the_answer_was_lost(table_url: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = tables.create
+    calls: list[int] = []
+
+    def lost(link: Any, *arguments: Any) -> None:
+        create(link, *arguments)
+        calls.append(1)
+        if len(calls) == 1:  # committed, and nobody hears of it
+            link.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(tables, "create", lost)
+    url = table_url()
+    with PostgresStore.create(url, width=WIDTH, model="m") as made:
+        assert (made.count(), made.model) == (0, "m")
+    assert len(calls) == 2
+    with pytest.raises(FileExistsError, match="already"):  # another one of that name
+        PostgresStore.create(url, width=WIDTH, model="m")
 
 
 def test_a_connection_that_was_lost_comes_back(store: PostgresStore, postgres_server: Any) -> None:

@@ -24,12 +24,13 @@ from pyarrow import parquet
 pytest.importorskip("faiss")
 
 from mrl_text import MatryoshkaEncoder
-from mrl_text.encoding import encode_files, open_encoded
+from mrl_text.encoding import EncodedFolder, encode_files, open_encoded
 from mrl_text.search import Document, create_store, open_store
 from mrl_text.search.faiss.store import FaissStore
+from mrl_text.search.open import engine_of, without_password
 from mrl_text.search.plan import SearchPlan
-from mrl_text.search.push import PushReport, push, starting_plan
-from mrl_text.search.push_journal import Journal, without_password
+from mrl_text.search.push import PushReport, push
+from mrl_text.search.push_journal import Journal
 from tests.conftest import WORDS
 
 ROWS = 240
@@ -299,21 +300,67 @@ def test_rows_that_come_again_replace_what_was_there(tmp_path: Path, tiny_bert: 
     store.close()
 
 
-def test_an_id_that_comes_twice_fails_before_anything_is_sent_or_the_last_wins(tmp_path: Path, tiny_bert: Path) -> None:
+def test_an_id_that_comes_twice_fails_before_anything_is_encoded_or_one_row_wins(
+    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "corpus.jsonl"
     rows = [{"id": f"r{row % 30}", "text": TEXTS[row]} for row in range(50)]
     file.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ValueError, match=r"the id 'r\d+' comes twice .* --on-duplicate last"):
-        push(tmp_path / "index", file, model=str(tiny_bert))
+    with monkeypatch.context() as patched:
+        patched.setattr("mrl_text.encoding.encode_files", lambda *_, **__: pytest.fail("it was encoded"), raising=False)
+        with pytest.raises(ValueError, match=r"'r0' is used twice: corpus.jsonl, row 1 and corpus.jsonl, row 31; mend"):
+            push(tmp_path / "index", file, model=str(tiny_bert))
     assert not (tmp_path / "index").exists()
-    for rows_together in (50, 7):  # within a batch and across batches
-        url = tmp_path / f"index-{rows_together}"
-        report = push(url, file, model=str(tiny_bert), on_duplicate="last", batch_rows=rows_together)
-        assert (report.rows, report.stored) == (50, 30)
-        store = open_store(url)
-        found = store.documents(["r5", "r25"])
-        assert [one.text for one in found if one] == [TEXTS[35], TEXTS[25]]
-        store.close()
+    encode_files([file], tmp_path / "encoded", model=str(tiny_bert), keep=["text"], shard_rows=20)
+    with pytest.raises(ValueError, match=r"the id 'r0' comes twice .* --on-duplicate first or last"):
+        push(tmp_path / "index", tmp_path / "encoded")
+    assert not (tmp_path / "index").exists()
+    for policy, texts in (("last", [TEXTS[35], TEXTS[25]]), ("first", [TEXTS[5], TEXTS[25]])):
+        for rows_together in (50, 7):  # within a batch and across batches
+            url = tmp_path / f"index-{policy}-{rows_together}"
+            options: dict[str, Any] = {"on_duplicate": policy, "batch_rows": rows_together}
+            report = push(url, tmp_path / "encoded", **options)
+            assert (report.rows, report.stored, report.duplicates) == (50, 30, 20)
+            store = open_store(url)
+            assert [one.text for one in store.documents(["r5", "r25"]) if one] == texts
+            store.close()
+
+
+def test_corpus_files_are_read_by_the_columns_that_are_named(tmp_path: Path, tiny_bert: Path) -> None:
+    file = tmp_path / "corpus.csv"
+    file.write_text("key,body\na,the cat\nb,a dog\n", encoding="utf-8")
+    report = push(tmp_path / "index", file, model=str(tiny_bert), text_columns=["body"], id_column="key")
+    assert report.stored == 2
+    store = open_store(tmp_path / "index")
+    assert store.documents(["a", "b"]) == [Document("a", "the cat", {}), Document("b", "a dog", {})]
+    store.close()
+
+
+@pytest.mark.parametrize("form", ["parquet", "npy"])
+def test_going_on_reads_the_vectors_of_no_confirmed_row(
+    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, form: Any
+) -> None:
+    folder = tmp_path / "encoded"
+    options: dict[str, Any] = {"keep": ["text"], "shard_rows": 20, "format": form}
+    encode_files([corpus(tmp_path / "corpus.jsonl")], folder, model=str(tiny_bert), **options)
+    stopped_after(tmp_path / "index", folder, 10)
+    looked: list[str] = []
+    documents = FaissStore.documents
+    monkeypatch.setattr(FaissStore, "documents", lambda self, ids: looked.extend(ids) or documents(self, ids))
+    read: list[int] = []
+    batches = EncodedFolder.batches
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        for batch in batches(self, *arguments, **options):
+            read.append(len(batch.ids))
+            yield batch
+
+    monkeypatch.setattr(EncodedFolder, "batches", counted)
+    report = push(tmp_path / "index", folder, batch_rows=20)
+    assert (report.pushed, report.stored) == (40, ROWS)
+    assert sum(read) == 40
+    assert 50 <= len(looked) <= 100
+    assert {int(name.split()[0][2:]) // 20 for name in looked} == set(range(10))  # all over what was confirmed
 
 
 def test_the_plan_of_a_store_is_kept_and_another_one_taken_when_it_is_given(
@@ -332,10 +379,11 @@ def test_the_plan_of_a_store_is_kept_and_another_one_taken_when_it_is_given(
 
 
 def test_starting_plans_fit_the_engine_and_the_size() -> None:
-    assert starting_plan("postgresql", 50_000, 384, [16, 64, 128, 384]).label == "128 float16 hnsw, 200 → full"
-    assert starting_plan("qdrant", 500, 384, [384]).single
-    assert starting_plan("qdrant", 500, 384, [64, 384]).kind == "flat"
-    assert starting_plan("faiss", 500, 384, [64, 384]).precision == "float32"
+    database, folder = engine_of("postgresql://db/texts?table=t").starting_plan, engine_of("folder").starting_plan
+    assert database(50_000, 384, [16, 64, 128, 384]).label == "128 float16 hnsw, 200 → full"
+    assert database(500, 384, [384]).single
+    assert database(500, 384, [64, 384]).kind == "flat"
+    assert folder(500, 384, [64, 384]).precision == "float32"
 
 
 @pytest.mark.parametrize(
@@ -346,7 +394,7 @@ def test_starting_plans_fit_the_engine_and_the_size() -> None:
         ({"sources": ["encoded", "corpus.jsonl"]}, "one encoded folder, or corpus files"),
         ({"sources": "narrow"}, "a store needs the full width, 32, in float32 or float16"),
         ({"keep": ["langs"]}, "did you mean 'lang'"),
-        ({"on_duplicate": "first"}, "on_duplicate 'first' is unknown"),
+        ({"on_duplicate": "frist"}, "on_duplicate 'frist' is unknown"),
         ({"batch_rows": 0}, "batch_rows must be at least 1"),
         ({"plan": SearchPlan(64)}, "64"),
         ({"store_url": "mysql://here"}, "is not a store"),
@@ -377,11 +425,10 @@ def test_a_password_is_neither_shown_nor_written(folder: Path) -> None:
     assert without_password("index") == "index"
     assert without_password("qdrant:here#docs") == "qdrant:here#docs"
     journal = Journal(folder, url)
-    journal.plan = SearchPlan(8)
     journal.write(7)
     assert "geheim" not in "".join(file.read_text() + file.name for file in folder.glob("push-*"))
     again = Journal(folder, url.replace("geheim", "anders"))  # a new password, the same store
-    assert (again.rows, again.plan) == (7, SearchPlan(8))
+    assert (again.rows, again.begun) == (7, True)
     assert Journal(folder, url.replace("table=t", "table=u")).rows == 0
 
 

@@ -24,7 +24,7 @@ def built(tmp_path: Path, tiny_bert: Path) -> Path:
     Path("corpus.jsonl").write_text("\n".join(rows), encoding="utf-8")
     result = invoke("index", "build", "corpus.jsonl", "-o", "index", "--model", tiny_bert, "--dims", "8,16")
     assert result.exit_code == 0, result.output
-    assert "index: 120 documents (120 encoded now)" in result.stdout
+    assert "index: 120 documents (120 added now)" in result.stdout
     assert "corpus.jsonl, row 121: has no text" in result.stderr
     return tmp_path / "index"
 
@@ -89,7 +89,7 @@ def test_figure_writes_its_files(built: Path, monkeypatch: pytest.MonkeyPatch) -
         (("search", "nowhere", "a dog"), "error: no index at nowhere"),
         (("search", "index", " "), "error: the query is empty"),
         (("search", "index", "a", "--explain", "--exact"), "leave out --exact"),
-        (("index", "build", "no.jsonl", "-o", "x", "-m", "y"), "error: no corpus file at no.jsonl"),
+        (("index", "build", "no.jsonl", "-o", "x", "-m", "y"), "error: no data file at no.jsonl"),
         (("index", "tune", "index", "--queries", "none.csv"), "error: no data file at none.csv"),
         (("index", "tune", "index", "--queries", "none.csv", "--keep", "2"), "error: --keep 2.0"),
         (("index", "tune", "index", "--queries", "none.csv", "--dims", "a"), "error: --dims 'a'"),

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from mrl_text.search import Store
+from mrl_text.search.measure import PlanTrials, Timing, Trial
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.sample_queries import Judged
-from mrl_text.search.store_tune import StoreTrials, tune
-from mrl_text.search.timing import Timing
-from mrl_text.search.trials import Trial
+from mrl_text.search.tune import tune
 from tests.search.memory_store import MemoryStore
 
 WIDTH, ROWS, QUERIES = 32, 600, 60
@@ -43,13 +42,13 @@ JUDGED = Judged([f"q{row}" for row in range(QUERIES)], ["text"] * QUERIES)
 def times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time grows with the numbers compared by the walk and the candidates put in order."""
 
-    def measured(self: StoreTrials, plan: SearchPlan, note: str = "") -> Trial:
+    def measured(self: PlanTrials, plan: SearchPlan, note: str = "") -> Trial:
         retention = self.retention(plan, 0), self.retention(plan, 1)
         first = plan.dim * (5000 + 20 * plan.effort if plan.kind == "hnsw" else 20 * ROWS)
         seconds = first + sum(dim * given for dim, given in plan.steps(WIDTH, 10))
-        return Trial(plan, note, retention, Timing(seconds, seconds), self.ram())
+        return Trial(plan, note, retention, Timing(seconds, seconds), self.store.ram())
 
-    monkeypatch.setattr(StoreTrials, "measure", measured)
+    monkeypatch.setattr(PlanTrials, "measure", measured)
 
 
 def kept(store: MemoryStore, plan: SearchPlan, queries: np.ndarray) -> float:
@@ -130,7 +129,7 @@ def test_an_interrupted_tuning_leaves_the_plan_that_was_there(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(StoreTrials, "measure", interrupted)
+    monkeypatch.setattr(PlanTrials, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(store, queries, JUDGED, keep=0.9)
     assert store.plan == before
@@ -144,6 +143,7 @@ def test_an_interrupted_tuning_leaves_the_plan_that_was_there(
         ({"kinds": ["hnws"]}, "did you mean 'hnsw'"),
         ({"precisions": ["int5"]}, "precision 'int5' is unknown"),
         ({"dims": [64]}, "64"),
+        ({"max_ram": 1000}, "max_ram is for an index in a folder"),
     ],
 )
 def test_mistakes_are_named(store: MemoryStore, queries: np.ndarray, change: dict[str, Any], message: str) -> None:

@@ -16,12 +16,11 @@ from threadpoolctl import threadpool_info
 
 from mrl_text.paper.adaptive import read_tuning
 from mrl_text.search import AdaptiveIndex, SearchPlan
-from mrl_text.search import tune as tuning
+from mrl_text.search.faiss.store import FaissStore
+from mrl_text.search.measure import PlanTrials, Timing, Trial, measure, ratio_interval, smallest, steps_up_to
+from mrl_text.search.measure import threads as limited_threads
 from mrl_text.search.sample_queries import Judged, check_metric, read_judged, recall
-from mrl_text.search.timing import Timing, measure
-from mrl_text.search.timing import threads as limited_threads
-from mrl_text.search.trials import Trial, Trials, ratio_interval, smallest, steps_up_to
-from mrl_text.search.tune import tune
+from mrl_text.search.tune import Tuning, tune
 
 WIDTH, ROWS, QUERIES = 32, 600, 60
 
@@ -42,6 +41,10 @@ def index(tmp_path: Path) -> AdaptiveIndex:
     made.add([f"d{row}" for row in range(ROWS)], matryoshka_like(ROWS, 0))
     made.save()
     return made
+
+
+def tuned(index: AdaptiveIndex, *arguments: Any, **options: Any) -> Tuning:
+    return tune(FaissStore(index), *arguments, **options)
 
 
 def judged(relevant: dict[str, dict[str, int]] | None = None) -> Judged:
@@ -115,7 +118,7 @@ def test_threads_are_limited_and_set_back() -> None:
 
 def test_retention_is_the_share_of_the_exact_results(index: AdaptiveIndex, queries: np.ndarray) -> None:
     half = np.arange(30)
-    trials = Trials(index, queries, judged(), "recall@10", (half, half + 30))
+    trials = PlanTrials(FaissStore(index), queries, judged(), "recall@10", (half, half + 30))
     plan = SearchPlan(4, shortlist=20)
     vectors = index.vectors(range(ROWS)).astype(np.float64)
     units = [vectors[:, :dim] / np.linalg.norm(vectors[:, :dim], axis=1, keepdims=True) for dim in (4, WIDTH)]
@@ -133,11 +136,11 @@ def test_retention_is_the_share_of_the_exact_results(index: AdaptiveIndex, queri
 def fake_times(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[SearchPlan], float]) -> None:
     """Time per query as a function of the plan, so that what is chosen does not depend on this machine."""
 
-    def measured(self: Trials, plan: SearchPlan, note: str = "") -> Trial:
+    def measured(self: PlanTrials, plan: SearchPlan, note: str = "") -> Trial:
         retention = self.retention(plan, 0), self.retention(plan, 1)
-        return Trial(plan, note, retention, Timing(seconds(plan), seconds(plan)), self.ram())
+        return Trial(plan, note, retention, Timing(seconds(plan), seconds(plan)), self.store.ram())
 
-    monkeypatch.setattr(Trials, "measure", measured)
+    monkeypatch.setattr(PlanTrials, "measure", measured)
 
 
 def work(plan: SearchPlan) -> float:
@@ -151,7 +154,7 @@ def test_the_cheapest_plan_that_holds_on_both_halves_is_written(
     index: AdaptiveIndex, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch, metric: str
 ) -> None:
     fake_times(monkeypatch, work)
-    found = tune(index, queries, judged(grades()), metric=metric, keep=0.97, precisions=["float32"], kinds=["flat"])
+    found = tuned(index, queries, judged(grades()), metric=metric, keep=0.97, precisions=["float32"], kinds=["flat"])
     assert found.confirmed
     holding = [one for one in found.trials if one.retention and min(one.retention) >= 0.97]
     assert found.chosen.timing is not None
@@ -176,49 +179,53 @@ def test_a_tie_in_time_goes_to_less_memory_and_a_limit_of_memory_is_kept(
     index: AdaptiveIndex, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_times(monkeypatch, lambda plan: 1.0)
-    found = tune(index, queries, judged(), keep=0.9)
+    found = tuned(index, queries, judged(), keep=0.9)
     holding = [one for one in found.trials if one.retention and min(one.retention) >= 0.9]
     assert found.chosen.ram == min(one.ram for one in holding if one.ram)
     limit = 8 * ROWS
     fake_times(monkeypatch, lambda plan: 1 / plan.dim)
-    found = tune(index, queries, judged(), keep=0.9, max_ram=limit)
+    found = tuned(index, queries, judged(), keep=0.9, max_ram=limit)
     assert found.chosen.ram is not None
     assert found.chosen.ram <= limit
     assert any("more than allowed" in one.note for one in found.trials)
     with pytest.raises(ValueError, match=r"no plan keeps 99.00% .* 10 bytes"):
-        tune(index, queries, judged(), max_ram=10)
+        tuned(index, queries, judged(), max_ram=10)
 
 
 def test_what_holds_by_luck_on_one_half_is_refused_on_the_other(
     index: AdaptiveIndex, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_times(monkeypatch, work)
-    retention = Trials.retention
+    retention = PlanTrials.retention
     monkeypatch.setattr(
-        Trials, "retention", lambda self, plan, half=0: 0.5 if half and plan.dim == 4 else retention(self, plan, half)
+        PlanTrials,
+        "retention",
+        lambda self, plan, half=0: 0.5 if half and plan.dim == 4 else retention(self, plan, half),
     )
     options: dict[str, Any] = {"keep": 0.9, "kinds": ["flat"], "precisions": ["float32"]}
-    found = tune(index, queries, judged(), **options)
+    found = tuned(index, queries, judged(), **options)
     assert found.confirmed
     assert found.refused >= 1
     assert found.chosen.plan.dim > 4
-    monkeypatch.setattr(Trials, "retention", lambda self, plan, half=0: 0.5 if half else retention(self, plan))
-    assert not tune(index, queries, judged(), **options).confirmed
+    monkeypatch.setattr(PlanTrials, "retention", lambda self, plan, half=0: 0.5 if half else retention(self, plan))
+    assert not tuned(index, queries, judged(), **options).confirmed
 
 
 def test_graph_and_cells_are_built_only_where_they_could_win(
     index: AdaptiveIndex, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_times(monkeypatch, work)
-    monkeypatch.setattr(Trials, "rerank_seconds", lambda self, plan: plan.shortlist * WIDTH if plan.dim > 4 else 1e9)
+    monkeypatch.setattr(
+        PlanTrials, "rerank_seconds", lambda self, plan: plan.shortlist * WIDTH if plan.dim > 4 else 1e9
+    )
     options: dict[str, Any] = {"keep": 0.95, "kinds": ["hnsw", "ivf"], "precisions": ["float32", "int8"]}
-    found = tune(index, queries, judged(), **options)
+    found = tuned(index, queries, judged(), **options)
     tried = [one for one in found.trials if one.plan.kind != "flat"]
     assert all(one.note.startswith("cannot win") for one in tried if one.plan.dim == 4)
     assert any(one.timing for one in tried if one.plan.dim == 8)
     assert found.chosen.plan.kind == "hnsw"  # the cheapest by the times that are made up here
     assert min(found.chosen.retention or [0]) >= 0.95
-    found = tune(index, queries, judged(), minutes=0, **options)
+    found = tuned(index, queries, judged(), minutes=0, **options)
     notes = {one.plan.precision: one.note for one in found.trials if one.plan.kind == "hnsw" and one.plan.dim == 16}
     assert notes["int8"].startswith("not tried: out of time")
     assert notes["float32"].startswith("int8 needs as few candidates")  # both need ten at this size
@@ -229,8 +236,8 @@ def test_float32_that_misses_spares_the_coarser_precisions(index: AdaptiveIndex,
     index.facts["dims"] = [2, 32]
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patched:
-        patched.setattr(tuning, "_LONGEST_SHORTLIST", 10)
-        found = tune(index, queries, judged(), kinds=["flat"])
+        patched.setattr(FaissStore, "abilities", replace(FaissStore.abilities, longest=10))
+        found = tuned(index, queries, judged(), kinds=["flat"])
     notes = {one.plan.precision: one.note for one in found.trials if one.plan.dim == 2}
     assert "keeps" in notes["float32"]
     assert all(
@@ -254,9 +261,9 @@ def test_float32_that_misses_spares_the_coarser_precisions(index: AdaptiveIndex,
 )
 def test_mistakes_are_named(index: AdaptiveIndex, queries: np.ndarray, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        tune(index, queries, judged(), **change)
+        tuned(index, queries, judged(), **change)
     with pytest.raises(ValueError, match="4 queries at least"):
-        tune(index, queries[:3], judged())
+        tuned(index, queries[:3], judged())
 
 
 def test_few_queries_are_warned_about(
@@ -264,7 +271,7 @@ def test_few_queries_are_warned_about(
 ) -> None:
     fake_times(monkeypatch, work)
     few = judged().subset(range(20))
-    tune(index, queries[:20], few, keep=0.8, kinds=["flat"], precisions=["float32"])
+    tuned(index, queries[:20], few, keep=0.8, kinds=["flat"], precisions=["float32"])
     assert "with 20 queries the plan is chosen by luck" in caplog.text
 
 
@@ -284,8 +291,9 @@ def test_queries_and_judgements_are_read_and_matched(tmp_path: Path, caplog: pyt
     with pytest.raises(ValueError, match="there the queries are 'x', here 'q0', 'q1', 'q2', "):
         read_judged(queries, tmp_path / "other.tsv")
     plain = tmp_path / "queries.txt"
-    plain.write_text("one\n\ntwo\nthree\n")
-    assert read_judged(plain).texts == ["one", "two", "three"]
+    plain.write_text("one\n\ntwo\u2028and\x85on\nthree\n", encoding="utf-8")
+    lines = read_judged(plain)  # a blank line counts, a line separator is text
+    assert (lines.ids, lines.texts) == (["1", "3", "4"], ["one", "two\u2028and\x85on", "three"])
     drawn = read_judged(plain, limit=2)
     assert drawn == read_judged(plain, limit=2)
     assert len(drawn) == 2
@@ -293,11 +301,21 @@ def test_queries_and_judgements_are_read_and_matched(tmp_path: Path, caplog: pyt
     assert check_metric(None, False) == "recall@10"
 
 
+def test_grades_are_read_as_evaluation_reads_them(tmp_path: Path) -> None:
+    queries, qrels = tmp_path / "queries.jsonl", tmp_path / "test.tsv"
+    queries.write_text('{"_id": "q", "text": "text"}')
+    qrels.write_text("query-id\tcorpus-id\tscore\nq\ta\t1.0\nq\tb\t2\nq\tb\t2.0\n")
+    assert read_judged(queries, qrels).relevant == {"q": {"a": 1, "b": 2}}
+    qrels.write_text("query-id\tcorpus-id\tscore\nq\tb\t2\nq\ta\t1\nq\tb\t0\n")
+    with pytest.raises(ValueError, match=r"line 4: judges 'q' and 'b' as 0.* as 2"):
+        read_judged(queries, qrels)
+
+
 def test_a_funnel_is_tried_where_there_are_sizes_between(
     index: AdaptiveIndex, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_times(monkeypatch, work)
-    found = tune(index, queries, judged(), keep=0.97, kinds=["flat"], precisions=["float32"])
+    found = tuned(index, queries, judged(), keep=0.97, kinds=["flat"], precisions=["float32"])
     wide = [
         one.plan
         for one in found.trials

@@ -23,7 +23,7 @@ Make = Callable[..., Recipe]
 @pytest.fixture(autouse=True)
 def _own_cache_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("mrl_text.training.prepare.inference_dtype", lambda: "float32")
+    monkeypatch.setattr("mrl_text.dtypes.fastest_dtype", lambda device=None: "float32")
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_negatives_are_mined_before_the_vectors_are_computed(
 def test_the_teacher_is_a_copy_in_the_fastest_number_format(
     model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mrl_text.training.prepare.inference_dtype", lambda: "bfloat16")
+    monkeypatch.setattr("mrl_text.dtypes.fastest_dtype", lambda device=None: "bfloat16")
     used: list[Any] = []
     add = teacher_module.add_teacher
 

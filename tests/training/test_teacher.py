@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.losses import self_distillation
-from mrl_text.training.teacher import add_teacher, model_fingerprint
+from mrl_text.training.teacher import add_teacher
 
 
 @pytest.fixture
@@ -121,14 +121,6 @@ def test_a_label_is_not_overwritten(model: MatryoshkaEncoder, triplets: list[dic
     data = Dataset.from_list([{**row, "label": 1} for row in triplets])
     with pytest.raises(ValueError, match="the data has a column 'label' already"):
         add_teacher(data, model)
-
-
-def test_the_fingerprint_is_of_what_decides_the_vectors(model: MatryoshkaEncoder, tiny_bert: Path) -> None:
-    first = model_fingerprint(model)
-    model.encode(["a cat", "the dog runs"], batch_size=1)  # sets the tokenizer's truncation and padding
-    assert model_fingerprint(model) == first == model_fingerprint(MatryoshkaEncoder(str(tiny_bert), device="cpu"))
-    model.max_seq_length = 5
-    assert model_fingerprint(model) != first
 
 
 def test_the_loss_reads_the_label_as_it_reads_a_teacher(

@@ -50,7 +50,7 @@ def token_batches(
     if _counts_tokens(model):
         return _counted(model, texts, token_budget, prompt, task)
     lengths = np.array([1 + len(text) // _CHARACTERS_PER_TOKEN for text in texts])
-    limit = model.max_seq_length if isinstance(model.max_seq_length, int) else None
+    limit = model.max_seq_length if isinstance(model.max_seq_length, int) else None  # infinite for static models
     batches = []
     for rows in _split(lengths if limit is None else lengths.clip(max=limit), token_budget):
         features = model.preprocess([texts[row] for row in rows], prompt=prompt, **_named(task))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mrl_text.encoding.compute import compute_dtype, computing_in
-from mrl_text.encoding.tokens import TokenBatch, token_batches
+from mrl_text.dtypes import compute_dtype, computing_in
+from mrl_text.token_batches import TokenBatch, token_batches
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -80,7 +80,7 @@ def encode_windows(
     Args:
         model: any sentence-transformers model that takes texts.
         lists: windows, such as :func:`windows` makes; taken one ahead of what has been yielded.
-        dtype: see :func:`mrl_text.encoding.compute.compute_dtype`.
+        dtype: see :func:`mrl_text.dtypes.compute_dtype`.
         token_budget: tokens per batch, padding included; None takes what suits the device.
         prompt: put before each text.
         task: ``query`` or ``document`` where the model tells them apart.

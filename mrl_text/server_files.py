@@ -44,7 +44,7 @@ _TEXT_ONLY = {
 _ON_SENTENCES = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
 
 
-def write_portable(folder: Path, *, max_seq_length: int | None, do_lower_case: bool = False) -> bool:
+def write_server_files(folder: Path, *, max_seq_length: int | None, do_lower_case: bool = False) -> bool:
     """Rewrite a saved model's settings in the old words, if they say all there is to say.
 
     That is so for a text transformer followed by ``Pooling``, ``Dense`` and ``Normalize``. Everything else (routes,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mrl_text.precision import training_precision
+from mrl_text.dtypes import training_precision
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from sentence_transformers.base.modules import Dense, Normalize, Router, Transfo
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 
 from mrl_text import MatryoshkaEncoder
-from mrl_text.encoding.stream import windows
-from mrl_text.encoding.tokens import token_batches
+from mrl_text.streaming import windows
+from mrl_text.token_batches import token_batches
 from mrl_text.truncation import quantize, truncate
 from tests.encoding.conftest import sentences
 
@@ -171,7 +171,7 @@ def test_routes_and_dense(tiny_bert: Path) -> None:
         ({"token_budget": 0}, "token_budget must be at least 1"),
         ({"dtype": "float64"}, "dtype 'float64' is unknown"),
         ({"task": "clustering"}, "task must be query or document"),
-        ({"prompt_name": "no"}, "Prompt name 'no' not found"),
+        ({"prompt_name": "no"}, "the model has no prompt 'no'"),
     ],
 )
 def test_impossible_options(model: MatryoshkaEncoder, options: dict[str, Any], message: str) -> None:

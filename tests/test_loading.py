@@ -1,0 +1,104 @@
+"""Loading by one rule: types, devices, code that comes with a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+from mrl_text import MatryoshkaEncoder
+from mrl_text.loading import cached, load
+from mrl_text.models import find_model
+
+TEXTS = ["the cat sits on the mat", "a red house", "water"]
+
+
+@pytest.fixture(scope="session", params=["bfloat16", "float16"])
+def small(request: pytest.FixtureRequest, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model saved in fewer bits."""
+    folder = tmp_path_factory.mktemp("small") / str(request.param)
+    MatryoshkaEncoder(str(tiny_bert), device="cpu").to(getattr(torch, request.param)).save(str(folder))
+    assert json.loads((folder / "config.json").read_text())["dtype"] == request.param
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_type_is_the_one_asked_for_whatever_was_saved(small: Path, dtype: Any) -> None:
+    source = find_model(str(small))
+    model = load(source, dtype=dtype, device="cpu")
+    assert {str(parameter.dtype) for parameter in model.parameters()} == {f"torch.{dtype}"}
+    assert {str(parameter.dtype) for parameter in load(source, device="cpu").parameters()} == {"torch.float32"}
+    exact = SentenceTransformer(str(small), device="cpu", model_kwargs={"dtype": "float32"}).encode(TEXTS)
+    np.testing.assert_allclose(load(source, device="cpu").encode(TEXTS, normalize_embeddings=False), exact, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_encode_and_encode_stream_compute_alike(tiny_bert: Path, dtype: Any) -> None:
+    model = load(find_model(str(tiny_bert)), dtype=dtype, device="cpu")
+    [streamed] = model.encode_stream(TEXTS)
+    np.testing.assert_allclose(streamed, model.encode(TEXTS), atol=1e-6 if dtype == "float32" else 4e-3)
+    if dtype == "float32":  # by default, and so in float32 on processors with bfloat16, too
+        assert not np.allclose(next(model.encode_stream(TEXTS, dtype="bfloat16")), streamed, atol=1e-5)
+
+
+def test_auto_takes_fewer_bits_where_they_are_native_and_of_use(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = MatryoshkaEncoder(str(tiny_bert)).tokenizer
+    MatryoshkaEncoder(modules=[StaticEmbedding(tokenizer, embedding_dim=16)]).save(str(tmp_path / "static"))
+    for native in (True, False):
+        monkeypatch.setattr("mrl_text.dtypes._has_bfloat16", lambda kind, native=native: native)
+        dtypes = [load(find_model(str(one)), dtype="auto").dtype for one in (tiny_bert, tmp_path / "static")]
+        assert dtypes == [torch.bfloat16 if native else torch.float32, torch.float32]
+
+
+def test_a_cut_saved_with_the_model_is_undone(tiny_bert: Path, tmp_path: Path) -> None:
+    MatryoshkaEncoder(str(tiny_bert), truncate_dim=8).save(str(tmp_path / "cut"))
+    assert load(find_model(str(tmp_path / "cut"))).encode("a cat").shape == (32,)
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:77", "mps:3" if torch.backends.mps.is_available() else "mps"])
+def test_a_device_that_is_not_there_is_named_before_anything_is_read(tiny_bert: Path, device: str) -> None:
+    source = find_model(str(tiny_bert))
+    for call in (load, cached):
+        with pytest.raises(ValueError, match=f"device '{device}' is not there; this machine has cpu"):
+            call(source, device=device)
+
+
+def test_a_model_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(FileNotFoundError, match=f"model local/{tmp_path.name} cannot be loaded"):
+        load(find_model(str(tmp_path)))
+    with pytest.raises(FileNotFoundError, match="model nobody/nothing cannot be loaded"):
+        load(find_model("nobody/nothing"))
+    with pytest.raises(ValueError, match="dtype 'float64' is unknown"):
+        load(find_model(str(tmp_path)), dtype="float64")  # type: ignore[arg-type]
+
+
+def test_code_that_comes_with_a_model_runs_only_if_that_was_allowed(own_code: Path) -> None:
+    with pytest.raises(ValueError) as refused:
+        load(find_model(str(own_code)))
+    message = str(refused.value)
+    assert f"read it in {own_code}" in message and "--trust-remote-code" in message and "http" not in message
+    model = load(find_model(str(own_code), trust_remote_code=True), device="cpu")
+    assert type(model.transformers_model).__name__ == "DoublingModel"
+    assert model.encode(TEXTS).shape == (3, 32)
+
+
+def test_vectors_of_other_code_are_others(own_code: Path, tmp_path: Path) -> None:
+    import shutil
+
+    changed = tmp_path / "changed"
+    shutil.copytree(own_code, changed)
+    code = changed / "modeling_doubling.py"
+    code.write_text(code.read_text().replace("2 *", "-2 *"))
+    first, second = (
+        cached(find_model(str(folder), trust_remote_code=True)).embed(TEXTS) for folder in (own_code, changed)
+    )
+    np.testing.assert_allclose(second, -first, atol=1e-6)
