@@ -148,15 +148,16 @@ def fingerprint(model: MatryoshkaEncoder) -> str:
         tensor = value.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    for file in sorted({file for module in model.modules() if (file := _source_file(module))}):
-        digest.update(Path(file).read_bytes())
+    for folder in sorted({folder for module in model.modules() if (folder := _own_code(module))}):
+        for file in sorted(folder.glob("*.py")):
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def _source_file(module: torch.nn.Module) -> str | None:
-    """The file of a class that came with the model; None for those of installed packages."""
+def _own_code(module: torch.nn.Module) -> Path | None:
+    """The folder of a class that came with the model; None for those of installed packages."""
     name = type(module).__module__
-    return inspect.getsourcefile(sys.modules[name]) if name.startswith("transformers_modules") else None
+    return Path(inspect.getfile(sys.modules[name])).parent if name.startswith("transformers_modules") else None
 
 
 def _tokenizer_settings(tokenizer: object) -> str:

@@ -1,11 +1,14 @@
-"""The rooms of the package: imports point down only, modules stay short, and importing costs nothing."""
+"""The rooms of the package: imports point down only and are declared, modules stay short, importing costs nothing."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -36,12 +39,11 @@ those of every floor below; two rooms of one floor do not know each other. CONTR
 HEIGHT = {part: height for height, floor in enumerate(FLOORS) for parts in floor.values() for part in parts}
 ROOM = {part: room for floor in FLOORS for room, parts in floor.items() for part in parts}
 
-CLIMBING: set[tuple[str, str]] = set()
-"""Imports that climb today. This set only shrinks: an entry that is no longer needed has to go."""
+BROUGHT_ALONG = {"starlette", "pydantic_core"}
+"""Parts of fastapi and pydantic that are packages of their own and always come with them."""
 
 LONGEST = 420
-TOO_LONG: set[str] = set()
-"""Modules past that number of lines today. This set only shrinks, too."""
+"""Lines of a module, at most."""
 
 
 def _modules() -> dict[str, Path]:
@@ -103,17 +105,37 @@ def test_imports_point_down() -> None:
             here, there = _part(module), _part(target) if "." in target else None
             if there and HEIGHT[there] >= HEIGHT[here] and ROOM[there] != ROOM[here]:
                 climbing.add((module, target))
-    new, old = (
-        ", ".join(" -> ".join(pair) for pair in sorted(pairs)) for pairs in (climbing - CLIMBING, CLIMBING - climbing)
-    )
-    assert not new, f"imports that do not point down: {new}"
-    assert not old, f"no longer climbing, so take it out of CLIMBING: {old}"
+    shown = ", ".join(" -> ".join(pair) for pair in sorted(climbing))
+    assert not climbing, f"imports that do not point down: {shown}"
 
 
 def test_no_module_is_long() -> None:
-    long = {name for name, file in MODULES.items() if len(file.read_text("utf-8").splitlines()) > LONGEST}
-    assert not long - TOO_LONG, f"over {LONGEST} lines, so two modules: {', '.join(sorted(long - TOO_LONG))}"
-    assert not TOO_LONG - long, f"short by now, take it out of TOO_LONG: {', '.join(sorted(TOO_LONG - long))}"
+    long = sorted(name for name, file in MODULES.items() if len(file.read_text("utf-8").splitlines()) > LONGEST)
+    assert not long, f"over {LONGEST} lines, so two modules: {', '.join(long)}"
+
+
+def test_every_imported_library_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [names for extra, names in project["optional-dependencies"].items() if extra != "dev"]
+    declared = {re.split(r"[^\w.-]", one)[0] for names in (project["dependencies"], *extras) for one in names}
+    packages = packages_distributions()
+    undeclared = set()
+    for file in MODULES.values():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.split(".")[0] for name in names} - {"mrl_text", *sys.stdlib_module_names}:
+                homes = {re.sub("[_.]", "-", home).lower() for home in packages.get(name, [name])}
+                undeclared |= set() if homes & declared or name in BROUGHT_ALONG else {name}
+    assert not undeclared, f"imported, but no dependency of ours: {', '.join(sorted(undeclared))}"
+
+
+def test_the_picture_for_contributors_has_these_floors() -> None:
+    picture = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[1]
+    floors = [set(re.findall(r"\b[a-z]+\b", floor)) for floor in re.split(r"\n-+\n", picture)]
+    assert len(floors) == len(FLOORS)
+    for drawn, floor in zip(reversed(floors), FLOORS, strict=True):
+        assert set(floor) <= drawn
 
 
 def test_imports_are_found_wherever_they_stand() -> None:

@@ -15,6 +15,8 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from mrl_text import MatryoshkaEncoder
 from mrl_text.loading import cached, load
 from mrl_text.models import find_model
+from mrl_text.serving.embedder import Embedder
+from tests.conftest import WORDS, invoke
 
 TEXTS = ["the cat sits on the mat", "a red house", "water"]
 
@@ -102,3 +104,60 @@ def test_vectors_of_other_code_are_others(own_code: Path, tmp_path: Path) -> Non
         cached(find_model(str(folder), trust_remote_code=True)).embed(TEXTS) for folder in (own_code, changed)
     )
     np.testing.assert_allclose(second, -first, atol=1e-6)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": f"d{at}", "text": f"the {word}"}) + "\n" for at, word in enumerate(WORDS))
+    )
+    rows = [f"the {word},{('a', 'b')[at % 2]}" for at, word in enumerate(WORDS)]
+    (tmp_path / "labels.csv").write_text("\n".join(["text,label", *rows]))
+    rows = [f"{at} {word},the {word}" for at, word in enumerate(WORDS * 20)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["anchor,positive", *rows]))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("command_line")
+@pytest.mark.slow
+def test_every_command_that_loads_a_model_asks_before_its_code_runs(own_code: Path, corpus: Path) -> None:
+    commands = {
+        "encode corpus.jsonl --output encoded --model OWN": "encoded/manifest.json",
+        "index build corpus.jsonl --output index --model OWN": "index/index.json",
+        "search index cat": "",
+        "index push pushed corpus.jsonl --model OWN": "",
+        "index tune index --queries corpus.jsonl --minutes 0.01 --keep 0.1": "",
+        "classify OWN labels.csv --output classes --dims 8,32": "classes/results.json",
+        "label classes labels.csv": "",
+        "eval OWN --data labels.csv --output scores --dims 8,32 --controls none": "",
+        "adapt OWN --texts pairs.csv --output adapted --dims 8": "adapted/adaptation.json",
+        'train quickstart model.name=OWN data.train=[{"source":"pairs.csv"}] data.validation=[] loss.dims=[8,32]'
+        " loss.weights=null eval.dims=[] training.max_steps=1 model.dropout=null training.use_cpu=true"
+        " --output run": "run/recipe.yaml",
+    }
+    for line, file in commands.items():
+        words = [word.replace("OWN", str(own_code)) for word in line.split()]
+        refused = invoke(*words)
+        assert refused.exit_code == 2, (line, refused.output)
+        assert "comes with code of its own" in refused.stderr and "--trust-remote-code" in refused.stderr, line
+        allowed = invoke(*words, "--trust-remote-code")
+        assert allowed.exit_code == 0, (line, allowed.output)
+        recorded = Path(file).read_text(encoding="utf-8").replace('"', "").replace(" ", "") if file else ""
+        assert not file or "trust_remote_code:true" in recorded, line
+    (meta, *_) = Path("scores").rglob("model_meta.json")
+    assert json.loads(meta.read_text(encoding="utf-8"))["loader_kwargs"] == {"trust_remote_code": True}
+
+
+@pytest.mark.usefixtures("command_line")
+def test_a_server_refuses_code_unless_it_is_allowed(own_code: Path) -> None:
+    refused = invoke("serve", str(own_code), "--port", "0")
+    assert refused.exit_code == 2 and "comes with code of its own" in refused.stderr
+    assert Embedder(str(own_code), trust_remote_code=True).width == 32
+
+
+@pytest.mark.usefixtures("command_line")
+@pytest.mark.parametrize("command", ["eval OWN --data labels.csv --output o", "encode corpus.jsonl -o o -m OWN"])
+def test_commands_refuse_a_device_in_one_line(tiny_bert: Path, corpus: Path, command: str) -> None:
+    result = invoke(*command.replace("OWN", str(tiny_bert)).split(), "--device", "banana")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert "device 'banana' is not there; this machine has cpu" in result.stderr

@@ -27,13 +27,7 @@ class PrivateName(NamedTuple):
 
 PRIVATE_NAMES = [
     PrivateName("mteb", "mteb.abstasks.AbsTaskBitextMining", "_get_pairs", "mrl_text.eval.items"),
-    PrivateName("mteb", "mteb.TaskMetadata", "_hf_task_type", "mrl_text.sharing.metadata"),
-    PrivateName(
-        "sentence-transformers", "sentence_transformers.SentenceTransformer", "_parse_model_config", "mrl_text.encoder"
-    ),
-    PrivateName(
-        "sentence-transformers", "sentence_transformers.SentenceTransformer", "_resolve_prompt", "mrl_text.encoder"
-    ),
+    PrivateName("mteb", "mteb.TaskMetadata", "_hf_task_type", "mrl_text.cards.metadata"),
     PrivateName("transformers", "transformers.Trainer", "_save_checkpoint", "mrl_text.training.trainer"),
 ]
 """A name goes from here when the library offers a public way. One more needs a reason."""

@@ -28,11 +28,12 @@ _LANGUAGES = ("multilingual", "code")
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz")
 
 
-def check_repo(repo: str) -> None:
-    """Refuse what cannot be the name of a repository.
+def check_names(repo: str, license: str | None, languages: Sequence[str]) -> None:
+    """Refuse what cannot be a repository, a license or a language. The hub itself refuses what it does not know.
 
     Raises:
-        ValueError: not ``owner/name``.
+        ValueError: not ``owner/name``; not of the form ``apache-2.0``; neither a code of two or three letters nor
+            ``multilingual`` or ``code``.
     """
     try:
         validate_repo_id(repo)
@@ -41,27 +42,11 @@ def check_repo(repo: str) -> None:
         problem = str(error)
     if problem:
         raise ValueError(f"{repo!r} names no repository: expected owner/name, such as my-org/my-model; {problem}")
-
-
-def check_license(name: str) -> None:
-    """Refuse what cannot be a license. The hub itself refuses one that it does not know.
-
-    Raises:
-        ValueError: not of the form ``apache-2.0``.
-    """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise ValueError(
-            f"license {name!r}: expected the hub's short name in lower case, such as apache-2.0, mit or cc-by-4.0"
+            f"license {license!r}: expected the hub's short name in lower case, such as apache-2.0, mit or cc-by-4.0"
         )
-
-
-def check_languages(names: Sequence[str]) -> None:
-    """Refuse what cannot be a language.
-
-    Raises:
-        ValueError: not a code of two or three letters, ``multilingual`` or ``code``.
-    """
-    for name in names:
+    for name in languages:
         if not re.fullmatch("[a-z]{2,3}(-[A-Za-z]{2,4})?", name) and name not in _LANGUAGES:
             raise ValueError(f"language {name!r}: expected an ISO 639 code such as en or deu, or multilingual")
 

@@ -7,26 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sentence_transformers import SentenceTransformerModelCardData
-
 from mrl_text.cards.blocks import CURVE, SIZES, block, replace_block, split_head
 from mrl_text.files import write_atomically
 from mrl_text.markdown import collapsed, fenced, plain, table
 from mrl_text.truncation import bytes_per_vector
-
-
-class ModelCard(SentenceTransformerModelCardData):
-    """The parent's card without training sentences as examples: what users train on is theirs to show."""
-
-    def set_widget_examples(self, dataset: Any) -> None:
-        """Leave the examples empty."""
-
-    def compute_dataset_metrics(self, *args: Any, **kwargs: Any) -> Any:
-        """The parent's facts about a data set, without its first rows."""
-        facts = super().compute_dataset_metrics(*args, **kwargs)
-        for name in ("examples", "examples_table", "_example_columns"):
-            facts.pop(name, None)
-        return facts
 
 
 def describe_sizes(

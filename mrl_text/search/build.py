@@ -13,7 +13,7 @@ from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.search.faiss.index import AdaptiveIndex
 from mrl_text.search.faiss.store import FaissStore
 from mrl_text.search.push import PushReport, send
-from mrl_text.search.push_rows import encode_corpus, work_folder
+from mrl_text.search.push_rows import encode_corpus
 from mrl_text.suggest import check_choice
 from mrl_text.tables.corpus import CorpusFile, open_corpus
 from mrl_text.truncation import check_dims
@@ -92,27 +92,23 @@ def build(
             index.close()
         if all(entry["rows"] <= done.get(Path(path), 0) for path, entry in entries.items()):
             return _unchanged(place)
-    options: dict[str, Any] = {
-        "text_columns": text_columns,
-        "id_column": id_column,
-        "limit": limit,
-        "shard_rows": shard_rows,
-        "dtype": dtype,
-        "done": done,
-        "trust_remote_code": trust_remote_code,
-    }
-    work = work_folder(files, found, ["text"], options)
-    begun = any(work.glob("push-*.json"))  # then some of these rows are in the index already
+    # other rows than the last build left are those of one that was interrupted, which come again
+    whole = index is not None and len(index) == index.facts.get("build", {}).get("rows", len(index) if known else None)
     source = encode_corpus(
         [file.path for file in files],
         model,
-        work=work,
         on_duplicate=on_duplicate,
-        known=None if begun else index,
+        known=index if whole else None,
+        text_columns=text_columns,
+        id_column=id_column,
+        limit=limit,
         on_error=on_error,
+        shard_rows=shard_rows,
+        dtype=dtype,
         device=device,
+        done=done,
+        trust_remote_code=trust_remote_code,
         progress=progress,
-        **options,
     )
     if not source.encoded.rows and not index:
         raise ValueError(f"nothing was indexed: no row of {', '.join(map(str, corpus))} has text")
@@ -120,7 +116,8 @@ def build(
     def finish(store: Store) -> None:
         facts = cast(FaissStore, store).index.facts
         read = {path: entry for path, entry in entries.items() if entry["rows"] > done.get(Path(path), 0)}
-        facts |= {"revision": found.revision, **found.trusted, "build": {"sources": {**known, **read}}}
+        built = {"sources": {**known, **read}, "rows": store.count()}
+        facts |= {"revision": found.revision, **found.trusted, "build": built}
         store.flush()
 
     source = dataclasses.replace(source, temporary=True)

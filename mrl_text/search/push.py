@@ -200,7 +200,6 @@ def send(
         if not replace:
             there = _there(store, source, start)
             left_out |= there if on_duplicate == "first" else set()
-        journal.write(start)  # before the first row is in the store
         store.expect(rows - start)
         checkpoint = _Checkpoint(journal, store.confirm, start, checkpoint_seconds)
         with tqdm(total=rows, initial=start, unit="row", desc="Pushing", disable=not progress) as bar:

@@ -28,7 +28,6 @@ class Journal:
 
     Attributes:
         rows: from the first on, that are in the store for good.
-        begun: whether a push before this one is unfinished.
     """
 
     def __init__(self, folder: Path, url: str | Path, keep: Sequence[str] = ()) -> None:
@@ -37,9 +36,7 @@ class Journal:
         name = hashlib.sha256(self._url.encode()).hexdigest()[:16]
         self._file = folder / f"push-{name}.json"
         self._manifest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-        known = self._read()
-        self.rows: int = known.get("rows", 0)
-        self.begun = bool(known)
+        self.rows: int = self._read().get("rows", 0)
         self._warned = False
 
     def write(self, rows: int) -> None:

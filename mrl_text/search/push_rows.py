@@ -216,7 +216,7 @@ def encode_corpus(
     if on_duplicate == "fail":
         _check_ids(files, options.get("done") or {}, options.get("limit"), known)
     kept = [_TEXT, *(name for name in keep if name != _TEXT)]
-    folder = Path(work).expanduser() if work else work_folder(files, find_model(model), kept, options)
+    folder = Path(work).expanduser() if work else _work_folder(files, find_model(model), kept, options)
     report = encode_files(paths, folder, model=model, precisions=["float16"], keep=kept, **options)
     temporary = work is None and not report.problems  # else problems.jsonl is kept
     return PushSource(open_encoded(folder), temporary, report.left_out, report.problems)
@@ -251,13 +251,13 @@ def _check_ids(
         raise ValueError(f"the id {taken[0]!r} of {taken[1]} is in the index already; {mend}")
 
 
-def work_folder(
+def _work_folder(
     files: Sequence[CorpusFile], model: ModelSource, keep: Sequence[str], options: Mapping[str, Any]
 ) -> Path:
     """Folder in the cache for the vectors of these files as they are now, by this model, with these options."""
     stamps = [[str(file.path), file.table.stamp()] for file in files]
     done = {str(path): rows for path, rows in (options.get("done") or {}).items()}
-    passing = ("device", "progress", "on_error", "done", "trust_remote_code")
+    passing = ("device", "progress", "done", "trust_remote_code")
     chosen = {name: value for name, value in options.items() if name not in passing}
     key = json.dumps([stamps, model.path, model.revision, list(keep), chosen, done], sort_keys=True, default=list)
     return cache_dir() / "push" / hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -6,7 +6,8 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from mrl_text.cards.measured import PICTURE, Measured, curve_text, measured_lines
-from mrl_text.cards.metadata import check_languages, check_license, check_repo, eval_results, known_facts
+from mrl_text.cards.metadata import check_names, eval_results, known_facts
 from mrl_text.cards.privacy import public_json
 from mrl_text.cards.published import CardFacts
 from mrl_text.choices import CardChoice
@@ -75,10 +76,7 @@ def prepare(
             weights that are damaged, pickled or too large; results of other weights; a token or home folder in what
             would be public.
     """
-    check_repo(repo)
-    if license is not None:
-        check_license(license)
-    check_languages(languages)
+    check_names(repo, license, languages)
     source = find_model(str(model))
     if not source.is_local:
         raise ValueError(f"{model} is no folder: save the model first, then push the folder")
@@ -167,62 +165,54 @@ def push(
         ValueError: a card that was changed on the hub or that the hub refuses; a public repository with ``private``;
             a repository that changed in between.
     """
-    api = api or HfApi()
+    api, repo = api or HfApi(), upload.repo
+    with _plain_errors(api.endpoint, repo):
+        api.whoami()  # before a repository is created without a token that could fill it
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        if private and not api.model_info(repo).private:
+            raise ValueError(f"{repo} is there and public: make it private in its settings, or leave out --private")
+        if revision is not None and not create_pr:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        info = api.model_info(repo, revision=revision)
+        there = {sibling.rfilename for sibling in info.siblings or []}
+        card = upload.card.compose(_card_on(api, repo, info.sha) if "README.md" in there else None, prefer)
+        files: dict[str, Path | bytes] = {**upload.files, "README.md": card.encode()}
+        additions = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
+        stale = sorted(name for name in there if is_stale(name, set(files)))
+        if stale:
+            logger.info("weights of an earlier version are removed: %s", ", ".join(stale))
+        commit = api.create_commit(
+            repo,
+            [*additions, *(CommitOperationDelete(name) for name in stale)],
+            commit_message=message or f"Upload {repo.partition('/')[2]} with mrl-text",
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=info.sha,  # refused if somebody else committed since the card was read
+        )
+        return str(commit.pr_url or commit.commit_url)
+
+
+@contextmanager
+def _plain_errors(endpoint: str, repo: str) -> Iterator[None]:
+    """The hub's errors as errors of ours that say what to do."""
     try:
-        return _push(upload, api, private, revision, message, create_pr, prefer)
+        yield
     except LocalTokenNotFoundError:
         raise PermissionError(_LOGIN) from None
     except OfflineModeIsEnabled:
         raise ConnectionError("HF_HUB_OFFLINE is set, and a push needs the hub: unset it, or use --dry-run") from None
     except HfHubHTTPError as error:
-        raise _in_words(error, upload.repo) from error
+        raise _in_words(error, repo) from error
     except (_HTTP_ERROR, RuntimeError) as error:  # the hub's library wraps a failed upload in RuntimeError
         cause = error.__cause__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, HfHubHTTPError):
-            raise _in_words(cause, upload.repo) from error
+            raise _in_words(cause, repo) from error
         if not isinstance(cause, (_HTTP_ERROR, OSError)):
             raise
-        raise ConnectionError(
-            f"{api.endpoint} stopped answering ({cause}): nothing was committed, push again"
-        ) from error
+        raise ConnectionError(f"{endpoint} stopped answering ({cause}): nothing was committed, push again") from error
 
 
 _LOGIN = "not logged in to the hub: run `hf auth login`, or set HF_TOKEN to a token with write access"
-
-
-def _push(
-    upload: Upload,
-    api: HfApi,
-    private: bool,
-    revision: str | None,
-    message: str | None,
-    create_pr: bool,
-    prefer: CardChoice | None,
-) -> str:
-    repo = upload.repo
-    api.whoami()  # before a repository is created without a token that could fill it
-    api.create_repo(repo, private=private or None, exist_ok=True)
-    if private and not api.model_info(repo).private:
-        raise ValueError(f"{repo} is there and public: make it private in its settings, or leave out --private")
-    if revision is not None and not create_pr:
-        api.create_branch(repo, branch=revision, exist_ok=True)
-    info = api.model_info(repo, revision=revision)
-    there = {sibling.rfilename for sibling in info.siblings or []}
-    card = upload.card.compose(_card_on(api, repo, info.sha) if "README.md" in there else None, prefer)
-    files: dict[str, Path | bytes] = {**upload.files, "README.md": card.encode()}
-    additions = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
-    stale = sorted(name for name in there if is_stale(name, set(files)))
-    if stale:
-        logger.info("weights of an earlier version are removed: %s", ", ".join(stale))
-    commit = api.create_commit(
-        repo,
-        [*additions, *(CommitOperationDelete(name) for name in stale)],
-        commit_message=message or f"Upload {repo.partition('/')[2]} with mrl-text",
-        revision=revision,
-        create_pr=create_pr,
-        parent_commit=info.sha,  # refused if somebody else committed since the card was read
-    )
-    return str(commit.pr_url or commit.commit_url)
 
 
 def _card_on(api: HfApi, repo: str, sha: str | None) -> str | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mrl_text.suggest import did_you_mean
-from mrl_text.tables.read import Table, open_table
+from mrl_text.tables.read import Row, Table, open_table
 from mrl_text.tables.values import shown
 
 _SHOWN_PROBLEMS = 5
@@ -69,6 +69,20 @@ class Columns:
     values: dict[str, list[Any]]
 
 
+def good_rows(table: Table, problems: Problems, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows that can be read; the others are noted, and blank lines are passed over.
+
+    Raises:
+        ValueError: as for :meth:`mrl_text.tables.Table.rows`.
+    """
+    problems.follow(table)
+    for row in table.rows(columns=columns):
+        if row.problem is None:
+            yield row
+        elif not row.blank:
+            problems.add(table, row.line, row.problem)
+
+
 def read_columns(
     file: str | Path | Table, wanted: Collection[str], problems: Problems, *, required: Sequence[Sequence[str]] = ()
 ) -> Columns:
@@ -84,15 +98,10 @@ def read_columns(
         FileNotFoundError, ValueError: as for :func:`~mrl_text.tables.open_table`, no row, or :func:`require`.
     """
     table = file if isinstance(file, Table) else open_table(file)
-    problems.follow(table)
     names: dict[str, None] = dict.fromkeys(() if table.format == "jsonl" else table.columns)
     lines: list[int] = []
     values: dict[str, list[Any]] = {name: [] for name in wanted}
-    for row in table.rows(columns=list(wanted)):
-        if row.problem is not None:
-            if not row.blank:
-                problems.add(table, row.line, row.problem)
-            continue
+    for row in good_rows(table, problems, list(wanted)):
         names.update(dict.fromkeys(row.cells))
         lines.append(row.line)
         for name, column in values.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from mrl_text.suggest import did_you_mean
 from mrl_text.tables.read import BLANK, TEXT, Row, Table, open_table
-from mrl_text.tables.values import any_text, identifier, shown
+from mrl_text.tables.values import cell_text, identifier, shown
 
 ID_COLUMNS = ("_id", "id", "doc_id", "docid")
 """Columns that are taken for the ids of rows; the first there is."""
@@ -77,7 +77,8 @@ class CorpusFile:
         if row.problem is not None:
             return Text(row.number, row.line, None, "", row.problem)
         try:
-            text = " ".join(filter(None, (_part(row, name) for name in self.text_columns))).strip()
+            parts = (cell_text(name, row.cells.get(name)) for name in self.text_columns)
+            text = " ".join(filter(None, parts)).strip()
             if not text:
                 raise ValueError("has no text")
             name = _id(row.cells.get(self.id_column)) if self.id_column else None
@@ -132,14 +133,6 @@ def id_prefixes(paths: Sequence[Path]) -> list[str]:
         longer = ("/".join(path.parts[-count:]) + ":" for count in range(1, len(path.parts) + 1))
         prefixes.append(next(prefix for prefix in longer if prefix not in prefixes))
     return prefixes
-
-
-def _part(row: Row, column: str) -> str:
-    value = row.cells.get(column)
-    try:
-        return "" if value is None else any_text(value)
-    except ValueError as error:
-        raise ValueError(f"{column} {error}") from None
 
 
 def _id(value: object) -> str | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mrl_text.suggest import did_you_mean
-from mrl_text.tables.columns import Problems
+from mrl_text.tables.columns import Problems, good_rows
 from mrl_text.tables.corpus import TITLE
 from mrl_text.tables.read import TEXT, Table, open_table
-from mrl_text.tables.values import any_text
+from mrl_text.tables.values import cell_text
 
 
 def read_texts(file: str | Path, column: str | None = None) -> list[str]:
@@ -25,19 +25,16 @@ def read_texts(file: str | Path, column: str | None = None) -> list[str]:
     """
     table = open_table(file)
     problems = Problems(table.path)
-    problems.follow(table)
     found: dict[str, list[str]] = {}
-    for row in table.rows(columns=_columns(table) if column is None else [column]):
-        if row.problem is not None and not row.blank:
-            problems.add(table, row.line, row.problem)
+    for row in good_rows(table, problems, _columns(table) if column is None else [column]):
         for name, value in row.cells.items():
             texts = found.setdefault(name, [])
-            if value is None or (name != column if column is not None else not isinstance(value, str)):
+            if name != column if column is not None else not isinstance(value, str):
                 continue
             try:
-                texts.append(any_text(value).strip())
+                texts.append(cell_text(name, value).strip())
             except ValueError as error:
-                problems.add(table, row.line, f"{name} {error}")
+                problems.add(table, row.line, str(error))
     problems.raise_if_any()
     if column is not None and column not in (known := list(found) or table.columns):
         raise ValueError(f"{file} has no column {column!r}{did_you_mean(column, known)}")

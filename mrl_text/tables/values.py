@@ -27,6 +27,14 @@ def any_text(value: object) -> str:
     return value
 
 
+def cell_text(column: str, value: object) -> str:
+    """The text of a cell, empty where there is none; the error names the column."""
+    try:
+        return "" if value is None else any_text(value)
+    except ValueError as error:
+        raise ValueError(f"{column} {error}") from None
+
+
 def identifier(value: object) -> str:
     """The id of a row: a string, or a whole number as its digits."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)

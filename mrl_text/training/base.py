@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbedding
 
-from mrl_text.cards.sizes import ModelCard
+from mrl_text.cards.trained import ModelCard
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.loading import load
 from mrl_text.models import ModelSource, find_model, peek_width

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
-from mrl_text.tables import SUFFIXES, Problems, Table, open_table
+from mrl_text.tables import SUFFIXES, Problems, Table, good_rows, open_table
 from mrl_text.tables.file_types import table_files, table_suffix
 from mrl_text.tables.texts import is_text
-from mrl_text.tables.values import any_text
+from mrl_text.tables.values import cell_text
 from mrl_text.training.recipe import SourceConfig
 
 if TYPE_CHECKING:
@@ -198,35 +198,26 @@ def _check_text(table: Table, names: Sequence[str]) -> None:
 
 def _rows(
     files: list[str], columns: tuple[str, ...], at_once: bool, stamp: tuple[Any, ...] = ()
-) -> Iterator[dict[str, str | None]]:
+) -> Iterator[dict[str, str]]:
     """The rows of files, as data sets are made of; a row that cannot be read is told at the end, or ``at_once``."""
     place = Path(files[0]) if len(files) == 1 else Path(files[0]).parent
     problems = Problems(place)
     empty = True
     for table in map(open_table, files):
-        problems.follow(table)
-        for row in table.rows(columns=columns):
-            if row.blank:
-                continue
+        for row in good_rows(table, problems, columns):
+            cells = None
             try:
-                if row.problem is not None:
-                    raise ValueError(row.problem)
-                yield {name: _cell(name, row.cells.get(name)) for name in columns}
-                empty = False
+                cells = {name: cell_text(name, row.cells.get(name)) for name in columns}
             except ValueError as error:
                 problems.add(table, row.line, str(error))
-                if at_once:
-                    problems.raise_if_any()
+            if at_once:
+                problems.raise_if_any()
+            if cells is not None:
+                empty = False
+                yield cells
     problems.raise_if_any()
     if empty:
         raise ValueError(f"{place} has no row with text in {', '.join(columns)}")
-
-
-def _cell(name: str, value: object) -> str | None:
-    try:
-        return None if value is None else any_text(value)
-    except ValueError as error:
-        raise ValueError(f"{name} {error}") from None
 
 
 def unreadable(source: str, error: BaseException) -> ValueError:

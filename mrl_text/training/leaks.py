@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.tables import SUFFIXES, Problems, open_table
+from mrl_text.tables import SUFFIXES, Problems, good_rows, open_table
 from mrl_text.tables.file_types import table_files, table_suffix
 from mrl_text.training.texts import normalised, text_hash
 
@@ -107,11 +107,8 @@ def _file_texts(path: Path) -> Iterator[str]:
     problems = Problems(path)
     try:
         for table in map(open_table, files):
-            problems.follow(table)
             yield from () if table.typed else table.columns  # a file without a header has texts there
-            for row in table.rows():
-                if row.problem is not None and not row.blank:
-                    problems.add(table, row.line, row.problem)
+            for row in good_rows(table, problems):
                 yield from _strings(row.cells)
         problems.raise_if_any()
     except ValueError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from mrl_text import MatryoshkaEncoder
@@ -194,3 +195,16 @@ def test_vectors_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="10 vectors, 500 is the least"):
         np.save(tmp_path / "v.npy", vectors[:10])
         adapt_vectors(tmp_path / "v.npy", file)
+
+
+@pytest.mark.parametrize("saved_in", ["bfloat16", "float16"])
+def test_a_base_saved_in_fewer_bits_keeps_its_similarities(
+    tiny_bert: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved_in: str
+) -> None:
+    steps(monkeypatch)
+    MatryoshkaEncoder(str(tiny_bert), device="cpu").to(getattr(torch, saved_in)).save(str(tmp_path / "base"))
+    folder = adapt(str(tmp_path / "base"), [texts], tmp_path / "out", dims=DIMS, device="cpu")
+    some = sentences(40)
+    exact = SentenceTransformer(str(tmp_path / "base"), device="cpu", model_kwargs={"dtype": "float32"})
+    expected, found = exact.encode(some, normalize_embeddings=True), MatryoshkaEncoder(str(folder)).encode(some)
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-5)

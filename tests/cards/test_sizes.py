@@ -18,7 +18,8 @@ from sentence_transformers import (
 
 from mrl_text import MatryoshkaEncoder
 from mrl_text.cards.measured import write_curve
-from mrl_text.cards.sizes import ModelCard, describe_adaptation, describe_sizes, sizes_measured, write_card
+from mrl_text.cards.sizes import describe_adaptation, describe_sizes, sizes_measured, write_card
+from mrl_text.cards.trained import ModelCard
 from mrl_text.choices import AdaptMethod
 from mrl_text.eval import sweep
 from mrl_text.losses import nested_infonce

@@ -21,6 +21,7 @@ from mrl_text.eval.reduction import Corpus, Reduction
 from mrl_text.eval.results import items_file
 from mrl_text.eval.tasks import TaskLoader
 from mrl_text.truncation import Precision, dequantize, quantize
+from tests.conftest import WORDS
 from tests.eval.task_types import TASKS, by_mteb
 
 WIDTH = 32
@@ -263,3 +264,33 @@ def test_a_dot_product_model_scores_as_in_plain_mteb_without_normalisation(tiny_
             scores[normalize, dim] = by_mteb(plain, TASKS[name](), normalize=normalize).get_score()
     assert result.curve(result.lines[0]) == pytest.approx({dim: scores[False, dim] for dim in (8, 32)}, abs=1e-4)
     assert scores[False, 8] != pytest.approx(scores[True, 8], abs=1e-3)
+
+
+@pytest.mark.parametrize("measure", ["cosine", "dot", "euclidean", "manhattan"])
+def test_a_folder_is_searched_by_the_measure_of_the_model(tiny_bert: Path, tmp_path: Path, measure: str) -> None:
+    folder, data = tmp_path / "model", tmp_path / "beir"
+    MatryoshkaEncoder(str(tiny_bert), similarity_fn_name=measure).save_pretrained(str(folder))
+    corpus = [f"the {word} {WORDS[3 * at % len(WORDS)]}" for at, word in enumerate(WORDS)]
+    queries = [f"{word} and a {WORDS[at]}" for at, word in enumerate(WORDS[:12])]
+    (data / "qrels").mkdir(parents=True)
+    for name, texts in (("corpus", corpus), ("queries", queries)):
+        rows = [json.dumps({"_id": f"{name[0]}{at}", "text": text}) for at, text in enumerate(texts)]
+        (data / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    judged = "".join(f"q{at}\tc{at}\t1\n" for at in range(len(queries)))
+    (data / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}", encoding="utf-8")
+    result = sweep(
+        [str(folder)], data=[data], output=tmp_path / "out", dims=[8, 32], precisions=["float32"], controls=[]
+    )
+    encoder = SentenceTransformer(str(tiny_bert))
+    for dim in (8, 32):
+        asked, found = (
+            encoder.encode(texts, normalize_embeddings=measure == "cosine", truncate_dim=dim).astype(np.float64)
+            for texts in (queries, corpus)
+        )
+        if measure in ("cosine", "dot"):
+            scores = asked @ found.T
+        else:
+            scores = -np.linalg.norm(asked[:, None] - found[None], ord=2 if measure == "euclidean" else 1, axis=2)
+        ranks = [int((row > row[at]).sum()) for at, row in enumerate(scores)]
+        expected = np.mean([1 / np.log2(rank + 2) if rank < 10 else 0 for rank in ranks])
+        assert result.curve(result.lines[0])[dim] == pytest.approx(expected, abs=1e-4)

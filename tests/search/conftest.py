@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,8 @@ def postgres_server() -> Iterator[Any]:
     pytest.importorskip("psycopg")
     pytest.importorskip("pgvector")
     folder = Path(tempfile.mkdtemp(prefix="mrl-pg-"))  # short: the path of a socket has 107 bytes at most
-    server = package.get_server(folder / "data", cleanup_mode="stop")
+    with FileLock(Path(tempfile.gettempdir()) / "mrl-pg.lock"):  # for root it makes a user: one worker at a time
+        server = package.get_server(folder / "data", cleanup_mode="stop")
     try:
         yield server
     finally:

@@ -237,6 +237,28 @@ def test_a_model_that_changed_since_is_warned_about(
     assert "has changed" in caplog.text
 
 
+def test_a_push_that_was_interrupted_is_no_duplicate_for_another_command(
+    tmp_path: Path, corpus: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = FaissStore.add
+
+    def interrupted(self: FaissStore, *rows: Any) -> None:
+        if self.count() >= 50:
+            self.confirm()
+            raise KeyboardInterrupt
+        add(self, *rows)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(FaissStore, "add", interrupted)
+        build([corpus], tmp_path / "index", model=str(tiny_bert), shard_rows=50)
+    assert len(AdaptiveIndex.load(tmp_path / "index")) == 50
+    more = write_jsonl(tmp_path / "more.jsonl", [{"_id": "more", "text": TEXTS[0]}])
+    assert build([corpus, more], tmp_path / "index", model=str(tiny_bert)).stored == 121
+    with pytest.raises(ValueError, match="in the index already"):
+        again = write_jsonl(tmp_path / "again.jsonl", [{"_id": "d7", "text": TEXTS[0]}])
+        build([again], tmp_path / "index", model=str(tiny_bert))
+
+
 PROGRAM = """
 import sys, time
 from mrl_text.encoding import files
@@ -277,6 +299,7 @@ def test_a_build_that_is_interrupted_goes_on_to_the_same_index(
         assert process.returncode != 0
         [work] = (own_cache / "push").iterdir()
         assert len(list((work / "shards").glob("[0-9]*"))) == {"3": 3, "2": 5, "0": 15}[place[0]]
+    assert len(AdaptiveIndex.load(tmp_path / "torn")) == 0
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("mrl_text.encoding.engines.load_encoder", lambda _: pytest.fail("it was encoded already"))
         report = build([corpus], tmp_path / "torn", model=str(tiny_bert), shard_rows=8)

@@ -130,10 +130,10 @@ def test_a_refused_row_leaves_the_columns_as_they_were(tmp_path: Path) -> None:
 
 def test_rows_that_a_filter_leaves_are_found_through_a_graph(tmp_path: Path) -> None:
     store = FaissStore.create(str(tmp_path / "i"), width=WIDTH, plan=SearchPlan(8, "hnsw", shortlist=100, effort=200))
-    rows = vectors(2_000)
-    store.add(names(0, 2_000), rows, None, {"part": [row % 4 for row in range(2_000)]})
+    rows = vectors(8_000)
+    store.add(names(0, 8_000), rows, None, {"part": [row % 4 for row in range(8_000)]})
     store.flush()
-    queries, part = vectors(20, seed=1), np.arange(3, 2_000, 4)
+    queries, part = vectors(20, seed=1), np.arange(3, 8_000, 4)
     found = store.search(queries, 10, where={"part": 3}).ids
     for query, ids in zip(queries, found, strict=True):
         cut, whole = truncate(rows[part], 8) @ truncate(query, 8), truncate(rows[part]) @ truncate(query)

@@ -127,7 +127,7 @@ def test_conditions_that_cannot_be_joined_are_refused(pair: tuple[str, str]) -> 
         (("index", "push", "index", "no.jsonl"), "error: no.jsonl must be encoded: give --model"),
         (("index", "push", "index", "no.jsonl", "-m", "all-MiniLM-L6-v2"), "error: no data file at no.jsonl"),
         (("index", "push", "index", "no.jsonl", "--effort", 3), "error: --effort is for a plan of your own"),
-        (("index", "tune", "qdrant:nowhere#docs", "--queries", "none.csv"), "error: no data file at none.csv"),
+        (("index", "tune", "qdrant:nowhere#docs", "--queries", "none.csv"), "error: no embedded Qdrant in nowhere"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments: tuple[str, ...], message: str) -> None:

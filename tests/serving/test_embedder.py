@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 
-from mrl_text.serving.embedder import _token_counter
+import httpx
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+from mrl_text import MatryoshkaEncoder
+from mrl_text.serving.app import Service, create_app
+from mrl_text.serving.embedder import Embedder, _token_counter
+from mrl_text.serving.settings import ServerSettings
 
 
 def test_a_tokenizer_in_python_counts_special_tokens_too():
@@ -14,3 +24,35 @@ def test_a_tokenizer_in_python_counts_special_tokens_too():
     texts = ["the cat", "Größe", ""]
     counted = _token_counter(SimpleNamespace(tokenizer=tokenizer))(texts)  # type: ignore[arg-type]
     assert counted == [len(tokenizer(text)["input_ids"]) for text in texts] == [9, 7, 2]
+
+
+def test_float32_of_a_model_saved_in_bfloat16(tiny_bert: Path, tmp_path: Path) -> None:
+    MatryoshkaEncoder(str(tiny_bert)).bfloat16().save(str(tmp_path / "small"))
+    embedder = Embedder(str(tmp_path / "small"), dtype="float32", device="cpu")
+    assert embedder.dtype == "float32"
+    exact = SentenceTransformer(str(tmp_path / "small"), device="cpu", model_kwargs={"dtype": "float32"})
+    np.testing.assert_allclose(
+        embedder.encode(["a cat"]), exact.encode(["a cat"], normalize_embeddings=True), atol=1e-6
+    )
+
+
+def test_a_static_model_is_described_and_served(tiny_bert: Path, tmp_path: Path) -> None:
+    table = StaticEmbedding(MatryoshkaEncoder(str(tiny_bert)).tokenizer, embedding_dim=16)
+    MatryoshkaEncoder(modules=[table]).save(str(tmp_path / "static"))
+    service = Service(Embedder(str(tmp_path / "static"), device="cpu"), ServerSettings())
+
+    async def ask() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            request = {"input": ["the cat", "water " * 5000], "model": "static"}
+            return [
+                await client.get("/v1/models"),
+                await client.get("/v1/models/static"),
+                await client.post("/v1/embeddings", json=request),
+            ]
+
+    listed, one, embedded = asyncio.run(ask())
+    service.batcher.close()
+    assert [answer.status_code for answer in (listed, one, embedded)] == [200, 200, 200]
+    assert one.json()["max_tokens"] is None and listed.json()["data"] == [one.json()]
+    assert embedded.json()["usage"]["prompt_tokens"] == 5002

@@ -171,3 +171,17 @@ def test_what_does_not_fit_is_found_before_the_model_is_loaded(
 
 def test_weights_of_the_training_do_not_count_for_a_rotation_to_begin_with(make: Callable[..., Recipe]) -> None:
     check_recipe(make(rotation=True, loss={"dims": [8, 32], "weights": [0, 1]}))
+
+
+@pytest.mark.parametrize("saved_in", ["bfloat16", "float16"])
+def test_a_base_saved_in_fewer_bits_is_trained_in_float32(
+    make: Callable[..., Recipe], tiny_bert: Path, tmp_path: Path, saved_in: str
+) -> None:
+    MatryoshkaEncoder(str(tiny_bert), device="cpu").to(getattr(torch, saved_in)).save(str(tmp_path / "base"))
+    recipe = make(name=str(tmp_path / "base"))
+    model = load_base(recipe, check_recipe(recipe))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    exact = SentenceTransformer(str(tmp_path / "base"), device="cpu", model_kwargs={"dtype": "float32"})
+    np.testing.assert_allclose(
+        model.to("cpu").encode(["a cat"]), exact.encode(["a cat"], normalize_embeddings=True), atol=1e-6
+    )

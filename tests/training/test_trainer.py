@@ -441,3 +441,21 @@ def test_a_run_that_broke_down_leaves_a_checkpoint_from_before(make_recipe: Make
     assert saved is not None
     for name, weight in load_file(saved / "model.safetensors").items():
         assert weight.isfinite().all(), f"{saved.name}: {name}"
+
+
+@pytest.mark.parametrize("saved_in", ["bfloat16", "float16"])
+def test_training_of_a_base_saved_in_fewer_bits_moves_its_weights(
+    make_recipe: MakeRecipe, tiny_bert: Path, tmp_path: Path, saved_in: str
+) -> None:
+    base = MatryoshkaEncoder(str(tiny_bert), device="cpu").to(getattr(torch, saved_in))
+    base.save(str(tmp_path / "base"))
+    run = train(make_recipe(f"model.name={tmp_path / 'base'}", "training.learning_rate=1e-5"), tmp_path / "run")
+    trained = MatryoshkaEncoder(str(run), device="cpu")
+    assert trained.dtype == torch.float32
+    before = {name: value.float() for name, value in base.state_dict().items()}
+    moved = [
+        (value != before[name]).float().mean()
+        for name, value in trained.state_dict().items()
+        if "attention" in name and name.endswith("weight")
+    ]
+    assert min(moved) > 0.9  # steps of 1e-5 are too small for weights in fewer bits
