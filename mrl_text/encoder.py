@@ -374,7 +374,8 @@ class MatryoshkaEncoder(SentenceTransformer):
         batch = [inputs] if single else list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)
         if list(self.modalities) == ["text"]:
             for position, text in enumerate(batch):
-                if not isinstance(text, (str, dict, tuple, list)):  # pairs and dictionaries are the parent's to read
+                pair = isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(one, str) for one in text)
+                if not isinstance(text, (str, dict)) and not pair:  # dictionaries are the parent's to read
                     where = "" if single else f" at position {position}"
                     raise TypeError(f"expected a text{where}, got {type(text).__name__}: {text!r:.60}")
             self._warn_about_long_texts([text for text in batch if isinstance(text, str)])
