@@ -59,11 +59,7 @@ class MatryoshkaEncoder(SentenceTransformer):
     """
 
     def __init__(
-        self,
-        model_name_or_path: str | None = None,
-        *,
-        matryoshka_dims: Sequence[int] | None = None,
-        **kwargs: Any,
+        self, model_name_or_path: str | None = None, *, matryoshka_dims: Sequence[int] | None = None, **kwargs: Any
     ) -> None:
         self._saved_metadata: dict[str, Any] = {}
         self._warned_dims: set[int] = set()

@@ -130,12 +130,7 @@ def shared_folder() -> Path:
     return cache_dir() / "embeddings"
 
 
-def encode(
-    texts: str | Iterable[str],
-    dim: int | None = None,
-    model: str = DEFAULT_MODEL,
-    **kwargs: Any,
-) -> np.ndarray:
+def encode(texts: str | Iterable[str], dim: int | None = None, model: str = DEFAULT_MODEL, **kwargs: Any) -> np.ndarray:
     """Encode texts to unit vectors of ``dim`` numbers, loading the model once per process.
 
     Args:

@@ -174,11 +174,7 @@ def encode_files(
 
 
 def _check_options(
-    dims: Sequence[int] | None,
-    precisions: Sequence[str],
-    shard_rows: int,
-    limit: int | None,
-    token_budget: int | None,
+    dims: Sequence[int] | None, precisions: Sequence[str], shard_rows: int, limit: int | None, token_budget: int | None
 ) -> None:
     if dims is not None:
         check_dims(dims)

@@ -55,11 +55,7 @@ class NestedRetrievalEvaluator(SentenceEvaluator):
         return "Nested Retrieval"
 
     def __call__(
-        self,
-        model: SentenceTransformer,
-        output_path: str | None = None,
-        epoch: int = -1,
-        steps: int = -1,
+        self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
         """Return ``{"<name>_dim<d>_ndcg@10": score}`` with scores 0..1 for every size, ascending."""
         options: dict[str, Any] = {

@@ -15,15 +15,7 @@ from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError, YAMLError
 
 from mrl_text.suggest import did_you_mean
-from mrl_text.training.recipe import (
-    DataConfig,
-    EvalConfig,
-    LossConfig,
-    MiningConfig,
-    ModelConfig,
-    Recipe,
-    SourceConfig,
-)
+from mrl_text.training.recipe import DataConfig, EvalConfig, LossConfig, MiningConfig, ModelConfig, Recipe, SourceConfig
 
 
 def shipped_recipes() -> dict[str, Traversable]:

@@ -87,12 +87,7 @@ def _stream(source: SourceConfig, seed: int, deduplicate: bool, evaluation: np.n
 
 
 def _rows(
-    raw: IterableDataset,
-    names: Mapping[str, str],
-    label: str,
-    seed: int,
-    deduplicate: bool,
-    forbidden: frozenset[int],
+    raw: IterableDataset, names: Mapping[str, str], label: str, seed: int, deduplicate: bool, forbidden: frozenset[int]
 ) -> Iterator[dict[str, str]]:
     """Pass after pass, each in an order of its own."""
     for number in itertools.count():

@@ -14,10 +14,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from sentence_transformers import (
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
