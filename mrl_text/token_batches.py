@@ -19,17 +19,11 @@ _BOOKKEEPING = ("modality", "prompt_length")  # sentence-transformers' own keys 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Some texts of a window, ready for the model.
+    """Some texts of a window, ready for the model."""
 
-    Attributes:
-        rows: (n,) places in the window.
-        features: what the model's first module takes.
-        cut: (n,) whether the text is longer than the model reads.
-    """
-
-    rows: np.ndarray
-    features: dict[str, Any]
-    cut: np.ndarray
+    rows: np.ndarray  # (n,) places in the window
+    features: dict[str, Any]  # what the model's first module takes
+    cut: np.ndarray  # (n,) whether the text is longer than the model reads
 
 
 def token_batches(

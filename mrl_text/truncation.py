@@ -17,8 +17,7 @@ else:
     Embeddings = TypeVar("Embeddings")
 
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-"""Storage types of a vector, in sentence-transformers' words."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # storage types of a vector, in sentence-transformers' words
 
 _BITS = {"float32": 32, "float16": 16, "int8": 8, "uint8": 8, "binary": 1, "ubinary": 1}
 

@@ -15,8 +15,7 @@ from mrl_text.choices import AdaptMethod
 from mrl_text.files import write_atomically
 from mrl_text.truncation import check_dims, truncate
 
-METHODS: tuple[AdaptMethod, ...] = get_args(AdaptMethod)
-"""What :func:`~mrl_text.adapt.fit` can do."""
+METHODS: tuple[AdaptMethod, ...] = get_args(AdaptMethod)  # what :func:`~mrl_text.adapt.fit` can do
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,7 @@ from mrl_text.tables import open_table
 logger = logging.getLogger(__name__)
 
 FACTS_FILE = "adaptation.json"
-LIMIT = 100_000
-"""Texts to fit on, at most: more make it slower, not better."""
+LIMIT = 100_000  # texts to fit on, at most: more make it slower, not better
 _FEWEST = 500
 _PACKAGES = ("mrl-text", "sentence-transformers", "torch", "transformers")
 

@@ -32,29 +32,17 @@ SHARD_ROWS = 8192
 
 @dataclass(frozen=True)
 class EncodeReport:
-    """What an encoding did.
+    """What an encoding did."""
 
-    Attributes:
-        folder: where the vectors are.
-        rows: in the folder.
-        encoded: rows read in this call; the others were there.
-        seconds: of the whole call.
-        dtype: what the model computed in.
-        left_out: rows without a vector.
-        cut: texts longer than the model reads.
-        misfits: cells of kept columns that did not fit their column and are null.
-        problems: the first ten of all these, with their place; all of them are in ``problems.jsonl``.
-    """
-
-    folder: Path
-    rows: int
-    encoded: int
-    seconds: float
-    dtype: str
-    left_out: int
-    cut: int
-    misfits: int
-    problems: list[str]
+    folder: Path  # where the vectors are
+    rows: int  # in the folder
+    encoded: int  # rows read in this call; the others were there
+    seconds: float  # of the whole call
+    dtype: str  # what the model computed in
+    left_out: int  # rows without a vector
+    cut: int  # texts longer than the model reads
+    misfits: int  # cells of kept columns that did not fit their column and are null
+    problems: list[str]  # the first ten of all these, with their place; all of them are in ``problems.jsonl``
 
 
 def encode_files(
@@ -233,11 +221,7 @@ class _Run:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second writer.
-
-    Raises:
-        ValueError: another process holds it.
-    """
+    """Hold the folder against a second writer."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)

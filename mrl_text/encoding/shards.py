@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 
     from mrl_text.encoder import MatryoshkaEncoder
 
-METADATA = b"mrl_text"
-"""Key of our part of a shard's metadata: problems and how many rows were read."""
+METADATA = b"mrl_text"  # key of our part of a shard's metadata: problems and how many rows were read
 
-Rows = list[tuple[int, Text]]
-"""Rows with the number of the file they are from."""
+Rows = list[tuple[int, Text]]  # rows with the number of the file they are from
 
 
 def load_encoder(job: Job) -> MatryoshkaEncoder:

@@ -234,11 +234,7 @@ async def _read_body(request: Request, limit: int) -> bytes:
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Do the work, and stop when the client no longer waits for it.
-
-    Raises:
-        ClientDisconnect: the client has left.
-    """
+    """Do the work, and stop when the client no longer waits for it."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:

@@ -19,14 +19,11 @@ from mrl_text.suggest import check_choice
 class Reading(NamedTuple):
     """How the model reads a text. Texts with different readings cannot share a forward pass."""
 
-    prompt: str | None = None
-    """Text put before every input."""
-    task: str | None = None
-    """Route through models that treat queries and documents differently."""
+    prompt: str | None = None  # text put before every input
+    task: str | None = None  # route through models that treat queries and documents differently
 
 
-PLAIN = Reading()
-"""No prompt and no route."""
+PLAIN = Reading()  # no prompt and no route
 
 
 class Embedder:

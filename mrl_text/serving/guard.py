@@ -13,8 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mrl_text.serving.errors import ApiError, respond
 from mrl_text.serving.metrics import Metrics
 
-OPEN_PATH = "/health"
-"""Path that needs no token. It only says that the server runs."""
+OPEN_PATH = "/health"  # path that needs no token. It only says that the server runs.
 
 EMBEDDINGS_PATH = "/v1/embeddings"
 _PATHS = (OPEN_PATH, EMBEDDINGS_PATH, "/v1/models", "/metrics")

@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_WINDOW = 4
-"""How many batches of waiting texts are searched for texts of similar length."""
-_FREE_PADDING = 64
-"""Up to this many padding tokens cost less than another forward pass."""
+_WINDOW = 4  # how many batches of waiting texts are searched for texts of similar length
+_FREE_PADDING = 64  # up to this many padding tokens cost less than another forward pass
 
 
 class Job:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ROTATION_TEXTS = 100_000
-"""As many as :func:`mrl_text.adapt.adapt` takes unless told otherwise."""
+_ROTATION_TEXTS = 100_000  # as many as :func:`mrl_text.adapt.adapt` takes unless told otherwise
 
 
 def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFolder) -> tuple[MatryoshkaEncoder, Any]:

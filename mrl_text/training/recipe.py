@@ -23,10 +23,8 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """The starting model."""
 
-    name: str
-    """Hub id, local folder or packaged model; a plain transformer such as BERT gets mean pooling."""
-    trust_remote_code: bool = False
-    """Allow code that comes with the model to run."""
+    name: str  # hub id, local folder or packaged model; a plain transformer such as BERT gets mean pooling
+    trust_remote_code: bool = False  # allow code that comes with the model to run
     max_seq_length: PositiveInt | None = None
     """Tokens per text in training and in the saved model; None keeps the model's own."""
     train_seq_length: PositiveInt | None = None
@@ -61,12 +59,10 @@ class ModelConfig(_Section):
 class MiningConfig(_Section):
     """Hard negatives: positives of other rows that the starting model places near the anchor."""
 
-    num: PositiveInt = 3
-    """Negatives per row; rows with fewer candidates are left out."""
+    num: PositiveInt = 3  # negatives per row; rows with fewer candidates are left out
     range_min: Annotated[StrictInt, Field(ge=0)] = 10
     """Pass over this many of the nearest, which may well be right answers."""
-    range_max: PositiveInt = 50
-    """Look no further than this many."""
+    range_max: PositiveInt = 50  # look no further than this many
     relative_margin: Annotated[float, Field(ge=0, lt=1)] | None = 0.05
     """Leave out what comes closer to the anchor than the positive's similarity less this part of it."""
     max_score: Annotated[float, Field(gt=-1, le=1)] | None = None
@@ -83,25 +79,19 @@ class MiningConfig(_Section):
 class SourceConfig(_Section):
     """Where pairs or triplets come from."""
 
-    source: str
-    """Hub id, local CSV/TSV/JSONL/Parquet file, folder of such files, or ``docstrings``."""
-    subset: str | None = None
-    """Configuration name of a hub data set."""
-    split: str = "train"
-    """Split of a hub data set."""
+    source: str  # hub id, local CSV/TSV/JSONL/Parquet file, folder of such files, or ``docstrings``
+    subset: str | None = None  # configuration name of a hub data set
+    split: str = "train"  # split of a hub data set
     columns: list[str] | None = None
     """Columns to use, in the order anchor, positive, negative...; None takes the columns with these names. One name is
     enough for a loss that needs texts only (``self_distillation``, ``rotation``)."""
-    limit: PositiveInt | None = None
-    """At most this many rows, from the start."""
+    limit: PositiveInt | None = None  # at most this many rows, from the start
     packages: Annotated[list[str], Field(min_length=1)] | None = None
     """For ``docstrings``: top-level import names; None takes the whole environment. Held-out ones never count."""
-    limit_per_package: PositiveInt | None = None
-    """For ``docstrings``: at most this many pairs of each package."""
+    limit_per_package: PositiveInt | None = None  # for ``docstrings``: at most this many pairs of each package
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Share of the batches, relative to the other sources; None for all of them goes by their numbers of rows."""
-    mine_negatives: MiningConfig | None = None
-    """Find hard negatives for pairs with the starting model."""
+    mine_negatives: MiningConfig | None = None  # find hard negatives for pairs with the starting model
 
     @property
     def label(self) -> str:
@@ -188,26 +178,20 @@ class LossConfig(_Section):
     """``nested_infonce``: multiple negatives ranking loss. ``self_distillation``: every size keeps the teacher's
     neighbourhoods, no labels. ``nested_infonce_2d``: multiple negatives ranking over sizes and layers. ``rotation``:
     the encoder stays as it is, and the numbers of its vectors are rotated (:mod:`mrl_text.adapt`)."""
-    dims: list[StrictInt]
-    """Sizes to train; the model's full width should be among them."""
+    dims: list[StrictInt]  # sizes to train; the model's full width should be among them
     weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     """One weight per size, in the order of ``dims``; None is 1 for each."""
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
     """Inverse temperature of the softmax over cosine similarities in the contrastive loss."""
-    reduction: Literal["sum", "mean"] = "sum"
-    """Over the sizes."""
-    symmetric: bool = False
-    """Positives find their anchors, too."""
-    gather_across_devices: bool = False
-    """With several processes: negatives from all of them."""
+    reduction: Literal["sum", "mean"] = "sum"  # over the sizes
+    symmetric: bool = False  # positives find their anchors, too
+    gather_across_devices: bool = False  # with several processes: negatives from all of them
     mini_batch_size: PositiveInt | None = None
     """Encode the batch in pieces of this size with cached gradients: large batches in little memory."""
-    dims_per_step: PositiveInt | None = None
-    """Train this many sizes per step, drawn at random; None trains all."""
+    dims_per_step: PositiveInt | None = None  # train this many sizes per step, drawn at random; None trains all
     distill_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Weight of self-distillation beside ``nested_infonce``."""
-    distill_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
-    """Inverse temperature of self-distillation."""
+    distill_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0  # inverse temperature of self-distillation
     distill_weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     """One weight per size for self-distillation; None takes ``weights``."""
     teacher: Literal["base", "self"] = "base"
@@ -261,8 +245,7 @@ class EvalConfig(_Section):
 
     tasks: list[str] = []
     dims: list[StrictInt] = []
-    layers: list[PositiveInt] = []
-    """Numbers of layers besides all of them."""
+    layers: list[PositiveInt] = []  # numbers of layers besides all of them
 
     @field_validator("dims")
     @classmethod
@@ -277,8 +260,7 @@ class Recipe(_Section):
     model: ModelConfig
     data: DataConfig
     loss: LossConfig
-    training: dict[str, Any] = {}
-    """Passed to ``SentenceTransformerTrainingArguments`` unchanged."""
+    training: dict[str, Any] = {}  # passed to ``SentenceTransformerTrainingArguments`` unchanged
     eval: EvalConfig = EvalConfig()
 
     @field_validator("training")

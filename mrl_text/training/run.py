@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DataFacts = dict[str, dict[str, Any]]
-"""Source -> its rows and the hash of its texts."""
+DataFacts = dict[str, dict[str, Any]]  # source -> its rows and the hash of its texts
 
 _STREAMED_ROWS = 1000
 _RECORDED_PACKAGES = ("mrl-text", "sentence-transformers", "torch", "transformers", "datasets", "accelerate", "numpy")

@@ -11,8 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LABEL = "label"
-"""Column of a teacher's vectors; all others hold text."""
+LABEL = "label"  # column of a teacher's vectors; all others hold text
 
 
 def normalised(text: str) -> str:
