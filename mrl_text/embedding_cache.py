@@ -30,10 +30,8 @@ class EmbeddingCache:
     processes may share a folder; see :class:`~mrl_text.vector_file.VectorFile`.
 
     Args:
-        load_model: returns the model; called on the first use of :attr:`model` or :meth:`embed`.
         folder: where the embeddings of all models are kept, each in a folder named after :func:`fingerprint`; None
             keeps them in memory.
-        batch_size: texts per forward pass.
     """
 
     def __init__(self, load_model: Callable[[], MatryoshkaEncoder], folder: Path | None, batch_size: int = 32) -> None:
@@ -56,7 +54,6 @@ class EmbeddingCache:
         """Full-width embeddings as the model computes them, not renormalised.
 
         Args:
-            texts: any number of texts, repeats allowed.
             prompt: text put before each; None leaves it to the model.
             role: ``"query"``, ``"document"`` or None, as in ``encode_query`` and ``encode_document``.
 

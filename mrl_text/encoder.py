@@ -138,17 +138,9 @@ class MatryoshkaEncoder(SentenceTransformer):
                 texts or of dictionaries, as sentence-transformers takes them. A text longer
                 than ``max_seq_length`` tokens is cut there; the first time this is certain, a warning says so.
             prompt_name: name of a prompt saved with the model, such as ``"query"``.
-            prompt: text put before every input; wins over ``prompt_name``.
-            batch_size: texts per forward pass.
-            show_progress_bar: None shows it where the log level is INFO or lower.
-            output_value: as in sentence-transformers; anything but ``"sentence_embedding"`` is passed through.
             precision: ``float32`` (also None), ``float16``, ``int8``, ``uint8``, ``binary`` or ``ubinary``. int8 and
                 uint8 take their ranges from these very inputs; for a corpus use :func:`mrl_text.truncation.quantize`.
-            convert_to_numpy: numpy array (the default), otherwise a list of tensors.
-            convert_to_tensor: one torch tensor; wins over ``convert_to_numpy``.
             device: a device, or a list of devices to spread the work over processes.
-            normalize_embeddings: unit length after the cut.
-            truncate_dim: sentence-transformers' name for ``dim``.
             dim: numbers to keep, 1 to the model's width; None keeps all, or what ``truncate_dim`` says that the model
                 was made with. Sizes the model was not trained for are allowed (they interpolate) and warned about
                 once.
@@ -232,13 +224,8 @@ class MatryoshkaEncoder(SentenceTransformer):
         computed: one window of ``texts`` is taken ahead of what has been yielded.
 
         Args:
-            texts: any iterable of texts; read in the caller's thread.
-            prompt_name: name of a prompt saved with the model, such as ``"query"``.
-            prompt: text put before every input; wins over ``prompt_name``.
-            dim: numbers to keep, as for :meth:`encode`.
             precision: as for :meth:`encode`; int8 and uint8 need ``ranges``.
             ranges: float array (2, dim), smallest and largest value of each number, measured on a corpus.
-            normalize_embeddings: unit length after the cut.
             dtype: what matrix products are computed in: None as in :meth:`encode`, the type of the weights; ``auto``
                 bfloat16 where the device has it natively. The model itself is not changed.
             task: ``"query"`` or ``"document"``: the model's prompt of that name, unless one is given, and its route.
@@ -312,12 +299,6 @@ class MatryoshkaEncoder(SentenceTransformer):
         ModernBERT and decoders, the final norm, which is then applied to layer ``layers``. Only a model trained for it
         (:func:`mrl_text.losses.nested_infonce_2d`; arXiv 2402.14776) keeps its quality.
 
-        Args:
-            layers: how many to keep, 1 to all of them.
-
-        Returns:
-            This model.
-
         Raises:
             ValueError: an impossible number, a model without layers (static embeddings), one with a backbone per
                 route, or one whose list of layers is not certain.
@@ -333,11 +314,6 @@ class MatryoshkaEncoder(SentenceTransformer):
         """Save as sentence-transformers does, with the trained sizes where plain readers and servers find them.
 
         Settings are in the words that servers have known longest (:mod:`mrl_text.server_files`).
-
-        Args:
-            path: folder; made if missing.
-            *args: as for the parent.
-            **kwargs: as for the parent.
         """
         super().save(path, *args, **kwargs)
         lower_case = bool(getattr(self[0], "do_lower_case", False)) if len(self) else False

@@ -38,7 +38,6 @@ def load(
         dtype: type of the weights and so of what is computed, whatever the checkpoint was saved in
             (:mod:`mrl_text.dtypes`). ``auto`` is bfloat16 where the device has it natively and the model multiplies
             matrices, else float32.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None is the best there is.
         backend: what computes; ``onnx`` and ``openvino`` compute in float32.
         **kwargs: as for :class:`~mrl_text.MatryoshkaEncoder`.
 
@@ -104,9 +103,6 @@ def cached(
     """Full-width embeddings of a model, each text encoded once; the model is loaded when a text is asked for.
 
     Args:
-        source: as for :func:`load`.
-        dtype: likewise.
-        device: likewise.
         layers: transformer layers to keep (:meth:`mrl_text.MatryoshkaEncoder.truncate_layers`); None is all of them.
         batch_size: texts per forward pass.
         folder: of the embeddings of all models; None keeps them in memory, the default is the one that all commands
@@ -134,9 +130,7 @@ def encode(texts: str | Iterable[str], dim: int | None = None, model: str = DEFA
     """Encode texts to unit vectors of ``dim`` numbers, loading the model once per process.
 
     Args:
-        texts: one text or any iterable of texts.
         dim: numbers per vector; None is the model's full width.
-        model: local folder or hub id of any sentence-transformers model.
         **kwargs: as for :meth:`MatryoshkaEncoder.encode`.
 
     Returns:

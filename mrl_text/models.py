@@ -70,10 +70,6 @@ def find_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
     A hub id whose weights are installed as a package (:data:`PACKAGED_MODELS`) is taken from there. The part
     ``sentence-transformers/`` may be left out for these.
 
-    Args:
-        name: folder, hub id, or the bare name of a packaged model.
-        trust_remote_code: allow code that comes with the model to run when it is loaded.
-
     Raises:
         FileNotFoundError: the name looks like a path, but no model is there; the message says what is.
     """
@@ -97,11 +93,7 @@ def find_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
 
 
 def require_packaged_model(hub_name: str, *, extra: str) -> Path:
-    """Folder of a packaged model's weights.
-
-    Raises:
-        ModuleNotFoundError: its package is not installed; names the extra that brings it.
-    """
+    """Folder of a packaged model's weights."""
     package, subfolder = PACKAGED_MODELS[hub_name]
     folder = _package_folder(package)
     if folder is None:

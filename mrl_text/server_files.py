@@ -52,9 +52,7 @@ def write_server_files(folder: Path, *, max_seq_length: int | None, do_lower_cas
     not touched.
 
     Args:
-        folder: what ``SentenceTransformer.save`` wrote.
         max_seq_length: tokens of a text that the model reads; None leaves the files alone.
-        do_lower_case: whether sentence-transformers lowers the case of texts itself.
 
     Returns:
         Whether the files are in the old words now.

@@ -70,12 +70,9 @@ def encode_windows(
     A list's vectors depend on that list alone, so that work can be split between lists and give the same bits.
 
     Args:
-        model: any sentence-transformers model that takes texts.
         lists: windows, such as :func:`windows` makes; taken one ahead of what has been yielded.
         dtype: see :func:`mrl_text.dtypes.compute_dtype`.
         token_budget: tokens per batch, padding included; None takes what suits the device.
-        prompt: put before each text.
-        task: ``query`` or ``document`` where the model tells them apart.
 
     Raises:
         ValueError: an impossible ``dtype`` or ``token_budget``.

@@ -33,13 +33,6 @@ def token_batches(
 
     A transformer with a fast tokeniser has its tokens counted; for every other model the length in characters stands
     in, as in sentence-transformers' own ``encode``.
-
-    Args:
-        model: any sentence-transformers model that takes texts.
-        texts: the window, at least one text.
-        token_budget: tokens of a batch, padding included; a single longer text is a batch of its own.
-        prompt: put before each text.
-        task: ``query`` or ``document`` where the model tells them apart.
     """
     if _counts_tokens(model):
         return _counted(model, texts, token_budget, prompt, task)

@@ -99,11 +99,7 @@ def load_adaptation(file: str | Path) -> Adaptation:
 
 
 def matrix_file(file: str | Path) -> Path:
-    """The path, if it can hold a matrix.
-
-    Raises:
-        ValueError: it does not end in ``.npy``.
-    """
+    """The path, if it can hold a matrix."""
     path = Path(file)
     if path.suffix != ".npy":
         raise ValueError(f"a matrix is written to a .npy file, got {path}: try {path.with_suffix('.npy')}")

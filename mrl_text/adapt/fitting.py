@@ -59,8 +59,6 @@ def fit(
         weights: of each size in the order of ``dims``, at least 0; None is 1 for each. ``pca`` has no use for them.
         steps: of the training; None is 1500, or 20 passes over the texts or pairs where that is less. ``pca`` needs
             none.
-        seed: of groups and batches.
-        progress: show a bar on stderr.
 
     Returns:
         The adaptation, with the number of texts and the seconds among its facts.
@@ -117,11 +115,7 @@ def unit_rows(embeddings: np.ndarray) -> np.ndarray:
 
 
 def fitted_dims(width: int, dims: Sequence[int] | None) -> tuple[int, ...]:
-    """The sizes to fit for, ascending; None is the powers of two from 16 up, and the width.
-
-    Raises:
-        ValueError: a size that is larger than the width or no whole number.
-    """
+    """The sizes to fit for, ascending; None is the powers of two from 16 up, and the width."""
     if dims is None:
         return check_dims([2**power for power in range(4, width.bit_length()) if 2**power < width] + [width])
     return check_dims(dims, width)

@@ -17,10 +17,6 @@ def apply(model: MatryoshkaEncoder, adaptation: Adaptation) -> MatryoshkaEncoder
     It stands before a last ``Normalize``, else at the end. Length does not matter to cosines, so either place gives
     the same vectors. The saved model loads in plain sentence-transformers.
 
-    Args:
-        model: the model whose vectors the adaptation was fitted on. It is changed in place.
-        adaptation: what to put in.
-
     Returns:
         The same model; its ``matryoshka_dims`` are the adaptation's.
 

@@ -24,11 +24,7 @@ class Engine(Protocol):
 
 
 def open_engine(name: EngineName, shards: Sequence[Sequence[Segment]]) -> Engine:
-    """The engine of that name.
-
-    Raises:
-        ModuleNotFoundError: it needs an extra that is not installed; names it.
-    """
+    """The engine of that name."""
     if name == "local":
         return LocalEngine(shards)
     from mrl_text.encoding.ray_engine import RayEngine

@@ -20,17 +20,7 @@ PROBLEMS = "problems.jsonl"
 
 
 def finish(folder: Path, job: Job, manifest: dict[str, Any], count: int) -> dict[str, Any]:
-    """Complete a folder whose shards are all there; may be interrupted and called again.
-
-    Args:
-        folder: of the encoding.
-        job: as it was prepared.
-        manifest: as it was begun.
-        count: number of shards.
-
-    Returns:
-        The complete manifest, as written.
-    """
+    """Complete a folder whose shards are all there; may be interrupted and called again."""
     from pyarrow import parquet
 
     files = [folder / SHARDS / f"{number:05d}.parquet" for number in range(count)]

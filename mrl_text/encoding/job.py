@@ -82,9 +82,6 @@ def split(
     """The rows of each shard: so many rows after each other, whichever files they are in, after those that are done.
 
     Files are read once to count their rows (of Parquet only the footer).
-
-    Raises:
-        ValueError: a file that cannot be read to its end.
     """
     shards: list[list[Segment]] = []
     room, left = 0, limit
@@ -116,11 +113,7 @@ class Reader:
         self._rows: Iterator[Text] = iter(())
 
     def read(self, segments: Sequence[Segment]) -> list[tuple[int, Text]]:
-        """Rows with the number of their source.
-
-        Raises:
-            ValueError: a file has fewer rows than when they were counted.
-        """
+        """Rows with the number of their source."""
         found: list[tuple[int, Text]] = []
         for segment in segments:
             source = self._sources[segment.source]

@@ -28,22 +28,14 @@ _SETTINGS = {
 
 
 class RayEngine:
-    """Encodes the shards it was made with on the cluster that the environment names.
-
-    Raises:
-        ModuleNotFoundError: Ray is not installed.
-    """
+    """Encodes the shards it was made with on the cluster that the environment names."""
 
     def __init__(self, shards: Sequence[Sequence[Segment]]) -> None:
         self._shards = shards
         self._ray = _start()
 
     def prepare(self, job: Job) -> Job:
-        """Settle on a worker what takes the model: it has the devices that encode.
-
-        Raises:
-            ValueError: impossible sizes or dtype.
-        """
+        """Settle on a worker what takes the model: it has the devices that encode."""
         settled, problem = self._ray.get(
             self._ray.remote(**self._resources(job))(_prepare).remote(job, [list(shard) for shard in self._shards])
         )
@@ -53,11 +45,7 @@ class RayEngine:
         return prepared
 
     def encode(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """The shards as they are finished, in any order.
-
-        Raises:
-            ValueError: a row that the job does not allow, with its place.
-        """
+        """The shards as they are finished, in any order."""
         from ray.data import ActorPoolStrategy, from_items
 
         items = [{"shard": number, "segments": _to_json(self._shards[number])} for number in numbers]

@@ -38,9 +38,6 @@ def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segm
     """Settle what takes the model: sizes, what it computes in, ranges of int8 and uint8.
 
     Ranges are the extremes in the first window of all texts, 4,096 at most.
-
-    Raises:
-        ValueError: impossible sizes or dtype, or no vector to take ranges from.
     """
     vectors = np.concatenate([one.vectors for one in encode_windows(encoder, [["width"]], task="document")])
     dims = check_dims(job.dims or (vectors.shape[1],), vectors.shape[1])
@@ -65,16 +62,8 @@ def encode_shards(
 ) -> Iterator[tuple[int, bytes]]:
     """Encode shards one after the other; windows do not reach across them, tokenising does.
 
-    Args:
-        encoder: the job's model.
-        shards: number and rows of each.
-        job: a prepared one.
-
     Yields:
         Number and Parquet file of each shard, in order. The bytes depend on its rows and the job alone.
-
-    Raises:
-        ValueError: a row that the job does not allow, with its place.
     """
     waiting: deque[tuple[int, Rows, int]] = deque()
 

@@ -35,13 +35,7 @@ class Service:
     """The requests of one model.
 
     Args:
-        embedder: the model.
-        settings: limits and access.
         thread: compute in a thread of its own; otherwise the caller runs ``batcher.run``.
-
-    Attributes:
-        batcher: computes; to be closed at the end.
-        metrics: what was counted.
     """
 
     def __init__(self, embedder: Embedder, settings: ServerSettings, *, thread: bool = True) -> None:
@@ -177,11 +171,7 @@ class Service:
 
 
 def create_app(service: Service) -> FastAPI:
-    """The ASGI application of a service; it closes the service's batcher when it ends.
-
-    Args:
-        service: the model and its limits. With a token set, no description of the interface is served.
-    """
+    """The ASGI application of a service; it closes the service's batcher when it ends."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

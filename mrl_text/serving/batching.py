@@ -18,11 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Overloaded(Exception):
-    """The queue is too full: the client should try again later.
-
-    Args:
-        retry_after: seconds until there is likely to be room.
-    """
+    """The queue is too full: the client should try again later."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"try again in {retry_after} s")
@@ -51,7 +47,6 @@ class Batcher:
     first text, for others to share its batch.
 
     Args:
-        encoder: the model.
         batch_tokens: padded tokens per forward pass.
         max_wait_ms: patience of an idle server, milliseconds.
         max_queue: tokens that may wait.
@@ -104,9 +99,7 @@ class Batcher:
         Cancelling removes from the queue what is not yet computed.
 
         Args:
-            texts: at least one.
             tokens: how many the model reads of each.
-            reading: how it reads them.
 
         Returns:
             float32 (n, width), unit rows, in the order of the texts.
@@ -130,11 +123,7 @@ class Batcher:
                 self._queue.drop(job)
 
     def close(self, *, abort: bool = False) -> None:
-        """Take no more requests. The thread ends when the queue is empty.
-
-        Args:
-            abort: drop the waiting texts, too; their requests get :class:`Closed`.
-        """
+        """Take no more requests. The thread ends when the queue is empty."""
         with self._changed:
             self._closing = True
             if abort:

@@ -32,12 +32,8 @@ class Embedder:
     :meth:`encode` is for one thread at a time; everything else may be called from any thread.
 
     Args:
-        model: folder, hub id or packaged model.
         dtype: what it computes in; ``auto`` is bfloat16 where the device has it natively and the model has
             matrices to multiply, else float32.
-        device: as for sentence-transformers; None is the best there is.
-        name: what clients call it; None takes the name it was found by.
-        trust_remote_code: allow code that comes with the model to run.
 
     Attributes:
         name: what clients call it.
@@ -81,10 +77,6 @@ class Embedder:
     def reading(self, input_type: str | None = None, prompt_name: str | None = None) -> Reading:
         """How texts are read, by the rule of :meth:`mrl_text.MatryoshkaEncoder.prompt_for`.
 
-        Args:
-            input_type: ``"query"`` or ``"document"``: the prompt of that name, if the model has one, and its route.
-            prompt_name: a prompt saved with the model; wins over that of ``input_type``.
-
         Raises:
             ValueError: the model has no such prompt.
         """
@@ -111,10 +103,6 @@ class Embedder:
 
     def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> np.ndarray:
         """Encode one batch in one forward pass.
-
-        Args:
-            texts: of about the same length.
-            reading: how to read them.
 
         Returns:
             float32 (n, width), unit rows.

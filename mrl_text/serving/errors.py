@@ -10,15 +10,7 @@ TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_e
 
 
 class ApiError(Exception):
-    """A refused request, with status and reason.
-
-    Args:
-        status: HTTP status, 400 to 599.
-        message: what is wrong, what is allowed, the fix. Never a part of a long input.
-        param: field of the request that caused it.
-        code: short name for programs.
-        headers: extra response headers.
-    """
+    """A refused request, with status and reason."""
 
     def __init__(
         self,

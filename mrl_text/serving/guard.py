@@ -23,11 +23,6 @@ class Guard:
     """ASGI middleware that checks the token before it reads anything else of a request, and counts answers.
 
     Without the right token every path, method and body gets the same answer. Only ``/health`` needs no token.
-
-    Args:
-        app: the application behind it.
-        api_key: the token; None asks for none.
-        metrics: where answers are counted.
     """
 
     def __init__(self, app: ASGIApp, *, api_key: str | None, metrics: Metrics) -> None:

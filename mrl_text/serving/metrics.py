@@ -14,11 +14,7 @@ _TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16_384, 65_536)
 
 
 class Metrics:
-    """Counters of one server in a registry of their own, so that two servers in a process do not mix.
-
-    Args:
-        queued_tokens: gives the number of waiting tokens.
-    """
+    """Counters of one server in a registry of their own, so that two servers in a process do not mix."""
 
     def __init__(self, queued_tokens: Callable[[], float]) -> None:
         self.registry = registry = CollectorRegistry()

@@ -14,15 +14,7 @@ _FREE_PADDING = 64  # up to this many padding tokens cost less than another forw
 
 
 class Job:
-    """The texts of one request on their way through the model.
-
-    Args:
-        texts: what is to be encoded.
-        tokens: how many tokens the model reads of each.
-        kind: texts of different kinds (prompts) cannot share a forward pass.
-        width: numbers per vector.
-        future: gets ``vectors`` when all texts are done.
-    """
+    """The texts of one request on their way through the model."""
 
     __slots__ = ("dropped", "future", "kind", "left", "texts", "tokens", "vectors", "waiting")
 

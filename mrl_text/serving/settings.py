@@ -69,9 +69,6 @@ def read_api_key(variable: str | None = None, file: Path | None = None) -> str |
         variable: environment variable that must hold it; None takes :data:`API_KEY_VARIABLE` if that is set.
         file: file that holds it and nothing else; surrounding blanks are dropped.
 
-    Returns:
-        The token, or None where none is asked for.
-
     Raises:
         ValueError: both are named; the named variable is not set; nothing but blanks in it.
         FileNotFoundError: no such file.

@@ -14,11 +14,7 @@ from mrl_text.training.recipe import ModelConfig, Recipe
 
 
 def check_recipe(recipe: Recipe) -> ModelSource:
-    """Check all that can be known before data and weights are loaded: the model's name and width, local files.
-
-    Raises:
-        FileNotFoundError, ValueError: as for :func:`mrl_text.training.train`.
-    """
+    """Check all that can be known before data and weights are loaded: the model's name and width, local files."""
     source = find_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
     check_data(recipe)
     base_width = peek_width(source)
@@ -31,12 +27,7 @@ def check_recipe(recipe: Recipe) -> ModelSource:
 
 
 def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
-    """The recipe's starting model, ready to train: float32 weights, in whatever type it was saved.
-
-    Raises:
-        FileNotFoundError: a hub model that cannot be reached.
-        ValueError: a size larger than the model.
-    """
+    """The recipe's starting model, ready to train: float32 weights, in whatever type it was saved."""
     model = load(source, model_card_data=ModelCard())
     if recipe.model.static is not None:
         model = _static(model, recipe.model.static)

@@ -34,13 +34,6 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
     A row with a text that its batch already has, in whatever column (case and spacing ignored), waits for the next
     batch that has not. sentence-transformers' class of this name keeps the same promise but reads every row anew in
     every epoch; here 8 bytes per text are kept instead. Rows that fit nowhere else come last, in smaller batches.
-
-    Args:
-        dataset: text columns and, maybe, a ``label``.
-        batch_size: rows per batch.
-        drop_last: leave out batches with fewer rows.
-        valid_label_columns, generator: for the Trainer's sake; the order comes from ``seed`` and the epoch.
-        seed: decides the order, together with the epoch (``set_epoch``).
     """
 
     def __init__(
@@ -167,13 +160,6 @@ class WeightedBatchSampler(MultiDatasetDefaultBatchSampler):
 
     An epoch has as many batches as the data sets together. A data set whose share is larger than its number of
     batches starts over, in another order; one whose share is smaller shows other rows in the next epoch.
-
-    Args:
-        dataset: the data sets.
-        batch_samplers: one for each.
-        generator: for the Trainer's sake; the order comes from ``seed`` and the epoch.
-        seed: decides the order, together with the epoch.
-        weights: share of each data set, any positive numbers.
 
     Raises:
         ValueError: not one positive weight per data set.

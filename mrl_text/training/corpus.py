@@ -23,12 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_data(recipe: Recipe) -> None:
-    """Fail early on what can be seen without reading the data.
-
-    Raises:
-        FileNotFoundError: a local path that is not there.
-        ValueError: a file of no known type, or a stream that would never end or cannot be checked beforehand.
-    """
+    """Fail early on what can be seen without reading the data."""
     for source in (*recipe.data.train, *recipe.data.validation):
         check_source(source)
     if not recipe.data.stream:

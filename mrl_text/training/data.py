@@ -26,11 +26,7 @@ _STREAMED_ROWS = 10_000  # of a stream, those that tell which columns there are
 
 
 def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
-    """Load every source; several become a ``DatasetDict`` whose names are the sources in order.
-
-    Raises:
-        FileNotFoundError, ValueError: as for :func:`load_source`.
-    """
+    """Load every source; several become a ``DatasetDict`` whose names are the sources in order."""
     from datasets import DatasetDict
 
     loaded = [load_source(source) for source in sources]
@@ -42,9 +38,6 @@ def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
 
 def load_source(source: SourceConfig) -> Dataset:
     """Load one source.
-
-    Args:
-        source: its description in a recipe.
 
     Returns:
         Data set whose columns are ``anchor``, ``positive`` and, where there are any, ``negative``,
@@ -63,11 +56,7 @@ def load_source(source: SourceConfig) -> Dataset:
 
 
 def check_source(source: SourceConfig) -> None:
-    """Fail early on what can be seen without reading the data: a local path that is not there or of no known type.
-
-    Raises:
-        FileNotFoundError, ValueError: as for :func:`load_source`.
-    """
+    """Fail early on what can be seen without reading the data: a local path that is not there or of no known type."""
     if source.source != "docstrings" and _is_local(source.source):
         _local_tables(source.source)
     if held_out := sorted(set(source.packages or ()) & set(HELD_OUT_PACKAGES)):
@@ -78,13 +67,6 @@ def open_source(source: SourceConfig, *, streaming: bool = False) -> Any:
     """A local or hub source with the columns of its own names: those that are used, of a hub data set all.
 
     Cells of local files are text as they are written, whatever they look like; those of Parquet are copied.
-
-    Args:
-        source: its description in a recipe.
-        streaming: an ``IterableDataset`` that reads as it goes.
-
-    Raises:
-        FileNotFoundError, ValueError: as for :func:`load_source`.
     """
     return (_load_local if _is_local(source.source) else _load_hub)(source, streaming)
 
@@ -92,15 +74,8 @@ def open_source(source: SourceConfig, *, streaming: bool = False) -> Any:
 def target_columns(source: SourceConfig, present: Sequence[str]) -> dict[str, str]:
     """Which columns are used, and what they are called from now on.
 
-    Args:
-        source: its description in a recipe.
-        present: the columns that are there.
-
     Returns:
         Column of the source -> ``anchor``, ``positive``, ``negative``, ``negative_2``..., in this order.
-
-    Raises:
-        ValueError: a column is missing, named twice, or it is not clear which to use.
     """
     columns = source.columns
     if columns is None:

@@ -18,13 +18,6 @@ class NestedRetrievalEvaluator(SentenceEvaluator):
     Texts are encoded once at full width; each size is a slice. With one relevant text per query, nDCG@10 is
     ``1 / log2(rank + 1)`` for a rank up to 10, else 0. Equal similarities count against the model.
 
-    Args:
-        anchors: queries.
-        positives: the text that answers each query, same order.
-        dims: sizes to report.
-        name: prefix of the metric names.
-        batch_size: texts per forward pass.
-
     Raises:
         ValueError: no pairs, or lists of different length.
     """

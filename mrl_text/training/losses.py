@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 def build_loss(config: LossConfig, model: MatryoshkaEncoder) -> nn.Module:
     """The loss of a recipe for this model.
 
-    Args:
-        config: the recipe's ``loss`` section.
-        model: the model to train.
-
-    Returns:
-        A loss for ``SentenceTransformerTrainer``.
-
     Raises:
         ValueError: sizes or options that do not fit the model.
     """

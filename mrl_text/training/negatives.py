@@ -29,16 +29,7 @@ def mine_sources(
     prompts: Mapping[str, str] | None = None,
     batch_size: int = 64,
 ) -> Dataset | DatasetDict:
-    """:func:`mine_negatives` for the sources that ask for it; the others stay as they are.
-
-    Args:
-        data: what :func:`mrl_text.training.data.load_sources` made of the sources.
-        sources: in the same order.
-        model, prompts, batch_size: as for :func:`mine_negatives`.
-
-    Raises:
-        ValueError: as for :func:`mine_negatives`.
-    """
+    """:func:`mine_negatives` for the sources that ask for it; the others stay as they are."""
     if isinstance(data, Dataset):
         config = sources[0].mine_negatives
         return mine_negatives(data, config, model, prompts=prompts, batch_size=batch_size) if config else data
@@ -67,12 +58,7 @@ def mine_negatives(
     of their anchors' first appearance. Those for which there are too few candidates are left out and counted.
 
     Args:
-        data: columns ``anchor`` and ``positive``.
-        config: how many, and from where in the ranking.
-        model: the starting model.
-        name: of the data in messages.
         prompts: column -> text put before its texts, as in training.
-        batch_size: texts per forward pass.
         cache: folder; None is ``negatives`` under the cache directory.
 
     Returns:

@@ -28,12 +28,6 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
 
     What it computes is kept on disk, so that a run that is resumed finds it.
 
-    Args:
-        recipe: the recipe.
-        model: its starting model.
-        data: its training data, as :func:`mrl_text.training.corpus.load_training_data` gives them.
-        folder: of the run.
-
     Returns:
         The model to train and its data; with a ``label`` column of vectors where the loss or the batches need one.
     """

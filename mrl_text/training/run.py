@@ -74,9 +74,6 @@ class RunFolder:
     def check_data(self, data: DataFacts) -> None:
         """See whether a run that is resumed has the data it began with; writes nothing.
 
-        Args:
-            data: as :func:`describe_data` gives it.
-
         Raises:
             ValueError: a source has other texts, another order, or is a different one.
         """
@@ -110,11 +107,7 @@ class RunFolder:
         return None
 
     def rewind(self, checkpoint: Path | None) -> None:
-        """Forget what came after a checkpoint, as resuming from there repeats it: log lines, unfinished checkpoints.
-
-        Args:
-            checkpoint: what :meth:`last_checkpoint` gave; None forgets everything.
-        """
+        """Forget what came after a checkpoint, as resuming from there repeats it: log lines, unfinished checkpoints."""
         step = -1 if checkpoint is None else _step_of(checkpoint)
         self.rewind_metrics(step)
         for folder in self._all_checkpoints():
@@ -147,12 +140,6 @@ def describe_data(sources: Mapping[str, Dataset | IterableDataset]) -> DataFacts
     """Rows and hash of the texts of every source, in order.
 
     Of a streamed source the first 1,000 rows count: reading all of it is what streaming avoids.
-
-    Args:
-        sources: label -> data set; only its columns of text are looked at.
-
-    Returns:
-        Label -> ``{"rows": n, "hash": hexadecimal}``; rows is None for a streamed source.
     """
     return {label: _facts_of(data) for label, data in sources.items()}
 
@@ -179,10 +166,6 @@ def explain_failed_write(what: str, folder: Path) -> Iterator[None]:
     """Turn the many errors of a full disk into one that says what to do.
 
     torch reports a full disk as a ``RuntimeError``, safetensors as an error of its own.
-
-    Args:
-        what: what is being written.
-        folder: where; it need not exist.
 
     Raises:
         OSError: in place of an ``OSError``, a ``RuntimeError`` or a safetensors error.

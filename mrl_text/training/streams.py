@@ -32,15 +32,10 @@ def stream_sources(
     a resumed run finds its place by the number of rows alone.
 
     Args:
-        sources: local files and hub data sets.
-        seed: decides the order.
         deduplicate: remember the rows of each source (about 100 bytes a row) and leave out those that come again
             before the source starts over.
         evaluation: hashes of evaluation texts (:func:`mrl_text.training.leaks.evaluation_hashes`); rows with one of
             them are left out. None leaves all in.
-
-    Returns:
-        Stream with the columns ``anchor``, ``positive`` and, where there are any, ``negative``...
 
     Raises:
         FileNotFoundError, ValueError: as for :func:`mrl_text.training.data.load_source`, or sources with other columns
