@@ -135,12 +135,18 @@ class MatryoshkaEncoder(SentenceTransformer):
 
         Args:
             inputs: one text, or any iterable of texts (list, generator, numpy array, ``datasets`` column), of pairs of
-                texts or of dictionaries, as sentence-transformers takes them. A text longer
-                than ``max_seq_length`` tokens is cut there; the first time this is certain, a warning says so.
+                texts or of dictionaries, as sentence-transformers takes them. A text longer than ``max_seq_length``
+                tokens is cut there; the first time this is certain, a warning says so.
             prompt_name: name of a prompt saved with the model, such as ``"query"``.
+            prompt: text put before every input; wins over ``prompt_name``.
+            batch_size, show_progress_bar: as for the parent.
+            output_value: likewise; anything but ``"sentence_embedding"`` is what the parent returns.
             precision: ``float32`` (also None), ``float16``, ``int8``, ``uint8``, ``binary`` or ``ubinary``. int8 and
                 uint8 take their ranges from these very inputs; for a corpus use :func:`mrl_text.truncation.quantize`.
+            convert_to_numpy, convert_to_tensor: an array (the default), else one tensor, else a list of tensors.
             device: a device, or a list of devices to spread the work over processes.
+            normalize_embeddings: unit length after the cut.
+            truncate_dim: sentence-transformers' name for ``dim``.
             dim: numbers to keep, 1 to the model's width; None keeps all, or what ``truncate_dim`` says that the model
                 was made with. Sizes the model was not trained for are allowed (they interpolate) and warned about
                 once.
@@ -224,7 +230,8 @@ class MatryoshkaEncoder(SentenceTransformer):
         computed: one window of ``texts`` is taken ahead of what has been yielded.
 
         Args:
-            precision: as for :meth:`encode`; int8 and uint8 need ``ranges``.
+            prompt_name, prompt, dim, normalize_embeddings: as for :meth:`encode`.
+            precision: likewise; int8 and uint8 need ``ranges``.
             ranges: float array (2, dim), smallest and largest value of each number, measured on a corpus.
             dtype: what matrix products are computed in: None as in :meth:`encode`, the type of the weights; ``auto``
                 bfloat16 where the device has it natively. The model itself is not changed.
@@ -292,7 +299,7 @@ class MatryoshkaEncoder(SentenceTransformer):
         return None if prompt_name is None else self.prompts[prompt_name]
 
     def truncate_layers(self, layers: int) -> MatryoshkaEncoder:
-        """Keep the first ``layers`` transformer layers and drop the others: fewer parameters, faster, smaller file.
+        """Keep the first ``layers`` transformer layers, 1 to all, and drop the others: faster, and a smaller file.
 
         In place, as ``half()`` and ``resize_token_embeddings`` are. The configuration follows, so that the saved model
         loads with that depth in plain sentence-transformers. What stands after the layers stays: pooling and, in

@@ -20,7 +20,7 @@ def cache_dir() -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a run after a crash, sees the whole of it or nothing.
+    """Write a file so that a reader, or a run after a crash, sees the whole of it or nothing. Makes missing folders.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; an older version of the file is untouched.
@@ -77,6 +77,8 @@ def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
 @contextlib.contextmanager
 def replaced_folder(folder: Path, marker: str | None, what: str) -> Iterator[Path]:
     """Fill a new folder that takes the place of ``folder`` when the block ends; an error leaves all as it was.
+
+    Arguments are those of :func:`check_replaceable`, which is asked again before anything is replaced.
 
     Yields:
         An empty folder beside it, on the same disk.

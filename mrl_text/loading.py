@@ -38,6 +38,7 @@ def load(
         dtype: type of the weights and so of what is computed, whatever the checkpoint was saved in
             (:mod:`mrl_text.dtypes`). ``auto`` is bfloat16 where the device has it natively and the model multiplies
             matrices, else float32.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None is the best there is.
         backend: what computes; ``onnx`` and ``openvino`` compute in float32.
         **kwargs: as for :class:`~mrl_text.MatryoshkaEncoder`.
 
@@ -101,6 +102,8 @@ def cached(
     folder: Path | Literal["shared"] | None = "shared",
 ) -> EmbeddingCache:
     """Full-width embeddings of a model, each text encoded once; the model is loaded when a text is asked for.
+
+    What is not told here is as for :func:`load`.
 
     Args:
         layers: transformer layers to keep (:meth:`mrl_text.MatryoshkaEncoder.truncate_layers`); None is all of them.

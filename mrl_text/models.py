@@ -68,7 +68,8 @@ def find_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
     """Resolve a local folder, a packaged model or a hub id, without loading it and without the network.
 
     A hub id whose weights are installed as a package (:data:`PACKAGED_MODELS`) is taken from there. The part
-    ``sentence-transformers/`` may be left out for these.
+    ``sentence-transformers/`` may be left out for these. Code that comes
+    with the model runs on loading only with ``trust_remote_code``.
 
     Raises:
         FileNotFoundError: the name looks like a path, but no model is there; the message says what is.
@@ -93,7 +94,7 @@ def find_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
 
 
 def require_packaged_model(hub_name: str, *, extra: str) -> Path:
-    """Folder of a packaged model's weights."""
+    """Folder of a packaged model's weights; ModuleNotFoundError names the extra that brings it."""
     package, subfolder = PACKAGED_MODELS[hub_name]
     folder = _package_folder(package)
     if folder is None:

@@ -29,7 +29,7 @@ class TokenBatch:
 def token_batches(
     model: SentenceTransformer, texts: Sequence[str], token_budget: int, prompt: str | None, task: str | None
 ) -> list[TokenBatch]:
-    """Split a window into batches, longest texts first.
+    """Split a window into batches of ``token_budget`` tokens with padding, longest texts first.
 
     A transformer with a fast tokeniser has its tokens counted; for every other model the length in characters stands
     in, as in sentence-transformers' own ``encode``.

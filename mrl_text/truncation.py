@@ -23,7 +23,7 @@ _BITS = {"float32": 32, "float16": 16, "int8": 8, "uint8": 8, "binary": 1, "ubin
 
 
 def check_dim(dim: int, full: int | None, trained: Sequence[int] = ()) -> int:
-    """Return ``dim`` as an int if it is a size that vectors of width ``full`` can be cut to.
+    """Return ``dim`` as an int if it is a size that vectors of width ``full`` (None: unknown) can be cut to.
 
     Raises:
         ValueError: ``dim`` is not a whole number, below 1, or above ``full``.

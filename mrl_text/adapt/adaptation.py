@@ -99,7 +99,7 @@ def load_adaptation(file: str | Path) -> Adaptation:
 
 
 def matrix_file(file: str | Path) -> Path:
-    """The path, if it can hold a matrix."""
+    """The path, if it can hold a matrix; ValueError unless it ends in ``.npy``."""
     path = Path(file)
     if path.suffix != ".npy":
         raise ValueError(f"a matrix is written to a .npy file, got {path}: try {path.with_suffix('.npy')}")

@@ -115,7 +115,7 @@ def unit_rows(embeddings: np.ndarray) -> np.ndarray:
 
 
 def fitted_dims(width: int, dims: Sequence[int] | None) -> tuple[int, ...]:
-    """The sizes to fit for, ascending; None is the powers of two from 16 up, and the width."""
+    """The sizes to fit for, ascending; None is the powers of two from 16 up, and the width; ValueError beyond it."""
     if dims is None:
         return check_dims([2**power for power in range(4, width.bit_length()) if 2**power < width] + [width])
     return check_dims(dims, width)

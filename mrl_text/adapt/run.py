@@ -176,7 +176,7 @@ def _sample(count: int, limit: int, seed: int) -> np.ndarray:
 
 
 def embed(source: ModelSource, texts: Sequence[str], *, batch_size: int = 64, device: str | None = None) -> np.ndarray:
-    """Vectors of a frozen model, float32 (n, width), kept in the cache folder."""
+    """Vectors of a frozen model, float32 (n, width), kept in the cache folder; errors of loading and embedding."""
     return cached(source, dtype="auto", device=device, batch_size=batch_size).embed(texts, role="document")
 
 

@@ -16,7 +16,7 @@ PAIR_COLUMNS = ("anchor", "positive")
 
 
 def read_texts(files: Sequence[str | Path], *, column: str | None = None) -> list[str]:
-    """The texts of all files, each once, without blank ones, in the order of the files."""
+    """The texts of all files, each once, without blank, in file order; errors as for ``tables.texts.read_texts``."""
     if not files:
         raise ValueError("no file of texts was named")
     for file in files:
@@ -25,7 +25,11 @@ def read_texts(files: Sequence[str | Path], *, column: str | None = None) -> lis
 
 
 def read_pairs(file: str | Path) -> list[tuple[str, str]]:
-    """The pairs of a table with the columns ``anchor`` and ``positive``; rows with a blank cell are left out."""
+    """The pairs of a table with the columns ``anchor`` and ``positive``; rows with a blank cell are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`mrl_text.tables.read_columns`, or fewer than two pairs.
+    """
     table = open_table(file, [suffix for suffix in SUFFIXES if suffix != ".txt"])
     problems = Problems(table.path)
     columns = read_columns(table, PAIR_COLUMNS, problems, required=[PAIR_COLUMNS])
@@ -86,7 +90,7 @@ def read_array(file: str | Path) -> np.ndarray:
 
 
 def check_file(file: str | Path, suffixes: Sequence[str]) -> Path:
-    """The path of a file that is there and of a known type."""
+    """The path, or FileNotFoundError or ValueError where it is not there or of another type."""
     path = Path(file).expanduser()
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path} is none of the types that can be read here: {', '.join(suffixes)}")

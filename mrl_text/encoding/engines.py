@@ -24,7 +24,7 @@ class Engine(Protocol):
 
 
 def open_engine(name: EngineName, shards: Sequence[Sequence[Segment]]) -> Engine:
-    """The engine of that name."""
+    """The engine of that name; ModuleNotFoundError names the extra that it needs."""
     if name == "local":
         return LocalEngine(shards)
     from mrl_text.encoding.ray_engine import RayEngine

@@ -15,8 +15,8 @@ import torch
 from tqdm.auto import tqdm
 
 from mrl_text.choices import AutoDtype, EncodedFormat, EngineName, OnError, OnLong
+from mrl_text.encoding.completion import finish
 from mrl_text.encoding.engines import open_engine
-from mrl_text.encoding.finish import finish
 from mrl_text.encoding.folder import MANIFEST, SHARDS
 from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
 from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
@@ -74,6 +74,7 @@ def encode_files(
     interruption encodes the missing ones only, to the same bytes.
 
     Args:
+        inputs: see :func:`mrl_text.tables.open_table`.
         output: folder; one that was begun with the same inputs and options is continued.
         dims: sizes; None takes the model's full width.
         precisions: of each size. int8 and uint8 take their ranges from the first 4,096 texts, see ``ranges`` in the

@@ -113,7 +113,7 @@ class Reader:
         self._rows: Iterator[Text] = iter(())
 
     def read(self, segments: Sequence[Segment]) -> list[tuple[int, Text]]:
-        """Rows with the number of their source."""
+        """Rows with the number of their source; ValueError if a file has fewer rows than when they were counted."""
         found: list[tuple[int, Text]] = []
         for segment in segments:
             source = self._sources[segment.source]

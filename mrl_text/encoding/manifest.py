@@ -80,7 +80,7 @@ def restore(job: Job, manifest: dict[str, Any]) -> Job:
 
 
 def check_same(folder: Path, manifest: dict[str, Any], bound: dict[str, Any], job: Job) -> None:
-    """Refuse to continue an encoding that was begun otherwise."""
+    """Refuse to continue an encoding that was begun otherwise: ValueError names the first difference."""
     if manifest.get("version") != 1:
         raise ValueError(f"{folder} is of version {manifest.get('version')}, and this package writes version 1")
     for name, value in bound.items():

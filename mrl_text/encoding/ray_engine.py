@@ -28,7 +28,7 @@ _SETTINGS = {
 
 
 class RayEngine:
-    """Encodes the shards it was made with on the cluster that the environment names."""
+    """Encodes the shards it was made with on the cluster that the environment names. ModuleNotFoundError without it."""
 
     def __init__(self, shards: Sequence[Sequence[Segment]]) -> None:
         self._shards = shards
@@ -45,7 +45,7 @@ class RayEngine:
         return prepared
 
     def encode(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """The shards as they are finished, in any order."""
+        """The shards as they are finished, in any order; ValueError for a row that the job does not allow."""
         from ray.data import ActorPoolStrategy, from_items
 
         items = [{"shard": number, "segments": _to_json(self._shards[number])} for number in numbers]

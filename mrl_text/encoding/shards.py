@@ -37,7 +37,8 @@ def load_encoder(job: Job) -> MatryoshkaEncoder:
 def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segment]]) -> Job:
     """Settle what takes the model: sizes, what it computes in, ranges of int8 and uint8.
 
-    Ranges are the extremes in the first window of all texts, 4,096 at most.
+    Ranges are the extremes in the first window of all texts, 4,096 at most. ValueError: impossible sizes or dtype, or
+    no vector to take ranges from.
     """
     vectors = np.concatenate([one.vectors for one in encode_windows(encoder, [["width"]], task="document")])
     dims = check_dims(job.dims or (vectors.shape[1],), vectors.shape[1])
@@ -61,6 +62,8 @@ def encode_shards(
     encoder: MatryoshkaEncoder, shards: Iterable[tuple[int, Rows]], job: Job
 ) -> Iterator[tuple[int, bytes]]:
     """Encode shards one after the other; windows do not reach across them, tokenising does.
+
+    A row that the job does not allow is a ValueError with its place.
 
     Yields:
         Number and Parquet file of each shard, in order. The bytes depend on its rows and the job alone.

@@ -171,7 +171,7 @@ class Service:
 
 
 def create_app(service: Service) -> FastAPI:
-    """The ASGI application of a service; it closes the service's batcher when it ends."""
+    """The ASGI application of a service; it closes the batcher at its end. With a token set, it shows no schema."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Overloaded(Exception):
-    """The queue is too full: the client should try again later."""
+    """The queue is too full: the client should try again in ``retry_after`` seconds."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"try again in {retry_after} s")
@@ -123,7 +123,7 @@ class Batcher:
                 self._queue.drop(job)
 
     def close(self, *, abort: bool = False) -> None:
-        """Take no more requests. The thread ends when the queue is empty."""
+        """Take no more requests and end once the queue is empty; ``abort`` drops what waits, with :class:`Closed`."""
         with self._changed:
             self._closing = True
             if abort:

@@ -75,7 +75,8 @@ class Embedder:
         return str(self._encoder.device)
 
     def reading(self, input_type: str | None = None, prompt_name: str | None = None) -> Reading:
-        """How texts are read, by the rule of :meth:`mrl_text.MatryoshkaEncoder.prompt_for`.
+        """How texts are read, by the rule of :meth:`mrl_text.MatryoshkaEncoder.prompt_for`
+        (``input_type`` is its ``role``).
 
         Raises:
             ValueError: the model has no such prompt.

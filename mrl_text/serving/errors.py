@@ -10,7 +10,7 @@ TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_e
 
 
 class ApiError(Exception):
-    """A refused request, with status and reason."""
+    """A refused request: HTTP status, message (never a part of a long input), field, short name, extra headers."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ _FREE_PADDING = 64  # up to this many padding tokens cost less than another forw
 
 
 class Job:
-    """The texts of one request on their way through the model."""
+    """The texts of one request on their way through the model; those of another ``kind`` need another pass."""
 
     __slots__ = ("dropped", "future", "kind", "left", "texts", "tokens", "vectors", "waiting")
 

@@ -14,7 +14,10 @@ from mrl_text.training.recipe import ModelConfig, Recipe
 
 
 def check_recipe(recipe: Recipe) -> ModelSource:
-    """Check all that can be known before data and weights are loaded: the model's name and width, local files."""
+    """Check all that can be known before data and weights are loaded: the model's name and width, local files.
+
+    Errors are those of :func:`mrl_text.training.train`.
+    """
     source = find_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
     check_data(recipe)
     base_width = peek_width(source)

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_data(recipe: Recipe) -> None:
-    """Fail early on what can be seen without reading the data."""
+    """Fail early (FileNotFoundError, ValueError) on what can be seen without reading the data."""
     for source in (*recipe.data.train, *recipe.data.validation):
         check_source(source)
     if not recipe.data.stream:

@@ -49,21 +49,21 @@ def load_source(source: SourceConfig) -> Dataset:
     """
     if source.source == "docstrings":
         return _docstring_pairs(source)
-    data = _select_columns(open_source(source), source)
+    data = _select_columns(open_dataset(source), source)
     if source.limit is not None:
         data = data.select(range(min(source.limit, len(data))))
     return _without_blank_rows(data, source.source)
 
 
 def check_source(source: SourceConfig) -> None:
-    """Fail early on what can be seen without reading the data: a local path that is not there or of no known type."""
+    """Fail early on what can be seen without reading the data: a missing path, an unknown type, held-out packages."""
     if source.source != "docstrings" and _is_local(source.source):
         _local_tables(source.source)
     if held_out := sorted(set(source.packages or ()) & set(HELD_OUT_PACKAGES)):
         raise ValueError(f"packages {', '.join(held_out)} are held out for evaluation and are never trained on")
 
 
-def open_source(source: SourceConfig, *, streaming: bool = False) -> Any:
+def open_dataset(source: SourceConfig, *, streaming: bool = False) -> Any:
     """A local or hub source with the columns of its own names: those that are used, of a hub data set all.
 
     Cells of local files are text as they are written, whatever they look like; those of Parquet are copied.
@@ -76,6 +76,9 @@ def target_columns(source: SourceConfig, present: Sequence[str]) -> dict[str, st
 
     Returns:
         Column of the source -> ``anchor``, ``positive``, ``negative``, ``negative_2``..., in this order.
+
+    Raises:
+        ValueError: a column is missing, named twice, or it is not clear which to use.
     """
     columns = source.columns
     if columns is None:

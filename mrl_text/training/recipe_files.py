@@ -26,7 +26,7 @@ def shipped_recipes() -> dict[str, Traversable]:
 
 
 def recipe_text(name: str) -> str:
-    """The YAML text of a shipped recipe."""
+    """The YAML text of a shipped recipe; ValueError names the nearest."""
     shipped = shipped_recipes()
     if name not in shipped:
         raise ValueError(f"no recipe named {name!r}{did_you_mean(name, shipped)}")

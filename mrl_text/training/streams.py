@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrl_text.training.data import open_source, target_columns, unreadable
+from mrl_text.training.data import open_dataset, target_columns, unreadable
 from mrl_text.training.recipe import SourceConfig
 from mrl_text.training.texts import text_hash
 
@@ -56,7 +56,7 @@ def stream_sources(
 def _stream(source: SourceConfig, seed: int, deduplicate: bool, evaluation: np.ndarray | None) -> IterableDataset:
     from datasets import Features, IterableDataset, Value
 
-    raw = open_source(source, streaming=True)
+    raw = open_dataset(source, streaming=True)
     if source.limit is not None:
         raw = raw.take(source.limit)
     try:

@@ -20,7 +20,7 @@ PROBLEMS = "problems.jsonl"
 
 
 def finish(folder: Path, job: Job, manifest: dict[str, Any], count: int) -> dict[str, Any]:
-    """Complete a folder whose shards are all there; may be interrupted and called again."""
+    """Complete a folder whose shards are all there; may be interrupted and called again. Gives the manifest."""
     from pyarrow import parquet
 
     files = [folder / SHARDS / f"{number:05d}.parquet" for number in range(count)]
