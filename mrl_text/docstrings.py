@@ -30,28 +30,9 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_THIRD_PARTY = ("networkx", "polars", "sklearn")
 HELD_OUT_STDLIB = (
-    "argparse",
-    "asyncio",
-    "collections",
-    "concurrent",
-    "csv",
-    "datetime",
-    "email",
-    "fractions",
-    "http",
-    "ipaddress",
-    "json",
-    "logging",
-    "random",
-    "shutil",
-    "statistics",
-    "string",
-    "subprocess",
-    "tempfile",
-    "unittest",
-    "urllib",
-    "zipfile",
-)
+    "argparse asyncio collections concurrent csv datetime email fractions http ipaddress json logging random "
+    "shutil statistics string subprocess tempfile unittest urllib zipfile"
+).split()
 HELD_OUT_PACKAGES = (*HELD_OUT_THIRD_PARTY, *HELD_OUT_STDLIB)
 """Top-level import names that training never reads and the docstring retrieval task is made of."""
 

@@ -40,8 +40,7 @@ class EmbeddingCache:
         self._folder = folder
         self._batch_size = batch_size
         self._opened: VectorMemory | None = None
-        self.encoded = 0
-        """Texts that went through the model in this process."""
+        self.encoded = 0  # texts that went through the model in this process
 
     @property
     def model(self) -> MatryoshkaEncoder:

@@ -55,6 +55,14 @@ def read_json(file: Path) -> Any:
         raise ValueError(f"{file} is damaged: {error}") from None
 
 
+def peek_json(file: Path) -> Any:
+    """What a JSON file of somebody holds; None where it is not there or cannot be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
     """Refuse an output folder that holds something else than what is about to be written.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from mrl_text.files import peek_json
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +105,7 @@ def require_packaged_model(hub_name: str, *, extra: str) -> Path:
 
 def read_metadata(folder: Path) -> dict[str, object]:
     """What :class:`~mrl_text.MatryoshkaEncoder` wrote about itself into a model folder; empty if nothing."""
-    try:
-        config = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}
+    config = peek_json(folder / "config_sentence_transformers.json")
     block = config.get(METADATA_KEY) if isinstance(config, dict) else None
     return block if isinstance(block, dict) else {}
 
@@ -118,7 +116,7 @@ def read_model_json(source: ModelSource, file: str) -> Any:
 
     try:
         found = load_file_path(source.path, file)
-        return json.loads(Path(found).read_text(encoding="utf-8")) if found else None
+        return peek_json(Path(found)) if found else None
     except (OSError, ValueError):
         return None
 
@@ -169,10 +167,7 @@ def _local_source(folder: Path) -> ModelSource:
 
 def _config_dims(folder: Path) -> object:
     """``matryoshka_dimensions`` of ``config.json``, where other trainers and servers keep the trained sizes."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
+    config = peek_json(folder / "config.json")
     return config.get("matryoshka_dimensions") if isinstance(config, dict) else None
 
 

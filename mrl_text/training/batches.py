@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler, MultiDatasetDefaultBatchSampler
 
@@ -36,16 +35,8 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
     every epoch; here 8 bytes per text are kept instead. Rows that fit nowhere else come last, in smaller batches.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        drop_last: bool,
-        valid_label_columns: list[str] | None = None,
-        generator: torch.Generator | None = None,
-        seed: int | None = 0,
-    ) -> None:
-        super().__init__(dataset, batch_size, drop_last, valid_label_columns, generator, seed or 0)
+    def __init__(self, dataset: Dataset, *args: Any, seed: int | None = 0, **kwargs: Any) -> None:
+        super().__init__(dataset, *args, seed=seed or 0, **kwargs)
         self.dataset = dataset
         self._hashes: np.ndarray | None = None
 
@@ -165,18 +156,11 @@ class WeightedBatchSampler(MultiDatasetDefaultBatchSampler):
         ValueError: not one positive weight per data set.
     """
 
-    def __init__(
-        self,
-        dataset: torch.utils.data.ConcatDataset[Any],
-        batch_samplers: list[Any],
-        generator: torch.Generator | None = None,
-        seed: int | None = 0,
-        *,
-        weights: Sequence[float],
-    ) -> None:
-        super().__init__(dataset, batch_samplers, generator, seed or 0)
-        if len(weights) != len(batch_samplers) or min(weights) <= 0:
-            raise ValueError(f"expected {len(batch_samplers)} positive weights, one per source, got {list(weights)}")
+    def __init__(self, *args: Any, weights: Sequence[float], seed: int | None = 0, **kwargs: Any) -> None:
+        super().__init__(*args, seed=seed or 0, **kwargs)
+        if len(weights) != len(self.batch_samplers) or min(weights) <= 0:
+            expected = f"{len(self.batch_samplers)} positive weights, one per source"
+            raise ValueError(f"expected {expected}, got {list(weights)}")
         self.counts = _shares(weights, len(self))
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -219,9 +203,9 @@ SAMPLERS: dict[Batches, type[NoDuplicatesBatchSampler]] = {
 
 def _lengths(data: Dataset) -> np.ndarray:
     plain = data.with_format(None)
-    columns = [np.fromiter(map(len, plain[name][:]), dtype=np.int64) for name in text_columns(data)]
-    total: np.ndarray = np.sum(columns, axis=0)
-    return total
+    return np.asarray(
+        np.sum([np.fromiter(map(len, plain[name][:]), dtype=np.int64) for name in text_columns(data)], axis=0)
+    )
 
 
 def _shares(weights: Sequence[float], total: int) -> list[int]:

@@ -8,7 +8,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset
 
 from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.tables import SUFFIXES, Problems, Table, good_rows, open_table
@@ -17,9 +19,6 @@ from mrl_text.tables.texts import is_text
 from mrl_text.tables.values import cell_text
 from mrl_text.training.recipe import SourceConfig
 
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
 logger = logging.getLogger(__name__)
 
 _STREAMED_ROWS = 10_000  # of a stream, those that tell which columns there are
@@ -27,8 +26,6 @@ _STREAMED_ROWS = 10_000  # of a stream, those that tell which columns there are
 
 def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
     """Load every source; several become a ``DatasetDict`` whose names are the sources in order."""
-    from datasets import DatasetDict
-
     loaded = [load_source(source) for source in sources]
     if len(loaded) == 1:
         return loaded[0]
@@ -98,8 +95,6 @@ def target_columns(source: SourceConfig, present: Sequence[str]) -> dict[str, st
 
 
 def _docstring_pairs(source: SourceConfig) -> Dataset:
-    from datasets import Dataset
-
     check_source(source)
     exclude = HELD_OUT_PACKAGES
     pairs = load_docstrings(source.packages, exclude=exclude, limit_per_package=source.limit_per_package, progress=True)
@@ -136,8 +131,6 @@ def _local_tables(source: str) -> list[Table]:
 
 
 def _load_local(source: SourceConfig, streaming: bool) -> Any:
-    from datasets import Dataset, Features, IterableDataset, Value, load_dataset
-
     tables = _local_tables(source.source)
     present = [_columns(table, streaming) for table in tables]
     names = list(target_columns(source, list(dict.fromkeys(itertools.chain.from_iterable(present)))))
@@ -200,26 +193,21 @@ def _rows(
 
 def unreadable(source: str, error: BaseException) -> ValueError:
     """What to raise where reading a source failed: the reader's own error if it names the file."""
-    root = error
-    while root.__cause__ is not None and not isinstance(root, ValueError):
-        root = root.__cause__
-    reason = " ".join(str(root).split())
+    reason = _reason(error, until=ValueError)
     return ValueError(reason if Path(source).name in reason else f"{source} cannot be read: {reason[:200]}")
 
 
 def _load_hub(source: SourceConfig, streaming: bool) -> Any:
-    from datasets import load_dataset
-
     try:
         return load_dataset(source.source, source.subset, split=source.split, streaming=streaming)
     except OSError as error:
         raise FileNotFoundError(
             f"{source.source} is neither a local file nor a hub data set that can be reached from here"
-            f" ({_one_line(error)}); for local data give the path of a file"
+            f" ({_reason(error):.200}); for local data give the path of a file"
         ) from error
     except Exception as error:  # a wrong subset or split, a script: many types, each about this data set
         where = f"{source.source}, subset {source.subset}, split {source.split}"
-        raise ValueError(f"{where} cannot be loaded: {_one_line(error)}") from error
+        raise ValueError(f"{where} cannot be loaded: {_reason(error):.200}") from error
 
 
 def _select_columns(data: Dataset, source: SourceConfig) -> Dataset:
@@ -247,8 +235,8 @@ def _without_blank_rows(data: Dataset, label: str) -> Dataset:
     return data
 
 
-def _one_line(error: BaseException) -> str:
-    root = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    return " ".join(str(root).split())[:200]
+def _reason(error: BaseException, until: type[BaseException] | tuple[()] = ()) -> str:
+    """What is behind an error, or the first of a type behind it, on one line."""
+    while error.__cause__ is not None and not isinstance(error, until):
+        error = error.__cause__
+    return " ".join(str(error).split())

@@ -14,13 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset, IterableDataset
 
 from mrl_text.files import read_json, write_atomically
 from mrl_text.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +34,14 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.recipe = path / "recipe.yaml"
-        """The resolved recipe; training it again repeats the run."""
-        self.metrics = path / "metrics.jsonl"
-        """Logged values, one JSON object a line."""
+        self.recipe = path / "recipe.yaml"  # the resolved recipe; training it again repeats the run
+        self.metrics = path / "metrics.jsonl"  # logged values, one JSON object a line
         self.data = path / "data.json"
         """Rows and hash of every source, so that a run goes on with the data it began with."""
-        self.versions = path / "versions.json"
-        """Python and library versions."""
-        self.checkpoints = path / "checkpoints"
-        """The Trainer's folder."""
-        self.model = path / "model"
-        """The trained model, a sentence-transformers folder."""
-        self.result = path / "result.json"
-        """Written last: the run is complete if and only if it is there."""
+        self.versions = path / "versions.json"  # python and library versions
+        self.checkpoints = path / "checkpoints"  # the Trainer's folder
+        self.model = path / "model"  # the trained model, a sentence-transformers folder
+        self.result = path / "result.json"  # written last: the run is complete if and only if it is there
 
     def check(self, recipe: Recipe, *, resume: bool) -> None:
         """See whether a run of this recipe may use the folder; writes nothing.
@@ -109,7 +102,7 @@ class RunFolder:
     def rewind(self, checkpoint: Path | None) -> None:
         """Forget what came after a checkpoint, as resuming from there repeats it: log lines, unfinished checkpoints."""
         step = -1 if checkpoint is None else _step_of(checkpoint)
-        self.rewind_metrics(step)
+        self._rewind_metrics(step)
         for folder in self._all_checkpoints():
             if _step_of(folder) > step:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -117,8 +110,7 @@ class RunFolder:
     def _all_checkpoints(self) -> list[Path]:
         return sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of)
 
-    def rewind_metrics(self, step: int) -> None:
-        """Forget what was logged after ``step``."""
+    def _rewind_metrics(self, step: int) -> None:
         if not self.metrics.exists():
             return
         kept = []

@@ -6,16 +6,13 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from datasets import Features, IterableDataset, Value, interleave_datasets
 
 from mrl_text.training.data import open_dataset, target_columns, unreadable
 from mrl_text.training.recipe import SourceConfig
 from mrl_text.training.texts import text_hash
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +38,6 @@ def stream_sources(
         FileNotFoundError, ValueError: as for :func:`mrl_text.training.data.load_source`, or sources with other columns
             than the first.
     """
-    from datasets import interleave_datasets
-
     parts = [_stream(source, seed, deduplicate, evaluation) for source in sources]
     columns = [", ".join(part.column_names) for part in parts]
     if len(set(columns)) > 1:
@@ -54,8 +49,6 @@ def stream_sources(
 
 
 def _stream(source: SourceConfig, seed: int, deduplicate: bool, evaluation: np.ndarray | None) -> IterableDataset:
-    from datasets import Features, IterableDataset, Value
-
     raw = open_dataset(source, streaming=True)
     if source.limit is not None:
         raw = raw.take(source.limit)
@@ -70,14 +63,8 @@ def _stream(source: SourceConfig, seed: int, deduplicate: bool, evaluation: np.n
         if not isinstance(first[name], str | None):
             raise ValueError(f"{source.source}: column {name!r} holds {type(first[name]).__name__}, not text")
     features = Features({name: Value("string") for name in names.values()})
-    options = {
-        "raw": raw,
-        "names": names,
-        "label": source.label,
-        "seed": seed,
-        "deduplicate": deduplicate,
-        "forbidden": frozenset(evaluation.tolist() if evaluation is not None else ()),
-    }
+    options = {"raw": raw, "names": names, "label": source.label, "seed": seed, "deduplicate": deduplicate}
+    options["forbidden"] = frozenset(evaluation.tolist() if evaluation is not None else ())
     return IterableDataset.from_generator(_rows, features=features, gen_kwargs=options)
 
 

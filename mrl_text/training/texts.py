@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from datasets import Dataset
 
 LABEL = "label"  # column of a teacher's vectors; all others hold text
 
