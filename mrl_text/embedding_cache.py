@@ -104,17 +104,11 @@ class EmbeddingCache:
     ) -> np.ndarray:
         steps: list[np.ndarray] = []
         options: dict[str, Any] = {"task": route} if route else {}
+        options |= {"batch_size": self._batch_size, "show_progress_bar": False, "normalize_embeddings": False}
         for start in range(0, len(texts), 16 * self._batch_size):  # often enough for the bar to move
             some = texts[start : start + 16 * self._batch_size]
             with self.model.truncate_embeddings(None):
-                step = self.model.encode(
-                    some,
-                    prompt=prompt,
-                    batch_size=self._batch_size,
-                    show_progress_bar=False,
-                    normalize_embeddings=False,
-                    **options,
-                )
+                step = self.model.encode(some, prompt=prompt, **options)
             width = steps[0].shape[1] if steps else store.width or self.model.width or step.shape[1]
             if step.shape[1] != width:
                 raise ValueError(

@@ -101,15 +101,12 @@ def encode_files(
         ModuleNotFoundError: ``ray`` is not installed.
     """
     started = time.monotonic()
-    _check_options(dims, precisions, shard_rows, limit, token_budget)
-    for name, value, known in (
-        ("on_error", on_error, OnError),
-        ("on_long", on_long, OnLong),
-        ("format", format, EncodedFormat),
-        ("engine", engine, EngineName),
-        ("dtype", dtype, AutoDtype),
-    ):
-        check_choice(name, value, known)
+    _check_options(dims, precisions, shard_rows=shard_rows, limit=limit, token_budget=token_budget)
+    check_choice("on_error", on_error, OnError)
+    check_choice("on_long", on_long, OnLong)
+    check_choice("format", format, EncodedFormat)
+    check_choice("engine", engine, EngineName)
+    check_choice("dtype", dtype, AutoDtype)
     extra = tuple(name for name in dict.fromkeys(keep) if name != TEXT)
     sources = tuple(open_corpus(path, text_columns, id_column, extra) for path in inputs)
     if not sources or len({source.path for source in sources}) < len(sources):
@@ -154,16 +151,14 @@ def encode_files(
         return _report(folder, manifest, encoded, time.monotonic() - started)
 
 
-def _check_options(
-    dims: Sequence[int] | None, precisions: Sequence[str], shard_rows: int, limit: int | None, token_budget: int | None
-) -> None:
+def _check_options(dims: Sequence[int] | None, precisions: Sequence[str], **counts: int | None) -> None:
     if dims is not None:
         check_dims(dims)
     if not precisions:
         raise ValueError("precisions is empty: name at least one, for example ['float32']")
     for precision in precisions:
         check_choice("precision", precision, Precision)
-    for name, value in (("shard_rows", shard_rows), ("limit", limit), ("token_budget", token_budget)):
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
 from mrl_text.dtypes import compute_dtype
 from mrl_text.encoding.job import TEXT, Job, Reader, Segment, as_column, column_name
@@ -20,8 +22,6 @@ from mrl_text.tables.corpus import Text
 from mrl_text.truncation import check_dims, quantize, truncate, usable
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from mrl_text.encoder import MatryoshkaEncoder
 
 METADATA = b"mrl_text"  # key of our part of a shard's metadata: problems and how many rows were read
@@ -92,14 +92,8 @@ def encode_shards(
 
 
 def _encode(encoder: MatryoshkaEncoder, lists: Iterable[list[str]], job: Job) -> Iterator[EncodedWindow]:
-    return encode_windows(
-        encoder,
-        lists,
-        dtype=job.dtype,
-        token_budget=job.token_budget,
-        prompt=encoder.prompt_for("document"),
-        task="document",
-    )
+    options: dict[str, Any] = {"dtype": job.dtype, "token_budget": job.token_budget}
+    return encode_windows(encoder, lists, prompt=encoder.prompt_for("document"), task="document", **options)
 
 
 def _refuse(rows: Rows, job: Job) -> None:
@@ -137,24 +131,17 @@ def _shard(rows: Rows, parts: Sequence[EncodedWindow], job: Job) -> bytes:
         if cut[place]:
             if job.on_long == "fail":
                 raise ValueError(f"{job.place(source, row)} is longer than the model reads; take --on-long cut or skip")
-            note(source, row, *_LONG[job.on_long])
             if job.on_long == "skip":
+                note(source, row, "left out", "is longer than the model reads")
                 continue
+            note(source, row, "cut", "is longer than the model reads and was cut")
         kept.append((source, row))
         places.append(place)
     columns = _columns(kept, vectors[places], job, note)
     return _parquet(columns, {"problems": problems, "rows_read": len(rows)})
 
 
-_LONG = {
-    "cut": ("cut", "is longer than the model reads and was cut"),
-    "skip": ("left out", "is longer than the model reads"),
-}
-
-
 def _columns(kept: Rows, vectors: np.ndarray, job: Job, note: Any) -> dict[str, pa.Array]:
-    import pyarrow as pa
-
     columns = {"id": pa.array([job.row_id(source, row) for source, row in kept], pa.string())}
     for dim in job.dims:
         cut = truncate(vectors, dim)
@@ -173,9 +160,6 @@ def _columns(kept: Rows, vectors: np.ndarray, job: Job, note: Any) -> dict[str, 
 
 
 def _parquet(columns: dict[str, pa.Array], facts: dict[str, Any]) -> bytes:
-    import pyarrow as pa
-    from pyarrow import parquet
-
     table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(facts, ensure_ascii=False)})
     stream = io.BytesIO()
     parquet.write_table(table, stream, compression="zstd", use_dictionary=False, write_statistics=False)

@@ -112,12 +112,9 @@ class Embedder:
             FloatingPointError: the model returned NaN or infinity.
         """
         options: dict[str, Any] = {"task": reading.task} if reading.task else {}
+        options["prompt"] = reading.prompt or ""  # an empty one, because None would bring the default prompt back
         vectors: np.ndarray = self._encoder.encode(
-            list(texts),
-            prompt=reading.prompt or "",  # an empty one, because None would bring the default prompt back
-            batch_size=len(texts),
-            show_progress_bar=False,
-            **options,
+            list(texts), batch_size=len(texts), show_progress_bar=False, **options
         )
         if not np.isfinite(vectors).all():
             raise FloatingPointError("the model gave vectors that are not finite")

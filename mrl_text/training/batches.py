@@ -35,9 +35,11 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
     every epoch; here 8 bytes per text are kept instead. Rows that fit nowhere else come last, in smaller batches.
     """
 
-    def __init__(self, dataset: Dataset, *args: Any, seed: int | None = 0, **kwargs: Any) -> None:
-        super().__init__(dataset, *args, seed=seed or 0, **kwargs)
-        self.dataset = dataset
+    seed: int
+
+    def __init__(self, dataset: Dataset, *args: Any, **kwargs: Any) -> None:
+        super().__init__(dataset, *args, **kwargs)
+        self.dataset, self.seed = dataset, int(self.seed or 0)
         self._hashes: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -156,8 +158,11 @@ class WeightedBatchSampler(MultiDatasetDefaultBatchSampler):
         ValueError: not one positive weight per data set.
     """
 
-    def __init__(self, *args: Any, weights: Sequence[float], seed: int | None = 0, **kwargs: Any) -> None:
-        super().__init__(*args, seed=seed or 0, **kwargs)
+    seed: int
+
+    def __init__(self, *args: Any, weights: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seed = int(self.seed or 0)
         if len(weights) != len(self.batch_samplers) or min(weights) <= 0:
             expected = f"{len(self.batch_samplers)} positive weights, one per source"
             raise ValueError(f"expected {expected}, got {list(weights)}")
