@@ -24,6 +24,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm.auto import tqdm
+
 from mrl_text.files import cache_dir, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -78,7 +80,9 @@ def load_docstrings(
         raise ValueError(f"limit_per_package must be at least 1, got {limit_per_package}")
     names = sorted(set(environment_packages() if packages is None else packages) - set(exclude))
     found: list[Docstring] = []
-    for name in _with_progress(names, progress):
+    bar = tqdm(names, "Reading docstrings", unit="package", disable=not progress, leave=False, dynamic_ncols=True)
+    for name in bar:
+        bar.set_postfix_str(name)
         found.extend(_package_docstrings(name, limit_per_package, use_cache))
     if not found:
         wanted = "this environment" if packages is None else ", ".join(packages)
@@ -219,12 +223,3 @@ def _deduplicated(pairs: Iterable[Docstring]) -> list[Docstring]:
             seen |= keys
             kept.append(pair)
     return kept
-
-
-def _with_progress(names: Sequence[str], show: bool) -> Iterator[str]:
-    from tqdm.auto import tqdm
-
-    bar = tqdm(names, desc="Reading docstrings", unit="package", disable=not show, leave=False, dynamic_ncols=True)
-    for name in bar:
-        bar.set_postfix_str(name)
-        yield name

@@ -73,7 +73,9 @@ def compute_dtype(model: SentenceTransformer, wanted: str | None = None) -> str:
             )
         return own
     if wanted == "auto":
-        return fastest_dtype(model.device) if _multiplies(model) else own
+        # models that look up and average have no products, and gain nothing from fewer bits
+        multiplies = any(isinstance(module, torch.nn.Linear) for module in model.modules())
+        return fastest_dtype(model.device) if multiplies else own
     return wanted
 
 
@@ -85,11 +87,6 @@ def computing_in(dtype: str, model: SentenceTransformer) -> AbstractContextManag
     if compute_dtype(model) == dtype:
         return nullcontext()
     return torch.autocast(model.device.type, getattr(torch, dtype))
-
-
-def _multiplies(model: SentenceTransformer) -> bool:
-    """Whether there are matrix products at all; models that look up and average gain nothing from fewer bits."""
-    return any(isinstance(module, torch.nn.Linear) for module in model.modules())
 
 
 def _has_bfloat16(device_type: str) -> bool:

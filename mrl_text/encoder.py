@@ -193,7 +193,8 @@ class MatryoshkaEncoder(SentenceTransformer):
             return embeddings[0] if single else embeddings
         if not len(batch):
             embeddings = embeddings.reshape(0, cut or self.width or 0)
-        vectors = truncate(_as_float32(embeddings), normalize=bool(normalize_embeddings))
+        embeddings = embeddings.astype(np.float32, copy=False) if as_array else embeddings.float()
+        vectors = truncate(embeddings, normalize=bool(normalize_embeddings))
         if precision != "float32":
             vectors = quantize(vectors if as_array else vectors.cpu().numpy(), precision)
             vectors = vectors if as_array else torch.from_numpy(vectors)
@@ -378,7 +379,3 @@ def _read_saved(name: str, loaded_with: dict[str, Any]) -> dict[str, Any]:
     options = {option: loaded_with[option] for option in where if option in loaded_with}
     file = load_file_path(name, "config_sentence_transformers.json", **options)
     return dict(read_metadata(Path(file).parent)) if file else {}
-
-
-def _as_float32(embeddings: Any) -> Any:
-    return embeddings.astype(np.float32, copy=False) if isinstance(embeddings, np.ndarray) else embeddings.float()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sentence_transformers.util import batch_to_device
 
 from mrl_text.dtypes import compute_dtype, computing_in
 from mrl_text.token_batches import TokenBatch, token_batches
@@ -102,7 +103,8 @@ def _compute(
 ) -> EncodedWindow:
     # entered window by window: a context that stays open at a yield would reach into the caller's code
     with torch.inference_mode(), computing_in(dtype, model):
-        parts = [_forward(model, batch, task) for batch in batches]
+        features = (batch_to_device(batch.features, model.device) for batch in batches)
+        parts = [model(one, **({} if task is None else {"task": task}))["sentence_embedding"] for one in features]
         joined = torch.cat(parts).float().cpu().numpy()
     rows = np.concatenate([batch.rows for batch in batches])
     vectors = np.empty_like(joined)
@@ -110,11 +112,3 @@ def _compute(
     cut = np.empty(count, dtype=bool)
     cut[rows] = np.concatenate([batch.cut for batch in batches])
     return EncodedWindow(vectors, cut)
-
-
-def _forward(model: SentenceTransformer, batch: TokenBatch, task: str | None) -> torch.Tensor:
-    from sentence_transformers.util import batch_to_device
-
-    features = batch_to_device(batch.features, model.device)
-    vectors: torch.Tensor = model(features, **({} if task is None else {"task": task}))["sentence_embedding"]
-    return vectors

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from mrl_text.adapt.adaptation import Adaptation, load_adaptation
+from mrl_text.adapt.adaptation import Adaptation, apply, load_adaptation
 from mrl_text.adapt.fitting import fit
-from mrl_text.adapt.model import apply
 from mrl_text.adapt.run import adapt, adapt_vectors
 
 __all__ = ["Adaptation", "adapt", "adapt_vectors", "apply", "fit", "load_adaptation"]

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.adapt.adaptation import Adaptation, matrix_file
+from mrl_text.adapt.adaptation import Adaptation, apply, matrix_file
 from mrl_text.adapt.fitting import fit, fitted_dims
-from mrl_text.adapt.model import apply
 from mrl_text.adapt.texts import read_array, read_pairs, read_texts, read_vectors
 from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from mrl_text.tables import SUFFIXES, Problems, checked, open_table, read_columns, texts
 from mrl_text.tables.values import any_text
@@ -64,11 +64,8 @@ def read_vectors(file: str | Path) -> np.ndarray:
     column = table[lists[0]].combine_chunks()
     if column.null_count:
         raise ValueError(f"{where} {column.null_count} row{'s'[: column.null_count > 1]} without an embedding")
-    if pa.types.is_fixed_size_list(column.type):
-        shortest = longest = column.type.list_size
-    else:
-        widths = np.diff(column.offsets.to_numpy())
-        shortest, longest = (int(widths.min()), int(widths.max())) if len(widths) else (0, 0)
+    extremes = compute.min_max(compute.list_value_length(column))
+    shortest, longest = (extremes[end].as_py() or 0 for end in ("min", "max"))
     if shortest != longest:
         raise ValueError(f"{where} vectors of {shortest} to {longest} numbers")
     numbers = column.flatten().to_numpy(zero_copy_only=False)  # an empty cell is read as not a number

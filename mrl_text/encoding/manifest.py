@@ -119,10 +119,7 @@ def _shown(value: Any) -> str:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder; None where there is none."""
     file = folder / MANIFEST
-    if not file.is_file():
-        return None
-    manifest: dict[str, Any] = read_json(file)
-    return manifest
+    return dict(read_json(file)) if file.is_file() else None
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -48,7 +48,8 @@ class RayEngine:
         """The shards as they are finished, in any order; ValueError for a row that the job does not allow."""
         from ray.data import ActorPoolStrategy, from_items
 
-        items = [{"shard": number, "segments": _to_json(self._shards[number])} for number in numbers]
+        segments = {number: [dataclasses.asdict(one) for one in self._shards[number]] for number in numbers}
+        items = [{"shard": number, "segments": json.dumps(given)} for number, given in segments.items()]
         workers = max(1, min(self._devices(job), len(numbers)))
         encoded = from_items(items, override_num_blocks=len(items)).map_batches(
             _Worker,
@@ -97,10 +98,6 @@ class _Worker:
             content.append(encoded)
             problems.append(problem)
         return {"shard": list(batch["shard"]), "content": content, "problem": problems}
-
-
-def _to_json(segments: Sequence[Segment]) -> str:
-    return json.dumps([dataclasses.asdict(segment) for segment in segments])
 
 
 def _prepare(job: Job, shards: list[list[Segment]]) -> tuple[Job, str | None]:

@@ -138,7 +138,11 @@ def _shard(rows: Rows, parts: Sequence[EncodedWindow], job: Job) -> bytes:
         kept.append((source, row))
         places.append(place)
     columns = _columns(kept, vectors[places], job, note)
-    return _parquet(columns, {"problems": problems, "rows_read": len(rows)})
+    facts = json.dumps({"problems": problems, "rows_read": len(rows)}, ensure_ascii=False)
+    table = pa.table(columns).replace_schema_metadata({METADATA: facts})
+    stream = io.BytesIO()
+    parquet.write_table(table, stream, compression="zstd", use_dictionary=False, write_statistics=False)
+    return stream.getvalue()
 
 
 def _columns(kept: Rows, vectors: np.ndarray, job: Job, note: Any) -> dict[str, pa.Array]:
@@ -157,10 +161,3 @@ def _columns(kept: Rows, vectors: np.ndarray, job: Job, note: Any) -> dict[str, 
             source, row = kept[misfit]
             note(source, row, "cell", f"has in {name} {row.cells.get(name)!r:.60}, no {kind}: stored as null")
     return columns
-
-
-def _parquet(columns: dict[str, pa.Array], facts: dict[str, Any]) -> bytes:
-    table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(facts, ensure_ascii=False)})
-    stream = io.BytesIO()
-    parquet.write_table(table, stream, compression="zstd", use_dictionary=False, write_statistics=False)
-    return stream.getvalue()

@@ -7,11 +7,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
-from mrl_text.serving.embedder import Reading
+from mrl_text.serving.embedder import Embedder, Reading
 from mrl_text.serving.queueing import FairQueue, Item, Job
 
 logger = logging.getLogger(__name__)
@@ -27,17 +26,6 @@ class Overloaded(Exception):
 
 class Closed(Exception):
     """The server is stopping."""
-
-
-class Encoder(Protocol):
-    """The model as the thread calls it; see :class:`mrl_text.serving.embedder.Embedder`."""
-
-    @property
-    def width(self) -> int:
-        """Numbers per vector."""
-
-    def encode(self, texts: Sequence[str], reading: Reading) -> np.ndarray:
-        """One forward pass: float32 (n, width)."""
 
 
 class Batcher:
@@ -56,7 +44,7 @@ class Batcher:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: Embedder,
         *,
         batch_tokens: int,
         max_wait_ms: float,

@@ -123,10 +123,6 @@ class RunFolder:
             kept.append(line)
         write_atomically(self.metrics, "".join(kept).encode())
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Write ``result.json``."""
-        write_atomically(self.result, json.dumps(result, indent=2).encode())
-
 
 def describe_data(sources: Mapping[str, Dataset | IterableDataset]) -> DataFacts:
     """Rows and hash of the texts of every source, in order.

@@ -135,7 +135,14 @@ def _fit(trainer: _Trainer, checkpoint: Path | None, blend: float, metric: str |
         for name, value in trainer.model.state_dict().items() if start else ():
             if value.is_floating_point():  # the share of the way from where they began
                 value.copy_(torch.lerp(start[name].to(value.device), value, blend))
-    return _facts(trainer)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    arguments = trainer.args
+    return {
+        "steps": trainer.state.global_step,
+        "last_loss": losses[-1] if losses else None,
+        "device": str(arguments.device),
+        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
+    }
 
 
 def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformerTrainingArguments:
@@ -206,17 +213,6 @@ class _Trainer(SentenceTransformerTrainer):
             super()._save_checkpoint(*args, **kwargs)
 
 
-def _facts(trainer: SentenceTransformerTrainer) -> dict[str, Any]:
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    arguments = trainer.args
-    return {
-        "steps": trainer.state.global_step,
-        "last_loss": losses[-1] if losses else None,
-        "device": str(arguments.device),
-        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
-    }
-
-
 def _starting_scores(
     evaluator: NestedRetrievalEvaluator, model: MatryoshkaEncoder, folder: RunFolder
 ) -> dict[int, float]:
@@ -245,4 +241,4 @@ def _save(
             model.save_pretrained(str(partial))
             write_card(partial, **about, **card)
         base = {"name": source.name, "revision": source.revision, **source.trusted}
-        folder.finish({"base_model": base, **facts})
+        write_atomically(folder.result, json.dumps({"base_model": base, **facts}, indent=2).encode())
