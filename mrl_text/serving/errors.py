@@ -9,17 +9,14 @@ from starlette.responses import JSONResponse, Response
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
+Headers = dict[str, str] | None
+
+
 class ApiError(Exception):
     """A refused request: HTTP status, message (never a part of a long input), field, short name, extra headers."""
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        headers: dict[str, str] | None = None,
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, headers: Headers = None
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers

@@ -88,7 +88,7 @@ def read_inputs(given: Any, *, limit: int, token_ids: bool = False) -> list[str]
             _bad(f"input[{position}] must be {_name(entries[0])} like the first, got {_name(entry)}")
         if not entry:
             _bad(f"input[{position}] is empty: leave it out")
-        if isinstance(entry, str) and _SURROGATE.search(entry):
+        if isinstance(entry, str) and not entry.isascii() and _SURROGATE.search(entry):
             _bad(f"input[{position}] has half of a surrogate pair: it is no valid text")
         if kind is list and not all(type(number) is int for number in entry):
             _bad(f"input[{position}] must be a text, got a list")
