@@ -28,10 +28,7 @@ class EmbeddingCache:
 
     New texts are encoded longest first and written every 4,096, so that a run that is killed repeats no more. Several
     processes may share a folder; see :class:`~mrl_text.vector_file.VectorFile`.
-
-    Args:
-        folder: where the embeddings of all models are kept, each in a folder named after :func:`fingerprint`; None
-            keeps them in memory.
+    Each model has a folder named after its :func:`fingerprint`; where ``folder`` is None all stay in memory.
     """
 
     def __init__(self, load_model: Callable[[], MatryoshkaEncoder], folder: Path | None, batch_size: int = 32) -> None:

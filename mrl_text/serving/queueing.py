@@ -49,17 +49,11 @@ class FairQueue:
     before it, counted from the place being served when the request came. So every request moves on at the same
     pace, and a short one overtakes the rest of a long one. A batch is the first text and those of like length near
     the front. Not safe for threads: callers hold a lock.
-
-    Args:
-        batch_tokens: most tokens of a batch with its padding; a single longer text goes alone.
-
-    Attributes:
-        tokens: that wait.
     """
 
     def __init__(self, batch_tokens: int) -> None:
-        self.batch_tokens = batch_tokens
-        self.tokens = 0
+        self.batch_tokens = batch_tokens  # most of a batch with its padding; a single longer text goes alone
+        self.tokens = 0  # that wait
         self._heap: list[Item] = []
         self._now = 0
         self._serial = 0

@@ -34,11 +34,10 @@ def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
 
 
 def load_source(source: SourceConfig) -> Dataset:
-    """Load one source.
+    """Load one source: a data set of strings, none blank.
 
-    Returns:
-        Data set whose columns are ``anchor``, ``positive`` and, where there are any, ``negative``,
-        ``negative_2``...; ``anchor`` alone for a source of one column. All strings, none blank.
+    Its columns are ``anchor``, ``positive`` and, where there are any, ``negative``, ``negative_2``...; ``anchor`` alone
+    for a source of one column.
 
     Raises:
         FileNotFoundError: a local path that is not there, or a hub data set that cannot be reached.

@@ -26,10 +26,8 @@ _ROTATION_TEXTS = 100_000  # as many as :func:`mrl_text.adapt.adapt` takes unles
 def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFolder) -> tuple[MatryoshkaEncoder, Any]:
     """Mine negatives, add the base's vectors to the data and rotate the model, where the recipe asks for it.
 
-    What it computes is kept on disk, so that a run that is resumed finds it.
-
-    Returns:
-        The model to train and its data; with a ``label`` column of vectors where the loss or the batches need one.
+    What it computes is kept on disk, so that a run that is resumed finds it. Gives the model to train and its data,
+    with a ``label`` column of vectors where the loss or the batches need one.
     """
     prompts = training_prompts(recipe, data)
     if any(source.mine_negatives for source in recipe.data.train):

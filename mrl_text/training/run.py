@@ -153,10 +153,7 @@ def _facts_words(facts: Mapping[str, Any] | None) -> str:
 def explain_failed_write(what: str, folder: Path) -> Iterator[None]:
     """Turn the many errors of a full disk into one that says what to do.
 
-    torch reports a full disk as a ``RuntimeError``, safetensors as an error of its own.
-
-    Raises:
-        OSError: in place of an ``OSError``, a ``RuntimeError`` or a safetensors error.
+    torch reports a full disk as a ``RuntimeError``, safetensors as an error of its own; both become an ``OSError``.
     """
     from safetensors import SafetensorError
 
