@@ -65,10 +65,12 @@ def load_docstrings(
     Args:
         packages: top-level import names. None takes the whole environment: every package that can be found on
             ``sys.path`` and every module of the standard library. Names that are not installed are passed over.
+        exclude: top-level import names to leave out.
         limit_per_package: at most this many pairs of each package. Its files are read in an order that is fixed by
             their names and random in effect, until there are enough.
         use_cache: keep the parsed pairs of each package under the cache directory, keyed by the names, sizes and
             times of its files, and use them when they are there.
+        progress: show a progress bar on stderr.
 
     Returns:
         Pairs sorted by package and name. No two share an anchor or a positive (case and spacing ignored).

@@ -136,11 +136,13 @@ class MatryoshkaEncoder(SentenceTransformer):
                 tokens is cut there; the first time this is certain, a warning says so.
             prompt_name: name of a prompt saved with the model, such as ``"query"``.
             prompt: text put before every input; wins over ``prompt_name``.
-            batch_size, show_progress_bar: as for the parent.
+            batch_size: texts per forward pass.
+            show_progress_bar: None shows it where the log level is INFO or lower.
             output_value: likewise; anything but ``"sentence_embedding"`` is what the parent returns.
             precision: ``float32`` (also None), ``float16``, ``int8``, ``uint8``, ``binary`` or ``ubinary``. int8 and
                 uint8 take their ranges from these very inputs; for a corpus use :func:`mrl_text.truncation.quantize`.
-            convert_to_numpy, convert_to_tensor: an array (the default), else one tensor, else a list of tensors.
+            convert_to_numpy: numpy array (the default), otherwise a list of tensors.
+            convert_to_tensor: one torch tensor; wins over ``convert_to_numpy``.
             device: a device, or a list of devices to spread the work over processes.
             normalize_embeddings: unit length after the cut.
             truncate_dim: sentence-transformers' name for ``dim``.
@@ -227,9 +229,13 @@ class MatryoshkaEncoder(SentenceTransformer):
         computed: one window of ``texts`` is taken ahead of what has been yielded.
 
         Args:
-            prompt_name, prompt, dim, normalize_embeddings: as for :meth:`encode`.
+            texts: any iterable of texts; read in the caller's thread.
+            prompt_name: name of a prompt saved with the model, such as ``"query"``.
+            prompt: text put before every input; wins over ``prompt_name``.
+            dim: numbers to keep, as for :meth:`encode`.
             precision: likewise; int8 and uint8 need ``ranges``.
             ranges: float array (2, dim), smallest and largest value of each number, measured on a corpus.
+            normalize_embeddings: unit length after the cut.
             dtype: what matrix products are computed in: None as in :meth:`encode`, the type of the weights; ``auto``
                 bfloat16 where the device has it natively. The model itself is not changed.
             task: ``"query"`` or ``"document"``: the model's prompt of that name, unless one is given, and its route.

@@ -133,7 +133,9 @@ def encode(texts: str | Iterable[str], dim: int | None = None, model: str = DEFA
     """Encode texts to unit vectors of ``dim`` numbers, loading the model once per process.
 
     Args:
+        texts: one text or any iterable of texts.
         dim: numbers per vector; None is the model's full width.
+        model: local folder or hub id of any sentence-transformers model.
         **kwargs: as for :meth:`MatryoshkaEncoder.encode`.
 
     Returns:

@@ -16,6 +16,8 @@ def neighbour_groups(embeddings: np.ndarray, *, group_size: int = GROUP_SIZE, se
 
     Args:
         embeddings: unit vectors (n, width), float32.
+        group_size: texts per group on average.
+        seed: of the k-means.
 
     Returns:
         Group of each text, int32 (n,).
@@ -44,7 +46,9 @@ def neighbour_batches(
 
     Args:
         groups: group of each text (n,).
+        batch_size: texts per batch; the last batch may be smaller.
         generator: decides the order; one state gives one epoch.
+        members: texts of one group that stay together.
 
     Yields:
         Positions of a batch's texts, int64.

@@ -124,6 +124,8 @@ def dequantize(stored: np.ndarray, precision: Precision, dim: int, *, ranges: np
     1 - 2 * (Hamming distance) / dim.
 
     Args:
+        stored: what :func:`quantize` returned.
+        precision: of ``stored``.
         dim: numbers per vector before packing.
         ranges: (2, dim) that the int8 or uint8 codes were made with.
 

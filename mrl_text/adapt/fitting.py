@@ -59,6 +59,8 @@ def fit(
         weights: of each size in the order of ``dims``, at least 0; None is 1 for each. ``pca`` has no use for them.
         steps: of the training; None is 1500, or 20 passes over the texts or pairs where that is less. ``pca`` needs
             none.
+        seed: of groups and batches.
+        progress: show a bar on stderr.
 
     Returns:
         The adaptation, with the number of texts and the seconds among its facts.

@@ -51,6 +51,7 @@ def adapt(
     was and another method starts at once. The encoder's weights do not change.
 
     Args:
+        model: folder, hub id or packaged model.
         texts: files of texts like those the model is for, see :func:`mrl_text.tables.open_table`. ``linear`` does
             without.
         output: folder for the model; new, empty, or of an earlier adaptation, which is replaced.
@@ -59,6 +60,10 @@ def adapt(
         pairs: table with the columns ``anchor`` and ``positive``, for ``linear``.
         column: of the tables, the column of texts; None takes every column that holds text.
         limit: texts to fit on, at most; of more a random part is taken.
+        seed: of that part and of the fit.
+        batch_size: texts per forward pass.
+        device: where to encode; None is the best there is.
+        trust_remote_code: allow code that comes with the model to run.
 
     Raises:
         FileExistsError: ``output`` holds something else.
@@ -108,8 +113,11 @@ def adapt_vectors(
     Args:
         embeddings: ``.npy`` (n, width), or Parquet with one column of lists.
         output: ``.npy`` file for the matrix; facts go to the ``.json`` beside it. Use it as ``vectors @ matrix``.
+        method: see :func:`mrl_text.adapt.fit`.
+        dims: sizes to be good at; None is the powers of two from 16 up, and the width.
         pairs: for ``linear``, ``.npy`` of whole numbers (m, 2): the rows of an anchor and of its positive.
         limit: vectors to fit on, at most; of more a random part is taken (``linear`` uses those of the pairs).
+        seed: of that part and of the fit.
 
     Raises:
         FileExistsError: ``output`` is a file that no adaptation wrote.

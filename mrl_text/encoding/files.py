@@ -76,6 +76,7 @@ def encode_files(
     Args:
         inputs: see :func:`mrl_text.tables.open_table`.
         output: folder; one that was begun with the same inputs and options is continued.
+        model: folder, hub id or packaged model.
         dims: sizes; None takes the model's full width.
         precisions: of each size. int8 and uint8 take their ranges from the first 4,096 texts, see ``ranges`` in the
             manifest.
@@ -89,10 +90,13 @@ def encode_files(
         shard_rows: rows read per shard.
         format: ``parquet`` shards, or one memory-mapped ``.npy`` per size and precision and ``ids.parquet``.
         dtype: what matrix products are computed in; ``auto`` takes bfloat16 where the device has it natively.
+        device: where to encode; None is the best there is.
         token_budget: tokens per batch; None takes what suits the device.
         engine: ``local``, or ``ray`` for a cluster (:mod:`mrl_text.encoding.ray_engine`).
+        trust_remote_code: allow code that comes with the model to run.
         done: files that were encoded before (absolute), in that order, and how many of their rows: these are not read
             again, count towards ``limit``, and rows without an id are called as if all had been encoded together.
+        progress: show a progress bar on stderr.
 
     Raises:
         FileNotFoundError: a file or the model is not there.

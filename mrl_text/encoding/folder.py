@@ -62,6 +62,8 @@ class EncodedFolder:
 
         Args:
             dim: one of the stored sizes; None takes the largest.
+            precision: one of the stored ones.
+            batch_rows: rows per batch, at most.
             start: rows to pass over, of which nothing but a part of one shard is read.
 
         Raises:

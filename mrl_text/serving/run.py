@@ -44,7 +44,11 @@ def serve(
     the rest then gets 503. A second one ends the process at once with status 128 plus its number.
 
     Args:
+        model: folder, hub id or packaged model.
+        settings: address, limits, access; None is the defaults.
         dtype: what the model computes in; ``auto`` is bfloat16 where the device has it natively, else float32.
+        device: as for :func:`mrl_text.loading.load`.
+        trust_remote_code: allow code that comes with the model to run.
         on_ready: gets the server's address once it answers.
 
     Raises:

@@ -55,6 +55,8 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
     ``checkpoints/``, ``model/`` and, last, ``result.json``.
 
     Args:
+        recipe: what to do; see :func:`mrl_text.training.recipe.load_recipe`.
+        output: folder of the run.
         resume: continue an interrupted run of the same recipe from its last checkpoint; a finished run is left as
             it is.
 
