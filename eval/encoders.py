@@ -15,7 +15,7 @@ from mteb.types import PromptType
 
 from mrl_text.embedding_cache import EmbeddingCache
 
-from .lines import Variant
+from .grid import Variant
 from .reduction import Corpus, Reduction
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from mrl_text.figures import CONTROL, PALETTE, new_figure, save_figure, size_axis, tidy
 
-from .lines import Line
+from .grid import Line
 from .reference import Reference
 from .results import Results
 

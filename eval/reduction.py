@@ -9,7 +9,7 @@ import numpy as np
 
 from mrl_text.truncation import dequantize, quantize, truncate
 
-from .lines import Variant
+from .grid import Variant
 
 Blocks = Callable[[], Iterator[np.ndarray]]
 

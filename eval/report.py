@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from .figures import draw_curve, draw_depths
+from .grid import Cell, Line
 from .html import write_html
-from .lines import Cell, Line
 from .reference import Reference
 from .results import Results
 from .summary import KEEP, scopes, summarize

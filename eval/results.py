@@ -15,8 +15,8 @@ import pandas as pd
 
 from mrl_text.truncation import PRECISIONS
 
+from .grid import Cell, Line, Variant
 from .items import Items, read_items
-from .lines import Cell, Line, Variant
 from .statistics import Estimate, Interval, Units, bootstrap, mean_estimate
 
 TABLE = "scores"

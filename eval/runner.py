@@ -29,8 +29,8 @@ from mrl_text.models import ModelSource
 from mrl_text.truncation import Precision
 
 from .encoders import Call, CellEncoder, RecordingSearch, corpus_calls, model_meta
+from .grid import CONTROLS, EVALUATED_PRECISIONS, Control, SweepPlan, Variant, plan_lines
 from .items import TYPES_WITH_PREDICTIONS, collect_items, read_facts, write_items
-from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Plan, Variant, plan_lines
 from .reduction import Blocks, Corpus
 from .results import KEY_COLUMNS, TABLE, Results, items_file, with_layers
 from .tasks import TaskLoader
@@ -175,7 +175,7 @@ class _Sweep:
         self.failed = dict(self.tasks.left_out)
         self._results = ResultCache(cache_path=self.folder)
 
-    def evaluate(self, plans: Sequence[Plan]) -> None:
+    def evaluate(self, plans: Sequence[SweepPlan]) -> None:
         """Evaluate every line on every task; the lines of one model share its embeddings."""
         groups = [list(group) for _, group in groupby(sorted(plans, key=_weights(plans)), key=_weights(plans))]
         total = len(self.tasks.names) * sum(len(_variants([plan])) for plan in plans)
@@ -195,7 +195,7 @@ class _Sweep:
                 self.encoded[line.model] = self.encoded.get(line.model, 0) + cache.encoded
         self.rows = [row for row in self.rows if row["task"] not in self.failed]
 
-    def _open_cache(self, plan: Plan) -> EmbeddingCache:
+    def _open_cache(self, plan: SweepPlan) -> EmbeddingCache:
         folder = shared_folder() if self.cache is None else None if self.cache == "none" else Path(self.cache)
         return cached(
             plan.source,
@@ -206,7 +206,7 @@ class _Sweep:
             folder=folder,
         )
 
-    def _evaluate_or_report(self, group: Sequence[Plan], cache: EmbeddingCache, name: str, bar: tqdm) -> None:
+    def _evaluate_or_report(self, group: Sequence[SweepPlan], cache: EmbeddingCache, name: str, bar: tqdm) -> None:
         try:
             _TaskOnModel(self, group[0].source, cache, name).evaluate(_variants(group), bar)
         except Exception as error:
@@ -361,12 +361,12 @@ class _TaskOnModel:
         ]
 
 
-def _weights(plans: Sequence[Plan]) -> Any:
+def _weights(plans: Sequence[SweepPlan]) -> Any:
     order = list(dict.fromkeys(plan.line.slug for plan in plans))
     return lambda plan: order.index(plan.line.slug)
 
 
-def _variants(group: Sequence[Plan]) -> list[Variant]:
+def _variants(group: Sequence[SweepPlan]) -> list[Variant]:
     """Everything to evaluate of one model, full width in float32 first."""
     variants = [variant for plan in group for cell in plan.cells for variant in plan.line.variants(cell)]
     return sorted(variants, key=lambda variant: variant.line.method != "truncation")

@@ -7,7 +7,7 @@ from typing import Any
 
 from mrl_text import __version__
 
-from .lines import Cell, Line
+from .grid import Cell, Line
 from .reference import Reference
 from .results import Recommendation, Results, gigabytes, numbers
 from .statistics import CONFIDENCE

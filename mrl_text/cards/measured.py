@@ -16,7 +16,7 @@ from mrl_text.markdown import collapsed, plain, table
 from mrl_text.models import ModelSource, find_model
 
 if TYPE_CHECKING:
-    from mrl_text.eval.lines import Cell, Line
+    from mrl_text.eval.grid import Cell, Line
     from mrl_text.eval.results import Results
     from mrl_text.eval.statistics import Estimate
 

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mrl_text.cli import app
+from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line
 from mrl_text.eval.leaderboard import formatted, leaderboard, load_results, markdown, write_leaderboard
-from mrl_text.eval.lines import RANDOM_SEEDS, Cell, Line
 from mrl_text.eval.results import Results
 from tests.eval.test_results import BASE, MODEL, OTHER, PCA, RANDOM, MadeUpSweep, interval_of, queries, share_kept
 

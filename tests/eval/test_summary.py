@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import mrl_text
+from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line
 from mrl_text.eval.html import render_html
-from mrl_text.eval.lines import RANDOM_SEEDS, Cell, Line
 from mrl_text.eval.reference import Reference
 from mrl_text.eval.results import Results
 from mrl_text.eval.statistics import Estimate

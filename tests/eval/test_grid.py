@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.eval.lines import (
+from mrl_text.eval.grid import (
     EVALUATED_PRECISIONS,
     RANDOM_SEEDS,
     Cell,
     Control,
     Dtype,
     Line,
-    Plan,
+    SweepPlan,
     Variant,
     plan_lines,
 )
@@ -50,11 +50,11 @@ def tuned(tmp_path: Path, base: str) -> str:
     return model_folder(tmp_path / "tuned", base_model=base, matryoshka_dims=[16, 32])
 
 
-def kinds(plans: list[Plan]) -> list[tuple[str, str, str]]:
+def kinds(plans: list[SweepPlan]) -> list[tuple[str, str, str]]:
     return [(plan.line.model, plan.line.role, plan.line.method) for plan in plans]
 
 
-def only(plans: list[Plan]) -> Plan:
+def only(plans: list[SweepPlan]) -> SweepPlan:
     (plan,) = plans
     return plan
 

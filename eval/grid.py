@@ -116,7 +116,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A line with where its model comes from and the cells to evaluate."""
 
     line: Line
@@ -134,7 +134,7 @@ def plan_lines(
     dtype: Dtype = "float32",
     layers: Sequence[int] | None = None,
     trust_remote_code: bool = False,
-) -> list[Plan]:
+) -> list[SweepPlan]:
     """Resolve models into lines, each model followed by its controls; models that appear twice are planned once.
 
     A model is planned at every size and precision, and always at full width in float32, since retention is measured
@@ -150,7 +150,7 @@ def plan_lines(
     depths = sorted({check_layers(number, None) for number in layers or ()}, reverse=True)
     _check_names("precision", precisions, PRECISIONS)
     _check_names("control", controls, CONTROLS)
-    plans: list[Plan] = []
+    plans: list[SweepPlan] = []
     for name in models:
         source = find_model(name, trust_remote_code=trust_remote_code)
         own = _sizes(source, dims)
@@ -170,7 +170,7 @@ def plan_lines(
         raise ValueError(f"dims asks for {max(dims)}, but the widest of these models has {highest} numbers")
     if depths and depths[0] > (deepest := max(peek_layers(plan.source) or 0 for plan in plans)):
         raise ValueError(f"layers asks for {depths[0]}, but the deepest of these models has {deepest}")
-    unique: dict[tuple[str, str, str, int | None], Plan] = {}
+    unique: dict[tuple[str, str, str, int | None], SweepPlan] = {}
     for plan in plans:
         key = plan.line.model, plan.line.revision, plan.line.method, plan.line.layers
         if key not in unique or (unique[key].line.role == "control" and plan.line.role == "model"):
@@ -192,12 +192,12 @@ def _plan(
     method: Method,
     dtype: Dtype,
     layers: int | None = None,
-) -> Plan:
+) -> SweepPlan:
     cells = dict.fromkeys(Cell(dim, precision) for dim in dims for precision in precisions)
     if method == "truncation":
         cells.setdefault(Cell(dims[-1]))
     ordered = sorted(cells, key=lambda cell: (-cell.dim, PRECISIONS.index(cell.precision)))
-    return Plan(Line(source.name, source.revision, role, method, dtype, layers), source, dims, tuple(ordered))
+    return SweepPlan(Line(source.name, source.revision, role, method, dtype, layers), source, dims, tuple(ordered))
 
 
 def _base(source: ModelSource) -> ModelSource | None:
