@@ -25,11 +25,8 @@ class DocstringRetrieval(AbsTaskRetrieval):
         name="DocstringRetrieval",
         dataset={"path": "mrl-text/docstrings", "revision": "environment"},
         description="Find the body of a Python docstring from its summary line.",
-        reference=None,
         type="Retrieval",
         category="t2t",
-        modalities=["text"],
-        eval_splits=["test"],
         eval_langs=["eng-Latn"],
         main_score="ndcg_at_10",
         date=("2000-01-01", "2026-12-31"),
@@ -39,7 +36,6 @@ class DocstringRetrieval(AbsTaskRetrieval):
         annotations_creators="derived",
         dialect=[],
         sample_creation="found",
-        bibtex_citation=None,
         prompt={"query": "Given a one-line summary, retrieve the documentation it summarises"},
     )
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     from mrl_text.models import ModelSource
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What mteb asked to be encoded."""
 
     split: str

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -74,8 +75,8 @@ def _draw_line(axes: Axes, result: Results, line: Line, color: str) -> None:
             label=result.labels[line] if precision == precisions[0] else None,
             alpha=1 if precision == precisions[0] else 0.75,
         )
-        intervals = [interval for _, estimate in estimates if (interval := estimate.interval()) is not None]
-        if precision == "float32" and not control and len(intervals) == len(sizes):
+        intervals = [estimate.interval() for _, estimate in estimates]
+        if precision == "float32" and not control and None not in intervals:
             low, high = ([100 * getattr(one, side) for one in intervals] for side in ("low", "high"))
             axes.fill_between(sizes, low, high, color=color, alpha=0.15, linewidth=0)
 
@@ -93,10 +94,8 @@ def _label_axes(figure: Figure, axes: Axes, result: Results) -> None:
     handles, _ = axes.get_legend_handles_labels()
     precisions = dict.fromkeys(cell.precision for line in result.lines for cell in result.cells(line))
     if len(precisions) > 1:
-        handles += [
-            Line2D([], [], linestyle="", color="black", marker=_MARKERS.get(name, "o"), label=name)
-            for name in precisions
-        ]
+        look: dict[str, Any] = {"linestyle": "", "color": "black"}
+        handles += [Line2D([], [], marker=_MARKERS.get(name, "o"), label=name, **look) for name in precisions]
     figure.legend(handles=handles, frameon=False, loc="outside right upper", fontsize=9)
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import itertools
+import json
+import math
+import re
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mrl_text.files import write_atomically
+
 from .figures import draw_curve, draw_depths
 from .grid import Cell, Line
-from .html import write_html
 from .reference import Reference
 from .results import Results
 from .summary import KEEP, scopes, summarize
@@ -51,12 +59,7 @@ def print_report(result: Results, console: Console, *, keep: float = KEEP) -> No
     """Print the table of every model with its controls, and the recommended size, overall and per task type.
 
     A model that was evaluated with fewer layers has a table of sizes and depths, its base another, and recommended
-    sizes for every depth.
-
-    Args:
-        result: finished results.
-        console: where to.
-        keep: target of the recommended sizes.
+    sizes for every depth. ``keep`` is the target of the recommendations.
     """
     for line in result.lines:
         if line.role != "model" or line.layers is not None:
@@ -114,13 +117,9 @@ def control_table(result: Results, line: Line) -> Table | None:
     controls = _controls(result, line)
     if not controls:
         return None
-    table = Table(title="in float32, beside controls", title_justify="left", title_style="italic")
-    table.add_column("size", justify="right")
-    for one in (line, *controls):
-        table.add_column(escape(_beside(result, line, one)), justify="right")
-    for dim in sorted({cell.dim for one in (line, *controls) for cell in result.cells(one)}, reverse=True):
-        table.add_row(str(dim), *(_hundredfold(result, one, Cell(dim)) for one in (line, *controls)))
-    return table
+    return _size_table(
+        result, "in float32, beside controls", {one: _beside(result, line, one) for one in (line, *controls)}
+    )
 
 
 def depth_table(result: Results, line: Line) -> Table | None:
@@ -128,11 +127,17 @@ def depth_table(result: Results, line: Line) -> Table | None:
     depths = result.depths(line)
     if not depths or line.layers is not None:
         return None
-    table = Table(title=f"{escape(result.labels[line])}, in float32", title_justify="left", title_style="italic")
-    for column in ("size", *(one.depth or "all layers" for one in depths)):
-        table.add_column(column, justify="right")
-    for dim in sorted({cell.dim for one in depths for cell in result.cells(one)}, reverse=True):
-        table.add_row(str(dim), *(_hundredfold(result, one, Cell(dim)) for one in depths))
+    title = f"{escape(result.labels[line])}, in float32"
+    return _size_table(result, title, {one: one.depth or "all layers" for one in depths})
+
+
+def _size_table(result: Results, title: str, names: Mapping[Line, str]) -> Table:
+    """One row per size, one column per line."""
+    table = Table(title=title, title_justify="left", title_style="italic")
+    for column in ("size", *names.values()):
+        table.add_column(escape(column), justify="right")
+    for dim in sorted({cell.dim for one in names for cell in result.cells(one)}, reverse=True):
+        table.add_row(str(dim), *(_hundredfold(result, one, Cell(dim)) for one in names))
     return table
 
 
@@ -151,3 +156,47 @@ def _beside(result: Results, line: Line, one: Line) -> str:
 def _hundredfold(result: Results, line: Line, cell: Cell, tasks: Sequence[str] | None = None) -> str:
     estimate = result.estimate(line, cell, tasks)
     return "-" if estimate is None else f"{100 * estimate.value:.2f}"
+
+
+def write_html(data: Mapping[str, Any], file: Path) -> Path:
+    """Write a report that opens in any browser without a network.
+
+    Args:
+        data: what :func:`mrl_text.eval.summary.summarize` returns. A number that is not finite becomes null, which
+            the page shows as unknown. ``confidence`` may be left out.
+        file: where to write; missing parent folders are made.
+
+    Returns:
+        ``file``.
+
+    Raises:
+        TypeError: ``data`` holds something that JSON has no form for.
+        OSError: the file cannot be written; an older version of it is untouched.
+    """
+    write_atomically(file, render_html(data).encode("utf-8", errors="xmlcharrefreplace"))
+    return file
+
+
+def render_html(data: Mapping[str, Any]) -> str:
+    """The page that :func:`write_html` writes, as text; errors as there."""
+    template = files("mrl_text.eval").joinpath("report.html").read_text(encoding="utf-8")
+    parts = {"title": html.escape(str(data["title"])), "data": _json(data)}
+    # in one pass, so that a title or a label that looks like a placeholder stays as it is
+    return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template)
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """JSON that may stand inside a script element: without ``<`` nothing in it can end the element."""
+    return json.dumps(_plain(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -7,8 +7,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +176,11 @@ class _Sweep:
 
     def evaluate(self, plans: Sequence[SweepPlan]) -> None:
         """Evaluate every line on every task; the lines of one model share its embeddings."""
-        groups = [list(group) for _, group in groupby(sorted(plans, key=_weights(plans)), key=_weights(plans))]
-        total = len(self.tasks.names) * sum(len(_variants([plan])) for plan in plans)
+        models: dict[str, list[SweepPlan]] = {}
+        for plan in plans:
+            models.setdefault(plan.line.slug, []).append(plan)
+        groups = list(models.values())
+        total = len(self.tasks.names) * len(_variants(plans))
         with tqdm(total=total, desc="Evaluating", unit="result", dynamic_ncols=True) as bar:
             for group in groups:
                 line = group[0].line
@@ -197,14 +199,8 @@ class _Sweep:
 
     def _open_cache(self, plan: SweepPlan) -> EmbeddingCache:
         folder = shared_folder() if self.cache is None else None if self.cache == "none" else Path(self.cache)
-        return cached(
-            plan.source,
-            dtype=plan.line.dtype,
-            layers=plan.line.layers,
-            device=self.device,
-            batch_size=self.batch_size,
-            folder=folder,
-        )
+        where: dict[str, Any] = {"device": self.device, "batch_size": self.batch_size, "folder": folder}
+        return cached(plan.source, dtype=plan.line.dtype, layers=plan.line.layers, **where)
 
     def _evaluate_or_report(self, group: Sequence[SweepPlan], cache: EmbeddingCache, name: str, bar: tqdm) -> None:
         try:
@@ -333,23 +329,18 @@ class _TaskOnModel:
         return known if known.mteb_version == mteb.__version__ else None
 
     def _rows(self, variant: Variant, result: TaskResult) -> list[dict[str, Any]]:
-        metadata, line, cell = self.run.tasks.metadata(self.name), variant.line, variant.cell
+        metadata, cell = self.run.tasks.prototype(self.name).metadata, variant.cell
         facts = read_facts(items_file(self.run.folder, variant, self.name))
         return [
             {
-                "model": line.model,
-                "revision": line.revision,
-                "role": line.role,
-                "method": line.method,
-                "dtype": line.dtype,
-                "layers": pd.NA if line.layers is None else line.layers,
+                **asdict(variant.line),
                 "task": metadata.name,
                 "type": metadata.type,
                 "split": split,
                 "subset": scores["hf_subset"],
                 "dim": cell.dim,
                 "precision": cell.precision,
-                "seed": pd.NA if variant.seed is None else variant.seed,
+                "seed": variant.seed,
                 "bytes": cell.bytes,
                 "calibration": facts.get("calibration", ""),
                 "metric": metadata.main_score,
@@ -359,11 +350,6 @@ class _TaskOnModel:
             for split, subsets in result.scores.items()
             for scores in subsets
         ]
-
-
-def _weights(plans: Sequence[SweepPlan]) -> Any:
-    order = list(dict.fromkeys(plan.line.slug for plan in plans))
-    return lambda plan: order.index(plan.line.slug)
 
 
 def _variants(group: Sequence[SweepPlan]) -> list[Variant]:

@@ -62,12 +62,7 @@ class Units:
 
 
 def mean_units(values: npt.ArrayLike, ids: Sequence[str] | None = None) -> Units:
-    """Units of a score that is the mean of one number each.
-
-    Args:
-        values: (n,) numbers.
-        ids: (n,) names; None numbers them.
-    """
+    """Units of a score that is the mean of (n,) numbers; without ``ids``, (n,) names, they are numbered."""
     numbers = np.asarray(values, dtype=np.float64)
     names = np.arange(len(numbers)).astype(np.str_) if ids is None else np.array(ids, dtype=np.str_)
     return Units(names, {"value": numbers}, "mean")
@@ -290,12 +285,8 @@ def _pseudo_values(units: Units, value: float) -> Units:
     block = np.random.default_rng(0).permutation(np.arange(n) % BLOCKS)
     statistic = weighted_statistic(units)
     step = max(1, 1_000_000 // n)
-    left_out = np.concatenate(
-        [
-            statistic((block[:, None] != np.arange(start, min(start + step, BLOCKS))).astype(np.float64))
-            for start in range(0, BLOCKS, step)
-        ]
-    )
+    starts = [np.arange(start, min(start + step, BLOCKS)) for start in range(0, BLOCKS, step)]
+    left_out = np.concatenate([statistic((block[:, None] != some).astype(np.float64)) for some in starts])
     pseudo = BLOCKS * value - (BLOCKS - 1) * left_out
     pseudo += value - pseudo.mean()  # the jackknife's estimate of the bias is not applied
     return mean_units(pseudo)

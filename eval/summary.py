@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from mrl_text import __version__
@@ -14,6 +14,8 @@ from .statistics import CONFIDENCE
 
 KEEP = 0.99
 """Share of the full-width score that a recommended size keeps, unless told otherwise."""
+
+_LINE_FACTS = ("role", "method", "model", "revision", "dtype")
 
 
 def summarize(
@@ -35,23 +37,29 @@ def summarize(
     """
     models = [line for line in results.lines if line.role == "model"]
     front = results.pareto()
+    metrics = results.scores.groupby("task")["metric"].first()
     ids = {line: f"m{number}" for number, line in enumerate(results.lines)}
     return {
         "title": title or ", ".join(dict.fromkeys(results.labels[line] for line in models)),
         "version": __version__,
         "keep": keep,
         "confidence": CONFIDENCE,
-        "lines": [_line(ids[line], line, results.labels[line]) for line in results.lines]
+        "lines": [
+            {"id": ids[line], "label": label, **{name: getattr(line, name) for name in _LINE_FACTS}}
+            for line, label in results.labels.items()
+        ]
         + [_reference_line(f"r{number}", one) for number, one in enumerate(references)],
-        "tasks": [
-            {"name": task, "type": kind, "metric": _metric(results, task)} for task, kind in results.tasks.items()
-        ],
+        "tasks": [{"name": task, "type": kind, "metric": metrics[task]} for task, kind in results.tasks.items()],
         "cells": [
-            _cell(results, ids[line], line, cell, (line, cell) in front)
+            _cell(results, ids[line], cell, (line, cell) in front, _found(results, line, cell))
             for line in results.lines
             for cell in results.cells(line)
         ]
-        + [cell for number, one in enumerate(references) for cell in _reference_cells(results, f"r{number}", one)],
+        + [
+            _cell(results, f"r{number}", Cell(dim), False, _published(one, dim))
+            for number, one in enumerate(references)
+            for dim in sorted(one.scores, reverse=True)
+        ],
         "recommendations": [
             {**_recommendation(choice, scope), "line": ids[line]}
             for line in models
@@ -72,32 +80,33 @@ def scopes(results: Results) -> dict[str, list[str]]:
     return named
 
 
-def _line(identity: str, line: Line, label: str) -> dict[str, Any]:
-    return {
-        "id": identity,
-        "label": label,
-        "role": line.role,
-        "method": line.method,
-        "model": line.model,
-        "revision": line.revision,
-        "dtype": line.dtype,
-    }
-
-
 def _reference_line(identity: str, reference: Reference) -> dict[str, Any]:
     facts = {"role": "reference", "method": "truncation", "model": reference.model, "revision": "", "dtype": "float32"}
     return {"id": identity, "label": reference.label, **facts}
 
 
-def _metric(results: Results, task: str) -> str:
-    return str(results.scores.loc[results.scores["task"] == task, "metric"].iloc[0])
+Found = Callable[[Collection[str]], dict[str, Any] | None]
+"""From tasks to a cell's numbers for them, None where one is missing."""
 
 
-def _cell(results: Results, identity: str, line: Line, cell: Cell, pareto: bool) -> dict[str, Any]:
-    def found(tasks: Iterable[str]) -> dict[str, Any] | None:
+def _found(results: Results, line: Line, cell: Cell) -> Found:
+    def found(tasks: Collection[str]) -> dict[str, Any] | None:
         score = results.estimate(line, cell, tasks)
         return None if score is None else numbers(score, results.retention(line, cell, tasks))
 
+    return found
+
+
+def _published(reference: Reference, dim: int) -> Found:
+    def found(tasks: Collection[str]) -> dict[str, Any] | None:
+        score, whole = reference.mean(dim, tasks), reference.mean(max(reference.scores), tasks)
+        retention = score / whole if score is not None and whole else None
+        return None if score is None else {**numbers(None, None), "score": score, "retention": retention}
+
+    return found
+
+
+def _cell(results: Results, identity: str, cell: Cell, pareto: bool, found: Found) -> dict[str, Any]:
     return {
         "line": identity,
         "dim": cell.dim,
@@ -109,31 +118,6 @@ def _cell(results: Results, identity: str, line: Line, cell: Cell, pareto: bool)
         "types": {kind: one for kind, tasks in results.types.items() if (one := found(tasks))},
         "tasks": {task: one for task in results.tasks if (one := found([task]))},
     }
-
-
-def _reference_cells(results: Results, identity: str, reference: Reference) -> list[dict[str, Any]]:
-    widest = max(reference.scores)
-
-    def found(dim: int, tasks: Sequence[str]) -> dict[str, Any] | None:
-        score, whole = reference.mean(dim, tasks), reference.mean(widest, tasks)
-        if score is None:
-            return None
-        return {**numbers(None, None), "score": score, "retention": score / whole if whole else None}
-
-    return [
-        {
-            "line": identity,
-            "dim": dim,
-            "precision": "float32",
-            "bytes": reference.bytes(dim),
-            "gb_per_100m": gigabytes(reference.bytes(dim)),
-            "pareto": False,
-            "overall": found(dim, list(results.tasks)),
-            "types": {kind: one for kind, tasks in results.types.items() if (one := found(dim, tasks))},
-            "tasks": {task: one for task in results.tasks if (one := found(dim, [task]))},
-        }
-        for dim in sorted(reference.scores, reverse=True)
-    ]
 
 
 def _recommendation(choice: Recommendation, scope: str) -> dict[str, Any]:
@@ -158,12 +142,9 @@ def _notes(results: Results, failed: Mapping[str, str]) -> list[str]:
     rows = results.scores[(results.scores["precision"] == "int8") & (results.scores["calibration"] != "")]
     for task, what in rows.groupby("task", sort=False)["calibration"].first().items():
         notes.append(f"{task}: the int8 ranges of each dimension were measured on {what}")
-    if without := [task for task in results.tasks if _has_no_interval(results, task)]:
+    first = results.lines[0]
+    largest = results.cells(first)[0]
+    scores = {task: results.estimate(first, largest, [task]) for task in results.tasks}
+    if without := [task for task, score in scores.items() if score is not None and score.replicates is None]:
         notes.append(f"no interval, since there is nothing to resample: {', '.join(without)}")
     return notes
-
-
-def _has_no_interval(results: Results, task: str) -> bool:
-    line = results.lines[0]
-    estimate = results.estimate(line, results.cells(line)[0], [task])
-    return estimate is not None and estimate.replicates is None

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
-from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
@@ -43,12 +42,8 @@ class Heads:
     intercepts: Floats
     steps: int = 0
 
-    def probabilities(self, vectors: np.ndarray, stage: int) -> Floats:
-        """Softmax of head number ``stage``: vectors (n, width) to float64 (n, classes)."""
-        return np.asarray(softmax(self.logits(vectors, stage), axis=1))
-
     def logits(self, vectors: np.ndarray, stage: int) -> Floats:
-        """Vectors (n, width) to float64 (n, classes)."""
+        """Of head number ``stage``: vectors (n, width) to float64 (n, classes)."""
         cut = truncate(vectors, self.dims[stage])
         return np.asarray(cut @ self.weights[stage] + self.intercepts[stage], dtype=np.float64)
 
@@ -75,29 +70,22 @@ def fit_heads(
         vectors: float array (n, width).
         labels: (n,) numbers 0 to classes - 1, each present, at least two.
         dims: sizes, ascending.
-        tied: one weight matrix for all sizes.
-        C: weight of the data against the penalty, as in scikit-learn.
-        max_iter: steps of L-BFGS, at most.
+        tied, C, max_iter: as for :class:`~mrl_text.classification.NestedClassifier`.
     """
     if tied:
         return _fit_tied(vectors, labels, tuple(dims), C, max_iter)
     models = [LogisticRegression(C=C, max_iter=max_iter).fit(truncate(vectors, dim), labels) for dim in dims]
     # two classes: scikit-learn keeps one row of weights w; the softmax of (-w/2, w/2) is the same
-    rows = [(np.vstack([-m.coef_, m.coef_]) / 2 if len(m.coef_) == 1 else m.coef_) for m in models]
-    biases = [np.r_[-m.intercept_, m.intercept_] / 2 if len(m.coef_) == 1 else m.intercept_ for m in models]
-    weights = tuple(np.array(row.T, dtype=np.float64) for row in rows)
-    steps = max(int(model.n_iter_.max()) for model in models)
-    return Heads(tuple(dims), weights, np.array(biases, dtype=np.float64), steps)
+    both = np.array([[-0.5], [0.5]]) if len(models[0].coef_) == 1 else np.eye(len(models[0].coef_))
+    weights = tuple(np.array((both @ model.coef_).T, dtype=np.float64) for model in models)
+    intercepts = np.array([both @ model.intercept_ for model in models], dtype=np.float64)
+    return Heads(tuple(dims), weights, intercepts, max(int(model.n_iter_.max()) for model in models))
 
 
 def choose_strength(vectors: np.ndarray, labels: npt.NDArray[np.int64], dim: int, max_iter: int) -> float:
     """The ``C`` of :data:`STRENGTHS` with the highest cross-validated accuracy at size ``dim``; the smallest of equals.
 
-    Args:
-        vectors: float array (n, width).
-        labels: (n,) numbers from 0.
-        dim: size of the head that is tried.
-        max_iter: steps of L-BFGS, at most.
+    Other arguments as for :func:`fit_heads`.
     """
     if len(labels) < _FEWEST or np.bincount(labels).max() < 3:
         return USUAL_STRENGTH  # too few inputs to compare values
@@ -136,9 +124,7 @@ def tied_loss(
     Args:
         parameters: flat; ``(dims[-1] + sizes, classes)``, the weights and then an intercept per size.
         prefix: float64 (n, dims[-1]), not scaled.
-        labels: (n,) numbers from 0.
-        dims: sizes, ascending.
-        C: as in scikit-learn.
+        labels, dims, C: as for :func:`fit_heads`.
 
     Returns:
         Loss and flat gradient.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -64,9 +65,7 @@ class NestedClassifier(PrefixEstimator):
         max_iter: steps of the solver, at most.
 
     Attributes:
-        classes_: labels, sorted.
-        n_features_in_: width.
-        dims_: sizes, ascending.
+        classes_, n_features_in_, dims_: labels, sorted; width; sizes, ascending.
         C_: the ``C`` that was used.
         heads_: weights and intercepts.
         n_iter_: the most steps of the solver that a head took.
@@ -81,11 +80,7 @@ class NestedClassifier(PrefixEstimator):
         self.max_iter = max_iter
 
     def fit(self, X: Any, y: Any) -> NestedClassifier:
-        """Fit all heads.
-
-        Args:
-            X: float (n, width), full-width embeddings.
-            y: (n,) labels.
+        """Fit all heads on full-width embeddings ``X``, float (n, width), and their labels ``y``, (n,).
 
         Raises:
             ValueError: one class only, impossible sizes or parameters, NaN.
@@ -102,7 +97,10 @@ class NestedClassifier(PrefixEstimator):
             ValueError: there is no head of that size, or the vectors have another width.
         """
         vectors = self._vectors(X)
-        return self.heads_.probabilities(vectors, self._stage(dim))
+        if dim is not None and dim not in self.dims_:
+            raise ValueError(f"no head reads {dim} numbers; there are heads for {', '.join(map(str, self.dims_))}")
+        stage = len(self.dims_) - 1 if dim is None else self.dims_.index(dim)
+        return np.asarray(softmax(self.heads_.logits(vectors, stage), axis=1))
 
     def predict(self, X: Any, dim: int | None = None) -> np.ndarray:
         """Labels (n,) from the head of size ``dim``; None is the largest. Errors as for :meth:`predict_proba`."""
@@ -113,11 +111,6 @@ class NestedClassifier(PrefixEstimator):
         """Accuracy of every head: size -> share of right labels, 0 to 1."""
         labels = np.asarray(y)
         return {dim: float(np.mean(self.predict(X, dim) == labels)) for dim in self.dims_}
-
-    def _stage(self, dim: int | None) -> int:
-        if dim is not None and dim not in self.dims_:
-            raise ValueError(f"no head reads {dim} numbers; there are heads for {', '.join(map(str, self.dims_))}")
-        return len(self.dims_) - 1 if dim is None else self.dims_.index(dim)
 
 
 def default_dims(width: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from mrl_text.classification.adaptive import AdaptiveClassifier
 from mrl_text.classification.heads import Heads
@@ -36,8 +37,6 @@ def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: M
         ValueError: labels of another type.
         sklearn.exceptions.NotFittedError: not fitted.
     """
-    from sklearn.utils.validation import check_is_fitted
-
     check_is_fitted(classifier)
     if classifier.classes_.dtype.kind not in "iubUO" or not all(
         isinstance(label, str | int) for label in classifier.classes_.tolist()
@@ -51,7 +50,7 @@ def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: M
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **arrays)
     content = stream.getvalue()
-    name = f"classifier-{hashlib.blake2b(content, digest_size=8).hexdigest()}.npz"
+    name = _checked_name(content)
     seed = classifier.random_state if isinstance(classifier.random_state, int) else None  # a generator is not kept
     described = {
         "parameters": {**classifier.get_params(), "dims": list(classifier.dims_), "random_state": seed},
@@ -64,7 +63,7 @@ def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: M
         "numbers": name,
         **(facts or {}),
     }
-    text = json.dumps(described, indent=2, default=_plain)
+    text = json.dumps(described, indent=2, default=lambda value: value.item())
     write_atomically(place / name, content)
     write_atomically(place / FACTS_FILE, text.encode())
     for other in place.glob("classifier-*.npz"):
@@ -85,15 +84,12 @@ def load_classifier(folder: str | Path) -> AdaptiveClassifier:
     try:
         classifier = AdaptiveClassifier(**facts["parameters"])
         content = (place / facts["numbers"]).read_bytes()
-        digest = hashlib.blake2b(content, digest_size=8).hexdigest()
-        if facts["numbers"] != f"classifier-{digest}.npz":
+        if facts["numbers"] != _checked_name(content):
             raise ValueError("the numbers do not match their checksum")
         arrays = np.load(io.BytesIO(content), allow_pickle=False)
         dims = tuple(facts["parameters"]["dims"])
-        if classifier.tied:
-            weights = tuple(arrays["weights0"][:dim] for dim in dims)
-        else:
-            weights = tuple(arrays[f"weights{number}"] for number in range(len(dims)))
+        names = ["weights0" if classifier.tied else f"weights{number}" for number in range(len(dims))]
+        weights = tuple(arrays[name][:dim] for name, dim in zip(names, dims, strict=True))
         classifier.classes_ = np.array(facts["classes"], dtype=np.dtype(facts["dtype"]))
         classifier.n_features_in_, classifier.dims_ = int(facts["width"]), dims
         classifier.heads_ = Heads(dims, weights, arrays["intercepts"], int(facts["steps"]))
@@ -124,7 +120,5 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{value!r} cannot be kept as JSON")
+def _checked_name(content: bytes) -> str:
+    return f"classifier-{hashlib.blake2b(content, digest_size=8).hexdigest()}.npz"

@@ -23,9 +23,9 @@ def embed_by_length(model: nn.Module, columns: Sequence[dict[str, Any]]) -> list
     """
     columns = list(columns)
     mask = columns[0].get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.device.type != "cpu":
-        return list(embed_columns(model, columns))
-    merged = merge_feature_batches(columns) if len(columns) > 1 else dict(columns[0])
+    merged = None
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.device.type == "cpu":
+        merged = merge_feature_batches(columns) if len(columns) > 1 else dict(columns[0])
     if merged is None or not _only_token_matrices(merged):
         return list(embed_columns(model, columns))
     embeddings = _in_pieces(model, merged)
@@ -45,10 +45,6 @@ def _in_pieces(model: nn.Module, features: dict[str, Any]) -> Tensor:
     embeddings = []
     for rows in order.tensor_split(pieces):
         longest = int(lengths[rows[-1]])
-        piece = {
-            name: value[rows, :longest] if isinstance(value, Tensor) else value for name, value in features.items()
-        }
+        piece = {name: one[rows, :longest] if isinstance(one, Tensor) else one for name, one in features.items()}
         embeddings.append(model(piece)["sentence_embedding"])
-    back = torch.empty_like(order)
-    back[order] = torch.arange(len(order))
-    return torch.cat(embeddings)[back]
+    return torch.cat(embeddings)[order.argsort()]

@@ -126,8 +126,7 @@ class _NestedCrossEntropy(torch.autograd.Function):
 
 def _padded(gradient: Tensor, shape: torch.Size) -> Tensor:
     """Numbers beyond the largest size have no influence."""
-    missing = shape[1] - gradient.shape[1]
-    return torch.nn.functional.pad(gradient, (0, missing)) if missing else gradient
+    return torch.nn.functional.pad(gradient, (0, shape[1] - gradient.shape[1]))
 
 
 class _Sweep:
@@ -169,7 +168,7 @@ class _Sweep:
         queries = self.queries[rows]
         target = self._target(rows)
         own = getattr(self.targets, "own", None)
-        own = own[rows, None] if own is not None else None
+        own = None if own is None else own[rows, None]
         row_terms = self.query_inverse.new_empty(len(self.blocks), len(queries))
         losses = []
         for size, (first, last) in enumerate(self.blocks):

@@ -10,6 +10,7 @@ from sentence_transformers.util import all_gather_with_grad, get_rank, get_world
 from torch import Tensor
 
 from mrl_text.losses.kernel import Neighbours, NestedValue, Positives, nested_cross_entropy
+from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, truncate
 
 Reduction = Literal["sum", "mean"]
@@ -91,14 +92,8 @@ class InfoNCE:
         return NestedValue((forward.total + backward.total) / 2, (forward.per_size + backward.per_size) / 2)
 
     def _one_direction(self, queries: Tensor, candidates: Tensor, own: Tensor, dims: Sequence[int]) -> NestedValue:
-        return nested_cross_entropy(
-            queries,
-            candidates,
-            dims,
-            Positives(own),
-            weights=[self.weight_of[dim] for dim in dims],
-            scales=[self.scale_of[dim] for dim in dims],
-        )
+        weights, scales = ([known[dim] for dim in dims] for known in (self.weight_of, self.scale_of))
+        return nested_cross_entropy(queries, candidates, dims, Positives(own), weights=weights, scales=scales)
 
 
 class SelfDistillation:
@@ -156,14 +151,9 @@ class SelfDistillation:
             raise ValueError("self-distillation compares the texts of a batch: it needs at least two")
         target = truncate(target.to(texts.device, torch.promote_types(texts.dtype, torch.float32)))
         own = torch.arange(len(texts), device=texts.device)
-        return nested_cross_entropy(
-            texts,
-            texts,
-            dims,
-            Neighbours(target, target, self.scale_of[self.dims[-1]], own),
-            weights=[self.weight_of[dim] for dim in dims],
-            scales=[self.scale_of[dim] for dim in dims],
-        )
+        targets = Neighbours(target, target, self.scale_of[self.dims[-1]], own)
+        weights, scales = ([known[dim] for dim in dims] for known in (self.weight_of, self.scale_of))
+        return nested_cross_entropy(texts, texts, dims, targets, weights=weights, scales=scales)
 
 
 def checked_weights(dims: Sequence[int], weights: Sequence[float] | None) -> dict[int, float]:
@@ -188,8 +178,7 @@ def _checked(
     ascending = check_dims(dims)
     if len(set(dims)) != len(dims):
         raise ValueError(f"dims names a size twice: {list(dims)}")
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction must be sum or mean, got {reduction!r}")
+    check_choice("reduction", reduction, Reduction)
     given = checked_weights(dims, weights)
     scales = [float(one) for one in scale] if isinstance(scale, Sequence) else [float(scale)] * len(dims)
     if len(scales) != len(dims) or not all(0 < one < float("inf") for one in scales):

@@ -28,7 +28,7 @@ def build_loss(config: LossConfig, model: MatryoshkaEncoder) -> nn.Module:
         ValueError: sizes or options that do not fit the model.
     """
     if config.name == "nested_infonce_2d":
-        from mrl_text.losses.layers import nested_infonce_2d
+        from mrl_text.losses import nested_infonce_2d
 
         loss: nn.Module = nested_infonce_2d(
             model,

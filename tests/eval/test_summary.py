@@ -10,8 +10,8 @@ import pytest
 
 import mrl_text
 from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line
-from mrl_text.eval.html import render_html
 from mrl_text.eval.reference import Reference
+from mrl_text.eval.report import render_html
 from mrl_text.eval.results import Results
 from mrl_text.eval.statistics import Estimate
 from mrl_text.eval.summary import KEEP, scopes, summarize
