@@ -148,7 +148,7 @@ def markdown(table: pd.DataFrame) -> str:
     """The leaderboard as a Markdown table: scores x100, intervals in brackets."""
     shown = formatted(table)
     rows = [list(map(str, shown.columns)), *shown.astype(str).to_numpy().tolist()]
-    return markdown_table([[cell.replace("|", "/") for cell in row] for row in rows], words=len(shown.columns)) + "\n"
+    return markdown_table([[cell.replace("|", "/") for cell in row] for row in rows], words=1) + "\n"
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:

@@ -21,8 +21,8 @@ from mrl_text.layers import truncate_backbone
 from mrl_text.models import METADATA_KEY, find_model, read_metadata
 from mrl_text.server_files import write_server_files
 from mrl_text.streaming import WINDOW, encode_windows, windows
-from mrl_text.suggest import did_you_mean
-from mrl_text.truncation import PRECISIONS, Precision, check_dim, check_dims, quantize, truncate
+from mrl_text.suggest import check_choice, did_you_mean
+from mrl_text.truncation import Precision, check_dim, check_dims, quantize, truncate
 
 logger = logging.getLogger(__name__)
 
@@ -170,8 +170,7 @@ class MatryoshkaEncoder(SentenceTransformer):
         precision = precision or "float32"
         if dim is not None and truncate_dim is not None and dim != truncate_dim:
             raise ValueError(f"dim={dim} and truncate_dim={truncate_dim} disagree: pass one of them")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        check_choice("precision", precision, Precision)
         cut = self._checked_dim(dim if dim is not None else truncate_dim)
         batch, single = self._checked_inputs(inputs)
         if precision in ("int8", "uint8") and len(batch) == 1:
@@ -262,8 +261,7 @@ class MatryoshkaEncoder(SentenceTransformer):
             ...     store(vectors)
         """
         cut = self._checked_dim(dim)
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        check_choice("precision", precision, Precision)
         size = cut or self.width
         if precision in ("int8", "uint8") and (ranges is None or (size and np.shape(ranges) != (2, size))):
             raise ValueError(
@@ -376,7 +374,8 @@ class MatryoshkaEncoder(SentenceTransformer):
         batch = [inputs] if single else list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)
         if list(self.modalities) == ["text"]:
             for position, text in enumerate(batch):
-                if not isinstance(text, (str, dict, tuple, list)):  # pairs and dictionaries are the parent's to read
+                pair = isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(one, str) for one in text)
+                if not isinstance(text, (str, dict)) and not pair:  # dictionaries are the parent's to read
                     where = "" if single else f" at position {position}"
                     raise TypeError(f"expected a text{where}, got {type(text).__name__}: {text!r:.60}")
             self._warn_about_long_texts([text for text in batch if isinstance(text, str)])

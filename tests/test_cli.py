@@ -146,7 +146,7 @@ def test_recipes_copy_of_an_unknown_recipe_writes_nothing(tmp_path: Path) -> Non
         ("adapt --embeddings a.npy --device cpu --output out.npy", ["nothing is encoded"]),
         ("adapt --embeddings a.npy --output out", ["out.npy"]),
         ("adapt --embeddings a.npy --output out.npy", ["no file at a.npy"]),
-        ("adapt TINY --texts a.txt --output out", ["no file at a.txt"]),
+        ("adapt TINY --texts a.txt --output out", ["no data file at a.txt"]),
         ("adapt TINY --texts a.pdf --output out", ["a.pdf", ".parquet"]),
         ("adapt TINY --output out", ["no texts were named"]),
         ("adapt ./nowhere --texts SELF --output out", ["no model at ./nowhere"]),
@@ -290,7 +290,7 @@ def test_eval_of_own_data_then_leaderboard_then_page(tiny_bert: Path, tmp_path: 
 def test_a_mistake_in_an_evaluation_is_told_before_a_model_is_loaded(
     options: list[str], words: tuple[str, ...], tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mrl_text.eval.runner.MatryoshkaEncoder", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mrl_text.loading.load", lambda *_, **__: pytest.fail("a model was loaded"))
     monkeypatch.chdir(tmp_path)
     Path("bad.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,much\n", encoding="utf-8")
     Path("good.csv").write_text("text,label\na,0\nb,1\nc,0\nd,1\n", encoding="utf-8")

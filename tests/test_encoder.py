@@ -158,7 +158,7 @@ def test_what_is_no_text_is_refused_with_its_position(encoder: MatryoshkaEncoder
         encoder.encode([*TEXTS[:2], value, TEXTS[2]])
 
 
-@pytest.mark.parametrize("value", [None, 7, float("nan"), b"bytes", {"text": "a"}], ids=repr)
+@pytest.mark.parametrize("value", [None, 7, float("nan"), b"bytes"], ids=repr)
 def test_what_is_no_text_is_refused_alone(encoder: MatryoshkaEncoder, value: Any) -> None:
     with pytest.raises(TypeError, match=f"^expected a text, got {type(value).__name__}"):
         encoder.encode(value)
@@ -230,7 +230,7 @@ def test_precisions_are_applied_after_the_cut(encoder: MatryoshkaEncoder) -> Non
         assert stored.shape == (len(TEXTS), width)
         np.testing.assert_array_equal(stored, quantize_embeddings(vectors, precision=precision))
     np.testing.assert_array_equal(encoder.encode(TEXTS[0], dim=16, precision="ubinary"), np.packbits(vectors[0] > 0))
-    with pytest.raises(ValueError, match="precision must be one of float32, float16"):
+    with pytest.raises(ValueError, match="precision 'float64' is unknown; did you mean"):
         encoder.encode(TEXTS, precision="float64")
 
 

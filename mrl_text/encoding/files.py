@@ -136,7 +136,8 @@ def encode_files(
     if clash := [name for name in extra if name == "id" or name.startswith("embedding_")]:
         raise ValueError(f"keep names {clash[0]!r}, a column that the output has of its own")
     found = find_model(model, trust_remote_code=trust_remote_code)
-    check_device(device)
+    if engine == "local":  # a cluster's workers have devices of their own
+        check_device(device)
     job = Job(
         sources=sources,
         model=str(Path(found.path).absolute()) if found.is_local else found.path,  # workers may be elsewhere

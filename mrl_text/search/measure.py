@@ -115,7 +115,7 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         """The trial as JSON values."""
-        timing = self.timing and {"single": self.timing.single, "batch": self.timing.batch}
+        timing = self.timing and vars(self.timing)
         measured: dict[str, Any] = {"retention": self.retention, "interval": self.interval}
         measured |= {"seconds_per_query": timing, "ram_bytes": self.ram}
         return {"plan": self.plan.to_json(), "label": self.plan.label, "note": self.note, **measured}
@@ -154,16 +154,12 @@ class Tuning:
 
     def to_json(self) -> dict[str, Any]:
         """The tuning as JSON values."""
-        facts = {
-            name: getattr(self, name)
-            for name in ("metric", "keep", "scores", "queries", "threads", "documents", "confirmed", "refused")
-        }
-        exact = self.exact and self.exact.to_json()
+        trials = [trial.to_json() for trial in self.trials]
         return {
-            **facts,
+            **vars(self),
             "chosen": self.chosen.to_json(),
-            "exact": exact,
-            "trials": [trial.to_json() for trial in self.trials],
+            "exact": self.exact and self.exact.to_json(),
+            "trials": trials,
         }
 
 

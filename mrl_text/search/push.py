@@ -174,19 +174,11 @@ def send(
     finish: Callable[[Store], None] | None = None,
     started: float | None = None,
 ) -> PushReport:
-    """Put encoded rows into a store; arguments, results and errors as for :func:`push`.
+    """Put encoded rows into a store; other arguments, results and errors as for :func:`push`.
 
     Args:
         source: the rows.
-        store_url: likewise.
-        dims: likewise.
-        plan: likewise.
-        keep: likewise.
-        on_duplicate: likewise.
         replace: False leaves a row that is in the store as it is where ``on_duplicate`` is ``first``.
-        batch_rows: likewise.
-        checkpoint_seconds: likewise.
-        progress: likewise.
         finish: called with the store when all rows are in it, before the note of the position is removed.
         started: when the work began, by :func:`time.monotonic`.
     """
@@ -197,9 +189,8 @@ def send(
     with contextlib.closing(store):
         journal = Journal(source.encoded.path, store.path.resolve() if store.path else store_url, keep)
         start = _confirmed(store, source, journal, left_out, texts=replace)
-        if not replace:
-            there = _there(store, source, start)
-            left_out |= there if on_duplicate == "first" else set()
+        there = set() if replace or on_duplicate == "fail" else _there(store, source, start)
+        left_out |= there if on_duplicate == "first" else set()
         store.expect(rows - start)
         checkpoint = _Checkpoint(journal, store.confirm, start, checkpoint_seconds)
         with tqdm(total=rows, initial=start, unit="row", desc="Pushing", disable=not progress) as bar:
@@ -225,7 +216,7 @@ def send(
         problems=source.problems,
         plan=chosen,
         seconds=time.monotonic() - started,
-        duplicates=len(left_out if replace else left_out | there),
+        duplicates=len(left_out | there),
     )
 
 

@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,42 +103,48 @@ class PushSource:
 
     def ids(self) -> Iterator[list[str]]:
         """All ids in order, group by group."""
-        for _, _, names, _ in self._groups():
-            yield names()
+        for _, _, file, group in self._groups():
+            yield _column(file, group, "id")
 
     def sample(self, rows: int) -> list[tuple[int, str, str | None]]:
         """A hundred of the first rows, at most: position, id and text. No vector is read, and few files are."""
         groups = [group for group in self._groups() if group[0] < rows]
         found = []
-        for at in sorted({*np.linspace(0, len(groups) - 1, _SAMPLED, dtype=int).tolist()} if groups else ()):
-            first, count, names, texts = groups[at]
-            ids, kept = names(), texts()
-            places = np.linspace(0, min(count, rows - first) - 1, _SAMPLED, dtype=int)
-            found += [(first + row, ids[row], kept[row] if kept else None) for row in sorted({*places.tolist()})]
+        for at in _spread(len(groups)):
+            first, count, file, group = groups[at]
+            ids, texts = _column(file, group, "id"), _column(file, group, _TEXT)
+            places = _spread(min(count, rows - first))
+            found += [(first + row, ids[row], texts[row] if texts else None) for row in places]
         return found
 
-    def _groups(self) -> Iterator[tuple[int, int, Callable[[], list[str]], Callable[[], list[str]]]]:
-        """Rows that are stored together: first position, number, and what reads their ids and their texts, if any."""
+    def _groups(self) -> Iterator[tuple[int, int, Path, int]]:
+        """Rows that are stored together: first position, number, file and group of it."""
         from pyarrow import parquet
 
         path, manifest = self.encoded.path, self.encoded.manifest
-        npy = manifest["format"] == "npy"
+        shards = [path / SHARDS / one["file"] for one in manifest["shards"]]
         first = 0
-        for file in [path / IDS] if npy else [path / SHARDS / one["file"] for one in manifest["shards"]]:
+        for file in [path / IDS] if manifest["format"] == "npy" else shards:
             metadata = parquet.read_metadata(file)
-
-            def column(name: str, group: int, file: Path = file) -> list[str]:
-                with parquet.ParquetFile(file) as opened:
-                    if name not in opened.schema_arrow.names:
-                        return []
-                    values: list[str] = opened.read_row_group(group, columns=[name])[name].to_pylist()
-                    return values
-
             for group in range(metadata.num_row_groups):
-                rows = metadata.row_group(group).num_rows
-                if rows:
-                    yield first, rows, partial(column, "id", group), partial(column, _TEXT, group)
+                if rows := metadata.row_group(group).num_rows:
+                    yield first, rows, file, group
                 first += rows
+
+
+def _column(file: Path, group: int, name: str) -> list[str]:
+    """A column of some rows; empty where there is none of that name."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(file) as opened:
+        known = name in opened.schema_arrow.names
+        values: list[str] = opened.read_row_group(group, columns=[name])[name].to_pylist() if known else []
+        return values
+
+
+def _spread(count: int) -> list[int]:
+    """Some numbers from 0 to below ``count``, evenly."""
+    return sorted({*np.linspace(0, count - 1, _SAMPLED, dtype=int).tolist()}) if count else []
 
 
 def repeats(ids: Callable[[], Iterable[str]]) -> dict[str, list[int]]:

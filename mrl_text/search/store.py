@@ -92,7 +92,7 @@ class Store(Protocol):
         model: name or folder of the model that made the vectors; None where it was not told.
         revision: of that model; None where it is not known.
         dims: the sizes that the model may be cut to, ascending, the width among them.
-        path: folder that holds it; None for a server.
+        path: folder that is this store and nothing else; None in a database.
         abilities: of the engine.
     """
 

@@ -9,6 +9,9 @@ from starlette.responses import JSONResponse, Response
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
+Headers = dict[str, str] | None
+
+
 class ApiError(Exception):
     """A refused request, with status and reason.
 
@@ -21,13 +24,7 @@ class ApiError(Exception):
     """
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        headers: dict[str, str] | None = None,
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, headers: Headers = None
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydantic_core import to_json
 from mrl_text.serving.errors import ApiError
 from mrl_text.suggest import did_you_mean
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _INPUT_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"type": "string", "minLength": 1},
@@ -88,7 +90,7 @@ def read_inputs(given: Any, *, limit: int, token_ids: bool = False) -> list[str]
             _bad(f"input[{position}] must be {_name(entries[0])} like the first, got {_name(entry)}")
         if not entry:
             _bad(f"input[{position}] is empty: leave it out")
-        if isinstance(entry, str) and not entry.isascii() and _has_surrogate(entry):
+        if isinstance(entry, str) and not entry.isascii() and _SURROGATE.search(entry):
             _bad(f"input[{position}] has half of a surrogate pair: it is no valid text")
         if kind is list and not all(type(number) is int for number in entry):
             _bad(f"input[{position}] must be a text, got a list")
@@ -144,14 +146,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ApiError(400, f"{name} is not a JSON value", code="invalid_json")
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _name(value: Any) -> str:

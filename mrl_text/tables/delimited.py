@@ -109,10 +109,10 @@ def _may_go_on(cells: list[str], width: int, ahead: _Ahead) -> bool:
 def _quoted(line: str, width: int, ahead: _Ahead) -> list[str] | None:
     """The record that begins with this line, read with quotes; None unless it then has the header's cells.
 
-    Lines inside it that are whole records by themselves show that the quote was only a character.
+    Lines inside it that are whole records by themselves, no cell of which has a quote without its other half, show
+    that the quote was only a character. So does a last line that could be a record if the first one could be, too.
     """
     count = 0
-    is_whole = len(_split(line)) == width
 
     def following() -> Iterator[str]:
         nonlocal count
@@ -126,9 +126,15 @@ def _quoted(line: str, width: int, ahead: _Ahead) -> list[str] | None:
         cells = next(csv.reader(following(), delimiter="\t", strict=True))
     except (csv.Error, StopIteration):
         return None
-    inner = (ahead.peek(place) or "" for place in range(count if is_whole else count - 1))
-    if len(cells) != width or (width > 1 and any(len(_split(one)) == width for one in inner)):
+    if len(cells) != width or (count and width > 1 and _hides_records(line, [*map(ahead.peek, range(count))], width)):
         return None
     for _ in range(count):
         ahead.take()
     return cells
+
+
+def _hides_records(first: str, following: list[str | None], width: int) -> bool:
+    *inner, last = (_split(line or "") for line in following)
+    if len(_split(first)) == len(last) == width:
+        return True
+    return any(len(cells) == width and not any(cell.count(_QUOTE) % 2 for cell in cells) for cells in inner)

@@ -198,9 +198,9 @@ def test_the_measured_curve_comes_with_its_controls_and_replaces_the_one_before(
         ]
         for row in tables[start + 1 : start + 3]:
             dim = int(row[0])
-            own, *others = (100 * mean[dim] for mean in means)
-            kept = 100 * means[0][dim] / means[0][32]
-            assert [float(cell.split()[0]) for cell in row[2:]] == pytest.approx([own, kept, *others], abs=0.006)
+            own, kept, *others = (float(cell.split()[0]) for cell in row[2:])
+            assert [own, *others] == pytest.approx([100 * mean[dim] for mean in means], abs=0.006)
+            assert kept == pytest.approx(100 * means[0][dim] / means[0][32], rel=1e-3), "mteb rounds its scores"
     write_curve(run / "model", result)
     assert file.read_text(encoding="utf-8") == once
     assert RECIPE in once

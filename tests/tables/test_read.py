@@ -89,6 +89,7 @@ def test_lines_that_an_open_quote_takes_along_are_counted(tmp_path: Path) -> Non
         ('a\tb\nx\t"open\n\nclosed"\n', [["x", "open\n\nclosed"]]),
         ('a\tb\n"x\tstill"\t1\n', [["x\tstill", "1"]]),
         ('a\tb\n"x\ny\t1\nz"\t2\n', [None, ["y", "1"], ['z"', "2"]]),
+        ('a\tb\n"x\ny"\t"z\nw"\n', [["x\ny", "z\nw"]]),
         ('a\n"x\ny"\n', [['"x'], ['y"']]),
     ],
 )

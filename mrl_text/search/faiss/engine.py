@@ -14,15 +14,11 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import faiss
 import numpy as np
 
 from mrl_text.search.hits import StageCost
 from mrl_text.search.plan import SearchPlan
-
-try:
-    import faiss
-except ModuleNotFoundError as error:  # pragma: no cover
-    raise ModuleNotFoundError("searching needs FAISS: pip install 'mrl-text[search]'", name="faiss") from error
 
 _METRIC = faiss.METRIC_INNER_PRODUCT
 _REPEATS = 9

@@ -7,16 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 
 from mrl_text.search.faiss.folder import IndexFolder
 from mrl_text.search.faiss.stored_rows import Rows
 from mrl_text.search.plan import SearchPlan, cells, fits
-
-try:
-    import faiss
-except ModuleNotFoundError as error:  # pragma: no cover
-    raise ModuleNotFoundError("searching needs FAISS: pip install 'mrl-text[search]'", name="faiss") from error
 
 _METRIC = faiss.METRIC_INNER_PRODUCT
 _CONSTRUCTION = 100  # efConstruction: FAISS's 40 costs recall, more costs minutes

@@ -11,18 +11,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+import psycopg
+from pgvector.psycopg import register_vector
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
 from mrl_text.search.postgres.sql import PREFIX, check_name
 from mrl_text.search.retry import closed_on_error, retrying, wait_seconds
-
-try:
-    import psycopg
-    from pgvector.psycopg import register_vector
-    from psycopg import sql
-    from psycopg.conninfo import conninfo_to_dict
-except ModuleNotFoundError as error:  # pragma: no cover
-    raise ModuleNotFoundError(
-        "a store in PostgreSQL needs psycopg and pgvector: pip install 'mrl-text[postgres]'", name=error.name
-    ) from error
 
 T = TypeVar("T")
 

@@ -8,17 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+from psycopg import sql
+
 from mrl_text.search.columns import ColumnType
 from mrl_text.search.filters import Conditions
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.store import Range
-
-try:
-    from psycopg import sql
-except ModuleNotFoundError as error:  # pragma: no cover
-    raise ModuleNotFoundError(
-        "a store in PostgreSQL needs psycopg: pip install 'mrl-text[postgres]'", name=error.name
-    ) from error
 
 Column = Literal["halfvec", "vector"]
 STAGING = ("pg_temp", "mrl_text_new")

@@ -8,6 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast, get_args
 
 import numpy as np
+import psycopg
+from pgvector import HalfVector, Vector
+from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from mrl_text.search.checks import check_collection, check_queries, check_rows, check_strings, is_unicode
 from mrl_text.search.columns import ColumnType, merge_types
@@ -21,11 +25,6 @@ from mrl_text.search.postgres.sql import Column, Statement, Table, quoted
 from mrl_text.search.retry import closed_on_error
 from mrl_text.search.store import Document, Store, Where
 from mrl_text.truncation import check_dim, check_dims
-
-import psycopg  # isort: skip  # the modules above say which extra has it
-from pgvector import HalfVector, Vector  # isort: skip
-from psycopg import sql  # isort: skip
-from psycopg.types.json import Jsonb  # isort: skip
 
 _FORMAT = 1
 _WIDEST = 16_000

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
 from mrl_text.search.columns import ColumnType
 from mrl_text.search.plan import SearchPlan, cells
 from mrl_text.search.postgres import sql as statements
 from mrl_text.search.postgres.sql import Table
-
-import psycopg  # isort: skip  # the module above says which extra has it
-from psycopg import sql  # isort: skip
-from psycopg.types.json import Jsonb  # isort: skip
 
 LOCK = 0x6D726C74
 """Number of the lock for creating stores and building their indexes."""

@@ -11,18 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from pydantic import ValidationError
+from qdrant_client import QdrantClient
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
 from mrl_text.search.open import without_password
 from mrl_text.search.retry import WAIT, retrying, wait_seconds
-
-try:
-    from pydantic import ValidationError
-    from qdrant_client import QdrantClient
-    from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
-    from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
-except ModuleNotFoundError as error:  # pragma: no cover
-    raise ModuleNotFoundError(
-        "this store needs Qdrant's client: pip install 'mrl-text[qdrant]'", name=error.name
-    ) from error
 
 T = TypeVar("T")
 KEY = "QDRANT_API_KEY"

@@ -8,19 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import qdrant_client
 
 from mrl_text.search.columns import ColumnType
 from mrl_text.search.filters import Conditions
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.store import Range
 from mrl_text.truncation import truncate
-
-try:
-    import qdrant_client
-except ModuleNotFoundError as error:  # pragma: no cover
-    raise ModuleNotFoundError(
-        "this store needs Qdrant's client: pip install 'mrl-text[qdrant]'", name=error.name
-    ) from error
 
 models: Any = qdrant_client.models
 ID, TEXT = "mrl_text_id", "mrl_text"

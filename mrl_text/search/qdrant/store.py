@@ -52,7 +52,7 @@ class QdrantStore(Store):
     """
 
     def __init__(self, url: str, address: Address, client: Any, info: Any) -> None:
-        self.url, self.path = url, address.folder
+        self.url = url
         self._address, self._client, self._collection = address, client, address.collection
         self._remote = address.folder is None
         self._call = calling(address)
