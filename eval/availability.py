@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,8 +53,7 @@ def unavailable(tasks: Sequence[AbsTask]) -> dict[str, str]:
     A folder, or data that datasets has prepared at the task's revision, needs no look-up. The hub is asked about the
     rest, once for each repository, and no further once it cannot be reached.
 
-    Args:
-        tasks: with data on the hub or in a folder. A task that makes its own data would be reported as missing.
+    A task that makes its own data would be reported as missing: leave it out.
 
     Returns:
         Task name -> why it cannot run, in a few words, with the fix; empty if all can. In the order of ``tasks``.
@@ -80,10 +78,8 @@ def unavailable(tasks: Sequence[AbsTask]) -> dict[str, str]:
 def look_up(path: str, revision: str, *, sizes: bool = False) -> DatasetInfo:
     """Ask the hub for the files of a data set, and whether this user may read them.
 
-    Args:
-        path: the repository, ``organisation/name``.
-        revision: commit, branch or tag.
-        sizes: also get size and checksum of every file.
+    ``path`` is the repository, ``organisation/name``, ``revision`` a commit, branch or tag. With ``sizes`` the answer
+    has the size and checksum of every file.
 
     Raises:
         ValueError: the data set needs a loading script.
@@ -144,18 +140,14 @@ def hub_error(error: Exception, path: str, revision: str) -> OSError:
 def _ask(repositories: list[tuple[str, str]]) -> dict[tuple[str, str], Exception]:
     """Look up each (path, revision) and return those that cannot be read, with the reason."""
     lost: list[Exception] = []
-    stop = threading.Event()
 
     def ask(repository: tuple[str, str]) -> Exception | None:
-        if stop.is_set():
+        if lost:
             return lost[0]
         try:
             look_up(*repository)
-        except ConnectionError as error:
-            lost.append(error)
-            stop.set()
-            return error
         except (OSError, ValueError) as error:
+            lost.extend([error] * isinstance(error, ConnectionError))
             return error
         return None
 

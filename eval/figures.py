@@ -29,14 +29,8 @@ def draw_curve(result: Results, folder: Path | None = None, references: Sequence
     One colour a model, one marker a precision, controls dashed in grey, published curves thin. The byte axis is
     logarithmic (base 2). The 95 % interval is shaded around float32 where there is one; a thin step marks the Pareto
     front of the models. With several tasks the mean over tasks is drawn.
-
-    Args:
-        result: finished results.
-        folder: where to write; None is the first folder of the results.
-        references: published curves; one that lacks a task is not drawn.
-
-    Returns:
-        The two files.
+    A published curve that lacks a task is not drawn. The two files are returned; ``folder`` None is the first folder
+    of the results.
     """
     figure = new_figure(10, 5.2)
     axes = figure.subplots()
@@ -103,14 +97,8 @@ def draw_depths(result: Results, folder: Path | None = None) -> list[Path]:
     """Draw float32 scores over size and number of layers as heat maps, ``depths.png`` and ``depths.svg``.
 
     One map for each model that was evaluated with fewer layers, and for its base, all on one colour scale; the most
-    layers on top.
-
-    Args:
-        result: finished results.
-        folder: where to write; None is the first folder of the results.
-
-    Returns:
-        The two files; none where every model has one depth only.
+    layers on top. The two files are returned, none where every model has one depth only; ``folder`` as for
+    :func:`draw_curve`.
     """
     maps = {line: depths for line in result.lines if line.layers is None and (depths := result.depths(line))}
     if not maps:

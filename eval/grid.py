@@ -165,7 +165,7 @@ def plan_lines(
         method: Method = "truncation",
         depth: int | None = None,
     ) -> None:
-        stored = precisions if role == "model" else ("float32",)
+        stored: Sequence[Precision] = precisions if role == "model" else ("float32",)
         cells = {Cell(dim, precision) for dim in sizes for precision in stored}
         if method == "truncation":
             cells.add(Cell(sizes[-1]))

@@ -50,12 +50,8 @@ def collect_items(
     Queries of retrieval and reranking tasks, pairs of STS and pair classification, texts of bitext mining and
     summarisation. Classification and clustering tasks repeat experiments on samples: these are the units. A split and
     subset is left out where its units do not reproduce the main score, or where its type has none.
-
-    Args:
-        task: the evaluated task, data loaded.
-        result: its result.
-        search: the search that answered, for retrieval tasks.
-        predictions: mteb's prediction file, for :data:`TYPES_WITH_PREDICTIONS`.
+    ``task`` has its data loaded, ``search`` is what answered a retrieval task, ``predictions`` mteb's file for
+    :data:`TYPES_WITH_PREDICTIONS`.
     """
     predicted = json.loads(predictions.read_text(encoding="utf-8")) if predictions and predictions.is_file() else {}
     collected = []
@@ -93,12 +89,7 @@ def write_items(file: Path, items: list[Items], facts: Mapping[str, str]) -> Non
 
 
 def read_facts(file: Path) -> dict[str, str]:
-    """The facts that :func:`write_items` stored.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a whole Parquet file.
-    """
+    """The facts that :func:`write_items` stored; FileNotFoundError without the file, ValueError if it is not whole."""
     metadata = pq.read_schema(file).metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
@@ -148,11 +139,8 @@ def query_scores(
 ) -> dict[str, float]:
     """Score the ranking of every query as trec_eval does.
 
-    Args:
-        judgements: query -> document -> grade; 0 is not relevant.
-        ranking: query -> document -> similarity.
-        measure: ``ndcg``, ``map``, ``recall``, ``precision`` or ``hit_rate``.
-        depth: documents that count.
+    ``judgements`` are query -> document -> grade, where 0 is not relevant, ``ranking`` query -> document -> similarity;
+    ``measure`` is ``ndcg``, ``map``, ``recall``, ``precision`` or ``hit_rate``, ``depth`` how many documents count.
 
     Returns:
         Query -> score, 0 to 1.

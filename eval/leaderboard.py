@@ -17,9 +17,8 @@ from mrl_text.files import write_atomically
 from mrl_text.markdown import table as markdown_table
 
 from .reference import read_references
-from .report import render_html
+from .report import KEEP, render_html, summarize
 from .results import KEY_COLUMNS, TABLE, Results, numbers, with_layers
-from .summary import KEEP, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +107,7 @@ def write_leaderboard(
         results: of one sweep or several.
         kind: ``terminal``, ``csv``, ``markdown`` or ``html``.
         file: where to write it; the answer is then its name. None returns the leaderboard itself.
-        keep: target of the recommended sizes on the HTML page.
-        references: CSV files of published scores for the HTML page.
+        keep, references: of the HTML page: target of the recommended sizes, and tables of published scores.
 
     Raises:
         ValueError: unknown kind.

@@ -47,20 +47,14 @@ def mirror_tasks(tasks: Sequence[AbsTask], folder: str | Path) -> dict[str, Path
     there and intact are kept, so an interrupted copy continues where it stopped. Files are
     checked against the sizes and checksums that the hub states, and ``folder/mirror.json`` records them.
 
-    Args:
-        tasks: mteb tasks; several may share a data set.
-        folder: where to copy to, ``folder/<organisation>/<name>``.
-
     Returns:
-        Data set path as in the task -> its folder in the mirror.
+        Data set path as in the task -> its folder in the mirror, ``folder/<organisation>/<name>``.
 
     Raises:
         ValueError: two tasks need different revisions of one data set, a data set needs a loading script, the
             folder has files of something else, or its manifest cannot be read.
         FileNotFoundError: the hub does not have the data set or the revision, or shows it only to others.
-        PermissionError: the terms of the data set are not accepted, or access is refused.
-        ConnectionError: the hub cannot be reached.
-        OSError: not enough room on the disk, or the download is incomplete.
+        OSError: not enough room on the disk, an incomplete download, or as :func:`.availability.look_up`.
     """
     root = Path(folder).expanduser()
     repositories = _repositories(tasks)
@@ -90,9 +84,7 @@ def check_mirror(folder: Path, dataset: Mapping[str, Any]) -> None:
     Every file is read once in a process and not again until it changes. A data set that was copied by hand has no
     entry in the manifest to compare with: its folder only has to exist.
 
-    Args:
-        folder: the mirror.
-        dataset: ``task.metadata.dataset``; its path may be that of the hub or the one inside ``folder``.
+    ``dataset`` is ``task.metadata.dataset``; its path may be that of the hub or the one inside the mirror ``folder``.
 
     Raises:
         FileNotFoundError: the mirror has no such data set.

@@ -287,10 +287,7 @@ def _make(place: Path, parts: Parts, base: type[AbsTask], build: Callable[[], An
         eval_splits=["test"],
         eval_langs=["und-Zyyy"],  # nobody said which language
         main_score=main_score,
-        domains=[],
-        task_subtypes=[],
         license="not specified",
-        dialect=[],
         sample_creation="found",
         is_public=False,
     )

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mrl_text import __version__
 from mrl_text.files import write_atomically
 
 from .figures import draw_curve, draw_depths
 from .grid import Cell, Line
 from .reference import Reference
-from .results import Results
-from .summary import KEEP, scopes, summarize
+from .results import Recommendation, Results, gigabytes, numbers
+from .statistics import CONFIDENCE
 
+KEEP = 0.99
+"""Share of the full-width score that a recommended size keeps, unless told otherwise."""
+
+_REFERENCE_FACTS = {"role": "reference", "method": "truncation", "revision": "", "dtype": "float32"}
+_LINE_FACTS = ("role", "method", "model", "revision", "dtype")
 _MOST_TASK_COLUMNS = 5
 _WIDTH_FOR_TASKS = 120
 
@@ -39,15 +45,8 @@ def write_report(
 ) -> list[Path]:
     """Write ``report.html``, ``curve.png`` and ``curve.svg``, and ``depths.png`` and ``.svg`` with several depths.
 
-    Args:
-        result: finished results.
-        folder: where to write; None is the first folder of the results.
-        keep: target of the recommended sizes.
-        references: published curves to overlay.
-        failed: task -> why it was left out.
-
-    Returns:
-        The files.
+    ``folder`` None is the first folder of the results; ``keep``, ``references`` and ``failed`` are as for
+    :func:`summarize`. Returns the files.
     """
     folder = folder or result.folders[0]
     data = summarize(result, keep=keep, references=references, failed=failed)
@@ -159,15 +158,10 @@ def _hundredfold(result: Results, line: Line, cell: Cell, tasks: Sequence[str] |
 
 
 def write_html(data: Mapping[str, Any], file: Path) -> Path:
-    """Write a report that opens in any browser without a network.
+    """Write a report that opens in any browser without a network; returns ``file``.
 
-    Args:
-        data: what :func:`mrl_text.eval.summary.summarize` returns. A number that is not finite becomes null, which
-            the page shows as unknown. ``confidence`` may be left out.
-        file: where to write; missing parent folders are made.
-
-    Returns:
-        ``file``.
+    ``data`` is what :func:`summarize` returns. A number that is not finite becomes null, which
+    the page shows as unknown. ``confidence`` may be left out.
 
     Raises:
         TypeError: ``data`` holds something that JSON has no form for.
@@ -180,14 +174,11 @@ def write_html(data: Mapping[str, Any], file: Path) -> Path:
 def render_html(data: Mapping[str, Any]) -> str:
     """The page that :func:`write_html` writes, as text; errors as there."""
     template = files("mrl_text.eval").joinpath("report.html").read_text(encoding="utf-8")
-    parts = {"title": html.escape(str(data["title"])), "data": _json(data)}
+    text = json.dumps(_plain(data), allow_nan=False, separators=(",", ":"))
+    # without < nothing in a script element can end it
+    parts = {"title": html.escape(str(data["title"])), "data": text.replace("<", "\\u003c")}
     # in one pass, so that a title or a label that looks like a placeholder stays as it is
     return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template)
-
-
-def _json(data: Mapping[str, Any]) -> str:
-    """JSON that may stand inside a script element: without ``<`` nothing in it can end the element."""
-    return json.dumps(_plain(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _plain(value: Any) -> Any:
@@ -200,3 +191,133 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def summarize(
+    results: Results,
+    *,
+    keep: float = KEEP,
+    references: Sequence[Reference] = (),
+    failed: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> dict[str, Any]:
+    """All that the HTML report shows, ready for JSON; scores 0..1, an interval None where there is nothing to resample.
+
+    Args:
+        results: of a sweep, or of several.
+        keep: target of the recommendations.
+        references: published curves to overlay.
+        failed: task -> why it was left out.
+        title: of the page; None names the models.
+    """
+    models = [line for line in results.lines if line.role == "model"]
+    front = results.pareto()
+    metrics = results.scores.groupby("task")["metric"].first()
+    ids = {line: f"m{number}" for number, line in enumerate(results.lines)}
+    return {
+        "title": title or ", ".join(dict.fromkeys(results.labels[line] for line in models)),
+        "version": __version__,
+        "keep": keep,
+        "confidence": CONFIDENCE,
+        "lines": [
+            {"id": ids[line], "label": label, **{name: getattr(line, name) for name in _LINE_FACTS}}
+            for line, label in results.labels.items()
+        ]
+        + [
+            {"id": f"r{number}", "label": one.label, "model": one.model, **_REFERENCE_FACTS}
+            for number, one in enumerate(references)
+        ],
+        "tasks": [{"name": task, "type": kind, "metric": metrics[task]} for task, kind in results.tasks.items()],
+        "cells": [
+            _cell(results, ids[line], cell, (line, cell) in front, _found(results, line, cell))
+            for line in results.lines
+            for cell in results.cells(line)
+        ]
+        + [
+            _cell(results, f"r{number}", Cell(dim), False, _published(one, dim))
+            for number, one in enumerate(references)
+            for dim in sorted(one.scores, reverse=True)
+        ],
+        "recommendations": [
+            {**_recommendation(choice, scope), "line": ids[line]}
+            for line in models
+            for scope, tasks in scopes(results).items()
+            if (choice := results.recommend(line, keep, tasks)) is not None
+        ],
+        "notes": _notes(results, failed or {}),
+    }
+
+
+def scopes(results: Results) -> dict[str, list[str]]:
+    """What a recommendation can be about: overall, each type, each task; a name stands for one set of tasks."""
+    named = {"overall": list(results.tasks)}
+    if len(results.types) > 1:
+        named |= results.types
+    if len(results.tasks) > 1:
+        named |= {task: [task] for task in results.tasks}
+    return named
+
+
+Found = Callable[[Collection[str]], dict[str, Any] | None]
+"""From tasks to a cell's numbers for them, None where one is missing."""
+
+
+def _found(results: Results, line: Line, cell: Cell) -> Found:
+    def found(tasks: Collection[str]) -> dict[str, Any] | None:
+        score = results.estimate(line, cell, tasks)
+        return None if score is None else numbers(score, results.retention(line, cell, tasks))
+
+    return found
+
+
+def _published(reference: Reference, dim: int) -> Found:
+    def found(tasks: Collection[str]) -> dict[str, Any] | None:
+        score, whole = reference.mean(dim, tasks), reference.mean(max(reference.scores), tasks)
+        retention = score / whole if score is not None and whole else None
+        return None if score is None else {**numbers(None, None), "score": score, "retention": retention}
+
+    return found
+
+
+def _cell(results: Results, identity: str, cell: Cell, pareto: bool, found: Found) -> dict[str, Any]:
+    return {
+        "line": identity,
+        "dim": cell.dim,
+        "precision": cell.precision,
+        "bytes": cell.bytes,
+        "gb_per_100m": gigabytes(cell.bytes),
+        "pareto": pareto,
+        "overall": found(results.tasks),
+        "types": {kind: one for kind, tasks in results.types.items() if (one := found(tasks))},
+        "tasks": {task: one for task in results.tasks if (one := found([task]))},
+    }
+
+
+def _recommendation(choice: Recommendation, scope: str) -> dict[str, Any]:
+    interval = choice.retention.interval()
+    return {
+        "scope": scope,
+        "dim": choice.cell.dim,
+        "precision": choice.cell.precision,
+        "bytes": choice.cell.bytes,
+        "retention": choice.retention.value,
+        "low": interval.low if interval else None,
+        "sureness": choice.sureness,
+        "saved_bytes": choice.saved_bytes,
+        "saved_gb_per_100m": gigabytes(choice.saved_bytes),
+        "times_smaller": choice.full.bytes / choice.cell.bytes,
+        "text": choice.headline(),
+    }
+
+
+def _notes(results: Results, failed: Mapping[str, str]) -> list[str]:
+    notes = [f"{task} was left out: {reason}" for task, reason in failed.items()]
+    rows = results.scores[(results.scores["precision"] == "int8") & (results.scores["calibration"] != "")]
+    for task, what in rows.groupby("task", sort=False)["calibration"].first().items():
+        notes.append(f"{task}: the int8 ranges of each dimension were measured on {what}")
+    first = results.lines[0]
+    largest = results.cells(first)[0]
+    scores = {task: results.estimate(first, largest, [task]) for task in results.tasks}
+    if without := [task for task, score in scores.items() if score is not None and score.replicates is None]:
+        notes.append(f"no interval, since there is nothing to resample: {', '.join(without)}")
+    return notes

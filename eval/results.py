@@ -203,7 +203,8 @@ class Results:
         for precision in dict.fromkeys(cell.precision for cell in cells):
             for cell in sorted((one for one in cells if one.precision == precision), reverse=True):
                 retention = self.retention(line, cell, tasks)
-                if retention is None or _bound(retention) < keep:
+                interval = retention.interval() if retention else None
+                if retention is None or (interval.low if interval else retention.value) < keep:
                     break
                 if best is None or cell.bytes < best.cell.bytes:
                     best = Recommendation(line, cell, keep, retention, reference[1])
@@ -257,7 +258,9 @@ class Results:
                 seeds[variant.line, variant.cell, split, subset].append(estimate)
             grouped: dict[tuple[Line, Cell], list[Estimate]] = defaultdict(list)
             for (line, cell, _, _), estimates in seeds.items():
-                grouped[line, cell].append(_mean_of_seeds(estimates))
+                # more seeds on the same items are no more items
+                dof, n = min(one.dof for one in estimates), min(one.n for one in estimates)
+                grouped[line, cell].append(replace(mean_estimate(estimates), dof=dof, n=n))
             self._estimates[task] = {key: mean_estimate(estimates) for key, estimates in grouped.items()}
         return self._estimates[task]
 
@@ -305,12 +308,6 @@ def _digest(units: Units) -> str:
     return hashlib.blake2b("\n".join(units.ids.tolist()).encode(), digest_size=8).hexdigest()
 
 
-def _mean_of_seeds(estimates: Sequence[Estimate]) -> Estimate:
-    """More seeds on the same items are no more items."""
-    mean = mean_estimate(estimates)
-    return replace(mean, dof=min(one.dof for one in estimates), n=min(one.n for one in estimates))
-
-
 def items_file(folder: Path, variant: Variant, task: str) -> Path:
     """Where the per-item scores of one evaluation lie."""
     return folder / "items" / variant.line.slug / variant.slug / f"{task}.parquet"
@@ -319,10 +316,6 @@ def items_file(folder: Path, variant: Variant, task: str) -> Path:
 def gigabytes(bytes_per_vector: int) -> float:
     """GB (10^9 bytes) that 100 million vectors take."""
     return bytes_per_vector * 100_000_000 / 1e9
-
-
-def _bound(retention: Estimate) -> float:
-    return interval.low if (interval := retention.interval()) else retention.value
 
 
 def numbers(score: Estimate | None, retention: Estimate | None) -> dict[str, Any]:

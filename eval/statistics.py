@@ -75,7 +75,6 @@ class Estimate:
     Two estimates from the same units share their resampling, so that their difference and ratio are paired.
 
     Attributes:
-        value: the point estimate.
         replicates: (RESAMPLES,) numbers; None where the task gives nothing to resample, or so little that some
             resamples have no score (a precision without a single positive).
         dof: degrees of freedom behind the spread of the replicates.
@@ -143,13 +142,8 @@ def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -
     jackknife with :data:`BLOCKS` blocks (Efron and Tibshirani, "An Introduction to the Bootstrap", chapter 11), which
     costs a fraction and agrees to the accuracy of the resampling itself.
 
-    Args:
-        units: scores with equal ids.
-        key: seed of the draws, the same for all scores that will be compared.
-        resamples: number of replicates.
-
-    Raises:
-        ValueError: the ids differ.
+    ``key`` seeds the draws: it is the same for all scores that will be compared. Raises ValueError where the ids of
+    the units differ.
     """
     if not units:
         return []
@@ -193,10 +187,7 @@ def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -
 def bootstrap_mean(values: npt.ArrayLike, *, confidence: float = CONFIDENCE, key: str = "") -> Interval:
     """Bootstrap interval of the mean of per-item scores; a point for a single value.
 
-    Args:
-        values: (n,) numbers, one score per item.
-        confidence: coverage of the interval, 0..1.
-        key: of the resampling; the same values and key give the same interval.
+    ``values`` are (n,) scores, ``confidence`` is the coverage, 0..1. Equal values and ``key`` give an equal interval.
 
     Raises:
         ValueError: no values.

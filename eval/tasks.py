@@ -13,16 +13,69 @@ from typing import Any
 import mteb
 from datasets import Dataset
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from mteb.abstasks.task_metadata import TaskMetadata
 
 from mrl_text.choices import LabelledAs
+from mrl_text.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
 from mrl_text.suggest import did_you_mean
 
 from .availability import unavailable
-from .docstring_task import DocstringRetrieval
 from .mirror import check_mirror
 from .own_data import own_task
 
 logger = logging.getLogger(__name__)
+
+
+class DocstringRetrieval(AbsTaskRetrieval):
+    """Given the summary line of a docstring, find the rest of it among the held-out packages' documentation.
+
+    One relevant document per query. The packages are never trained on
+    (:data:`mrl_text.docstrings.HELD_OUT_PACKAGES`). The texts depend on the installed versions, so the
+    data set revision is a hash of them: scores are compared within one environment only.
+    """
+
+    metadata = TaskMetadata(
+        name="DocstringRetrieval",
+        dataset={"path": "mrl-text/docstrings", "revision": "environment"},
+        description="Find the body of a Python docstring from its summary line.",
+        type="Retrieval",
+        category="t2t",
+        eval_langs=["eng-Latn"],
+        main_score="ndcg_at_10",
+        date=("2000-01-01", "2026-12-31"),
+        domains=["Programming", "Written"],
+        task_subtypes=["Code retrieval"],
+        license="not specified",
+        annotations_creators="derived",
+        sample_creation="found",
+        prompt={"query": "Given a one-line summary, retrieve the documentation it summarises"},
+    )
+
+    k_values = (1, 3, 5, 10, 20, 100)  # with one answer per query, ranks beyond 100 cost time and say nothing
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._pairs: list[Docstring] = load_docstrings(HELD_OUT_PACKAGES)
+        digest = hashlib.sha256("\0".join(text for pair in self._pairs for text in pair).encode()).hexdigest()
+        dataset = {**self.metadata.dataset, "revision": digest[:16]}
+        self.metadata = self.metadata.model_copy(update={"dataset": dataset})
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Build corpus, queries and judgements from the installed packages."""
+        ids = [pair.id for pair in self._pairs]
+        self.dataset = {
+            "default": {
+                "test": RetrievalSplitData(
+                    corpus=Dataset.from_dict({"id": ids, "text": [pair.positive for pair in self._pairs]}),
+                    queries=Dataset.from_dict({"id": ids, "text": [pair.anchor for pair in self._pairs]}),
+                    relevant_docs={name: {name: 1} for name in ids},
+                    top_ranked=None,
+                )
+            }
+        }
+        self.data_loaded = True
+
 
 OWN_TASKS: dict[str, type[AbsTask]] = {"DocstringRetrieval": DocstringRetrieval}
 """Tasks that mteb does not have."""
@@ -37,11 +90,16 @@ class TaskLoader:
 
     Args:
         names: task names as in mteb, or from :data:`OWN_TASKS`. A collection of tasks stands for its parts.
-        benchmark, data, as_, languages, subsets, splits, mirror, keep_going: as for :func:`mrl_text.eval.sweep`.
+        benchmark: name of an mteb benchmark, whose tasks are added with its own languages and splits.
+        data: the user's own files and folders, see :func:`mrl_text.eval.own_data.own_task`.
+        as_: what files with ``text,label`` are, classification (None) or clustering.
+        languages: keep only subsets of ``names`` in these languages (``eng``, ``deu-Latn``).
+        subsets: keep only these subsets of ``names``, by the data set's own names.
+        splits: evaluate these splits of ``names`` instead of their own.
+        mirror: folder with copies of hub data sets, ``MIRROR/<organisation>/<name>``; None loads from the hub.
+        keep_going: leave out what cannot run, with a warning each, instead of stopping.
 
-    Attributes:
-        names: the tasks that can run.
-        left_out: task -> why it cannot.
+    ``names`` are then the tasks that can run, ``left_out`` says why each other cannot.
 
     Raises:
         ValueError: an unknown task or benchmark (the nearest is named), one that is not about text, a malformed file.
@@ -177,13 +235,9 @@ class TaskLoader:
             return unavailable(foreign)
         missing = {}
         for task in foreign:
-            dataset = task.metadata.dataset
-            hub_path = Path(dataset["path"]).relative_to(self._mirror).as_posix()
             try:
-                check_mirror(self._mirror, {**dataset, "path": hub_path})
-            except FileNotFoundError:
-                missing[task.metadata.name] = f"the mirror has no data at {hub_path}"
-            except ValueError as error:
+                check_mirror(self._mirror, task.metadata.dataset)
+            except (FileNotFoundError, ValueError) as error:
                 missing[task.metadata.name] = str(error)
         return missing
 

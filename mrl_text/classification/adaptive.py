@@ -15,8 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state
 
 from mrl_text.choices import Cost
-from mrl_text.classification.heads import Floats, Heads, fit_heads
-from mrl_text.classification.nested import NestedClassifier, PrefixEstimator
+from mrl_text.classification.nested import Floats, Heads, NestedClassifier, PrefixEstimator, fit_heads
 from mrl_text.classification.thresholds import Path, Stages, confidence, find_path, paid
 from mrl_text.suggest import check_choice
 
@@ -105,10 +104,8 @@ class AdaptiveClassifier(PrefixEstimator):
     def choose(self, keep: float | None = None, *, expected_dims: float | None = None) -> AdaptiveClassifier:
         """Take other thresholds from the path, without fitting anything again.
 
-        Args:
-            keep: share of the largest head's accuracy to keep on held-out inputs, at the smallest size that does.
-            expected_dims: instead of it, the size to stay within on held-out inputs, at the best accuracy; counted as
-                ``cost`` counts.
+        ``keep`` is the share of the largest head's accuracy to keep on held-out inputs, at the smallest size that does;
+        ``expected_dims`` instead the size to stay within, at the best accuracy, counted as ``cost`` counts.
 
         Raises:
             ValueError: neither or both, ``keep`` outside (0, 1], or a size below what the path offers.
@@ -227,10 +224,7 @@ def oracle(classifier: AdaptiveClassifier | NestedClassifier, X: Any, y: Any) ->
 
     The paper's upper bound (arXiv 2205.13147, section 4.2.1). It looks at the labels, so nothing can use it. An input
     that every head gets wrong stops at the smallest size, since no other would help.
-
-    Args:
-        classifier: fitted.
-        X, y: float (n, width) and their labels (n,).
+    ``X`` is float (n, width), ``y`` its labels (n,).
     """
     labels = np.asarray(y)
     if isinstance(classifier, NestedClassifier):

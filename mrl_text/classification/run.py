@@ -85,16 +85,14 @@ def classify(
         train: a table (:func:`mrl_text.tables.open_table`) with a column of texts and one of labels.
         output: folder; new, empty, or of an earlier call.
         test: another such table; None sets a fifth of ``train`` apart.
-        text: name of the column of texts.
-        label: name of the column of labels.
+        text, label: names of the columns.
         dims: sizes; None is :func:`~mrl_text.classification.nested.default_dims`.
         tied: save tied heads (MRL-E) instead of separate ones (MRL).
         keep: share of the full width's accuracy that is kept.
         expected_dims: instead of it, the expected size to stay within.
         cost: what is kept low, see :class:`AdaptiveClassifier`.
         seed: of the folds and of the fifth that is set apart.
-        batch_size: texts per forward pass.
-        device: where to encode; None is the best there is.
+        batch_size, device: texts per forward pass, and where to encode; None is the best there is.
         trust_remote_code: allow code that comes with the model to run.
 
     Raises:
@@ -132,9 +130,9 @@ def classify(
             classifier.choose(expected_dims=expected_dims)
         curves += _curves(classifier, unseen, test_labels, "tied heads" if kind else "separate heads")
     chosen = classifiers[tied]
-    right = chosen.stages(unseen, test_labels).correct.mean(axis=0)
-    single = dict(zip(chosen.dims_, map(float, right), strict=True))
-    cascade, bound = chosen.evaluate(unseen, test_labels), oracle(chosen, unseen, test_labels)
+    alone, _, bound = curves[3 * tied : 3 * tied + 3]
+    single = {dim: point.accuracy for dim, point in zip(chosen.dims_, alone.points, strict=True)}
+    cascade = chosen.evaluate(unseen, test_labels)
     versions = {"mrl-text": version("mrl-text")}
     facts = {"model": model, "revision": source.revision, **source.trusted, "versions": versions}
     save_classifier(chosen, folder, facts)
@@ -154,7 +152,7 @@ def classify(
     write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     draw_curves(curves, folder / "curve.png", title=Path(train).stem)
     files = tuple(folder / name for name in (FACTS_FILE, "results.json", "curve.png"))
-    return Classification(chosen, single, cascade, bound, files)
+    return Classification(chosen, single, cascade, bound.points[0], files)
 
 
 def print_classification(result: Classification, console: Console) -> None:
@@ -209,11 +207,7 @@ def label_texts(
 
 
 def embed_texts(model: str, texts: Sequence[str], *, batch_size: int = 64, device: str | None = None) -> np.ndarray:
-    """Full-width vectors float32 (n, width) of a model, each text encoded once and kept in the cache folder.
-
-    Raises:
-        FileNotFoundError: no such model.
-    """
+    """Full-width vectors float32 (n, width) of a model, each text encoded once; FileNotFoundError for no such model."""
     return _embed(find_model(model), texts, batch_size, device)
 
 
@@ -270,10 +264,7 @@ def _curves(classifier: AdaptiveClassifier, vectors: np.ndarray, labels: list[st
 
 
 def draw_curves(curves: Sequence[Curve], file: Path, *, title: str = "") -> Path:
-    """Draw accuracy against the mean largest size used, logarithmic (base 2), and write a PNG.
-
-    ``curves`` are groups of single heads, cascade and oracle, in this order, each with a colour. Returns ``file``.
-    """
+    """Draw accuracy against the mean largest size used; ``curves`` in groups of single heads, cascade and oracle."""
     figure = new_figure(8, 4.8)
     axes = figure.subplots()
     group = -1

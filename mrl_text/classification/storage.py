@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from mrl_text.classification.adaptive import AdaptiveClassifier
-from mrl_text.classification.heads import Heads
+from mrl_text.classification.nested import Heads
 from mrl_text.classification.thresholds import Path as ThresholdPath
 from mrl_text.files import read_json, write_atomically
 
@@ -23,15 +23,8 @@ FACTS_FILE = "classifier.json"
 def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: Mapping[str, Any] | None = None) -> Path:
     """Write a fitted classifier: its numbers to an ``.npz`` named after their checksum, then ``classifier.json``.
 
-    The JSON file names the other and is written last, so a folder holds the old classifier or the new one.
-
-    Args:
-        classifier: fitted; labels are texts, whole numbers or truth values.
-        folder: made if missing.
-        facts: more to keep, such as the model (JSON values).
-
-    Returns:
-        ``folder``.
+    The JSON file names the other and is written last, so a folder holds the old classifier or the new one. Labels are
+    texts, whole numbers or truth values; ``facts`` are more to keep as JSON, such as the model. Returns ``folder``.
 
     Raises:
         ValueError: labels of another type.
@@ -105,12 +98,7 @@ def load_classifier(folder: str | Path) -> AdaptiveClassifier:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Read ``classifier.json`` of a folder.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is no JSON object.
-    """
+    """Read ``classifier.json`` of a folder; errors as for :func:`load_classifier`."""
     file = folder / FACTS_FILE
     if not file.is_file():
         raise FileNotFoundError(f"no classifier in {folder}: expected {FACTS_FILE}, as mrl-text classify writes it")

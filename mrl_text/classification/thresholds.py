@@ -36,11 +36,8 @@ def confidence(probabilities: Floats) -> Floats:
 class Stages:
     """Predictions of every head for inputs that it was not fitted on.
 
-    Attributes:
-        dims: sizes, ascending.
-        confidence: float64 (n, sizes), :func:`confidence` of the probabilities.
-        correct: bool (n, sizes).
-        value: float64 (n, sizes), how likely the prediction of a head is right, by the calibrated largest head.
+    ``confidence``: float64 (n, sizes), :func:`confidence` of the probabilities. ``correct``: bool (n, sizes).
+    ``value``: float64 (n, sizes), how likely the prediction of a head is right, by the calibrated largest head.
     """
 
     dims: tuple[int, ...]

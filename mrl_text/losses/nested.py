@@ -8,13 +8,20 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
+from sentence_transformers.base.losses.merged_forward import embed_columns, merge_feature_batches
 from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.losses import Matryoshka2dLoss, MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    Matryoshka2dLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
 from sentence_transformers.util import get_world_size
 from torch import Tensor, nn
 
-from mrl_text.losses.embed import embed_by_length
 from mrl_text.losses.objectives import InfoNCE, Objective, SelfDistillation
+
+_ROWS_PER_PIECE = 64
+"""Fewer rows than this per forward pass leave a processor's matrix units idle."""
 
 
 class NestedLoss(CachedLossMixin, nn.Module):
@@ -27,15 +34,14 @@ class NestedLoss(CachedLossMixin, nn.Module):
         model: the model to train.
         *objectives: :class:`~mrl_text.losses.InfoNCE`, :class:`~mrl_text.losses.SelfDistillation` or both.
         teacher: frozen model whose similarities a :class:`SelfDistillation` matches; it runs along on every batch and
-            must share the tokenizer of ``model``.
-            None takes what the data's ``label`` column brings, floats (n, columns x width), as
-            :func:`mrl_text.training.teacher.add_teacher` makes it, and otherwise the model's own full width.
+            must share the tokenizer of ``model``. None takes what the data's ``label`` column brings, floats
+            (n, columns x width), as :func:`mrl_text.training.teacher.add_teacher` makes it, and otherwise the model's
+            own full width.
         mini_batch_size: texts encoded at a time with cached gradients (GradCache, arXiv 2101.06983): batches of any
             size in the memory of a small one, for a second forward pass. None encodes the batch at once.
         use_labels: False keeps the ``label`` column, which near-neighbour batches bring, from being the teacher.
-        dims_per_step: at each step only this many sizes, drawn anew, all with their own weight, the others
-            being logged as 0; None takes all.
-            Drawn from torch's generator, which checkpoints keep, and on several processes by the first for all.
+        dims_per_step: at each step only this many sizes, all with their own weight, the others being logged as 0; None
+            takes all. They are drawn from torch's generator, which checkpoints keep, by the first process for all.
 
     Inputs:
         Columns as the objectives need them: (anchor, positive, negative...) for InfoNCE, any number of columns for
@@ -134,19 +140,7 @@ class NestedLoss(CachedLossMixin, nn.Module):
             "dims_per_step": self.dims_per_step,
         }
 
-    @property
-    def citation(self) -> str:
-        """BibTeX of the method."""
-        return """
-@inproceedings{kusupati2022matryoshka,
-    title={Matryoshka Representation Learning},
-    author={Kusupati, Aditya and others},
-    booktitle={Advances in Neural Information Processing Systems},
-    year={2022},
-    eprint={2205.13147},
-    archivePrefix={arXiv}
-}
-"""
+    citation = MatryoshkaLoss.citation  # of the method
 
     def _taught(self, columns: list[dict[str, Tensor]], labels: Tensor | None) -> Tensor | None:
         if not self._frozen:
@@ -173,9 +167,8 @@ def nested_infonce(
     What ``MatryoshkaLoss(model, MultipleNegativesRankingLoss(model), dims)`` computes, from one Gram matrix.
 
     Args:
-        model: the model to train.
+        model, mini_batch_size: as for :class:`NestedLoss`.
         dims: sizes, any order.
-        mini_batch_size: as for :class:`NestedLoss`.
         **options: ``weights``, ``scale``, ``reduction``, ``symmetric`` and ``gather_across_devices``, as for
             :class:`~mrl_text.losses.InfoNCE`.
 
@@ -199,9 +192,8 @@ def self_distillation(
     """Keep the teacher's neighbourhoods at every prefix size, without labels.
 
     Args:
-        model: the model to train.
+        model, teacher, mini_batch_size: as for :class:`NestedLoss`.
         dims: sizes, in any order. Include the full width to keep the uncut vectors near the teacher's.
-        teacher, mini_batch_size: as for :class:`NestedLoss`.
         **options: ``weights``, ``scale``, ``reduction`` and ``strength``, as for
             :class:`~mrl_text.losses.SelfDistillation`.
 
@@ -238,13 +230,11 @@ def nested_infonce_2d(
 
     Args:
         model: the model to train; its first module is a transformer.
-        dims: sizes, any order.
-        weights: one per size in the order of ``dims``, at least 0; None is 1 for each. The loss is their sum.
+        dims, weights: as for :class:`~mrl_text.losses.InfoNCE`.
         scale: inverse temperature of the softmax over cosine similarities.
         layers_per_step: lower layers per step; None takes all.
         dims_per_step: sizes per step, drawn anew for each layer; None takes all (the paper draws one).
-        last_layer_weight: weight of the last layer's loss.
-        prior_layers_weight: weight of the mean of the lower layers' losses.
+        last_layer_weight, prior_layers_weight: of the last layer's loss, and of the mean of the lower layers' losses.
         kl_div_weight: weight of the divergence between a lower layer's vectors and the last layer's.
         kl_temperature: temperature of that divergence; 0 leaves it out.
 
@@ -287,3 +277,40 @@ def _split_teacher(labels: Tensor | None, columns: int) -> list[Tensor] | None:
     if labels.shape[1] % columns:
         raise ValueError(f"a teacher's vectors of {labels.shape[1]} numbers do not divide among {columns} columns")
     return list(labels.chunk(columns, dim=1))
+
+
+def embed_by_length(model: nn.Module, columns: Sequence[dict[str, Any]]) -> list[Tensor]:
+    """Embed all columns of a batch: one ``sentence_embedding`` (n, width) per column, in the batch's order.
+
+    On a processor the rows of all columns are sorted by length and cut into pieces, each padded to its own longest
+    text only. The embeddings are those of a forward pass per column (up to dropout's draws and rounding); which
+    texts are in the batch does not change. On other devices, and where columns are not plain token matrices (static
+    embeddings, routers, flattened batches), each column is one forward pass, merged as sentence-transformers does.
+    """
+    columns = list(columns)
+    mask = columns[0].get("attention_mask")
+    merged = None
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.device.type == "cpu":
+        merged = merge_feature_batches(columns) if len(columns) > 1 else dict(columns[0])
+    if merged is None or not _only_token_matrices(merged):
+        return list(embed_columns(model, columns))
+    embeddings = _in_pieces(model, merged)
+    return list(embeddings.reshape(len(columns), -1, *embeddings.shape[1:]).unbind(0))
+
+
+def _only_token_matrices(features: dict[str, Any]) -> bool:
+    shape = features["attention_mask"].shape
+    tensors = [value for value in features.values() if isinstance(value, Tensor)]
+    return all(value.shape == shape for value in tensors) and bool(features["attention_mask"][:, 0].all())
+
+
+def _in_pieces(model: nn.Module, features: dict[str, Any]) -> Tensor:
+    lengths = features["attention_mask"].sum(dim=1)
+    order = lengths.argsort(stable=True)
+    pieces = max(1, len(order) // _ROWS_PER_PIECE)
+    embeddings = []
+    for rows in order.tensor_split(pieces):
+        longest = int(lengths[rows[-1]])
+        piece = {name: one[rows, :longest] if isinstance(one, Tensor) else one for name, one in features.items()}
+        embeddings.append(model(piece)["sentence_embedding"])
+    return torch.cat(embeddings)[order.argsort()]

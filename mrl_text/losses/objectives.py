@@ -30,7 +30,37 @@ class Objective(Protocol):
         """The value at ``dims``, some or all of the objective's own, for one embedding per column (n, width)."""
 
 
-class InfoNCE:
+class _EverySize:
+    """Sizes with a weight and a scale each, and the cross-entropy at some of them."""
+
+    def __init__(
+        self, dims: Sequence[int], weights: Sequence[float] | None, scale: float | Sequence[float], reduction: Reduction
+    ) -> None:
+        self.dims = check_dims(dims)
+        if len(set(dims)) != len(dims):
+            raise ValueError(f"dims names a size twice: {list(dims)}")
+        check_choice("reduction", reduction, Reduction)
+        given = checked_weights(dims, weights)
+        scales = [float(one) for one in scale] if isinstance(scale, Sequence) else [float(scale)] * len(dims)
+        if len(scales) != len(dims) or not all(0 < one < float("inf") for one in scales):
+            raise ValueError(f"expected a positive scale, or {len(dims)}, one for each size; got {scale}")
+        total = sum(given.values()) if reduction == "mean" else 1.0
+        self.weight_of = {dim: weight / total for dim, weight in given.items()}
+        self.scale_of = dict(zip(dims, scales, strict=True))
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings, for the model card."""
+        weights = {str(dim): weight for dim, weight in self.weight_of.items()}
+        return {"weights": weights, "scales": list(self.scale_of.values())}
+
+    def _value(
+        self, queries: Tensor, candidates: Tensor, dims: Sequence[int], targets: Positives | Neighbours
+    ) -> NestedValue:
+        weights, scales = ([known[dim] for dim in dims] for known in (self.weight_of, self.scale_of))
+        return nested_cross_entropy(queries, candidates, dims, targets, weights=weights, scales=scales)
+
+
+class InfoNCE(_EverySize):
     """Every anchor finds its own positive among the batch's positives and hard negatives (arXiv 1807.03748).
 
     Args:
@@ -61,13 +91,13 @@ class InfoNCE:
         symmetric: bool = False,
         gather_across_devices: bool = False,
     ) -> None:
-        self.dims, self.weight_of, self.scale_of = _checked(dims, weights, scale, reduction)
+        super().__init__(dims, weights, scale, reduction)
         self.symmetric = symmetric
         self.gather_across_devices = gather_across_devices
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
-        return {**_described(self.weight_of, self.scale_of), "symmetric": self.symmetric}
+        return {**super().describe(), "symmetric": self.symmetric}
 
     def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
         """The value for columns anchor, positive, negative...; ``teacher`` is not used.
@@ -85,18 +115,14 @@ class InfoNCE:
             candidates = [all_gather_with_grad(column) for column in candidates]
             offset = get_rank() * len(anchors)
         own = torch.arange(offset, offset + len(anchors), device=anchors.device)
-        forward = self._one_direction(anchors, torch.cat(list(candidates)), own, dims)
+        forward = self._value(anchors, torch.cat(list(candidates)), dims, Positives(own))
         if not self.symmetric:
             return forward
-        backward = self._one_direction(positives, all_anchors, own, dims)
+        backward = self._value(positives, all_anchors, dims, Positives(own))
         return NestedValue((forward.total + backward.total) / 2, (forward.per_size + backward.per_size) / 2)
 
-    def _one_direction(self, queries: Tensor, candidates: Tensor, own: Tensor, dims: Sequence[int]) -> NestedValue:
-        weights, scales = ([known[dim] for dim in dims] for known in (self.weight_of, self.scale_of))
-        return nested_cross_entropy(queries, candidates, dims, Positives(own), weights=weights, scales=scales)
 
-
-class SelfDistillation:
+class SelfDistillation(_EverySize):
     """Every prefix keeps the neighbourhood that the full width has: no labels needed.
 
     For each text of the batch the softmax over its similarities to all others, at every size, is pulled towards the
@@ -106,11 +132,9 @@ class SelfDistillation:
     are near each other (:mod:`mrl_text.neighbours`): random batches hold little to be kept.
 
     Args:
-        dims: sizes, any order.
-        weights: one per size in the order of ``dims``, at least 0; None is 1 for each.
+        dims, weights, reduction: as for :class:`InfoNCE`.
         scale: inverse temperature of both distributions, for all sizes or one per size; the teacher's is that of the
             largest size.
-        reduction: ``sum`` over the sizes (the default) or the weighted ``mean``.
         strength: multiplies the whole, beside another objective.
 
     Raises:
@@ -128,14 +152,10 @@ class SelfDistillation:
         reduction: Reduction = "sum",
         strength: float = 1.0,
     ) -> None:
-        self.dims, weight_of, self.scale_of = _checked(dims, weights, scale, reduction)
+        super().__init__(dims, weights, scale, reduction)
         if not 0 < strength < float("inf"):
             raise ValueError(f"strength must be above 0, got {strength}")
-        self.weight_of = {dim: strength * weight for dim, weight in weight_of.items()}
-
-    def describe(self) -> dict[str, Any]:
-        """Its settings, for the model card."""
-        return _described(self.weight_of, self.scale_of)
+        self.weight_of = {dim: strength * weight for dim, weight in self.weight_of.items()}
 
     def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
         """The value for one or more columns of texts; ``teacher`` has a vector for each, of any width.
@@ -152,8 +172,7 @@ class SelfDistillation:
         target = truncate(target.to(texts.device, torch.promote_types(texts.dtype, torch.float32)))
         own = torch.arange(len(texts), device=texts.device)
         targets = Neighbours(target, target, self.scale_of[self.dims[-1]], own)
-        weights, scales = ([known[dim] for dim in dims] for known in (self.weight_of, self.scale_of))
-        return nested_cross_entropy(texts, texts, dims, targets, weights=weights, scales=scales)
+        return self._value(texts, texts, dims, targets)
 
 
 def checked_weights(dims: Sequence[int], weights: Sequence[float] | None) -> dict[int, float]:
@@ -166,23 +185,3 @@ def checked_weights(dims: Sequence[int], weights: Sequence[float] | None) -> dic
     if len(given) != len(dims) or min(given) < 0 or not 0 < sum(given) < float("inf"):
         raise ValueError(f"expected {len(dims)} weights of at least 0, not all 0, one for each size; got {given}")
     return dict(zip(dims, given, strict=True))
-
-
-def _described(weight_of: dict[int, float], scale_of: dict[int, float]) -> dict[str, Any]:
-    return {"weights": {str(dim): weight for dim, weight in weight_of.items()}, "scales": list(scale_of.values())}
-
-
-def _checked(
-    dims: Sequence[int], weights: Sequence[float] | None, scale: float | Sequence[float], reduction: str
-) -> tuple[tuple[int, ...], dict[int, float], dict[int, float]]:
-    ascending = check_dims(dims)
-    if len(set(dims)) != len(dims):
-        raise ValueError(f"dims names a size twice: {list(dims)}")
-    check_choice("reduction", reduction, Reduction)
-    given = checked_weights(dims, weights)
-    scales = [float(one) for one in scale] if isinstance(scale, Sequence) else [float(scale)] * len(dims)
-    if len(scales) != len(dims) or not all(0 < one < float("inf") for one in scales):
-        raise ValueError(f"expected a positive scale, or {len(dims)}, one for each size; got {scale}")
-    total = sum(given.values()) if reduction == "mean" else 1.0
-    weight_of = {dim: weight / total for dim, weight in given.items()}
-    return ascending, weight_of, dict(zip(dims, scales, strict=True))

@@ -10,7 +10,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from mrl_text.classification import NestedClassifier
-from mrl_text.classification.heads import fit_heads, tied_loss
+from mrl_text.classification.nested import fit_heads, tied_loss
 from mrl_text.truncation import truncate
 
 DIMS = (2, 5, 8)

@@ -306,7 +306,7 @@ def test_the_command_hands_references_and_target_to_the_page(first: Path, in_an_
         (["nowhere"], ["no results in nowhere", "mrl-text eval"]),
         (["FIRST", "-o", "board.xlsx"], ["not 'xlsx'", "csv"]),
         (["FIRST", "--keep", "99"], ["99", "share of the full score"]),
-        (["FIRST", "-o", "a.html", "--reference", "p.csv"], ["no reference file at p.csv"]),
+        (["FIRST", "-o", "a.html", "--reference", "p.csv"], ["no data file at p.csv"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
