@@ -19,8 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
-from mrl_text.classification.figure import Curve, draw_curves
-from mrl_text.classification.run import embed_texts
+from mrl_text.classification.run import Curve, draw_curves, embed_texts
 from mrl_text.library_logging import quiet_libraries
 
 KINDS = {False: "separate heads", True: "tied heads"}

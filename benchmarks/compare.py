@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mrl_text.eval.grid import Cell, Line
 from mrl_text.eval.leaderboard import load_results
-from mrl_text.eval.lines import Cell, Line
 from mrl_text.eval.results import Results
 
 

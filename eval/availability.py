@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,9 +53,7 @@ def unavailable(tasks: Sequence[AbsTask]) -> dict[str, str]:
     A folder, or data that datasets has prepared at the task's revision, needs no look-up. The hub is asked about the
     rest, once for each repository, and no further once it cannot be reached.
 
-    Args:
-        tasks: tasks that read their data from the hub or from a folder. A task that makes its own data has a made-up
-            path and would be reported as missing: leave it out.
+    A task that makes its own data would be reported as missing: leave it out.
 
     Returns:
         Task name -> why it cannot run, in a few words, with the fix; empty if all can. In the order of ``tasks``.
@@ -64,29 +61,25 @@ def unavailable(tasks: Sequence[AbsTask]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     to_ask: dict[str, tuple[str, str]] = {}
     for task in tasks:
-        dataset = task.metadata.dataset
-        path, revision = str(dataset["path"]), str(dataset["revision"])
+        name, dataset = task.metadata.name, task.metadata.dataset
         if dataset.get("trust_remote_code"):
-            reasons[task.metadata.name] = SCRIPT
-        elif Path(path).is_dir() or _is_prepared(task):
+            reasons[name] = SCRIPT
+        elif Path(dataset["path"]).is_dir() or _is_prepared(task):
             continue
         elif constants.HF_HUB_OFFLINE:
-            reasons[task.metadata.name] = _OFFLINE
+            reasons[name] = _OFFLINE
         else:
-            to_ask[task.metadata.name] = path, revision
+            to_ask[name] = str(dataset["path"]), str(dataset["revision"])
     answers = _ask(list(dict.fromkeys(to_ask.values())))
-    reasons.update({name: str(answers[key]) for name, key in to_ask.items() if key in answers})
-    names = dict.fromkeys(task.metadata.name for task in tasks)
-    return {name: reasons[name] for name in names if name in reasons}
+    reasons |= {name: str(answers[key]) for name, key in to_ask.items() if key in answers}
+    return {name: reasons[name] for task in tasks if (name := task.metadata.name) in reasons}
 
 
 def look_up(path: str, revision: str, *, sizes: bool = False) -> DatasetInfo:
     """Ask the hub for the files of a data set, and whether this user may read them.
 
-    Args:
-        path: the repository, ``organisation/name``.
-        revision: commit, branch or tag.
-        sizes: also get size and checksum of every file.
+    ``path`` is the repository, ``organisation/name``, ``revision`` a commit, branch or tag. With ``sizes`` the answer
+    has the size and checksum of every file.
 
     Raises:
         ValueError: the data set needs a loading script.
@@ -121,46 +114,40 @@ def hub_error(error: Exception, path: str, revision: str) -> OSError:
     """Put one of :data:`HUB_ERRORS` into a few words with the fix; which errors it returns, :func:`look_up` lists."""
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    answer: OSError
+    kind: type[OSError] = FileNotFoundError
     if isinstance(error, GatedRepoError):
         page = f"{constants.ENDPOINT}/datasets/{path}"
-        answer = PermissionError(f"gated: accept the terms at {page} and log in with `hf auth login`")
+        kind, words = PermissionError, f"gated: accept the terms at {page} and log in with `hf auth login`"
     elif isinstance(error, RevisionNotFoundError):
-        answer = FileNotFoundError(f"the hub has no revision {revision} of {path}: another version of mteb may help")
+        words = f"the hub has no revision {revision} of {path}: another version of mteb may help"
     elif isinstance(error, RepositoryNotFoundError):
-        answer = FileNotFoundError(f"{path} is not found or private: check the name, or log in with `hf auth login`")
+        words = f"{path} is not found or private: check the name, or log in with `hf auth login`"
     elif isinstance(error, HFValidationError):
-        answer = FileNotFoundError(f"{path!r} does not name a data set on the hub")
+        words = f"{path!r} does not name a data set on the hub"
+    elif isinstance(error, HfHubHTTPError) and (status := error.response.status_code) in (401, 403):
+        kind, words = PermissionError, f"the hub refuses access (status {status}): log in with `hf auth login`"
     elif isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        if status in (401, 403):
-            answer = PermissionError(f"the hub refuses access (status {status}): log in with `hf auth login`")
-        else:
-            answer = OSError(f"the hub answers with status {status}: try again later")
+        kind, words = OSError, f"the hub answers with status {status}: try again later"
     elif isinstance(error, OfflineModeIsEnabled):
-        answer = ConnectionError("HF_HUB_OFFLINE is set: unset it")
+        kind, words = ConnectionError, "HF_HUB_OFFLINE is set: unset it"
     elif isinstance(error, (_CLIENT_ERROR, ConnectionError)):
-        answer = ConnectionError(_UNREACHABLE)
+        kind, words = ConnectionError, _UNREACHABLE
     else:  # a page of a proxy or a hotel, for example
-        answer = ConnectionError(f"what answers at {constants.ENDPOINT} is not the hub: check the connection")
-    return answer
+        kind, words = ConnectionError, f"what answers at {constants.ENDPOINT} is not the hub: check the connection"
+    return kind(words)
 
 
 def _ask(repositories: list[tuple[str, str]]) -> dict[tuple[str, str], Exception]:
     """Look up each (path, revision) and return those that cannot be read, with the reason."""
     lost: list[Exception] = []
-    stop = threading.Event()
 
     def ask(repository: tuple[str, str]) -> Exception | None:
-        if stop.is_set():
+        if lost:
             return lost[0]
         try:
             look_up(*repository)
-        except ConnectionError as error:
-            lost.append(error)
-            stop.set()
-            return error
         except (OSError, ValueError) as error:
+            lost.extend([error] * isinstance(error, ConnectionError))
             return error
         return None
 

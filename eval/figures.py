@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from mrl_text.figures import CONTROL, PALETTE, new_figure, save_figure, size_axis, tidy
 
-from .lines import Line
+from .grid import Line
 from .reference import Reference
 from .results import Results
 
@@ -28,14 +29,8 @@ def draw_curve(result: Results, folder: Path | None = None, references: Sequence
     One colour a model, one marker a precision, controls dashed in grey, published curves thin. The byte axis is
     logarithmic (base 2). The 95 % interval is shaded around float32 where there is one; a thin step marks the Pareto
     front of the models. With several tasks the mean over tasks is drawn.
-
-    Args:
-        result: finished results.
-        folder: where to write; None is the first folder of the results.
-        references: published curves; one that lacks a task is not drawn.
-
-    Returns:
-        The two files.
+    A published curve that lacks a task is not drawn. The two files are returned; ``folder`` None is the first folder
+    of the results.
     """
     figure = new_figure(10, 5.2)
     axes = figure.subplots()
@@ -74,8 +69,8 @@ def _draw_line(axes: Axes, result: Results, line: Line, color: str) -> None:
             label=result.labels[line] if precision == precisions[0] else None,
             alpha=1 if precision == precisions[0] else 0.75,
         )
-        intervals = [interval for _, estimate in estimates if (interval := estimate.interval()) is not None]
-        if precision == "float32" and not control and len(intervals) == len(sizes):
+        intervals = [estimate.interval() for _, estimate in estimates]
+        if precision == "float32" and not control and None not in intervals:
             low, high = ([100 * getattr(one, side) for one in intervals] for side in ("low", "high"))
             axes.fill_between(sizes, low, high, color=color, alpha=0.15, linewidth=0)
 
@@ -93,10 +88,8 @@ def _label_axes(figure: Figure, axes: Axes, result: Results) -> None:
     handles, _ = axes.get_legend_handles_labels()
     precisions = dict.fromkeys(cell.precision for line in result.lines for cell in result.cells(line))
     if len(precisions) > 1:
-        handles += [
-            Line2D([], [], linestyle="", color="black", marker=_MARKERS.get(name, "o"), label=name)
-            for name in precisions
-        ]
+        look: dict[str, Any] = {"linestyle": "", "color": "black"}
+        handles += [Line2D([], [], marker=_MARKERS.get(name, "o"), label=name, **look) for name in precisions]
     figure.legend(handles=handles, frameon=False, loc="outside right upper", fontsize=9)
 
 
@@ -104,14 +97,8 @@ def draw_depths(result: Results, folder: Path | None = None) -> list[Path]:
     """Draw float32 scores over size and number of layers as heat maps, ``depths.png`` and ``depths.svg``.
 
     One map for each model that was evaluated with fewer layers, and for its base, all on one colour scale; the most
-    layers on top.
-
-    Args:
-        result: finished results.
-        folder: where to write; None is the first folder of the results.
-
-    Returns:
-        The two files; none where every model has one depth only.
+    layers on top. The two files are returned, none where every model has one depth only; ``folder`` as for
+    :func:`draw_curve`.
     """
     maps = {line: depths for line in result.lines if line.layers is None and (depths := result.depths(line))}
     if not maps:

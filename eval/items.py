@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytrec_eval
@@ -49,12 +50,8 @@ def collect_items(
     Queries of retrieval and reranking tasks, pairs of STS and pair classification, texts of bitext mining and
     summarisation. Classification and clustering tasks repeat experiments on samples: these are the units. A split and
     subset is left out where its units do not reproduce the main score, or where its type has none.
-
-    Args:
-        task: the evaluated task, data loaded.
-        result: its result.
-        search: the search that answered, for retrieval tasks.
-        predictions: mteb's prediction file, for :data:`TYPES_WITH_PREDICTIONS`.
+    ``task`` has its data loaded, ``search`` is what answered a retrieval task, ``predictions`` mteb's file for
+    :data:`TYPES_WITH_PREDICTIONS`.
     """
     predicted = json.loads(predictions.read_text(encoding="utf-8")) if predictions and predictions.is_file() else {}
     collected = []
@@ -75,33 +72,24 @@ def collect_items(
 
 def write_items(file: Path, items: list[Items], facts: Mapping[str, str]) -> None:
     """Write items as Parquet: split, subset, id, and the numbers that make the score; ``facts`` as metadata."""
-    columns: dict[str, list[Any]] = {"split": [], "subset": [], "id": []}
-    names = sorted({name for one in items for name in one.units.columns})
-    columns.update({name: [] for name in names})
-    for one in items:
-        n = len(one.units)
-        columns["split"] += [one.split] * n
-        columns["subset"] += [one.subset] * n
-        columns["id"] += one.units.ids.tolist()
-        for name in names:
-            columns[name] += one.units.columns[name].tolist() if name in one.units.columns else [None] * n
+    parts = [
+        pd.DataFrame({"split": one.split, "subset": one.subset, "id": one.units.ids.tolist(), **one.units.columns})
+        for one in items
+    ]
+    table = pd.concat(parts) if parts else pd.DataFrame(columns=["split", "subset", "id"])
     kinds = {f"{one.split}/{one.subset}": [one.units.statistic, one.unit] for one in items}
+    columns = [*table.columns[:3], *sorted(table.columns[3:])]
     schema = pa.schema(
         [(name, pa.string() if name in ("split", "subset", "id") else pa.float64()) for name in columns],
         metadata={**facts, "statistics": json.dumps(kinds)},
     )
     stream = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema), stream)
+    pq.write_table(pa.Table.from_pandas(table[columns], schema, preserve_index=False).cast(schema), stream)
     write_atomically(file, stream.getvalue())
 
 
 def read_facts(file: Path) -> dict[str, str]:
-    """The facts that :func:`write_items` stored.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a whole Parquet file.
-    """
+    """The facts that :func:`write_items` stored; FileNotFoundError without the file, ValueError if it is not whole."""
     metadata = pq.read_schema(file).metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
@@ -110,17 +98,15 @@ def read_items(file: Path) -> list[Items]:
     """Read the items that :func:`write_items` wrote."""
     table = pq.read_table(file)
     statistics = json.loads((table.schema.metadata or {})[b"statistics"])
-    pairs = zip(table["split"].to_pylist(), table["subset"].to_pylist(), strict=True)
-    ids = np.array(table["id"].to_pylist(), dtype=np.str_)
-    groups = np.array([f"{split}/{subset}" for split, subset in pairs], dtype=np.str_)
-    numbers = {name: table[name].to_numpy() for name in table.column_names if name not in ("split", "subset", "id")}
+    frame = table.to_pandas()
     items = []
     for key, (statistic, unit) in statistics.items():
-        mask = groups == key
         split, _, subset = key.partition("/")
-        columns = {name: values[mask] for name, values in numbers.items() if not np.isnan(values[mask]).any()}
-        own = np.array(ids[mask].tolist(), dtype=np.str_)  # as wide as its own longest, whatever else the file holds
-        items.append(Items(split, subset, unit, Units(own, columns, statistic)))
+        own = frame[(frame["split"] == split) & (frame["subset"] == subset)]
+        columns = {name: own[name].to_numpy() for name in frame.columns[3:] if own[name].notna().all()}
+        # strings as wide as the longest of these, whatever else the file holds
+        ids = np.array(own["id"].tolist(), dtype=np.str_)
+        items.append(Items(split, subset, unit, Units(ids, columns, statistic)))
     return items
 
 
@@ -135,10 +121,10 @@ def _queries(task: AbsTask, search: RecordingSearch, split: str, subset: str, ma
     if merged:
         judgements, ranking = _merge_subqueries(judgements, ranking)
     elif task.skip_first_result:
-        ranking = {
-            query: dict(sorted(found.items(), key=lambda pair: pair[1], reverse=True)[1:])
-            for query, found in ranking.items()
+        ranked = {
+            query: sorted(found.items(), key=lambda pair: pair[1], reverse=True) for query, found in ranking.items()
         }
+        ranking = {query: dict(found[1:]) for query, found in ranked.items()}
     name, depth = match[1], int(match[2])
     if name == "mrr":
         scores = {query: _reciprocal_rank(ranking[query], judgements[query], depth) for query in ranking}
@@ -153,11 +139,8 @@ def query_scores(
 ) -> dict[str, float]:
     """Score the ranking of every query as trec_eval does.
 
-    Args:
-        judgements: query -> document -> grade; 0 is not relevant.
-        ranking: query -> document -> similarity.
-        measure: ``ndcg``, ``map``, ``recall``, ``precision`` or ``hit_rate``.
-        depth: documents that count.
+    ``judgements`` are query -> document -> grade, where 0 is not relevant, ``ranking`` query -> document -> similarity;
+    ``measure`` is ``ndcg``, ``map``, ``recall``, ``precision`` or ``hit_rate``, ``depth`` how many documents count.
 
     Returns:
         Query -> score, 0 to 1.
@@ -193,34 +176,30 @@ def _predicted(task: AbsTask, answer: Any, split: str, subset: str, main: str) -
     if task.metadata.type == "Summarization":
         return _summaries(answer, split, subset, main)
     data = task.dataset.get(subset, task.dataset)
+    kind, _, statistic = main.rpartition("_")
+    of_pairs = task.metadata.type == "STS"
+    sign = 1 if of_pairs else -1
     similarities = {
         "cosine": np.array(answer["cosine_scores"]),
         "similarity": np.array(answer["similarity_scores"]),
-        "euclidean": np.array(answer["euclidean_distances"]),
-        "manhattan": np.array(answer["manhattan_distances"]),
+        "euclidean": sign * np.array(answer["euclidean_distances"]),
+        "manhattan": sign * np.array(answer["manhattan_distances"]),
     }
-    if task.metadata.type == "STS":
-        gold = np.array(data[split]["score"][:], dtype=np.float64)
-        kind, _, statistic = main.rpartition("_")
+    if of_pairs:
+        gold = data[split]["score"][:]
         similarities[""] = similarities["similarity"]
         if kind not in similarities or statistic not in ("spearman", "pearson"):
             return None
-        columns = {"value": similarities[kind], "gold": gold}
-        return Items(split, subset, "pair", Units(_numbered(len(gold)), columns, statistic))
-    rows = data[split]
-    labels = rows[task.label_column_name][:]
-    if len(labels) == 1:  # older data sets keep all pairs in one row
-        labels = labels[0]
-    similarities |= {"dot": np.array(answer["dot_scores"])}
-    for distance in ("euclidean", "manhattan"):
-        similarities[distance] = -similarities[distance]
-    kind, _, statistic = main.rpartition("_")
-    if statistic != "ap" or (kind != "max" and kind not in similarities):
-        return None
-    chosen = similarities if kind == "max" else {kind: similarities[kind]}
-    columns = {f"value_{name}": values for name, values in chosen.items()}
-    columns["gold"] = np.array(labels, dtype=np.float64)
-    return Items(split, subset, "pair", Units(_numbered(len(labels)), columns, "ap"))
+        columns = {"value": similarities[kind]}
+    else:
+        gold = data[split][task.label_column_name][:]
+        gold = gold[0] if len(gold) == 1 else gold  # older data sets keep all pairs in one row
+        similarities["dot"] = np.array(answer["dot_scores"])
+        if statistic != "ap" or (kind != "max" and kind not in similarities):
+            return None
+        columns = {f"value_{name}": values for name, values in similarities.items() if kind in ("max", name)}
+    columns["gold"] = np.array(gold, dtype=np.float64)
+    return Items(split, subset, "pair", Units(np.arange(len(gold)).astype(np.str_), columns, statistic))
 
 
 def _bitext(task: AbsTask, answer: Any, split: str, subset: str, main: str) -> Items | None:
@@ -266,7 +245,3 @@ def _experiments(scores: Mapping[str, Any], split: str, subset: str, main: str) 
     if len(values) < 2:
         return None
     return Items(split, subset, "experiment", mean_units(values))
-
-
-def _numbered(n: int) -> np.ndarray:
-    return np.arange(n).astype(np.str_)

@@ -16,10 +16,9 @@ from rich.table import Table
 from mrl_text.files import write_atomically
 from mrl_text.markdown import table as markdown_table
 
-from .html import render_html
 from .reference import read_references
+from .report import KEEP, render_html, summarize
 from .results import KEY_COLUMNS, TABLE, Results, numbers, with_layers
-from .summary import KEEP, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -81,21 +80,15 @@ def leaderboard(results: Results) -> pd.DataFrame:
     by_type = len(results.tasks) > _MOST_TASK_COLUMNS
     groups = results.types if by_type else {task: [task] for task in results.tasks}
     rows = []
-    for line in results.lines:
-        for cell in results.cells(line):
-            score, retention = results.estimate(line, cell), results.retention(line, cell)
-            if score is None:
-                continue
-            row = {
-                "model": results.labels[line],
-                "dim": cell.dim,
-                "precision": cell.precision,
-                "bytes": cell.bytes,
-                **numbers(score, retention),
-            }
-            del row["n"]
-            parts = {name: results.estimate(line, cell, tasks) for name, tasks in groups.items() if len(groups) > 1}
-            rows.append(row | {name: part.value if part else None for name, part in parts.items()})
+    for line, cell in [(one, cell) for one in results.lines for cell in results.cells(one)]:
+        score, retention = results.estimate(line, cell), results.retention(line, cell)
+        if score is None:
+            continue
+        row = {"model": results.labels[line], "dim": cell.dim, "precision": cell.precision, "bytes": cell.bytes}
+        row |= numbers(score, retention)
+        del row["n"]
+        parts = {name: results.estimate(line, cell, tasks) for name, tasks in groups.items() if len(groups) > 1}
+        rows.append(row | {name: part.value if part else None for name, part in parts.items()})
     table = pd.DataFrame(rows)
     return table.sort_values(["score", "bytes"], ascending=[False, True], kind="stable", ignore_index=True)
 
@@ -114,8 +107,7 @@ def write_leaderboard(
         results: of one sweep or several.
         kind: ``terminal``, ``csv``, ``markdown`` or ``html``.
         file: where to write it; the answer is then its name. None returns the leaderboard itself.
-        keep: target of the recommended sizes on the HTML page.
-        references: CSV files of published scores for the HTML page.
+        keep, references: of the HTML page: target of the recommended sizes, and tables of published scores.
 
     Raises:
         ValueError: unknown kind.
@@ -163,9 +155,7 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
     shown["score"] = [_with_interval(*row) for row in table[["score", "low", "high"]].itertuples(index=False)]
     kept = table[["retention", "retention_low", "retention_high"]].itertuples(index=False)
     shown["retention %"] = [_with_interval(*row) for row in kept]
-    for column in table.columns[10:]:
-        shown[column] = [_hundredfold(value) for value in table[column]]
-    return shown
+    return shown.assign(**{column: table[column].map(_hundredfold) for column in table.columns[10:]})
 
 
 def _with_interval(value: float | None, low: float | None, high: float | None) -> str:

@@ -47,20 +47,14 @@ def mirror_tasks(tasks: Sequence[AbsTask], folder: str | Path) -> dict[str, Path
     there and intact are kept, so an interrupted copy continues where it stopped. Files are
     checked against the sizes and checksums that the hub states, and ``folder/mirror.json`` records them.
 
-    Args:
-        tasks: mteb tasks; several may share a data set.
-        folder: where to copy to, ``folder/<organisation>/<name>``.
-
     Returns:
-        Data set path as in the task -> its folder in the mirror.
+        Data set path as in the task -> its folder in the mirror, ``folder/<organisation>/<name>``.
 
     Raises:
         ValueError: two tasks need different revisions of one data set, a data set needs a loading script, the
             folder has files of something else, or its manifest cannot be read.
         FileNotFoundError: the hub does not have the data set or the revision, or shows it only to others.
-        PermissionError: the terms of the data set are not accepted, or access is refused.
-        ConnectionError: the hub cannot be reached.
-        OSError: not enough room on the disk, or the download is incomplete.
+        OSError: not enough room on the disk, an incomplete download, or as :func:`.availability.look_up`.
     """
     root = Path(folder).expanduser()
     repositories = _repositories(tasks)
@@ -90,9 +84,7 @@ def check_mirror(folder: Path, dataset: Mapping[str, Any]) -> None:
     Every file is read once in a process and not again until it changes. A data set that was copied by hand has no
     entry in the manifest to compare with: its folder only has to exist.
 
-    Args:
-        folder: the mirror.
-        dataset: ``task.metadata.dataset``; its path may be that of the hub or the one inside ``folder``.
+    ``dataset`` is ``task.metadata.dataset``; its path may be that of the hub or the one inside the mirror ``folder``.
 
     Raises:
         FileNotFoundError: the mirror has no such data set.
@@ -154,7 +146,10 @@ def _copy(repository: _Repository, listing: DatasetInfo, root: Path, manifest: d
     entry["files"] = {name: files[name] for name in sorted(expected)}
     if problem := _problem(local, entry, repository.revision):
         raise repository.wrap(ValueError(f"{local} {problem}: remove it or choose another folder"))
-    _remove_tool_folder(local)
+    shutil.rmtree(local.joinpath(*_TOOL_FOLDER), ignore_errors=True)  # would vouch for files that change later
+    parent = local / _TOOL_FOLDER[0]
+    if parent.is_dir() and not any(parent.iterdir()):
+        parent.rmdir()
     _write_manifest(root, manifest)
 
 
@@ -189,12 +184,10 @@ def _problem(local: Path, entry: Mapping[str, Any], revision: str) -> str | None
 
 def _check_room(root: Path, listings: Mapping[str, DatasetInfo]) -> None:
     """Raise if the disk has less room than the hub states for the files that are not there."""
-    needed = 0
-    for path, listing in listings.items():
-        for stated in listing.siblings or ():
-            file = root / path / stated.rfilename
-            if not (file.is_file() and file.stat().st_size == stated.size):
-                needed += stated.size or 0
+    stated = [
+        (root / path / file.rfilename, file.size) for path, one in listings.items() for file in one.siblings or ()
+    ]
+    needed = sum(size or 0 for file, size in stated if not (file.is_file() and file.stat().st_size == size))
     existing = next(parent for parent in (root.resolve(), *root.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
@@ -210,17 +203,8 @@ def _files(local: Path) -> dict[str, Path]:
     return {name.as_posix(): path for name, path in found.items() if name.parts[:2] != _TOOL_FOLDER}
 
 
-def _remove_tool_folder(local: Path) -> None:
-    """Remove the notes of the download: old notes would vouch for files that have changed since."""
-    shutil.rmtree(local.joinpath(*_TOOL_FOLDER), ignore_errors=True)
-    parent = local / _TOOL_FOLDER[0]
-    if parent.is_dir() and not any(parent.iterdir()):
-        parent.rmdir()
-
-
 def _checksum(file: Path) -> str:
-    status = file.stat()
-    return _sha256(file.resolve(), status.st_size, status.st_mtime_ns)
+    return _sha256(file.resolve(), file.stat().st_size, file.stat().st_mtime_ns)
 
 
 @functools.cache
@@ -239,11 +223,11 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         for entry in manifest.values():
             if not isinstance(entry["revision"], str) or not isinstance(entry["tasks"], list) or "files" not in entry:
                 raise TypeError(entry)
+        return dict(manifest)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file} is not the manifest of a mirror: delete it and run `mrl-text mirror` again"
         ) from error
-    return dict(manifest)
 
 
 def _write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:

@@ -34,7 +34,6 @@ from mrl_text.tables.values import any_text, class_name, number, shown, text
 
 logger = logging.getLogger(__name__)
 
-
 Parts = dict[str, Path]
 """What a file is for (``"data"``, ``"train"``, ``"corpus"``...) -> where it is."""
 
@@ -49,8 +48,6 @@ _SPLITS = ("test", "dev", "validation")
 _SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
 _SEED = 42
 _MADE: WeakValueDictionary[tuple[Path, LabelledAs | None, str], type[AbsTask]] = WeakValueDictionary()
-
-
 _KINDS: dict[type[AbsTask], tuple[str, str, str]] = {
     AbsTaskRetrieval: ("Retrieval", "t2t", "ndcg_at_10"),
     AbsTaskSTS: ("STS", "t2t", "cosine_spearman"),
@@ -285,21 +282,13 @@ def _make(place: Path, parts: Parts, base: type[AbsTask], build: Callable[[], An
         name=task_name(place),
         dataset={"path": str(place), "revision": _digest(kind, parts)[:16]},
         description=f"{kind} on the data in {place.name}.",
-        reference=None,
         type=kind,
         category=category,
-        modalities=["text"],
         eval_splits=["test"],
         eval_langs=["und-Zyyy"],  # nobody said which language
         main_score=main_score,
-        date=None,
-        domains=[],
-        task_subtypes=[],
         license="not specified",
-        annotations_creators=None,
-        dialect=[],
         sample_creation="found",
-        bibtex_citation=None,
         is_public=False,
     )
 
@@ -318,6 +307,5 @@ def _digest(start: str, parts: Parts) -> str:
     for file in parts.values():
         digest.update(f"\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
+            hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -30,10 +30,10 @@ class Reference:
         """Name in tables and figures."""
         return f"{self.model.rpartition('/')[2]} (published)"
 
-    def mean(self, dim: int, tasks: Sequence[str]) -> float | None:
+    def mean(self, dim: int, tasks: Collection[str]) -> float | None:
         """Mean score over tasks at a size; None if a task is missing."""
-        found = [self.scores[dim][task] for task in tasks if task in self.scores[dim]]
-        return sum(found) / len(found) if found and len(found) == len(tasks) else None
+        known = self.scores[dim]
+        return fmean(known[task] for task in tasks) if tasks and all(task in known for task in tasks) else None
 
     def bytes(self, dim: int) -> int:
         """Bytes per float32 vector."""

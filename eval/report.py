@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import html
 import itertools
-from collections.abc import Mapping, Sequence
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .figures import draw_curve, draw_depths
-from .html import write_html
-from .lines import Cell, Line
-from .reference import Reference
-from .results import Results
-from .summary import KEEP, scopes, summarize
+from mrl_text import __version__
+from mrl_text.files import write_atomically
 
+from .figures import draw_curve, draw_depths
+from .grid import Cell, Line
+from .reference import Reference
+from .results import Recommendation, Results, gigabytes, numbers
+from .statistics import CONFIDENCE
+
+KEEP = 0.99
+"""Share of the full-width score that a recommended size keeps, unless told otherwise."""
+
+_REFERENCE_FACTS = {"role": "reference", "method": "truncation", "revision": "", "dtype": "float32"}
+_LINE_FACTS = ("role", "method", "model", "revision", "dtype")
 _MOST_TASK_COLUMNS = 5
 _WIDTH_FOR_TASKS = 120
 
@@ -31,15 +45,8 @@ def write_report(
 ) -> list[Path]:
     """Write ``report.html``, ``curve.png`` and ``curve.svg``, and ``depths.png`` and ``.svg`` with several depths.
 
-    Args:
-        result: finished results.
-        folder: where to write; None is the first folder of the results.
-        keep: target of the recommended sizes.
-        references: published curves to overlay.
-        failed: task -> why it was left out.
-
-    Returns:
-        The files.
+    ``folder`` None is the first folder of the results; ``keep``, ``references`` and ``failed`` are as for
+    :func:`summarize`. Returns the files.
     """
     folder = folder or result.folders[0]
     data = summarize(result, keep=keep, references=references, failed=failed)
@@ -51,12 +58,7 @@ def print_report(result: Results, console: Console, *, keep: float = KEEP) -> No
     """Print the table of every model with its controls, and the recommended size, overall and per task type.
 
     A model that was evaluated with fewer layers has a table of sizes and depths, its base another, and recommended
-    sizes for every depth.
-
-    Args:
-        result: finished results.
-        console: where to.
-        keep: target of the recommended sizes.
+    sizes for every depth. ``keep`` is the target of the recommendations.
     """
     for line in result.lines:
         if line.role != "model" or line.layers is not None:
@@ -114,13 +116,9 @@ def control_table(result: Results, line: Line) -> Table | None:
     controls = _controls(result, line)
     if not controls:
         return None
-    table = Table(title="in float32, beside controls", title_justify="left", title_style="italic")
-    table.add_column("size", justify="right")
-    for one in (line, *controls):
-        table.add_column(escape(_beside(result, line, one)), justify="right")
-    for dim in sorted({cell.dim for one in (line, *controls) for cell in result.cells(one)}, reverse=True):
-        table.add_row(str(dim), *(_hundredfold(result, one, Cell(dim)) for one in (line, *controls)))
-    return table
+    return _size_table(
+        result, "in float32, beside controls", {one: _beside(result, line, one) for one in (line, *controls)}
+    )
 
 
 def depth_table(result: Results, line: Line) -> Table | None:
@@ -128,11 +126,17 @@ def depth_table(result: Results, line: Line) -> Table | None:
     depths = result.depths(line)
     if not depths or line.layers is not None:
         return None
-    table = Table(title=f"{escape(result.labels[line])}, in float32", title_justify="left", title_style="italic")
-    for column in ("size", *(one.depth or "all layers" for one in depths)):
-        table.add_column(column, justify="right")
-    for dim in sorted({cell.dim for one in depths for cell in result.cells(one)}, reverse=True):
-        table.add_row(str(dim), *(_hundredfold(result, one, Cell(dim)) for one in depths))
+    title = f"{escape(result.labels[line])}, in float32"
+    return _size_table(result, title, {one: one.depth or "all layers" for one in depths})
+
+
+def _size_table(result: Results, title: str, names: Mapping[Line, str]) -> Table:
+    """One row per size, one column per line."""
+    table = Table(title=title, title_justify="left", title_style="italic")
+    for column in ("size", *names.values()):
+        table.add_column(escape(column), justify="right")
+    for dim in sorted({cell.dim for one in names for cell in result.cells(one)}, reverse=True):
+        table.add_row(str(dim), *(_hundredfold(result, one, Cell(dim)) for one in names))
     return table
 
 
@@ -151,3 +155,169 @@ def _beside(result: Results, line: Line, one: Line) -> str:
 def _hundredfold(result: Results, line: Line, cell: Cell, tasks: Sequence[str] | None = None) -> str:
     estimate = result.estimate(line, cell, tasks)
     return "-" if estimate is None else f"{100 * estimate.value:.2f}"
+
+
+def write_html(data: Mapping[str, Any], file: Path) -> Path:
+    """Write a report that opens in any browser without a network; returns ``file``.
+
+    ``data`` is what :func:`summarize` returns. A number that is not finite becomes null, which
+    the page shows as unknown. ``confidence`` may be left out.
+
+    Raises:
+        TypeError: ``data`` holds something that JSON has no form for.
+        OSError: the file cannot be written; an older version of it is untouched.
+    """
+    write_atomically(file, render_html(data).encode("utf-8", errors="xmlcharrefreplace"))
+    return file
+
+
+def render_html(data: Mapping[str, Any]) -> str:
+    """The page that :func:`write_html` writes, as text; errors as there."""
+    template = files("mrl_text.eval").joinpath("report.html").read_text(encoding="utf-8")
+    text = json.dumps(_plain(data), allow_nan=False, separators=(",", ":"))
+    # without < nothing in a script element can end it
+    parts = {"title": html.escape(str(data["title"])), "data": text.replace("<", "\\u003c")}
+    # in one pass, so that a title or a label that looks like a placeholder stays as it is
+    return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def summarize(
+    results: Results,
+    *,
+    keep: float = KEEP,
+    references: Sequence[Reference] = (),
+    failed: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> dict[str, Any]:
+    """All that the HTML report shows, ready for JSON; scores 0..1, an interval None where there is nothing to resample.
+
+    Args:
+        results: of a sweep, or of several.
+        keep: target of the recommendations.
+        references: published curves to overlay.
+        failed: task -> why it was left out.
+        title: of the page; None names the models.
+    """
+    models = [line for line in results.lines if line.role == "model"]
+    front = results.pareto()
+    metrics = results.scores.groupby("task")["metric"].first()
+    ids = {line: f"m{number}" for number, line in enumerate(results.lines)}
+    return {
+        "title": title or ", ".join(dict.fromkeys(results.labels[line] for line in models)),
+        "version": __version__,
+        "keep": keep,
+        "confidence": CONFIDENCE,
+        "lines": [
+            {"id": ids[line], "label": label, **{name: getattr(line, name) for name in _LINE_FACTS}}
+            for line, label in results.labels.items()
+        ]
+        + [
+            {"id": f"r{number}", "label": one.label, "model": one.model, **_REFERENCE_FACTS}
+            for number, one in enumerate(references)
+        ],
+        "tasks": [{"name": task, "type": kind, "metric": metrics[task]} for task, kind in results.tasks.items()],
+        "cells": [
+            _cell(results, ids[line], cell, (line, cell) in front, _found(results, line, cell))
+            for line in results.lines
+            for cell in results.cells(line)
+        ]
+        + [
+            _cell(results, f"r{number}", Cell(dim), False, _published(one, dim))
+            for number, one in enumerate(references)
+            for dim in sorted(one.scores, reverse=True)
+        ],
+        "recommendations": [
+            {**_recommendation(choice, scope), "line": ids[line]}
+            for line in models
+            for scope, tasks in scopes(results).items()
+            if (choice := results.recommend(line, keep, tasks)) is not None
+        ],
+        "notes": _notes(results, failed or {}),
+    }
+
+
+def scopes(results: Results) -> dict[str, list[str]]:
+    """What a recommendation can be about: overall, each type, each task; a name stands for one set of tasks."""
+    named = {"overall": list(results.tasks)}
+    if len(results.types) > 1:
+        named |= results.types
+    if len(results.tasks) > 1:
+        named |= {task: [task] for task in results.tasks}
+    return named
+
+
+Found = Callable[[Collection[str]], dict[str, Any] | None]
+"""From tasks to a cell's numbers for them, None where one is missing."""
+
+
+def _found(results: Results, line: Line, cell: Cell) -> Found:
+    def found(tasks: Collection[str]) -> dict[str, Any] | None:
+        score = results.estimate(line, cell, tasks)
+        return None if score is None else numbers(score, results.retention(line, cell, tasks))
+
+    return found
+
+
+def _published(reference: Reference, dim: int) -> Found:
+    def found(tasks: Collection[str]) -> dict[str, Any] | None:
+        score, whole = reference.mean(dim, tasks), reference.mean(max(reference.scores), tasks)
+        retention = score / whole if score is not None and whole else None
+        return None if score is None else {**numbers(None, None), "score": score, "retention": retention}
+
+    return found
+
+
+def _cell(results: Results, identity: str, cell: Cell, pareto: bool, found: Found) -> dict[str, Any]:
+    return {
+        "line": identity,
+        "dim": cell.dim,
+        "precision": cell.precision,
+        "bytes": cell.bytes,
+        "gb_per_100m": gigabytes(cell.bytes),
+        "pareto": pareto,
+        "overall": found(results.tasks),
+        "types": {kind: one for kind, tasks in results.types.items() if (one := found(tasks))},
+        "tasks": {task: one for task in results.tasks if (one := found([task]))},
+    }
+
+
+def _recommendation(choice: Recommendation, scope: str) -> dict[str, Any]:
+    interval = choice.retention.interval()
+    return {
+        "scope": scope,
+        "dim": choice.cell.dim,
+        "precision": choice.cell.precision,
+        "bytes": choice.cell.bytes,
+        "retention": choice.retention.value,
+        "low": interval.low if interval else None,
+        "sureness": choice.sureness,
+        "saved_bytes": choice.saved_bytes,
+        "saved_gb_per_100m": gigabytes(choice.saved_bytes),
+        "times_smaller": choice.full.bytes / choice.cell.bytes,
+        "text": choice.headline(),
+    }
+
+
+def _notes(results: Results, failed: Mapping[str, str]) -> list[str]:
+    notes = [f"{task} was left out: {reason}" for task, reason in failed.items()]
+    rows = results.scores[(results.scores["precision"] == "int8") & (results.scores["calibration"] != "")]
+    for task, what in rows.groupby("task", sort=False)["calibration"].first().items():
+        notes.append(f"{task}: the int8 ranges of each dimension were measured on {what}")
+    first = results.lines[0]
+    largest = results.cells(first)[0]
+    scores = {task: results.estimate(first, largest, [task]) for task in results.tasks}
+    if without := [task for task, score in scores.items() if score is not None and score.replicates is None]:
+        notes.append(f"no interval, since there is nothing to resample: {', '.join(without)}")
+    return notes

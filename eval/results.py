@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from mrl_text.truncation import PRECISIONS
-
+from .grid import Cell, Line, Variant
 from .items import Items, read_items
-from .lines import Cell, Line, Variant
 from .statistics import Estimate, Interval, Units, bootstrap, mean_estimate
 
 TABLE = "scores"
@@ -25,8 +23,7 @@ TABLE = "scores"
 LINE_COLUMNS = ["model", "revision", "role", "method", "dtype", "layers"]
 KEY_COLUMNS = [*LINE_COLUMNS, "task", "split", "subset", "dim", "precision", "seed"]
 _TABLE_NAMES = {"low": "ci_low", "high": "ci_high"}
-GB = 1e9
-VECTORS = 100_000_000
+_KEPT = ("retention_low", "retention_high")
 
 
 @dataclass(frozen=True)
@@ -131,29 +128,24 @@ class Results:
         """Cells of a line, largest first."""
         return self._cells.get(line, [])
 
-    def estimate(self, line: Line, cell: Cell, tasks: Iterable[str] | None = None) -> Estimate | None:
+    def estimate(self, line: Line, cell: Cell, tasks: Collection[str] | None = None) -> Estimate | None:
         """Mean score over tasks, each counting once however many splits and subsets it has; None if one is missing."""
-        chosen = list(self.tasks if tasks is None else tasks)
-        found = [self._task(task).get((line, cell)) for task in chosen]
+        found = [self._task(task).get((line, cell)) for task in (self.tasks if tasks is None else tasks)]
         known = [estimate for estimate in found if estimate is not None]
-        return mean_estimate(known) if known and len(known) == len(chosen) else None
+        return mean_estimate(known) if known and len(known) == len(found) else None
 
-    def curve(self, line: Line, precision: str = "float32", tasks: Iterable[str] | None = None) -> dict[int, float]:
+    def curve(self, line: Line, precision: str = "float32", tasks: Collection[str] | None = None) -> dict[int, float]:
         """Size -> mean score over tasks at one precision."""
-        chosen = list(self.tasks if tasks is None else tasks)
-        found = {
-            cell.dim: self.estimate(line, cell, chosen) for cell in self.cells(line) if cell.precision == precision
-        }
+        found = {cell.dim: self.estimate(line, cell, tasks) for cell in self.cells(line) if cell.precision == precision}
         return {dim: estimate.value for dim, estimate in found.items() if estimate is not None}
 
     def full(self, line: Line) -> tuple[Line, Cell] | None:
         """What the retention of a line is measured against: the same model, with all layers, at its full width."""
+        model = line.model, line.revision, line.dtype, "truncation", None
         whole = [
             (other, cell)
             for other in self.lines
-            if (other.model, other.revision, other.dtype) == (line.model, line.revision, line.dtype)
-            and other.method == "truncation"
-            and other.layers is None
+            if (other.model, other.revision, other.dtype, other.method, other.layers) == model
             for cell in self.cells(other)
             if cell.precision == "float32"
         ]
@@ -164,11 +156,10 @@ class Results:
         same = [one for one in self.lines if replace(one, layers=None, role=line.role) == replace(line, layers=None)]
         return sorted(same, key=lambda one: -(one.layers or math.inf)) if len(same) > 1 else []
 
-    def retention(self, line: Line, cell: Cell, tasks: Iterable[str] | None = None) -> Estimate | None:
+    def retention(self, line: Line, cell: Cell, tasks: Collection[str] | None = None) -> Estimate | None:
         """Score divided by the full-width float32 score of the same model; None where either is missing or zero."""
-        chosen = list(self.tasks if tasks is None else tasks)
-        reference, score = self.full(line), self.estimate(line, cell, chosen)
-        whole = self.estimate(*reference, chosen) if reference else None
+        reference, score = self.full(line), self.estimate(line, cell, tasks)
+        whole = self.estimate(*reference, tasks) if reference else None
         return score / whole if score is not None and whole is not None and whole.value > 0 else None
 
     def compare(self, task: str, line: Line, cell: Cell | int, other: Line, other_cell: Cell | int) -> Interval:
@@ -187,7 +178,7 @@ class Results:
             raise ValueError(f"{task} has no per-item scores that both share")
         return interval
 
-    def recommend(self, line: Line, keep: float, tasks: Iterable[str] | None = None) -> Recommendation | None:
+    def recommend(self, line: Line, keep: float, tasks: Collection[str] | None = None) -> Recommendation | None:
         """The smallest vectors whose retention's lower bound clears ``keep``.
 
         Sizes are tried from full width down, one precision after the other, and a precision is left at the first
@@ -204,30 +195,29 @@ class Results:
         """
         if not 0 < keep <= 1:
             raise ValueError(f"keep is a share of the full score, above 0 and at most 1; got {keep}")
-        chosen = list(self.tasks if tasks is None else tasks)
         reference = self.full(line)
-        if reference is None or (whole := self.retention(*reference, chosen)) is None:
+        if reference is None or (whole := self.retention(*reference, tasks)) is None:
             return None
         best = Recommendation(line, reference[1], keep, whole, reference[1]) if line.layers is None else None
         cells = self.cells(line)
         for precision in dict.fromkeys(cell.precision for cell in cells):
             for cell in sorted((one for one in cells if one.precision == precision), reverse=True):
-                retention = self.retention(line, cell, chosen)
-                if retention is None or _bound(retention) < keep:
+                retention = self.retention(line, cell, tasks)
+                interval = retention.interval() if retention else None
+                if retention is None or (interval.low if interval else retention.value) < keep:
                     break
                 if best is None or cell.bytes < best.cell.bytes:
                     best = Recommendation(line, cell, keep, retention, reference[1])
         return best
 
-    def pareto(self, tasks: Iterable[str] | None = None) -> set[tuple[Line, Cell]]:
+    def pareto(self, tasks: Collection[str] | None = None) -> set[tuple[Line, Cell]]:
         """Of the models' cells, those that no other beats in score with as few bytes."""
-        chosen = list(self.tasks if tasks is None else tasks)
         points = [
             (cell.bytes, -estimate.value, line, cell)
             for line in self.lines
             if line.role == "model"
             for cell in self.cells(line)
-            if (estimate := self.estimate(line, cell, chosen)) is not None
+            if (estimate := self.estimate(line, cell, tasks)) is not None
         ]
         front, best = set(), float("inf")
         for _, negative, line, cell in sorted(points, key=lambda point: point[:2]):
@@ -247,7 +237,7 @@ class Results:
             found = numbers(estimate, estimate / whole if estimate and whole else None)
             del found["score"]  # the table has mteb's own
             rows.append(facts | {_TABLE_NAMES.get(name, name): value for name, value in found.items()})
-        floats = dict.fromkeys(("ci_low", "ci_high", "retention", "retention_low", "retention_high"), float)
+        floats = dict.fromkeys((*_TABLE_NAMES.values(), "retention", *_KEPT), float)
         return pd.DataFrame(rows).astype({"seed": "Int64", "layers": "Int64", "n": "Int64", **floats})
 
     @cached_property
@@ -257,7 +247,7 @@ class Results:
         for *line, dim, precision in rows.itertuples(index=False, name=None):
             cells[_line(line)].append(Cell(int(dim), precision))
         for own in cells.values():
-            own.sort(key=lambda cell: (-cell.dim, PRECISIONS.index(cell.precision)))
+            own.sort(key=lambda cell: cell.place)
         return dict(cells)
 
     def _task(self, task: str) -> dict[tuple[Line, Cell], Estimate]:
@@ -268,7 +258,9 @@ class Results:
                 seeds[variant.line, variant.cell, split, subset].append(estimate)
             grouped: dict[tuple[Line, Cell], list[Estimate]] = defaultdict(list)
             for (line, cell, _, _), estimates in seeds.items():
-                grouped[line, cell].append(_mean_of_seeds(estimates))
+                # more seeds on the same items are no more items
+                dof, n = min(one.dof for one in estimates), min(one.n for one in estimates)
+                grouped[line, cell].append(replace(mean_estimate(estimates), dof=dof, n=n))
             self._estimates[task] = {key: mean_estimate(estimates) for key, estimates in grouped.items()}
         return self._estimates[task]
 
@@ -281,8 +273,7 @@ class Results:
             for row in rows.to_dict("records"):
                 point = Estimate(float(row["score"]), None, float("inf"), 0)
                 parts[_variant(row), row["split"], row["subset"]] = point
-            variants = list(dict.fromkeys([key[0] for key in parts]))
-            for variant in variants:
+            for variant in dict.fromkeys([key[0] for key in parts]):
                 for one in self._items(variant, task):
                     if (variant, one.split, one.subset) in parts:
                         units[one.split, one.subset, _digest(one.units)][variant] = one.units
@@ -294,11 +285,8 @@ class Results:
         return self._part_estimates[task]
 
     def _items(self, variant: Variant, task: str) -> list[Items]:
-        for folder in self.folders:
-            file = items_file(folder, variant, task)
-            if file.is_file():
-                return read_items(file)
-        return []
+        files = (items_file(folder, variant, task) for folder in self.folders)
+        return next((read_items(file) for file in files if file.is_file()), [])
 
 
 def with_layers(table: pd.DataFrame) -> pd.DataFrame:
@@ -320,12 +308,6 @@ def _digest(units: Units) -> str:
     return hashlib.blake2b("\n".join(units.ids.tolist()).encode(), digest_size=8).hexdigest()
 
 
-def _mean_of_seeds(estimates: Sequence[Estimate]) -> Estimate:
-    """More seeds on the same items are no more items."""
-    mean = mean_estimate(estimates)
-    return replace(mean, dof=min(one.dof for one in estimates), n=min(one.n for one in estimates))
-
-
 def items_file(folder: Path, variant: Variant, task: str) -> Path:
     """Where the per-item scores of one evaluation lie."""
     return folder / "items" / variant.line.slug / variant.slug / f"{task}.parquet"
@@ -333,26 +315,17 @@ def items_file(folder: Path, variant: Variant, task: str) -> Path:
 
 def gigabytes(bytes_per_vector: int) -> float:
     """GB (10^9 bytes) that 100 million vectors take."""
-    return bytes_per_vector * VECTORS / GB
-
-
-def _bound(retention: Estimate) -> float:
-    interval = retention.interval()
-    return retention.value if interval is None else interval.low
+    return bytes_per_vector * 100_000_000 / 1e9
 
 
 def numbers(score: Estimate | None, retention: Estimate | None) -> dict[str, Any]:
     """Score, interval and units, retention and its interval; None for what is not known."""
-    interval, kept = score.interval() if score else None, retention.interval() if retention else None
-    return {
-        "score": score.value if score else None,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
-        "n": interval.n if interval else None,
-        "retention": retention.value if retention else None,
-        "retention_low": kept.low if kept else None,
-        "retention_high": kept.high if kept else None,
-    }
+    found: dict[str, Any] = {}
+    for estimate, names in ((score, ("score", "low", "high", "n")), (retention, ("retention", *_KEPT))):
+        interval = estimate.interval() if estimate else None
+        bounds = (interval.low, interval.high, interval.n) if interval else (None, None, None)
+        found |= zip(names, (estimate.value if estimate else None, *bounds), strict=False)
+    return found
 
 
 def _cell_words(cell: Cell) -> str:

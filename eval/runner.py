@@ -7,8 +7,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,16 @@ from mteb.cache import ResultCache
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
-from mrl_text.choices import Dtype, LabelledAs
+from mrl_text.choices import Dtype
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.files import write_atomically
 from mrl_text.loading import cached, check_device, shared_folder
 from mrl_text.models import ModelSource
 from mrl_text.truncation import Precision
 
-from .encoders import Call, CellEncoder, RecordingSearch, corpus_calls, model_meta
+from .encoders import Blocks, Call, CellEncoder, Corpus, RecordingSearch, corpus_calls, model_meta
+from .grid import CONTROLS, EVALUATED_PRECISIONS, Control, SweepPlan, Variant, plan_lines
 from .items import TYPES_WITH_PREDICTIONS, collect_items, read_facts, write_items
-from .lines import CONTROLS, EVALUATED_PRECISIONS, Control, Plan, Variant, plan_lines
-from .reduction import Blocks, Corpus
 from .results import KEY_COLUMNS, TABLE, Results, items_file, with_layers
 from .tasks import TaskLoader
 
@@ -44,11 +42,8 @@ _BLOCK = 50_000
 class SweepResult(Results):
     """Scores of a sweep and where they are kept.
 
-    Attributes:
-        scores: the tidy table of this sweep, one row per model, line, task, split, subset, size, precision, seed.
-        folder: where the files are.
-        encoded: texts that were encoded in this process, by model name.
-        failed: task -> why it was not evaluated, or not to its end.
+    ``encoded``: texts that were encoded in this process, by model name. ``failed``: task -> why it was not evaluated,
+    or not to its end.
     """
 
     def __init__(self, scores: pd.DataFrame, folder: Path, encoded: dict[str, int], failed: dict[str, str]) -> None:
@@ -63,16 +58,9 @@ def sweep(
     tasks: Sequence[str] = (),
     *,
     output: str | Path,
-    benchmark: str | None = None,
-    data: Sequence[str | Path] = (),
-    as_: LabelledAs | None = None,
-    languages: Sequence[str] | None = None,
-    subsets: Sequence[str] | None = None,
-    splits: Sequence[str] | None = None,
     dims: Sequence[int] | None = None,
     precisions: Sequence[Precision] = EVALUATED_PRECISIONS,
     controls: Sequence[Control] = CONTROLS,
-    mirror: str | Path | None = None,
     cache: str | Path | None = None,
     pca_texts: Sequence[str] | None = None,
     keep_going: bool = False,
@@ -81,6 +69,7 @@ def sweep(
     dtype: Dtype = "float32",
     layers: Sequence[int] | None = None,
     trust_remote_code: bool = False,
+    **choice: Any,
 ) -> SweepResult:
     """Evaluate models on mteb tasks at every size and precision from one encoding pass per text.
 
@@ -93,12 +82,6 @@ def sweep(
         tasks: mteb task names, or ``DocstringRetrieval``.
         output: folder for everything: ``results/`` in mteb's own layout, ``items/`` with per-item scores, and the tidy
             table ``scores.csv`` and ``scores.parquet``. Several sweeps may share it.
-        benchmark: name of an mteb benchmark, whose tasks are added with its own languages and splits.
-        data: the user's own files and folders, see :func:`mrl_text.eval.own_data.own_task`.
-        as_: what files with ``text,label`` are, classification (None) or clustering.
-        languages: keep only subsets of ``tasks`` in these languages (``eng``, ``deu-Latn``).
-        subsets: keep only these subsets of ``tasks``, by the data set's own names.
-        splits: evaluate these splits of ``tasks`` instead of their own.
         dims: sizes to evaluate; None takes the trained sizes of a Matryoshka model and halvings of the width down
             to 16 of any other. Full width is always evaluated, since retention is measured against it, and sizes
             beyond a model's width are left out for that model.
@@ -106,19 +89,19 @@ def sweep(
         controls: lines to compare with. ``base``: for a model that names the base it was trained from, that base
             truncated the same way; ``pca``: principal components, fitted on the task's corpus side or ``pca_texts``;
             ``random``: random dimensions, mean of three seeds. All in float32.
-        mirror: folder with local copies of hub data sets.
         cache: folder of full-width embeddings; None is the one that all commands share, ``"none"`` keeps none:
             embeddings live in memory until their task is done.
         pca_texts: texts to fit PCA on.
         keep_going: a task that cannot run, or fails, is reported and left out, instead of stopping the sweep.
-        batch_size: texts per forward pass.
-        device: where to encode; None chooses.
+        batch_size, device: texts per forward pass, and where to encode; None chooses.
         dtype: what the models compute in. bfloat16 is faster where the processor has it and differs from
             float32 in the second decimal of a score; results of different types are kept apart.
         layers: numbers of transformer layers to evaluate besides all of them, each a line of its own with its own
             encoding pass (:meth:`mrl_text.MatryoshkaEncoder.truncate_layers`), beside the base cut to the same depth.
             Numbers beyond a model's are left out for that model.
         trust_remote_code: allow code that comes with the models and their bases to run.
+        **choice: more about the tasks: ``benchmark``, ``data``, ``as_``, ``languages``, ``subsets``, ``splits`` and
+            ``mirror``, as for :class:`~mrl_text.eval.tasks.TaskLoader`.
 
     Raises:
         FileNotFoundError: model or data not there.
@@ -135,17 +118,7 @@ def sweep(
         layers=layers,
         trust_remote_code=trust_remote_code,
     )
-    loader = TaskLoader(
-        tasks,
-        benchmark=benchmark,
-        data=data,
-        as_=as_,
-        languages=languages,
-        subsets=subsets,
-        splits=splits,
-        mirror=mirror,
-        keep_going=keep_going,
-    )
+    loader = TaskLoader(tasks, keep_going=keep_going, **choice)
     folder.mkdir(parents=True, exist_ok=True)
     run = _Sweep(folder, loader, cache, pca_texts, keep_going, batch_size, device)
     run.evaluate(plans)
@@ -175,10 +148,13 @@ class _Sweep:
         self.failed = dict(self.tasks.left_out)
         self._results = ResultCache(cache_path=self.folder)
 
-    def evaluate(self, plans: Sequence[Plan]) -> None:
+    def evaluate(self, plans: Sequence[SweepPlan]) -> None:
         """Evaluate every line on every task; the lines of one model share its embeddings."""
-        groups = [list(group) for _, group in groupby(sorted(plans, key=_weights(plans)), key=_weights(plans))]
-        total = len(self.tasks.names) * sum(len(_variants([plan])) for plan in plans)
+        models: dict[str, list[SweepPlan]] = {}
+        for plan in plans:
+            models.setdefault(plan.line.slug, []).append(plan)
+        groups = list(models.values())
+        total = len(self.tasks.names) * len(_variants(plans))
         with tqdm(total=total, desc="Evaluating", unit="result", dynamic_ncols=True) as bar:
             for group in groups:
                 line = group[0].line
@@ -195,18 +171,12 @@ class _Sweep:
                 self.encoded[line.model] = self.encoded.get(line.model, 0) + cache.encoded
         self.rows = [row for row in self.rows if row["task"] not in self.failed]
 
-    def _open_cache(self, plan: Plan) -> EmbeddingCache:
+    def _open_cache(self, plan: SweepPlan) -> EmbeddingCache:
         folder = shared_folder() if self.cache is None else None if self.cache == "none" else Path(self.cache)
-        return cached(
-            plan.source,
-            dtype=plan.line.dtype,
-            layers=plan.line.layers,
-            device=self.device,
-            batch_size=self.batch_size,
-            folder=folder,
-        )
+        where: dict[str, Any] = {"device": self.device, "batch_size": self.batch_size, "folder": folder}
+        return cached(plan.source, dtype=plan.line.dtype, layers=plan.line.layers, **where)
 
-    def _evaluate_or_report(self, group: Sequence[Plan], cache: EmbeddingCache, name: str, bar: tqdm) -> None:
+    def _evaluate_or_report(self, group: Sequence[SweepPlan], cache: EmbeddingCache, name: str, bar: tqdm) -> None:
         try:
             _TaskOnModel(self, group[0].source, cache, name).evaluate(_variants(group), bar)
         except Exception as error:
@@ -333,23 +303,18 @@ class _TaskOnModel:
         return known if known.mteb_version == mteb.__version__ else None
 
     def _rows(self, variant: Variant, result: TaskResult) -> list[dict[str, Any]]:
-        metadata, line, cell = self.run.tasks.metadata(self.name), variant.line, variant.cell
+        metadata, cell = self.run.tasks.prototype(self.name).metadata, variant.cell
         facts = read_facts(items_file(self.run.folder, variant, self.name))
         return [
             {
-                "model": line.model,
-                "revision": line.revision,
-                "role": line.role,
-                "method": line.method,
-                "dtype": line.dtype,
-                "layers": pd.NA if line.layers is None else line.layers,
+                **asdict(variant.line),
                 "task": metadata.name,
                 "type": metadata.type,
                 "split": split,
                 "subset": scores["hf_subset"],
                 "dim": cell.dim,
                 "precision": cell.precision,
-                "seed": pd.NA if variant.seed is None else variant.seed,
+                "seed": variant.seed,
                 "bytes": cell.bytes,
                 "calibration": facts.get("calibration", ""),
                 "metric": metadata.main_score,
@@ -361,12 +326,7 @@ class _TaskOnModel:
         ]
 
 
-def _weights(plans: Sequence[Plan]) -> Any:
-    order = list(dict.fromkeys(plan.line.slug for plan in plans))
-    return lambda plan: order.index(plan.line.slug)
-
-
-def _variants(group: Sequence[Plan]) -> list[Variant]:
+def _variants(group: Sequence[SweepPlan]) -> list[Variant]:
     """Everything to evaluate of one model, full width in float32 first."""
     variants = [variant for plan in group for cell in plan.cells for variant in plan.line.variants(cell)]
     return sorted(variants, key=lambda variant: variant.line.method != "truncation")

@@ -62,12 +62,7 @@ class Units:
 
 
 def mean_units(values: npt.ArrayLike, ids: Sequence[str] | None = None) -> Units:
-    """Units of a score that is the mean of one number each.
-
-    Args:
-        values: (n,) numbers.
-        ids: (n,) names; None numbers them.
-    """
+    """Units of a score that is the mean of (n,) numbers; without ``ids``, (n,) names, they are numbered."""
     numbers = np.asarray(values, dtype=np.float64)
     names = np.arange(len(numbers)).astype(np.str_) if ids is None else np.array(ids, dtype=np.str_)
     return Units(names, {"value": numbers}, "mean")
@@ -80,7 +75,6 @@ class Estimate:
     Two estimates from the same units share their resampling, so that their difference and ratio are paired.
 
     Attributes:
-        value: the point estimate.
         replicates: (RESAMPLES,) numbers; None where the task gives nothing to resample, or so little that some
             resamples have no score (a precision without a single positive).
         dof: degrees of freedom behind the spread of the replicates.
@@ -148,13 +142,8 @@ def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -
     jackknife with :data:`BLOCKS` blocks (Efron and Tibshirani, "An Introduction to the Bootstrap", chapter 11), which
     costs a fraction and agrees to the accuracy of the resampling itself.
 
-    Args:
-        units: scores with equal ids.
-        key: seed of the draws, the same for all scores that will be compared.
-        resamples: number of replicates.
-
-    Raises:
-        ValueError: the ids differ.
+    ``key`` seeds the draws: it is the same for all scores that will be compared. Raises ValueError where the ids of
+    the units differ.
     """
     if not units:
         return []
@@ -198,10 +187,7 @@ def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -
 def bootstrap_mean(values: npt.ArrayLike, *, confidence: float = CONFIDENCE, key: str = "") -> Interval:
     """Bootstrap interval of the mean of per-item scores; a point for a single value.
 
-    Args:
-        values: (n,) numbers, one score per item.
-        confidence: coverage of the interval, 0..1.
-        key: of the resampling; the same values and key give the same interval.
+    ``values`` are (n,) scores, ``confidence`` is the coverage, 0..1. Equal values and ``key`` give an equal interval.
 
     Raises:
         ValueError: no values.
@@ -290,12 +276,8 @@ def _pseudo_values(units: Units, value: float) -> Units:
     block = np.random.default_rng(0).permutation(np.arange(n) % BLOCKS)
     statistic = weighted_statistic(units)
     step = max(1, 1_000_000 // n)
-    left_out = np.concatenate(
-        [
-            statistic((block[:, None] != np.arange(start, min(start + step, BLOCKS))).astype(np.float64))
-            for start in range(0, BLOCKS, step)
-        ]
-    )
+    starts = [np.arange(start, min(start + step, BLOCKS)) for start in range(0, BLOCKS, step)]
+    left_out = np.concatenate([statistic((block[:, None] != some).astype(np.float64)) for some in starts])
     pseudo = BLOCKS * value - (BLOCKS - 1) * left_out
     pseudo += value - pseudo.mean()  # the jackknife's estimate of the bias is not applied
     return mean_units(pseudo)

@@ -13,16 +13,69 @@ from typing import Any
 import mteb
 from datasets import Dataset
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from mteb.abstasks.task_metadata import TaskMetadata
 
 from mrl_text.choices import LabelledAs
+from mrl_text.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
 from mrl_text.suggest import did_you_mean
 
 from .availability import unavailable
-from .docstring_task import DocstringRetrieval
 from .mirror import check_mirror
 from .own_data import own_task
 
 logger = logging.getLogger(__name__)
+
+
+class DocstringRetrieval(AbsTaskRetrieval):
+    """Given the summary line of a docstring, find the rest of it among the held-out packages' documentation.
+
+    One relevant document per query. The packages are never trained on
+    (:data:`mrl_text.docstrings.HELD_OUT_PACKAGES`). The texts depend on the installed versions, so the
+    data set revision is a hash of them: scores are compared within one environment only.
+    """
+
+    metadata = TaskMetadata(
+        name="DocstringRetrieval",
+        dataset={"path": "mrl-text/docstrings", "revision": "environment"},
+        description="Find the body of a Python docstring from its summary line.",
+        type="Retrieval",
+        category="t2t",
+        eval_langs=["eng-Latn"],
+        main_score="ndcg_at_10",
+        date=("2000-01-01", "2026-12-31"),
+        domains=["Programming", "Written"],
+        task_subtypes=["Code retrieval"],
+        license="not specified",
+        annotations_creators="derived",
+        sample_creation="found",
+        prompt={"query": "Given a one-line summary, retrieve the documentation it summarises"},
+    )
+
+    k_values = (1, 3, 5, 10, 20, 100)  # with one answer per query, ranks beyond 100 cost time and say nothing
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._pairs: list[Docstring] = load_docstrings(HELD_OUT_PACKAGES)
+        digest = hashlib.sha256("\0".join(text for pair in self._pairs for text in pair).encode()).hexdigest()
+        dataset = {**self.metadata.dataset, "revision": digest[:16]}
+        self.metadata = self.metadata.model_copy(update={"dataset": dataset})
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Build corpus, queries and judgements from the installed packages."""
+        ids = [pair.id for pair in self._pairs]
+        self.dataset = {
+            "default": {
+                "test": RetrievalSplitData(
+                    corpus=Dataset.from_dict({"id": ids, "text": [pair.positive for pair in self._pairs]}),
+                    queries=Dataset.from_dict({"id": ids, "text": [pair.anchor for pair in self._pairs]}),
+                    relevant_docs={name: {name: 1} for name in ids},
+                    top_ranked=None,
+                )
+            }
+        }
+        self.data_loaded = True
+
 
 OWN_TASKS: dict[str, type[AbsTask]] = {"DocstringRetrieval": DocstringRetrieval}
 """Tasks that mteb does not have."""
@@ -37,18 +90,16 @@ class TaskLoader:
 
     Args:
         names: task names as in mteb, or from :data:`OWN_TASKS`. A collection of tasks stands for its parts.
-        benchmark: name of an mteb benchmark, whose tasks, languages and splits are added.
+        benchmark: name of an mteb benchmark, whose tasks are added with its own languages and splits.
         data: the user's own files and folders, see :func:`mrl_text.eval.own_data.own_task`.
-        as_: what a file with ``text,label`` is: classification or clustering.
-        languages: keep only subsets in these languages (``eng``, ``deu-Latn``).
-        subsets: keep only these subsets, by the data set's own names.
-        splits: evaluate these splits instead of the task's own.
+        as_: what files with ``text,label`` are, classification (None) or clustering.
+        languages: keep only subsets of ``names`` in these languages (``eng``, ``deu-Latn``).
+        subsets: keep only these subsets of ``names``, by the data set's own names.
+        splits: evaluate these splits of ``names`` instead of their own.
         mirror: folder with copies of hub data sets, ``MIRROR/<organisation>/<name>``; None loads from the hub.
         keep_going: leave out what cannot run, with a warning each, instead of stopping.
 
-    Attributes:
-        names: the tasks that can run.
-        left_out: task -> why it cannot.
+    ``names`` are then the tasks that can run, ``left_out`` says why each other cannot.
 
     Raises:
         ValueError: an unknown task or benchmark (the nearest is named), one that is not about text, a malformed file.
@@ -87,8 +138,7 @@ class TaskLoader:
         if not self._make:
             raise ValueError("no task given: name at least one, for example STSBenchmark or DocstringRetrieval")
         self._prototypes = prototypes = {name: make() for name, make in self._make.items()}
-        self._metadata = {name: task.metadata for name, task in prototypes.items()}
-        if not_text := [name for name, metadata in self._metadata.items() if metadata.modalities != ["text"]]:
+        if not_text := [name for name, task in prototypes.items() if task.metadata.modalities != ["text"]]:
             raise ValueError(f"{', '.join(not_text)}: only tasks on text can be evaluated")
         self.left_out = self._unavailable(prototypes)
         if self.left_out and not keep_going:
@@ -97,7 +147,8 @@ class TaskLoader:
         if not self.names:
             raise FileNotFoundError(f"none of the tasks can run here: {_by_reason(self.left_out)}")
         if self.left_out:
-            logger.warning("%d of %d tasks cannot run here: %s", *self._counts(), _by_reason(self.left_out))
+            counts = len(self.left_out), len(self._make)
+            logger.warning("%d of %d tasks cannot run here: %s", *counts, _by_reason(self.left_out))
 
     def fresh(self, name: str) -> AbsTask:
         """A new task object with its own random state, sharing the data of earlier ones.
@@ -114,9 +165,10 @@ class TaskLoader:
             if isinstance(loaded, AbsTaskRetrieval):  # older tasks keep their parts elsewhere until they are evaluated
                 loaded.convert_v1_dataset_format_to_v2(num_proc=None)
                 _check_candidates(loaded)
-            loaded.dataset = _plain_columns(loaded.dataset)
+            else:
+                loaded.dataset = _copied(loaded.dataset, _PlainColumns.of)
             self._loaded[name] = loaded
-        task.dataset = _shallow(loaded.dataset)
+        task.dataset = _copied(loaded.dataset)
         task.data_loaded = True
         return task
 
@@ -128,7 +180,8 @@ class TaskLoader:
         """What tells two versions of what is evaluated apart: data revision, splits, subsets, a mirror's files."""
         if name in self._fingerprints:
             return self._fingerprints[name]
-        task, dataset = self.prototype(name), self._metadata[name].dataset
+        task = self.prototype(name)
+        dataset = task.metadata.dataset
         selection = f"{dataset['revision']}\0{sorted(task.eval_splits)}\0{sorted(task.hf_subsets)}"
         digest = hashlib.blake2b(selection.encode(), digest_size=16)
         if self._mirror is not None and name not in self._own:
@@ -140,16 +193,9 @@ class TaskLoader:
         self._fingerprints[name] = digest.hexdigest()
         return self._fingerprints[name]
 
-    def metadata(self, name: str) -> Any:
-        """mteb's ``TaskMetadata`` of a task."""
-        return self._metadata[name]
-
     def prototype(self, name: str) -> AbsTask:
         """A task object to look at: without data, not to be evaluated."""
         return self._prototypes[name]
-
-    def _counts(self) -> tuple[int, int]:
-        return len(self.left_out), len(self._make)
 
     def _add_own(self, task: AbsTask) -> None:
         name = task.metadata.name
@@ -189,13 +235,9 @@ class TaskLoader:
             return unavailable(foreign)
         missing = {}
         for task in foreign:
-            dataset = task.metadata.dataset
-            hub_path = Path(dataset["path"]).relative_to(self._mirror).as_posix()
             try:
-                check_mirror(self._mirror, {**dataset, "path": hub_path})
-            except FileNotFoundError:
-                missing[task.metadata.name] = f"the mirror has no data at {hub_path}"
-            except ValueError as error:
+                check_mirror(self._mirror, task.metadata.dataset)
+            except (FileNotFoundError, ValueError) as error:
                 missing[task.metadata.name] = str(error)
         return missing
 
@@ -242,19 +284,15 @@ def _mteb_task(
         raise ValueError(f"no task named {name!r}{did_you_mean(name, names)}") from None
     if known.is_aggregate or not (languages or subsets or splits):
         return known
-    available = known.metadata.eval_splits
-    if unknown := [split for split in splits or () if split not in available]:
-        raise ValueError(f"{name} has no split {unknown[0]!r} to evaluate: there are {', '.join(available)}")
-    if unknown := [subset for subset in subsets or () if subset not in known.hf_subsets]:
-        raise ValueError(f"{name} has no subset {unknown[0]!r}: there are {', '.join(known.hf_subsets)}")
+    for what, wanted, there in (("split", splits, known.metadata.eval_splits), ("subset", subsets, known.hf_subsets)):
+        if unknown := [one for one in wanted or () if one not in there]:
+            to_do = " to evaluate" if what == "split" else ""
+            raise ValueError(f"{name} has no {what} {unknown[0]!r}{to_do}: there are {', '.join(there)}")
     try:
         return mteb.get_task(name, languages=languages, hf_subsets=subsets, eval_splits=splits)
     except ValueError:
-        raise ValueError(f"{name} has nothing in {', '.join(languages or ())}; it is in {_languages(known)}") from None
-
-
-def _languages(task: AbsTask) -> str:
-    return ", ".join(sorted(task.metadata.languages)[:10])
+        known_languages = ", ".join(sorted(known.metadata.languages)[:10])
+        raise ValueError(f"{name} has nothing in {', '.join(languages or ())}; it is in {known_languages}") from None
 
 
 def _benchmark(name: str) -> list[AbsTask]:
@@ -269,8 +307,8 @@ def _check_candidates(task: AbsTaskRetrieval) -> None:
     if task.metadata.type not in ("Reranking", "InstructionReranking"):
         return
     for subset, splits in task.dataset.items():
-        for split, data in splits.items():
-            if split in task.eval_splits and not data["top_ranked"]:
+        for split in set(splits) & set(task.eval_splits):
+            if not splits[split]["top_ranked"]:
                 raise ValueError(
                     f"{task.metadata.name} ({subset}, {split}) is a reranking task, but its data does not say which"
                     " documents to rank, and it would become retrieval from the whole corpus: copy the complete"
@@ -286,8 +324,10 @@ class _PlainColumns(Dataset):
     """
 
     @classmethod
-    def of(cls, dataset: Dataset) -> _PlainColumns:
-        """The same rows, not copied."""
+    def of(cls, dataset: Any) -> Any:
+        """The same rows, not copied; anything but a data set of plain Python values stays as it is."""
+        if not isinstance(dataset, Dataset) or dataset.format["type"] is not None:
+            return dataset
         plain: _PlainColumns = copy.copy(dataset)
         plain.__class__ = cls
         return plain
@@ -296,27 +336,15 @@ class _PlainColumns(Dataset):
         value = super().__getitem__(key)
         return value[:] if isinstance(key, str) else value
 
-    def select(self, *args: Any, **kwargs: Any) -> _PlainColumns:
+    def select(self, *args: Any, **kwargs: Any) -> Any:
         return self.of(super().select(*args, **kwargs))
 
 
-def _plain_columns(dataset: Any) -> Any:
-    """The same containers with :class:`_PlainColumns` in them; the parts of retrieval tasks stay as they are."""
-    if isinstance(dataset, dict) and "relevant_docs" not in dataset:
-        copied = copy.copy(dataset)
-        for key, value in dataset.items():
-            copied[key] = _plain_columns(value)
-        return copied
-    if isinstance(dataset, Dataset) and dataset.format["type"] is None:
-        return _PlainColumns.of(dataset)
-    return dataset
-
-
-def _shallow(dataset: Any) -> Any:
+def _copied(dataset: Any, part: Callable[[Any], Any] = lambda part: part) -> Any:
     """Copy of the containers, not of the data, so that what one evaluation filters another still has."""
-    if isinstance(dataset, dict):
-        copied = copy.copy(dataset)
-        for key, value in dataset.items():
-            copied[key] = _shallow(value)
-        return copied
-    return dataset
+    if not isinstance(dataset, dict):
+        return part(dataset)
+    copied = copy.copy(dataset)
+    for key, value in dataset.items():
+        copied[key] = _copied(value, part)
+    return copied

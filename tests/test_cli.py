@@ -376,4 +376,7 @@ def test_as_clustering_leaves_other_files_as_they_are(tmp_path: Path) -> None:
     Path("labelled.csv").write_text("text,label\na,0\nb,1\nc,0\nd,1\n", encoding="utf-8")
     Path("pairs.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,2\n", encoding="utf-8")
     loader = TaskLoader(data=["labelled.csv", "pairs.csv"], as_="clustering")
-    assert {name: loader.metadata(name).type for name in loader.names} == {"labelled": "Clustering", "pairs": "STS"}
+    assert {name: loader.prototype(name).metadata.type for name in loader.names} == {
+        "labelled": "Clustering",
+        "pairs": "STS",
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from mrl_text.markdown import collapsed, plain, table
 from mrl_text.models import ModelSource, find_model
 
 if TYPE_CHECKING:
-    from mrl_text.eval.lines import Cell, Line
+    from mrl_text.eval.grid import Cell, Line
     from mrl_text.eval.results import Results
     from mrl_text.eval.statistics import Estimate
 
@@ -132,7 +132,7 @@ def _controls_text(own: Line, controls: Sequence[Line]) -> str:
     return " ".join([*([f"Compared with: {'; '.join(named)}."] if named else []), *without])
 
 
-def _scores(results: Results, own: Line, controls: Sequence[Line], tasks: Iterable[str]) -> str:
+def _scores(results: Results, own: Line, controls: Sequence[Line], tasks: Collection[str]) -> str:
     """A table: scores in float32 by size, of the model and of its controls."""
     labels = [plain(results.labels[line]) for line in (own, *controls)]
     rows = [["size", "bytes", labels[0], "kept, %", *labels[1:]]]
@@ -142,7 +142,7 @@ def _scores(results: Results, own: Line, controls: Sequence[Line], tasks: Iterab
     return table(rows)
 
 
-def _score_and_kept(results: Results, own: Line, cell: Cell, tasks: Iterable[str]) -> list[str]:
+def _score_and_kept(results: Results, own: Line, cell: Cell, tasks: Collection[str]) -> list[str]:
     whole = replace(cell, dim=max(one.dim for one in results.cells(own)), precision="float32")
     kept = "100" if cell == whole else _words(results.retention(own, cell, tasks))
     return [_words(results.estimate(own, cell, tasks)), kept]

@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from mrl_text.models import ModelSource, read_metadata
 
 if TYPE_CHECKING:
-    from mrl_text.eval.lines import Line
+    from mrl_text.eval.grid import Line
     from mrl_text.eval.results import Results
 
 SOURCE_NAME, SOURCE_URL = "mrl-text eval", "https://github.com/embeddings-benchmark/mteb/"

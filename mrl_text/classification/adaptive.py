@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state
 
 from mrl_text.choices import Cost
-from mrl_text.classification.heads import Floats, Heads, fit_heads
-from mrl_text.classification.nested import NestedClassifier, PrefixEstimator
+from mrl_text.classification.nested import Floats, Heads, NestedClassifier, PrefixEstimator, fit_heads
 from mrl_text.classification.thresholds import Path, Stages, confidence, find_path, paid
 from mrl_text.suggest import check_choice
 
@@ -41,13 +40,10 @@ class AdaptiveClassifier(PrefixEstimator):
     heads were not fitted on (cross-validation inside ``fit``); then the heads are fitted on everything.
 
     Args:
-        dims: sizes; None is :func:`~mrl_text.classification.nested.default_dims`.
-        tied: as for :class:`NestedClassifier`.
+        dims, tied, C, max_iter: as for :class:`NestedClassifier`.
         keep: share of the largest head's accuracy that held-out inputs keep.
         cost: what is kept low: ``"largest"``, the mean of the largest size used, or ``"sum"``, of the sum of the sizes.
         cv: folds of the cross-validation.
-        C: as for :class:`NestedClassifier`.
-        max_iter: steps of the solver, at most.
         random_state: of the folds.
 
     Attributes:
@@ -84,12 +80,7 @@ class AdaptiveClassifier(PrefixEstimator):
     def fit(self, X: Any, y: Any) -> AdaptiveClassifier:
         """Learn thresholds on held-out predictions, then fit all heads on everything.
 
-        Args:
-            X: float (n, width), full-width embeddings.
-            y: (n,) labels.
-
-        Raises:
-            ValueError: one class only, no class with two inputs, impossible sizes or parameters, NaN.
+        As :meth:`NestedClassifier.fit`; a ValueError, too, where no class has two inputs.
         """
         self.check_parameters()
         vectors, labels = self._checked(X, y)
@@ -98,18 +89,13 @@ class AdaptiveClassifier(PrefixEstimator):
         self.temperatures_ = np.array([temperature(logits[:, stage], labels) for stage in range(len(self.dims_))])
         stages = self._stages(softmax(logits / self.temperatures_[:, None], axis=2), labels)
         self.path_: Path = find_path(stages, self.cost, seed)
-        held_out = [_point(stages, thresholds) for thresholds in self.path_.thresholds]
-        self.held_out_ = np.array([[point.accuracy, point.largest, point.paid] for point in held_out])
+        self.held_out_ = np.array([astuple(_point(stages, one)) for one in self.path_.thresholds])
         self.heads_ = self._fit_heads(vectors, labels)
         self.n_iter_ = self.heads_.steps
         return self.choose(self.keep)
 
     def check_parameters(self) -> None:
-        """Check the parameters, which needs no data. :meth:`fit` does it too.
-
-        Raises:
-            ValueError: ``keep``, ``cost`` or ``cv`` is impossible; the message says what is allowed.
-        """
+        """Raise a ValueError where ``keep``, ``cost`` or ``cv`` is impossible, as :meth:`fit` does with data."""
         _check_keep(self.keep)
         check_choice("cost", self.cost, Cost)
         if self.cv < 2:
@@ -118,10 +104,8 @@ class AdaptiveClassifier(PrefixEstimator):
     def choose(self, keep: float | None = None, *, expected_dims: float | None = None) -> AdaptiveClassifier:
         """Take other thresholds from the path, without fitting anything again.
 
-        Args:
-            keep: share of the largest head's accuracy to keep on held-out inputs, at the smallest size that does.
-            expected_dims: instead of it, the size to stay within on held-out inputs, at the best accuracy; counted as
-                ``cost`` counts.
+        ``keep`` is the share of the largest head's accuracy to keep on held-out inputs, at the smallest size that does;
+        ``expected_dims`` instead the size to stay within, at the best accuracy, counted as ``cost`` counts.
 
         Raises:
             ValueError: neither or both, ``keep`` outside (0, 1], or a size below what the path offers.
@@ -153,11 +137,11 @@ class AdaptiveClassifier(PrefixEstimator):
 
     def predict_proba(self, X: Any) -> Floats:
         """Probabilities float64 (n, classes), each row from the head at which the input stopped."""
-        return self._run(self._vectors(X))[0]
+        return self._run(X)[0]
 
     def predict_dims(self, X: Any) -> npt.NDArray[np.int64]:
         """Largest size used per input, int64 (n,): how many numbers of its vector were read."""
-        return np.array(self.dims_)[self._run(self._vectors(X))[1]]
+        return np.array(self.dims_)[self._run(X)[1]]
 
     def curve(self, X: Any, y: Any) -> list[Point]:
         """Accuracy against expected size on labelled inputs, one point for each place on the path, cheapest first."""
@@ -175,15 +159,15 @@ class AdaptiveClassifier(PrefixEstimator):
         labels = np.array([known.get(label, -1) for label in np.asarray(y).tolist()])
         if len(labels) != len(vectors):
             raise ValueError(f"X has {len(vectors)} rows and y has {len(labels)}")
-        return self._stages(
-            np.stack([self._probabilities(vectors, stage) for stage in range(len(self.dims_))], axis=1), labels
-        )
+        logits = np.stack([self.heads_.logits(vectors, stage) for stage in range(len(self.dims_))], axis=1)
+        return self._stages(softmax(logits / self.temperatures_[:, None], axis=2), labels)
 
-    def _run(self, vectors: np.ndarray) -> tuple[Floats, npt.NDArray[np.int64]]:
+    def _run(self, X: Any) -> tuple[Floats, npt.NDArray[np.int64]]:
         """Compute probabilities and the last stage of each input. Inputs that stop leave the batch.
 
         Tied heads share rows of one matrix, so a size multiplies only the numbers that the sizes before did not.
         """
+        vectors = self._vectors(X)
         probabilities = np.zeros((len(vectors), len(self.classes_)))
         stopped = np.zeros(len(vectors), dtype=np.int64)
         waiting, products, done = np.arange(len(vectors)), np.zeros_like(probabilities), 0
@@ -203,9 +187,6 @@ class AdaptiveClassifier(PrefixEstimator):
             waiting, products = waiting[~sure], products[~sure]
         return probabilities, stopped
 
-    def _probabilities(self, vectors: np.ndarray, stage: int) -> Floats:
-        return np.asarray(softmax(self.heads_.logits(vectors, stage) / self.temperatures_[stage], axis=1))
-
     def _fit_heads(self, vectors: np.ndarray, labels: npt.NDArray[np.int64]) -> Heads:
         return fit_heads(vectors, labels, self.dims_, tied=self.tied, C=self.C_, max_iter=self.max_iter)
 
@@ -214,11 +195,11 @@ class AdaptiveClassifier(PrefixEstimator):
         most = int(np.bincount(labels).max())
         if most < 2:
             raise ValueError("thresholds are learned on held-out inputs, and no class has two: give more inputs")
-        folds = StratifiedKFold(min(self.cv, most), shuffle=True, random_state=seed)
         logits = np.zeros((len(labels), len(self.dims_), len(self.classes_)))
         with warnings.catch_warnings():
             # the few members of such a class are held out in turn
             warnings.filterwarnings("ignore", "The least populated class")
+            folds = StratifiedKFold(min(self.cv, most), shuffle=True, random_state=seed)
             parts = list(folds.split(vectors, labels))
         for inside, outside in parts:
             present, numbers = np.unique(labels[inside], return_inverse=True)
@@ -243,11 +224,7 @@ def oracle(classifier: AdaptiveClassifier | NestedClassifier, X: Any, y: Any) ->
 
     The paper's upper bound (arXiv 2205.13147, section 4.2.1). It looks at the labels, so nothing can use it. An input
     that every head gets wrong stops at the smallest size, since no other would help.
-
-    Args:
-        classifier: fitted.
-        X: float (n, width).
-        y: (n,) labels.
+    ``X`` is float (n, width), ``y`` its labels (n,).
     """
     labels = np.asarray(y)
     if isinstance(classifier, NestedClassifier):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
@@ -16,8 +17,8 @@ from rich.table import Table
 
 from mrl_text.choices import Cost
 from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
-from mrl_text.classification.figure import Curve, draw_curves
 from mrl_text.classification.storage import FACTS_FILE, load_classifier, read_facts, save_classifier
+from mrl_text.figures import PALETTE, new_figure, save_figure, size_axis, tidy
 from mrl_text.files import check_replaceable, write_atomically
 from mrl_text.loading import cached, check_device
 from mrl_text.models import ModelSource, find_model, peek_width
@@ -29,18 +30,24 @@ from mrl_text.truncation import check_dims
 logger = logging.getLogger(__name__)
 
 _TESTED_SHARE = 0.2
+_LOOKS = {"single": ("-", "o"), "cascade": ("--", "."), "oracle": ("", "*")}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of the figure."""
+
+    label: str
+    points: list[Point]
+    role: Literal["single", "cascade", "oracle"]
 
 
 @dataclass(frozen=True, eq=False)
 class Classification:
     """Results of :func:`classify` on the test texts, and the files that hold them.
 
-    Attributes:
-        classifier: fitted and saved.
-        single: size -> accuracy 0..1 of that head alone, for the kind of heads that was asked for.
-        cascade: the cascade with its chosen thresholds.
-        oracle: a perfect rule for stopping.
-        files: what was written.
+    ``single``: size -> accuracy 0..1 of that head alone, for the kind of heads that was asked for. ``cascade``: with
+    its chosen thresholds. ``oracle``: a perfect rule for stopping.
     """
 
     classifier: AdaptiveClassifier
@@ -78,16 +85,14 @@ def classify(
         train: a table (:func:`mrl_text.tables.open_table`) with a column of texts and one of labels.
         output: folder; new, empty, or of an earlier call.
         test: another such table; None sets a fifth of ``train`` apart.
-        text: name of the column of texts.
-        label: name of the column of labels.
+        text, label: names of the columns.
         dims: sizes; None is :func:`~mrl_text.classification.nested.default_dims`.
         tied: save tied heads (MRL-E) instead of separate ones (MRL).
         keep: share of the full width's accuracy that is kept.
         expected_dims: instead of it, the expected size to stay within.
         cost: what is kept low, see :class:`AdaptiveClassifier`.
         seed: of the folds and of the fifth that is set apart.
-        batch_size: texts per forward pass.
-        device: where to encode; None is the best there is.
+        batch_size, device: texts per forward pass, and where to encode; None is the best there is.
         trust_remote_code: allow code that comes with the model to run.
 
     Raises:
@@ -125,9 +130,9 @@ def classify(
             classifier.choose(expected_dims=expected_dims)
         curves += _curves(classifier, unseen, test_labels, "tied heads" if kind else "separate heads")
     chosen = classifiers[tied]
-    right = chosen.stages(unseen, test_labels).correct.mean(axis=0)
-    single = dict(zip(chosen.dims_, map(float, right), strict=True))
-    cascade, bound = chosen.evaluate(unseen, test_labels), oracle(chosen, unseen, test_labels)
+    alone, _, bound = curves[3 * tied : 3 * tied + 3]
+    single = {dim: point.accuracy for dim, point in zip(chosen.dims_, alone.points, strict=True)}
+    cascade = chosen.evaluate(unseen, test_labels)
     versions = {"mrl-text": version("mrl-text")}
     facts = {"model": model, "revision": source.revision, **source.trusted, "versions": versions}
     save_classifier(chosen, folder, facts)
@@ -147,7 +152,7 @@ def classify(
     write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     draw_curves(curves, folder / "curve.png", title=Path(train).stem)
     files = tuple(folder / name for name in (FACTS_FILE, "results.json", "curve.png"))
-    return Classification(chosen, single, cascade, bound, files)
+    return Classification(chosen, single, cascade, bound.points[0], files)
 
 
 def print_classification(result: Classification, console: Console) -> None:
@@ -174,10 +179,7 @@ def label_texts(
     Args:
         folder: what :func:`classify` wrote.
         file: a table (:func:`mrl_text.tables.open_table`) with a column of texts.
-        text: name of that column.
-        batch_size: texts per forward pass.
-        device: where to encode; None is the best there is.
-        trust_remote_code: allow code that comes with the model to run.
+        text, batch_size, device, trust_remote_code: as for :func:`classify`.
 
     Returns:
         For each text ``text``, ``label``, ``probability`` and ``dim``, the size that was enough.
@@ -197,20 +199,15 @@ def label_texts(
     vectors = _embed(source, texts, batch_size, device)
     probabilities, sizes = classifier.predict_proba(vectors), classifier.predict_dims(vectors)
     best = probabilities.argmax(axis=1)
+    found = zip(texts, classifier.classes_[best].tolist(), probabilities.max(axis=1), sizes, strict=True)
     return [
         {"text": one, "label": name, "probability": round(float(sure), 4), "dim": int(dim)}
-        for one, name, sure, dim in zip(
-            texts, classifier.classes_[best].tolist(), probabilities.max(axis=1), sizes, strict=True
-        )
+        for one, name, sure, dim in found
     ]
 
 
 def embed_texts(model: str, texts: Sequence[str], *, batch_size: int = 64, device: str | None = None) -> np.ndarray:
-    """Full-width vectors float32 (n, width) of a model, each text encoded once and kept in the cache folder.
-
-    Raises:
-        FileNotFoundError: no such model.
-    """
+    """Full-width vectors float32 (n, width) of a model, each text encoded once; FileNotFoundError for no such model."""
     return _embed(find_model(model), texts, batch_size, device)
 
 
@@ -229,9 +226,8 @@ def _read(file: str | Path, *names: str) -> list[list[str]]:
     """Columns of a table: texts, then labels."""
     problems = Problems(Path(file))
     table = read_columns(file, names, problems, required=[names])
-    columns = [
-        checked(table, name, convert, problems) for name, convert in zip(names, (as_text, class_name), strict=False)
-    ]
+    converters = zip(names, (as_text, class_name), strict=False)
+    columns = [checked(table, name, convert, problems) for name, convert in converters]
     problems.raise_if_any()
     return columns
 
@@ -245,17 +241,12 @@ def _set_apart(texts: list[str], labels: list[str], seed: int) -> tuple[list[str
     classes = {labels[row] for row in rows}
     if not classes or len(rows) * _TESTED_SHARE < len(classes):
         raise ValueError(f"{len(rows)} texts of {len(classes)} labels are too few to set a fifth apart: give test")
-    _, tested = train_test_split(
-        rows, test_size=_TESTED_SHARE, random_state=seed, stratify=[labels[row] for row in rows]
-    )
+    strata = [labels[row] for row in rows]
+    _, tested = train_test_split(rows, test_size=_TESTED_SHARE, random_state=seed, stratify=strata)
     out = set(tested)
     kept = [row for row in range(len(texts)) if row not in out]
-    return (
-        [texts[row] for row in kept],
-        [labels[row] for row in kept],
-        [texts[row] for row in sorted(out)],
-        [labels[row] for row in sorted(out)],
-    )
+    fitted, held = (([texts[row] for row in part], [labels[row] for row in part]) for part in (kept, sorted(out)))
+    return *fitted, *held
 
 
 def _embed(source: ModelSource, texts: Sequence[str], batch_size: int, device: str | None) -> np.ndarray:
@@ -270,3 +261,21 @@ def _curves(classifier: AdaptiveClassifier, vectors: np.ndarray, labels: list[st
         Curve(f"cascade, {kind}", classifier.curve(vectors, labels), "cascade"),
         Curve(f"oracle, {kind}", [oracle(classifier, vectors, labels)], "oracle"),
     ]
+
+
+def draw_curves(curves: Sequence[Curve], file: Path, *, title: str = "") -> Path:
+    """Draw accuracy against the mean largest size used; ``curves`` in groups of single heads, cascade and oracle."""
+    figure = new_figure(8, 4.8)
+    axes = figure.subplots()
+    group = -1
+    for curve in curves:
+        group += curve.role == "single"
+        style, marker = _LOOKS[curve.role]
+        sizes, scores = [point.largest for point in curve.points], [100 * point.accuracy for point in curve.points]
+        color = PALETTE[group % len(PALETTE)]
+        axes.plot(sizes, scores, linestyle=style, marker=marker, color=color, label=curve.label, linewidth=1.6)
+    singles = {point.largest for curve in curves if curve.role == "single" for point in curve.points}
+    size_axis(axes, singles, most_ticks=len(singles))
+    tidy(axes, title=title, xlabel="numbers of a vector looked at, mean", ylabel="accuracy (x100)")
+    axes.legend(frameon=False, fontsize=9)
+    return save_figure(figure, file)[0]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from mrl_text.classification.adaptive import AdaptiveClassifier
-from mrl_text.classification.heads import Heads
+from mrl_text.classification.nested import Heads
 from mrl_text.classification.thresholds import Path as ThresholdPath
 from mrl_text.files import read_json, write_atomically
 
@@ -22,22 +23,13 @@ FACTS_FILE = "classifier.json"
 def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: Mapping[str, Any] | None = None) -> Path:
     """Write a fitted classifier: its numbers to an ``.npz`` named after their checksum, then ``classifier.json``.
 
-    The JSON file names the other and is written last, so a folder holds the old classifier or the new one.
-
-    Args:
-        classifier: fitted; labels are texts, whole numbers or truth values.
-        folder: made if missing.
-        facts: more to keep, such as the model (JSON values).
-
-    Returns:
-        ``folder``.
+    The JSON file names the other and is written last, so a folder holds the old classifier or the new one. Labels are
+    texts, whole numbers or truth values; ``facts`` are more to keep as JSON, such as the model. Returns ``folder``.
 
     Raises:
         ValueError: labels of another type.
         sklearn.exceptions.NotFittedError: not fitted.
     """
-    from sklearn.utils.validation import check_is_fitted
-
     check_is_fitted(classifier)
     if classifier.classes_.dtype.kind not in "iubUO" or not all(
         isinstance(label, str | int) for label in classifier.classes_.tolist()
@@ -51,7 +43,7 @@ def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: M
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **arrays)
     content = stream.getvalue()
-    name = f"classifier-{hashlib.blake2b(content, digest_size=8).hexdigest()}.npz"
+    name = _checked_name(content)
     seed = classifier.random_state if isinstance(classifier.random_state, int) else None  # a generator is not kept
     described = {
         "parameters": {**classifier.get_params(), "dims": list(classifier.dims_), "random_state": seed},
@@ -64,7 +56,7 @@ def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: M
         "numbers": name,
         **(facts or {}),
     }
-    text = json.dumps(described, indent=2, default=_plain)
+    text = json.dumps(described, indent=2, default=lambda value: value.item())
     write_atomically(place / name, content)
     write_atomically(place / FACTS_FILE, text.encode())
     for other in place.glob("classifier-*.npz"):
@@ -85,15 +77,12 @@ def load_classifier(folder: str | Path) -> AdaptiveClassifier:
     try:
         classifier = AdaptiveClassifier(**facts["parameters"])
         content = (place / facts["numbers"]).read_bytes()
-        digest = hashlib.blake2b(content, digest_size=8).hexdigest()
-        if facts["numbers"] != f"classifier-{digest}.npz":
+        if facts["numbers"] != _checked_name(content):
             raise ValueError("the numbers do not match their checksum")
         arrays = np.load(io.BytesIO(content), allow_pickle=False)
         dims = tuple(facts["parameters"]["dims"])
-        if classifier.tied:
-            weights = tuple(arrays["weights0"][:dim] for dim in dims)
-        else:
-            weights = tuple(arrays[f"weights{number}"] for number in range(len(dims)))
+        names = ["weights0" if classifier.tied else f"weights{number}" for number in range(len(dims))]
+        weights = tuple(arrays[name][:dim] for name, dim in zip(names, dims, strict=True))
         classifier.classes_ = np.array(facts["classes"], dtype=np.dtype(facts["dtype"]))
         classifier.n_features_in_, classifier.dims_ = int(facts["width"]), dims
         classifier.heads_ = Heads(dims, weights, arrays["intercepts"], int(facts["steps"]))
@@ -109,12 +98,7 @@ def load_classifier(folder: str | Path) -> AdaptiveClassifier:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Read ``classifier.json`` of a folder.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is no JSON object.
-    """
+    """Read ``classifier.json`` of a folder; errors as for :func:`load_classifier`."""
     file = folder / FACTS_FILE
     if not file.is_file():
         raise FileNotFoundError(f"no classifier in {folder}: expected {FACTS_FILE}, as mrl-text classify writes it")
@@ -124,7 +108,5 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{value!r} cannot be kept as JSON")
+def _checked_name(content: bytes) -> str:
+    return f"classifier-{hashlib.blake2b(content, digest_size=8).hexdigest()}.npz"

@@ -26,12 +26,7 @@ def confidence(probabilities: Floats) -> Floats:
 
     Best against second best (Joshi et al. 2009, CVPR). Less likely classes do not count: whether a head has ruled them
     out says little about whether a larger head would choose another label.
-
-    Args:
-        probabilities: float64 (..., classes), two classes or more.
-
-    Returns:
-        float64 (...).
+    From float64 (..., classes), two classes or more, to float64 (...).
     """
     best = np.partition(probabilities, -2, axis=-1)[..., -2:]
     return np.asarray(best[..., 1] / best.sum(axis=-1))
@@ -41,11 +36,8 @@ def confidence(probabilities: Floats) -> Floats:
 class Stages:
     """Predictions of every head for inputs that it was not fitted on.
 
-    Attributes:
-        dims: sizes, ascending.
-        confidence: float64 (n, sizes), :func:`confidence` of the probabilities.
-        correct: bool (n, sizes).
-        value: float64 (n, sizes), how likely the prediction of a head is right, by the calibrated largest head.
+    ``confidence``: float64 (n, sizes), :func:`confidence` of the probabilities. ``correct``: bool (n, sizes).
+    ``value``: float64 (n, sizes), how likely the prediction of a head is right, by the calibrated largest head.
     """
 
     dims: tuple[int, ...]
@@ -58,7 +50,9 @@ class Stages:
 
     def stops(self, thresholds: Floats) -> npt.NDArray[np.int64]:
         """Stage (n,) at which each input stops. A stage with an infinite threshold is skipped."""
-        return np.asarray(_first(self.confidence[:, :-1] >= thresholds))
+        passed = np.ones(self.confidence.shape, dtype=bool)  # the last stage takes every input
+        passed[:, :-1] = self.confidence[:, :-1] >= thresholds
+        return np.asarray(passed.argmax(axis=1))
 
     def outcome(self, thresholds: Floats, cost: Cost) -> tuple[float, float]:
         """Accuracy and expected size."""
@@ -98,11 +92,6 @@ def find_path(stages: Stages, cost: Cost, seed: int) -> Path:
     At each price the thresholds minimise expected size + price x expected error rate (:func:`optimise`). The accuracy
     of a price is measured on a fifth of the inputs with thresholds from the other four, so that choosing among many
     thresholds does not flatter it, and smoothed to be monotone.
-
-    Args:
-        stages: predictions of the heads.
-        cost: how size is counted.
-        seed: of the fifths.
     """
     prices = np.geomspace(1, 400, PRICES) * stages.dims[-1]
     fold = np.random.default_rng(seed).permutation(len(stages.confidence)) % _FOLDS
@@ -118,9 +107,8 @@ def find_path(stages: Stages, cost: Cost, seed: int) -> Path:
     smooth = [IsotonicRegression().fit_transform(np.arange(len(kind)), kind.mean(axis=1)) for kind in gained]
     accuracy = np.minimum(*smooth)
     never = np.full((1, len(stages.dims) - 1), np.inf)  # last on the path: the largest head alone
-    return Path(
-        np.concatenate([np.stack(_sweep(stages, prices, cost)), never]), np.append(accuracy, max(accuracy[-1], 0.0))
-    )
+    thresholds = np.concatenate([_sweep(stages, prices, cost), never])
+    return Path(thresholds, np.append(accuracy, max(accuracy[-1], 0.0)))
 
 
 def _sweep(stages: Stages, prices: Floats, cost: Cost) -> list[Floats]:
@@ -136,15 +124,8 @@ def optimise(stages: Stages, price: float, cost: Cost, starts: Sequence[Floats] 
 
     One threshold after the other is set to its best value given the others, which sorting finds exactly, until none
     moves. Leaving a size out is one of the values. That ends in a local optimum; the best of several starts is kept.
-
-    Args:
-        stages: predictions of the heads.
-        price: of one error, in numbers of a vector.
-        cost: how size is counted.
-        starts: thresholds to start from besides those at the median and none.
-
-    Returns:
-        float64 (sizes - 1,).
+    ``price`` is that of one error in numbers of a vector, ``starts`` are thresholds to start from besides those at the
+    median and none. The answer is float64 (sizes - 1,).
     """
     count = len(stages.dims) - 1
     if not count:
@@ -152,13 +133,13 @@ def optimise(stages: Stages, price: float, cost: Cost, starts: Sequence[Floats] 
     median = np.median(stages.confidence[:, :-1], axis=0)
     order = np.argsort(-stages.confidence, axis=0, kind="stable")
     ends = [_descend(stages, order, start, price, cost) for start in (*starts, median, np.full(count, np.inf))]
-    return min(ends, key=lambda end: _objective(stages, end, price, cost))
 
+    def objective(end: Floats) -> float:
+        at = stages.stops(end)
+        value = stages.value[np.arange(len(at)), at].mean()
+        return float(paid(stages.dims, end, cost)[at].mean() - price * value)
 
-def _objective(stages: Stages, thresholds: Floats, price: float, cost: Cost) -> float:
-    at = stages.stops(thresholds)
-    value = stages.value[np.arange(len(at)), at].mean()
-    return float(paid(stages.dims, thresholds, cost)[at].mean() - price * value)
+    return min(ends, key=objective)
 
 
 def _descend(stages: Stages, order: npt.NDArray[np.int64], start: Floats, price: float, cost: Cost) -> Floats:
@@ -196,8 +177,3 @@ def _best(
         return float(np.inf)
     # in the middle of the gap, where another sample of inputs is least likely to fall on the wrong side
     return float((confidence[last] + confidence[last + 1]) / 2) if last + 1 < len(here) else 0.0
-
-
-def _first(stops: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """First true column of each row; the number of columns where there is none."""
-    return np.where(stops.any(axis=1), stops.argmax(axis=1) if stops.shape[1] else 0, stops.shape[1])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mrl_text.losses.layers import nested_infonce_2d
-from mrl_text.losses.nested import NestedLoss, nested_infonce, self_distillation
+from mrl_text.losses.nested import NestedLoss, nested_infonce, nested_infonce_2d, self_distillation
 from mrl_text.losses.objectives import InfoNCE, SelfDistillation
 
 __all__ = ["InfoNCE", "NestedLoss", "SelfDistillation", "nested_infonce", "nested_infonce_2d", "self_distillation"]

@@ -26,11 +26,8 @@ class Positives:
 class Neighbours:
     """Row i should have a teacher's similarities of ``queries[i]`` to ``candidates``: softmax(scale * cosine).
 
-    Args:
-        queries: teacher's vectors (n, any width), unit length.
-        candidates: teacher's vectors (m, the same width), unit length.
-        scale: inverse temperature of the teacher.
-        own: index among the candidates of row i itself, left out of both distributions; None leaves nothing out.
+    ``queries`` (n, any width) and ``candidates`` (m, the same width) are the teacher's vectors, unit length, ``scale``
+    is its inverse temperature. ``own`` is row i's own place among the candidates, left out of both distributions.
     """
 
     queries: Tensor
@@ -105,7 +102,7 @@ class _NestedCrossEntropy(torch.autograd.Function):
             sweep = _Sweep(queries[:, :width].to(dtype), candidates[:, :width].to(dtype), targets, plan)
             per_size = sweep.run()
             total = (per_size * per_size.new_tensor(plan.weights)).sum()
-        ctx.shapes = (queries.shape, candidates.shape, queries.dtype, candidates.dtype)
+        ctx.shapes, ctx.dtypes = (queries.shape, candidates.shape), (queries.dtype, candidates.dtype)
         if plan.with_gradient:
             ctx.save_for_backward(sweep.query_gradient, sweep.candidate_gradient)
         ctx.mark_non_differentiable(per_size)
@@ -113,21 +110,12 @@ class _NestedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        query_shape, candidate_shape, query_dtype, candidate_dtype = ctx.shapes
-        for_queries, for_candidates = ctx.saved_tensors
-        return (
-            _padded(for_queries * gradient, query_shape).to(query_dtype),
-            _padded(for_candidates * gradient, candidate_shape).to(candidate_dtype),
-            None,
-            None,
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        padded = (  # numbers beyond the largest size have no influence
+            torch.nn.functional.pad(saved * gradient, (0, shape[1] - saved.shape[1])).to(dtype)
+            for saved, shape, dtype in zip(ctx.saved_tensors, ctx.shapes, ctx.dtypes, strict=True)
         )
-
-
-def _padded(gradient: Tensor, shape: torch.Size) -> Tensor:
-    """Numbers beyond the largest size have no influence."""
-    missing = shape[1] - gradient.shape[1]
-    return torch.nn.functional.pad(gradient, (0, missing)) if missing else gradient
+        return (*padded, None, None)
 
 
 class _Sweep:
@@ -157,7 +145,8 @@ class _Sweep:
             count = rows.stop - start
             losses += self._chunk(rows, logits[:, :count], gram[:count], spare[:count])
         if self.plan.with_gradient:
-            self._subtract_norm_terms(self.candidate_gradient, self.candidates, self.column_terms)
+            terms, inverse = self.column_terms, self.candidate_inverse
+            self._subtract_norm_terms(self.candidate_gradient, self.candidates, terms, inverse)
         return losses / len(self.queries)
 
     def _fitting_rows(self) -> int:
@@ -169,7 +158,7 @@ class _Sweep:
         queries = self.queries[rows]
         target = self._target(rows)
         own = getattr(self.targets, "own", None)
-        own = own[rows, None] if own is not None else None
+        own = None if own is None else own[rows, None]
         row_terms = self.query_inverse.new_empty(len(self.blocks), len(queries))
         losses = []
         for size, (first, last) in enumerate(self.blocks):
@@ -233,11 +222,8 @@ class _Sweep:
             self.candidate_gradient[:, first:last].addmm_(by_gram[size].T, queries[:, first:last])
         self._subtract_norm_terms(self.query_gradient[rows], queries, row_terms, self.query_inverse[:, rows])
 
-    def _subtract_norm_terms(
-        self, gradient: Tensor, vectors: Tensor, terms: Tensor, inverse: Tensor | None = None
-    ) -> None:
+    def _subtract_norm_terms(self, gradient: Tensor, vectors: Tensor, terms: Tensor, inverse: Tensor) -> None:
         """The part of the gradient that comes from the lengths: -x_b * sum over l >= b of sum(P_l C_l) / |x|_l^2."""
-        inverse = self.candidate_inverse if inverse is None else inverse
         per_size = terms * inverse.square()
         from_here_on = per_size.flip(0).cumsum(0).flip(0)
         for size, (first, last) in enumerate(self.blocks):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
+from sentence_transformers.base.losses.merged_forward import embed_columns, merge_feature_batches
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.losses import (
+    Matryoshka2dLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
 from sentence_transformers.util import get_world_size
 from torch import Tensor, nn
 
-from mrl_text.losses.embed import embed_by_length
-from mrl_text.losses.kernel import NestedValue
-from mrl_text.losses.objectives import InfoNCE, Objective, Reduction, SelfDistillation
+from mrl_text.losses.objectives import InfoNCE, Objective, SelfDistillation
 
-logger = logging.getLogger(__name__)
+_ROWS_PER_PIECE = 64
+"""Fewer rows than this per forward pass leave a processor's matrix units idle."""
 
 
 class NestedLoss(CachedLossMixin, nn.Module):
@@ -29,15 +34,14 @@ class NestedLoss(CachedLossMixin, nn.Module):
         model: the model to train.
         *objectives: :class:`~mrl_text.losses.InfoNCE`, :class:`~mrl_text.losses.SelfDistillation` or both.
         teacher: frozen model whose similarities a :class:`SelfDistillation` matches; it runs along on every batch and
-            must share the tokenizer of ``model``.
-            None takes what the data's ``label`` column brings, floats (n, columns x width), as
-            :func:`mrl_text.training.teacher.add_teacher` makes it, and otherwise the model's own full width.
+            must share the tokenizer of ``model``. None takes what the data's ``label`` column brings, floats
+            (n, columns x width), as :func:`mrl_text.training.teacher.add_teacher` makes it, and otherwise the model's
+            own full width.
         mini_batch_size: texts encoded at a time with cached gradients (GradCache, arXiv 2101.06983): batches of any
             size in the memory of a small one, for a second forward pass. None encodes the batch at once.
         use_labels: False keeps the ``label`` column, which near-neighbour batches bring, from being the teacher.
-        dims_per_step: at each step only this many sizes, drawn anew, all with their own weight, the others
-            being logged as 0; None takes all.
-            Drawn from torch's generator, which checkpoints keep, and on several processes by the first for all.
+        dims_per_step: at each step only this many sizes, all with their own weight, the others being logged as 0; None
+            takes all. They are drawn from torch's generator, which checkpoints keep, by the first process for all.
 
     Inputs:
         Columns as the objectives need them: (anchor, positive, negative...) for InfoNCE, any number of columns for
@@ -74,12 +78,11 @@ class NestedLoss(CachedLossMixin, nn.Module):
             raise ValueError(f"dims asks for {largest}, but the model has width {width}")
         if teacher is not None and not any(isinstance(one, SelfDistillation) for one in objectives):
             raise ValueError("a teacher is for SelfDistillation: add that objective, or leave the teacher out")
-        if mini_batch_size is not None and mini_batch_size < 1:
-            raise ValueError(f"mini_batch_size must be at least 1, got {mini_batch_size}")
+        for name, number in (("mini_batch_size", mini_batch_size), ("dims_per_step", dims_per_step)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
         if mini_batch_size is not None and has_static_embedding_input(model):
             raise ValueError("a static model has no activations worth caching: leave mini_batch_size out")
-        if dims_per_step is not None and dims_per_step < 1:
-            raise ValueError(f"dims_per_step must be at least 1, got {dims_per_step}")
         self.model = model
         self.objectives = objectives
         self._frozen = (teacher.eval().requires_grad_(False),) if teacher is not None else ()  # a tuple: no submodule
@@ -97,28 +100,26 @@ class NestedLoss(CachedLossMixin, nn.Module):
             total = CachedLossMixin.forward_cached(self, columns, labels)
         else:
             total = self.compute_loss_from_embeddings(embed_by_length(self.model, columns), labels)
-        return self._components(total)
+        components = dict(self._values)
+        first = next(iter(components))
+        components[first] = components[first] + (total - total.detach())  # carries the gradient of all
+        return components
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        """The loss of given embeddings.
+        """The loss of given embeddings, one (n, width) tensor per column: a scalar with gradient.
 
-        Args:
-            embeddings: one (n, width) tensor per column.
-            labels: a teacher's vectors (n, columns x any width), floats; anything else is ignored.
-
-        Returns:
-            Scalar with gradient.
+        ``labels`` may be a teacher's vectors, floats (n, columns x any width); anything else is ignored.
         """
         distils = any(isinstance(objective, SelfDistillation) for objective in self.objectives)
         teacher = _split_teacher(labels, len(embeddings)) if distils else None
-        zero = embeddings[0].new_zeros((), dtype=torch.float32)
-        self._values = {f"{one.name}_dim{dim}": zero for one in self.objectives for dim in one.dims}
         total = embeddings[0].new_zeros((), dtype=torch.float32)
+        self._values = {f"{one.name}_dim{dim}": total for one in self.objectives for dim in one.dims}
         for objective in self.objectives:
             dims = self._sizes(objective.dims, embeddings[0].device)
             value = objective(embeddings, teacher, dims)
             total = total + value.total
-            self._note(objective, dims, value)
+            for dim, loss in zip(dims, value.per_size, strict=True):
+                self._values[f"{objective.name}_dim{dim}"] = objective.weight_of[dim] * loss.detach()
         return total
 
     def calculate_loss(
@@ -139,19 +140,7 @@ class NestedLoss(CachedLossMixin, nn.Module):
             "dims_per_step": self.dims_per_step,
         }
 
-    @property
-    def citation(self) -> str:
-        """BibTeX of the method."""
-        return """
-@inproceedings{kusupati2022matryoshka,
-    title={Matryoshka Representation Learning},
-    author={Kusupati, Aditya and others},
-    booktitle={Advances in Neural Information Processing Systems},
-    year={2022},
-    eprint={2205.13147},
-    archivePrefix={arXiv}
-}
-"""
+    citation = MatryoshkaLoss.citation  # of the method
 
     def _taught(self, columns: list[dict[str, Tensor]], labels: Tensor | None) -> Tensor | None:
         if not self._frozen:
@@ -169,58 +158,27 @@ class NestedLoss(CachedLossMixin, nn.Module):
             torch.distributed.broadcast(chosen, src=0)
         return [dims[index] for index in chosen.tolist()]
 
-    def _note(self, objective: Objective, dims: Sequence[int], value: NestedValue) -> None:
-        for dim, loss in zip(dims, value.per_size, strict=True):
-            self._values[f"{objective.name}_dim{dim}"] = objective.weight_of[dim] * loss.detach()
-
-    def _components(self, total: Tensor) -> dict[str, Tensor]:
-        """Name the values; the first carries the gradient of all of them."""
-        components = dict(self._values)
-        first = next(iter(components))
-        components[first] = components[first] + (total - total.detach())
-        return components
-
 
 def nested_infonce(
-    model: SentenceTransformer,
-    dims: Sequence[int],
-    *,
-    weights: Sequence[float] | None = None,
-    scale: float | Sequence[float] = 20.0,
-    reduction: Reduction = "sum",
-    symmetric: bool = False,
-    gather_across_devices: bool = False,
-    mini_batch_size: int | None = None,
+    model: SentenceTransformer, dims: Sequence[int], *, mini_batch_size: int | None = None, **options: Any
 ) -> NestedLoss:
     """Multiple negatives ranking loss at every prefix size (arXiv 1705.00652; arXiv 2205.13147, equation 1).
 
     What ``MatryoshkaLoss(model, MultipleNegativesRankingLoss(model), dims)`` computes, from one Gram matrix.
 
     Args:
-        model: the model to train.
+        model, mini_batch_size: as for :class:`NestedLoss`.
         dims: sizes, any order.
-        weights, scale, reduction, symmetric, gather_across_devices: as for :class:`~mrl_text.losses.InfoNCE`.
-        mini_batch_size: as for :class:`NestedLoss`.
+        **options: ``weights``, ``scale``, ``reduction``, ``symmetric`` and ``gather_across_devices``, as for
+            :class:`~mrl_text.losses.InfoNCE`.
 
     Returns:
         A loss for ``SentenceTransformerTrainer`` over the columns (anchor, positive, negative...).
 
     Raises:
         ValueError: a size below 1 or larger than the model, or weights or scales that do not match.
-
-    Example:
-        >>> loss = nested_infonce(model, [64, 128, 256, 384])
-        >>> SentenceTransformerTrainer(model=model, train_dataset=pairs, loss=loss).train()
     """
-    objective = InfoNCE(
-        dims,
-        weights=weights,
-        scale=scale,
-        reduction=reduction,
-        symmetric=symmetric,
-        gather_across_devices=gather_across_devices,
-    )
-    return NestedLoss(model, objective, mini_batch_size=mini_batch_size)
+    return NestedLoss(model, InfoNCE(dims, **options), mini_batch_size=mini_batch_size)
 
 
 def self_distillation(
@@ -228,18 +186,16 @@ def self_distillation(
     dims: Sequence[int],
     *,
     teacher: SentenceTransformer | None = None,
-    weights: Sequence[float] | None = None,
-    scale: float | Sequence[float] = 10.0,
-    reduction: Reduction = "sum",
     mini_batch_size: int | None = None,
+    **options: Any,
 ) -> NestedLoss:
     """Keep the teacher's neighbourhoods at every prefix size, without labels.
 
     Args:
-        model: the model to train.
+        model, teacher, mini_batch_size: as for :class:`NestedLoss`.
         dims: sizes, in any order. Include the full width to keep the uncut vectors near the teacher's.
-        teacher, mini_batch_size: as for :class:`NestedLoss`.
-        weights, scale, reduction: as for :class:`~mrl_text.losses.SelfDistillation`.
+        **options: ``weights``, ``scale``, ``reduction`` and ``strength``, as for
+            :class:`~mrl_text.losses.SelfDistillation`.
 
     Returns:
         A loss for ``SentenceTransformerTrainer`` over any number of text columns.
@@ -247,8 +203,72 @@ def self_distillation(
     Raises:
         ValueError: as for :func:`nested_infonce`.
     """
-    objective = SelfDistillation(dims, weights=weights, scale=scale, reduction=reduction)
-    return NestedLoss(model, objective, teacher=teacher, mini_batch_size=mini_batch_size)
+    return NestedLoss(model, SelfDistillation(dims, **options), teacher=teacher, mini_batch_size=mini_batch_size)
+
+
+def nested_infonce_2d(
+    model: SentenceTransformer,
+    dims: Sequence[int],
+    *,
+    weights: Sequence[float] | None = None,
+    scale: float = 20.0,
+    layers_per_step: int | None = 1,
+    dims_per_step: int | None = None,
+    last_layer_weight: float = 1.0,
+    prior_layers_weight: float = 1.0,
+    kl_div_weight: float = 1.0,
+    kl_temperature: float = 0.3,
+) -> Matryoshka2dLoss:
+    """Multiple negatives ranking loss at every prefix size, at the last layer and at others (arXiv 2402.14776).
+
+    This is sentence-transformers' ``Matryoshka2dLoss``. Its arguments have this project's names and are checked first.
+    The model trained so is cut by ``encode(dim=...)`` and by ``MatryoshkaEncoder.truncate_layers``.
+
+    Each step takes the last layer and ``layers_per_step`` others, drawn anew (the embedding layer among them), from
+    Python's random generator: of several processes each may draw others, and their gradients are averaged. Where a
+    norm stands after the layers (ModernBERT, decoders), lower layers are trained without it and used with it.
+
+    Args:
+        model: the model to train; its first module is a transformer.
+        dims, weights: as for :class:`~mrl_text.losses.InfoNCE`.
+        scale: inverse temperature of the softmax over cosine similarities.
+        layers_per_step: lower layers per step; None takes all.
+        dims_per_step: sizes per step, drawn anew for each layer; None takes all (the paper draws one).
+        last_layer_weight, prior_layers_weight: of the last layer's loss, and of the mean of the lower layers' losses.
+        kl_div_weight: weight of the divergence between a lower layer's vectors and the last layer's.
+        kl_temperature: temperature of that divergence; 0 leaves it out.
+
+    Returns:
+        A loss for ``SentenceTransformerTrainer`` over the columns (anchor, positive, negative...).
+
+    Raises:
+        ValueError: impossible sizes, weights, scale or numbers per step, or a model without layers.
+    """
+    checked = InfoNCE(dims, weights=weights, scale=float(scale))
+    width = model.get_embedding_dimension()
+    if width is not None and checked.dims[-1] > width:
+        raise ValueError(f"dims asks for {checked.dims[-1]}, but the model has width {width}")
+    if not isinstance(model[0], Transformer):
+        raise ValueError(
+            f"the first module is {type(model[0]).__name__}, which has no layers to train: use nested_infonce"
+        )
+    for name, number in (("layers_per_step", layers_per_step), ("dims_per_step", dims_per_step)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, or None for all, got {number}")
+    shares = {"last_layer_weight": last_layer_weight, "prior_layers_weight": prior_layers_weight}
+    shares |= {"kl_div_weight": kl_div_weight, "kl_temperature": kl_temperature}
+    for name, share in shares.items():
+        if not 0 <= share < float("inf"):
+            raise ValueError(f"{name} must be a number of at least 0, got {share}")
+    return Matryoshka2dLoss(
+        model,
+        MultipleNegativesRankingLoss(model, scale=scale),
+        list(checked.dims),
+        [checked.weight_of[dim] for dim in checked.dims],
+        n_layers_per_step=layers_per_step or -1,
+        n_dims_per_step=dims_per_step or -1,
+        **shares,
+    )
 
 
 def _split_teacher(labels: Tensor | None, columns: int) -> list[Tensor] | None:
@@ -257,3 +277,40 @@ def _split_teacher(labels: Tensor | None, columns: int) -> list[Tensor] | None:
     if labels.shape[1] % columns:
         raise ValueError(f"a teacher's vectors of {labels.shape[1]} numbers do not divide among {columns} columns")
     return list(labels.chunk(columns, dim=1))
+
+
+def embed_by_length(model: nn.Module, columns: Sequence[dict[str, Any]]) -> list[Tensor]:
+    """Embed all columns of a batch: one ``sentence_embedding`` (n, width) per column, in the batch's order.
+
+    On a processor the rows of all columns are sorted by length and cut into pieces, each padded to its own longest
+    text only. The embeddings are those of a forward pass per column (up to dropout's draws and rounding); which
+    texts are in the batch does not change. On other devices, and where columns are not plain token matrices (static
+    embeddings, routers, flattened batches), each column is one forward pass, merged as sentence-transformers does.
+    """
+    columns = list(columns)
+    mask = columns[0].get("attention_mask")
+    merged = None
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.device.type == "cpu":
+        merged = merge_feature_batches(columns) if len(columns) > 1 else dict(columns[0])
+    if merged is None or not _only_token_matrices(merged):
+        return list(embed_columns(model, columns))
+    embeddings = _in_pieces(model, merged)
+    return list(embeddings.reshape(len(columns), -1, *embeddings.shape[1:]).unbind(0))
+
+
+def _only_token_matrices(features: dict[str, Any]) -> bool:
+    shape = features["attention_mask"].shape
+    tensors = [value for value in features.values() if isinstance(value, Tensor)]
+    return all(value.shape == shape for value in tensors) and bool(features["attention_mask"][:, 0].all())
+
+
+def _in_pieces(model: nn.Module, features: dict[str, Any]) -> Tensor:
+    lengths = features["attention_mask"].sum(dim=1)
+    order = lengths.argsort(stable=True)
+    pieces = max(1, len(order) // _ROWS_PER_PIECE)
+    embeddings = []
+    for rows in order.tensor_split(pieces):
+        longest = int(lengths[rows[-1]])
+        piece = {name: one[rows, :longest] if isinstance(one, Tensor) else one for name, one in features.items()}
+        embeddings.append(model(piece)["sentence_embedding"])
+    return torch.cat(embeddings)[order.argsort()]

@@ -10,6 +10,7 @@ from sentence_transformers.util import all_gather_with_grad, get_rank, get_world
 from torch import Tensor
 
 from mrl_text.losses.kernel import Neighbours, NestedValue, Positives, nested_cross_entropy
+from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, truncate
 
 Reduction = Literal["sum", "mean"]
@@ -29,7 +30,37 @@ class Objective(Protocol):
         """The value at ``dims``, some or all of the objective's own, for one embedding per column (n, width)."""
 
 
-class InfoNCE:
+class _EverySize:
+    """Sizes with a weight and a scale each, and the cross-entropy at some of them."""
+
+    def __init__(
+        self, dims: Sequence[int], weights: Sequence[float] | None, scale: float | Sequence[float], reduction: Reduction
+    ) -> None:
+        self.dims = check_dims(dims)
+        if len(set(dims)) != len(dims):
+            raise ValueError(f"dims names a size twice: {list(dims)}")
+        check_choice("reduction", reduction, Reduction)
+        given = checked_weights(dims, weights)
+        scales = [float(one) for one in scale] if isinstance(scale, Sequence) else [float(scale)] * len(dims)
+        if len(scales) != len(dims) or not all(0 < one < float("inf") for one in scales):
+            raise ValueError(f"expected a positive scale, or {len(dims)}, one for each size; got {scale}")
+        total = sum(given.values()) if reduction == "mean" else 1.0
+        self.weight_of = {dim: weight / total for dim, weight in given.items()}
+        self.scale_of = dict(zip(dims, scales, strict=True))
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings, for the model card."""
+        weights = {str(dim): weight for dim, weight in self.weight_of.items()}
+        return {"weights": weights, "scales": list(self.scale_of.values())}
+
+    def _value(
+        self, queries: Tensor, candidates: Tensor, dims: Sequence[int], targets: Positives | Neighbours
+    ) -> NestedValue:
+        weights, scales = ([known[dim] for dim in dims] for known in (self.weight_of, self.scale_of))
+        return nested_cross_entropy(queries, candidates, dims, targets, weights=weights, scales=scales)
+
+
+class InfoNCE(_EverySize):
     """Every anchor finds its own positive among the batch's positives and hard negatives (arXiv 1807.03748).
 
     Args:
@@ -60,13 +91,13 @@ class InfoNCE:
         symmetric: bool = False,
         gather_across_devices: bool = False,
     ) -> None:
-        self.dims, self.weight_of, self.scale_of = _checked(dims, weights, scale, reduction)
+        super().__init__(dims, weights, scale, reduction)
         self.symmetric = symmetric
         self.gather_across_devices = gather_across_devices
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
-        return {**_described(self.weight_of, self.scale_of), "symmetric": self.symmetric}
+        return {**super().describe(), "symmetric": self.symmetric}
 
     def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
         """The value for columns anchor, positive, negative...; ``teacher`` is not used.
@@ -84,24 +115,14 @@ class InfoNCE:
             candidates = [all_gather_with_grad(column) for column in candidates]
             offset = get_rank() * len(anchors)
         own = torch.arange(offset, offset + len(anchors), device=anchors.device)
-        forward = self._one_direction(anchors, torch.cat(list(candidates)), own, dims)
+        forward = self._value(anchors, torch.cat(list(candidates)), dims, Positives(own))
         if not self.symmetric:
             return forward
-        backward = self._one_direction(positives, all_anchors, own, dims)
+        backward = self._value(positives, all_anchors, dims, Positives(own))
         return NestedValue((forward.total + backward.total) / 2, (forward.per_size + backward.per_size) / 2)
 
-    def _one_direction(self, queries: Tensor, candidates: Tensor, own: Tensor, dims: Sequence[int]) -> NestedValue:
-        return nested_cross_entropy(
-            queries,
-            candidates,
-            dims,
-            Positives(own),
-            weights=[self.weight_of[dim] for dim in dims],
-            scales=[self.scale_of[dim] for dim in dims],
-        )
 
-
-class SelfDistillation:
+class SelfDistillation(_EverySize):
     """Every prefix keeps the neighbourhood that the full width has: no labels needed.
 
     For each text of the batch the softmax over its similarities to all others, at every size, is pulled towards the
@@ -111,11 +132,9 @@ class SelfDistillation:
     are near each other (:mod:`mrl_text.neighbours`): random batches hold little to be kept.
 
     Args:
-        dims: sizes, any order.
-        weights: one per size in the order of ``dims``, at least 0; None is 1 for each.
+        dims, weights, reduction: as for :class:`InfoNCE`.
         scale: inverse temperature of both distributions, for all sizes or one per size; the teacher's is that of the
             largest size.
-        reduction: ``sum`` over the sizes (the default) or the weighted ``mean``.
         strength: multiplies the whole, beside another objective.
 
     Raises:
@@ -133,14 +152,10 @@ class SelfDistillation:
         reduction: Reduction = "sum",
         strength: float = 1.0,
     ) -> None:
-        self.dims, weight_of, self.scale_of = _checked(dims, weights, scale, reduction)
+        super().__init__(dims, weights, scale, reduction)
         if not 0 < strength < float("inf"):
             raise ValueError(f"strength must be above 0, got {strength}")
-        self.weight_of = {dim: strength * weight for dim, weight in weight_of.items()}
-
-    def describe(self) -> dict[str, Any]:
-        """Its settings, for the model card."""
-        return _described(self.weight_of, self.scale_of)
+        self.weight_of = {dim: strength * weight for dim, weight in self.weight_of.items()}
 
     def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
         """The value for one or more columns of texts; ``teacher`` has a vector for each, of any width.
@@ -156,14 +171,8 @@ class SelfDistillation:
             raise ValueError("self-distillation compares the texts of a batch: it needs at least two")
         target = truncate(target.to(texts.device, torch.promote_types(texts.dtype, torch.float32)))
         own = torch.arange(len(texts), device=texts.device)
-        return nested_cross_entropy(
-            texts,
-            texts,
-            dims,
-            Neighbours(target, target, self.scale_of[self.dims[-1]], own),
-            weights=[self.weight_of[dim] for dim in dims],
-            scales=[self.scale_of[dim] for dim in dims],
-        )
+        targets = Neighbours(target, target, self.scale_of[self.dims[-1]], own)
+        return self._value(texts, texts, dims, targets)
 
 
 def checked_weights(dims: Sequence[int], weights: Sequence[float] | None) -> dict[int, float]:
@@ -176,24 +185,3 @@ def checked_weights(dims: Sequence[int], weights: Sequence[float] | None) -> dic
     if len(given) != len(dims) or min(given) < 0 or not 0 < sum(given) < float("inf"):
         raise ValueError(f"expected {len(dims)} weights of at least 0, not all 0, one for each size; got {given}")
     return dict(zip(dims, given, strict=True))
-
-
-def _described(weight_of: dict[int, float], scale_of: dict[int, float]) -> dict[str, Any]:
-    return {"weights": {str(dim): weight for dim, weight in weight_of.items()}, "scales": list(scale_of.values())}
-
-
-def _checked(
-    dims: Sequence[int], weights: Sequence[float] | None, scale: float | Sequence[float], reduction: str
-) -> tuple[tuple[int, ...], dict[int, float], dict[int, float]]:
-    ascending = check_dims(dims)
-    if len(set(dims)) != len(dims):
-        raise ValueError(f"dims names a size twice: {list(dims)}")
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction must be sum or mean, got {reduction!r}")
-    given = checked_weights(dims, weights)
-    scales = [float(one) for one in scale] if isinstance(scale, Sequence) else [float(scale)] * len(dims)
-    if len(scales) != len(dims) or not all(0 < one < float("inf") for one in scales):
-        raise ValueError(f"expected a positive scale, or {len(dims)}, one for each size; got {scale}")
-    total = sum(given.values()) if reduction == "mean" else 1.0
-    weight_of = {dim: weight / total for dim, weight in given.items()}
-    return ascending, weight_of, dict(zip(dims, scales, strict=True))

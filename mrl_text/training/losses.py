@@ -25,7 +25,7 @@ def build_loss(config: LossConfig, model: MatryoshkaEncoder) -> nn.Module:
         return {name: getattr(config, name) for name in names.split()}
 
     if config.name == "nested_infonce_2d":
-        from mrl_text.losses.layers import nested_infonce_2d
+        from mrl_text.losses import nested_infonce_2d
 
         options = given("weights scale layers_per_step dims_per_step")
         loss: nn.Module = nested_infonce_2d(model, config.dims, **options)

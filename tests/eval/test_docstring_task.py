@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mrl_text.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
-from mrl_text.eval.docstring_task import DocstringRetrieval
+from mrl_text.eval.tasks import DocstringRetrieval
 
 
 def test_every_query_has_its_own_document_and_nothing_else_to_find() -> None:
@@ -21,5 +21,5 @@ def test_the_revision_follows_the_texts(monkeypatch: pytest.MonkeyPatch) -> None
     here = DocstringRetrieval().metadata.dataset["revision"]
     assert DocstringRetrieval().metadata.dataset["revision"] == here
     pair = Docstring("a.b", "a", "one summary line", "the rest of it")
-    monkeypatch.setattr("mrl_text.eval.docstring_task.load_docstrings", lambda packages: [pair])
+    monkeypatch.setattr("mrl_text.eval.tasks.load_docstrings", lambda packages: [pair])
     assert DocstringRetrieval().metadata.dataset["revision"] != here

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from mrl_text.eval.html import write_html
+from mrl_text.eval.report import write_html
 
 BITS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}
 LOSS = {"float32": 0.0, "float16": 0.0, "int8": 0.004, "binary": 0.05}

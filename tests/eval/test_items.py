@@ -18,8 +18,8 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from mrl_text.eval import sweep
 from mrl_text.eval import tasks as eval_tasks
+from mrl_text.eval.grid import Cell
 from mrl_text.eval.items import Items, read_facts, read_items, write_items
-from mrl_text.eval.lines import Cell
 from mrl_text.eval.results import items_file
 from mrl_text.eval.runner import SweepResult
 from mrl_text.eval.statistics import Units, weighted_statistic

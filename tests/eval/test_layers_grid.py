@@ -15,11 +15,10 @@ from mrl_text import MatryoshkaEncoder
 from mrl_text.eval import SweepResult, sweep
 from mrl_text.eval.encoders import model_meta
 from mrl_text.eval.figures import draw_depths
+from mrl_text.eval.grid import Cell, Line, SweepPlan, Variant, plan_lines
 from mrl_text.eval.leaderboard import leaderboard, load_results
-from mrl_text.eval.lines import Cell, Line, Plan, Variant, plan_lines
-from mrl_text.eval.report import depth_table, print_report, recommendations, write_report
+from mrl_text.eval.report import depth_table, print_report, recommendations, summarize, write_report
 from mrl_text.eval.results import Results, with_layers
-from mrl_text.eval.summary import summarize
 from mrl_text.models import find_model
 from tests.eval.conftest import TINY_TASKS
 from tests.eval.task_types import by_mteb
@@ -28,7 +27,7 @@ DIMS = [8, 16, 32]
 PLAIN: dict[str, Any] = {"precisions": ["float32"], "controls": []}
 
 
-def kinds(plans: list[Plan]) -> list[tuple[str, str, int | None]]:
+def kinds(plans: list[SweepPlan]) -> list[tuple[str, str, int | None]]:
     return [(plan.line.role, plan.line.method, plan.line.layers) for plan in plans]
 
 

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mrl_text.cli import app
+from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line
 from mrl_text.eval.leaderboard import formatted, leaderboard, load_results, markdown, write_leaderboard
-from mrl_text.eval.lines import RANDOM_SEEDS, Cell, Line
 from mrl_text.eval.results import Results
 from tests.eval.test_results import BASE, MODEL, OTHER, PCA, RANDOM, MadeUpSweep, interval_of, queries, share_kept
 
@@ -306,7 +306,7 @@ def test_the_command_hands_references_and_target_to_the_page(first: Path, in_an_
         (["nowhere"], ["no results in nowhere", "mrl-text eval"]),
         (["FIRST", "-o", "board.xlsx"], ["not 'xlsx'", "csv"]),
         (["FIRST", "--keep", "99"], ["99", "share of the full score"]),
-        (["FIRST", "-o", "a.html", "--reference", "p.csv"], ["no reference file at p.csv"]),
+        (["FIRST", "-o", "a.html", "--reference", "p.csv"], ["no data file at p.csv"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

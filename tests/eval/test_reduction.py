@@ -15,9 +15,9 @@ from sklearn.decomposition import PCA
 from mrl_text import MatryoshkaEncoder
 from mrl_text.eval import sweep
 from mrl_text.eval import tasks as eval_tasks
+from mrl_text.eval.encoders import Corpus, Reduction
+from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line, Method, Variant
 from mrl_text.eval.items import read_facts
-from mrl_text.eval.lines import RANDOM_SEEDS, Cell, Line, Method, Variant
-from mrl_text.eval.reduction import Corpus, Reduction
 from mrl_text.eval.results import items_file
 from mrl_text.eval.tasks import TaskLoader
 from mrl_text.truncation import Precision, dequantize, quantize

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mrl_text.eval.reference import Reference, read_references
+from mrl_text.eval.report import summarize
 from mrl_text.eval.results import Results
-from mrl_text.eval.summary import summarize
 from tests.eval.test_results import BASE, MODEL, MadeUpSweep
 
 

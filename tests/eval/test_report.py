@@ -11,11 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mrl_text.eval.figures import draw_curve
-from mrl_text.eval.lines import Cell, Line
+from mrl_text.eval.grid import Cell, Line
 from mrl_text.eval.reference import Reference
-from mrl_text.eval.report import control_table, print_report, recommendations, score_table, write_report
+from mrl_text.eval.report import control_table, print_report, recommendations, score_table, summarize, write_report
 from mrl_text.eval.results import Results
-from mrl_text.eval.summary import summarize
 from tests.eval.test_results import (
     BASE,
     MODEL,

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line, Variant
 from mrl_text.eval.items import Items, read_items, write_items
-from mrl_text.eval.lines import RANDOM_SEEDS, Cell, Line, Variant
 from mrl_text.eval.results import Recommendation, Results, gigabytes, items_file
 from mrl_text.eval.statistics import Estimate, Interval, Units, bootstrap_mean
 

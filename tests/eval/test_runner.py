@@ -17,7 +17,7 @@ from mrl_text.eval import sweep
 from mrl_text.eval import tasks as eval_tasks
 from mrl_text.eval.encoders import model_meta
 from mrl_text.eval.figures import draw_curve
-from mrl_text.eval.lines import Variant
+from mrl_text.eval.grid import Variant
 from mrl_text.eval.report import print_report
 from mrl_text.eval.tasks import TaskLoader
 from mrl_text.models import find_model
@@ -167,7 +167,7 @@ def test_bad_requests_are_refused_before_a_model_is_loaded(
         sweep([model], ["TinySTS"], output=tmp_path, dims=[16, 64])
     with pytest.raises(ValueError, match="at least 1"):
         sweep([model], ["TinySTS"], output=tmp_path, dims=[0])
-    with pytest.raises(FileNotFoundError, match=r"CQADupstackEnglishRetrieval \(the mirror has no data at"):
+    with pytest.raises(FileNotFoundError, match=r"CQADupstackEnglishRetrieval \(the mirror .* has no data set"):
         sweep([model], ["CQADupstackRetrieval"], output=tmp_path, mirror=tmp_path)
     with pytest.raises(ValueError, match="no precision named 'int4'; there are float32"):
         sweep([model], ["TinySTS"], output=tmp_path, precisions=["int4"])

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 import mrl_text
-from mrl_text.eval.html import render_html
-from mrl_text.eval.lines import RANDOM_SEEDS, Cell, Line
+from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line
 from mrl_text.eval.reference import Reference
+from mrl_text.eval.report import KEEP, render_html, scopes, summarize
 from mrl_text.eval.results import Results
 from mrl_text.eval.statistics import Estimate
-from mrl_text.eval.summary import KEEP, scopes, summarize
 from tests.eval.test_results import BASE, MODEL, OTHER, PCA, RANDOM, MadeUpSweep, chosen, queries, share_kept
 
 STRUCTURE = {

@@ -14,8 +14,8 @@ from sentence_transformers import SentenceTransformer
 
 from mrl_text.eval import sweep
 from mrl_text.eval import tasks as eval_tasks
+from mrl_text.eval.grid import Cell, Variant
 from mrl_text.eval.items import read_facts
-from mrl_text.eval.lines import Cell, Variant
 from mrl_text.eval.results import items_file
 from mrl_text.eval.tasks import TaskLoader
 from mrl_text.truncation import Precision

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.losses.embed import embed_by_length
+from mrl_text.losses.nested import embed_by_length
 from tests.losses.reference import difference, ragged
 
 

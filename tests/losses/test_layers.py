@@ -23,7 +23,7 @@ from torch import nn
 from transformers import BertTokenizerFast
 
 from mrl_text import MatryoshkaEncoder
-from mrl_text.losses.layers import nested_infonce_2d
+from mrl_text.losses import nested_infonce_2d
 
 DIMS = [8, 16, 32]
 

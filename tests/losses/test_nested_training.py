@@ -162,7 +162,7 @@ def test_the_model_card_says_what_was_trained(train: Train, tmp_path: Path) -> N
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "NestedLoss" in card
     assert '"infonce"' in card
-    assert "kusupati2022matryoshka" in card
+    assert "Matryoshka Representation Learning" in card
 
 
 @pytest.mark.parametrize("mini_batch_size", [None, 3], ids=["at once", "cached"])

@@ -198,7 +198,7 @@ def test_two_objectives_are_the_sum_of_their_values() -> None:
         ({"dims": [8, 16], "scale": float("nan")}, "positive scale"),
         ({"dims": [8, 16], "scale": [20.0]}, "2, one for each size"),
         ({"dims": [8, 16], "scale": [20.0, -1.0]}, "positive scale"),
-        ({"dims": [8, 16], "reduction": "max"}, "sum or mean, got 'max'"),
+        ({"dims": [8, 16], "reduction": "max"}, "reduction 'max' is unknown; known: mean, sum"),
     ],
 )
 def test_what_cannot_be_is_refused(

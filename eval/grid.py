@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mrl_text.choices import Dtype
 from mrl_text.layers import check_layers, peek_layers
 from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.suggest import check_choice
 from mrl_text.truncation import PRECISIONS, Precision, bytes_per_vector, check_dims, halves
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,11 @@ class Cell:
     def bytes(self) -> int:
         """Bytes that one stored vector takes."""
         return bytes_per_vector(self.dim, self.precision)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Sorts cells from the largest size down, and those of a size by precision."""
+        return -self.dim, PRECISIONS.index(self.precision)
 
 
 @dataclass(frozen=True)
@@ -116,13 +122,13 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A line with where its model comes from and the cells to evaluate."""
 
     line: Line
     source: ModelSource
     dims: tuple[int, ...]
-    cells: tuple[Cell, ...] = field(default=())
+    cells: tuple[Cell, ...]
 
 
 def plan_lines(
@@ -134,7 +140,7 @@ def plan_lines(
     dtype: Dtype = "float32",
     layers: Sequence[int] | None = None,
     trust_remote_code: bool = False,
-) -> list[Plan]:
+) -> list[SweepPlan]:
     """Resolve models into lines, each model followed by its controls; models that appear twice are planned once.
 
     A model is planned at every size and precision, and always at full width in float32, since retention is measured
@@ -148,29 +154,44 @@ def plan_lines(
     if not models:
         raise ValueError("no model given")
     depths = sorted({check_layers(number, None) for number in layers or ()}, reverse=True)
-    _check_names("precision", precisions, PRECISIONS)
-    _check_names("control", controls, CONTROLS)
-    plans: list[Plan] = []
+    precisions = [check_choice("precision", precision, Precision) for precision in precisions]
+    controls = [check_choice("control", control, Control) for control in controls]
+    plans: list[SweepPlan] = []
+
+    def add(
+        source: ModelSource,
+        sizes: tuple[int, ...],
+        role: str = "control",
+        method: Method = "truncation",
+        depth: int | None = None,
+    ) -> None:
+        stored: Sequence[Precision] = precisions if role == "model" else ("float32",)
+        cells = {Cell(dim, precision) for dim in sizes for precision in stored}
+        if method == "truncation":
+            cells.add(Cell(sizes[-1]))
+        line = Line(source.name, source.revision, role, method, dtype, depth)
+        plans.append(SweepPlan(line, source, sizes, tuple(sorted(cells, key=lambda cell: cell.place))))
+
     for name in models:
         source = find_model(name, trust_remote_code=trust_remote_code)
         own = _sizes(source, dims)
-        plans.append(_plan(source, own, precisions, "model", "truncation", dtype))
+        add(source, own, "model")
         base = _base(source) if "base" in controls else None
         if base is not None:
-            plans.append(_plan(base, _sizes(base, own), ["float32"], "control", "truncation", dtype))
+            add(base, _sizes(base, own))
         if "pca" in controls:
-            plans.append(_plan(source, own, ["float32"], "control", "pca", dtype))
+            add(source, own, method="pca")
         if "random" in controls and len(own) > 1:  # all dimensions in another order are the model itself
-            plans.append(_plan(source, own[:-1], ["float32"], "control", "random", dtype))
+            add(source, own[:-1], method="random")
         for depth in _depths(source, depths):
-            plans.append(_plan(source, own, precisions, "model", "truncation", dtype, depth))
+            add(source, own, "model", depth=depth)
             if base is not None and depth in _depths(base, depths):
-                plans.append(_plan(base, _sizes(base, own), ["float32"], "control", "truncation", dtype, depth))
+                add(base, _sizes(base, own), depth=depth)
     if dims and (highest := max(max(plan.dims) for plan in plans)) < max(dims):
         raise ValueError(f"dims asks for {max(dims)}, but the widest of these models has {highest} numbers")
     if depths and depths[0] > (deepest := max(peek_layers(plan.source) or 0 for plan in plans)):
         raise ValueError(f"layers asks for {depths[0]}, but the deepest of these models has {deepest}")
-    unique: dict[tuple[str, str, str, int | None], Plan] = {}
+    unique: dict[tuple[str, str, str, int | None], SweepPlan] = {}
     for plan in plans:
         key = plan.line.model, plan.line.revision, plan.line.method, plan.line.layers
         if key not in unique or (unique[key].line.role == "control" and plan.line.role == "model"):
@@ -179,34 +200,13 @@ def plan_lines(
     return list(unique.values())
 
 
-def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"no {what} named {unknown[0]!r}; there are {', '.join(known)}")
-
-
-def _plan(
-    source: ModelSource,
-    dims: tuple[int, ...],
-    precisions: Sequence[Precision],
-    role: str,
-    method: Method,
-    dtype: Dtype,
-    layers: int | None = None,
-) -> Plan:
-    cells = dict.fromkeys(Cell(dim, precision) for dim in dims for precision in precisions)
-    if method == "truncation":
-        cells.setdefault(Cell(dims[-1]))
-    ordered = sorted(cells, key=lambda cell: (-cell.dim, PRECISIONS.index(cell.precision)))
-    return Plan(Line(source.name, source.revision, role, method, dtype, layers), source, dims, tuple(ordered))
-
-
 def _base(source: ModelSource) -> ModelSource | None:
     """The untrained base of a model, where it names one that can be found."""
+    if source.base_model is None:
+        return None
     try:
-        trusted = source.trust_remote_code
-        base = find_model(source.base_model, trust_remote_code=trusted) if source.base_model is not None else None
-        if base is not None:
-            peek_width(base)
+        base = find_model(source.base_model, trust_remote_code=source.trust_remote_code)
+        peek_width(base)
         return base
     except FileNotFoundError as error:
         logger.warning("%s is shown without the untrained base: %s", source.name, error)

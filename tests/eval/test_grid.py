@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.eval.lines import (
+from mrl_text.eval.grid import (
     EVALUATED_PRECISIONS,
     RANDOM_SEEDS,
     Cell,
     Control,
     Dtype,
     Line,
-    Plan,
+    SweepPlan,
     Variant,
     plan_lines,
 )
@@ -50,11 +50,11 @@ def tuned(tmp_path: Path, base: str) -> str:
     return model_folder(tmp_path / "tuned", base_model=base, matryoshka_dims=[16, 32])
 
 
-def kinds(plans: list[Plan]) -> list[tuple[str, str, str]]:
+def kinds(plans: list[SweepPlan]) -> list[tuple[str, str, str]]:
     return [(plan.line.model, plan.line.role, plan.line.method) for plan in plans]
 
 
-def only(plans: list[Plan]) -> Plan:
+def only(plans: list[SweepPlan]) -> SweepPlan:
     (plan,) = plans
     return plan
 
@@ -273,9 +273,9 @@ def test_the_computing_type_holds_for_every_line(tuned: str) -> None:
 def test_bad_requests_say_what_there_is(tuned: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no model given"):
         plan_lines([])
-    with pytest.raises(ValueError, match="no precision named 'int4'; there are float32, float16, int8"):
+    with pytest.raises(ValueError, match="precision 'int4' is unknown; did you mean 'int8'"):
         plan_lines([tuned], precisions=["float32", "int4"])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="no control named 'umap'; there are base, pca, random"):
+    with pytest.raises(ValueError, match="control 'umap' is unknown; known: base, pca, random"):
         plan_lines([tuned], controls=["umap"])  # type: ignore[list-item]
     with pytest.raises(FileNotFoundError, match="no model at"):
         plan_lines([str(tmp_path / "nothing" / "here")])
