@@ -8,29 +8,30 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from mrl_text.choices import Cost
 from mrl_text.cli import common
 
-Text = Annotated[str, typer.Option(help="Name of the column of texts.")]
+Text = Annotated[str, Option(help="Name of the column of texts.")]
 
 
 @common.command
 def classify(
     model: common.Model,
-    train: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet with texts and labels.")],
+    train: Annotated[Path, Argument(help="CSV, TSV, JSON lines or Parquet with texts and labels.")],
     output: Annotated[Path, common.output_option("Folder for the classifier, results and curve.")],
-    test: Annotated[Path | None, typer.Option(help="Another such table; default: a fifth of TRAIN.")] = None,
+    test: Annotated[Path | None, Option(help="Another such table; default: a fifth of TRAIN.")] = None,
     dims: Annotated[str | None, common.dims_option("16, 24, 32, 48, 64, ... and the width")] = None,
-    tied: Annotated[bool, typer.Option("--tied", help="One weight matrix for all sizes (MRL-E).")] = False,
+    tied: Annotated[bool, Option("--tied", help="One weight matrix for all sizes (MRL-E).")] = False,
     keep: common.KeepShare = 0.999,
     expected_dims: Annotated[
-        float | None, typer.Option(help="Instead of --keep: the size to stay within on average, such as 128.")
+        float | None, Option(help="Instead of --keep: the size to stay within on average, such as 128.")
     ] = None,
-    cost: Annotated[Cost, typer.Option(help="What is kept low: the largest size used, or the sum.")] = "largest",
+    cost: Annotated[Cost, Option(help="What is kept low: the largest size used, or the sum.")] = "largest",
     text: Text = "text",
-    label: Annotated[str, typer.Option(help="Name of the column of labels.")] = "label",
-    seed: Annotated[int, typer.Option(help="Of the folds and of the fifth.")] = 0,
+    label: Annotated[str, Option(help="Name of the column of labels.")] = "label",
+    seed: Annotated[int, Option(help="Of the folds and of the fifth.")] = 0,
     batch_size: common.BatchSize = 64,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
@@ -66,8 +67,8 @@ def classify(
 
 @common.command
 def label(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What mrl-text classify wrote.")],
-    texts: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet with texts.")],
+    folder: Annotated[Path, Argument(metavar="DIR", help="What mrl-text classify wrote.")],
+    texts: Annotated[Path, Argument(help="CSV, TSV, JSON lines or Parquet with texts.")],
     text: Text = "text",
     batch_size: common.BatchSize = 64,
     device: common.Device = None,

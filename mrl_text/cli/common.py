@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer import Argument, Option
 
 from mrl_text import quiet
 from mrl_text.choices import AutoDtype, Dtype, OnError
@@ -20,45 +21,44 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _ANY_MODEL = "Folder, hub id or packaged model."
 
-Model = Annotated[str, typer.Argument(help=_ANY_MODEL)]
-ModelOption = Annotated[str, typer.Option("--model", "-m", help=_ANY_MODEL)]
-Corpus = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="JSON lines, CSV, TSV, Parquet, .txt.")]
+Model = Annotated[str, Argument(help=_ANY_MODEL)]
+ModelOption = Annotated[str, Option("--model", "-m", help=_ANY_MODEL)]
+Corpus = Annotated[list[Path], Argument(metavar="INPUT...", help="JSON lines, CSV, TSV, Parquet, .txt.")]
 OwnData = Annotated[
-    list[Path] | None,
-    typer.Option(help="Your own data: a BEIR folder, or CSV, TSV, JSONL or Parquet. As often as you like."),
+    list[Path] | None, Option(help="Your own data: a BEIR folder, or CSV, TSV, JSONL or Parquet. As often as you like.")
 ]
 References = Annotated[
-    list[Path] | None, typer.Option(help="CSV of published scores to draw beside: model, dim, task, score.")
+    list[Path] | None, Option(help="CSV of published scores to draw beside: model, dim, task, score.")
 ]
-Mirror = Annotated[Path | None, typer.Option(help="Folder that mrl-text mirror made; works offline.")]
+Mirror = Annotated[Path | None, Option(help="Folder that mrl-text mirror made; works offline.")]
 TextColumn = Annotated[
-    str | None, typer.Option(help="Columns to encode, joined by a blank: title,body. Default: title and text.")
+    str | None, Option(help="Columns to encode, joined by a blank: title,body. Default: title and text.")
 ]
-IdColumn = Annotated[str | None, typer.Option(help="Default: _id, id or the number of the row.")]
-KeepColumns = Annotated[str | None, typer.Option(help="Columns to store besides: lang,year.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Rows to take, at most.")]
-TextLimit = Annotated[int, typer.Option(min=1, help="Texts to fit on, at most.")]
-OnErrorOption = Annotated[OnError, typer.Option(help="What to do with rows without text.")]
-KeepShare = Annotated[float, typer.Option(help="Share of the full score to keep.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Texts per forward pass.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
+IdColumn = Annotated[str | None, Option(help="Default: _id, id or the number of the row.")]
+KeepColumns = Annotated[str | None, Option(help="Columns to store besides: lang,year.")]
+Limit = Annotated[int | None, Option(min=1, help="Rows to take, at most.")]
+TextLimit = Annotated[int, Option(min=1, help="Texts to fit on, at most.")]
+OnErrorOption = Annotated[OnError, Option(help="What to do with rows without text.")]
+KeepShare = Annotated[float, Option(help="Share of the full score to keep.")]
+BatchSize = Annotated[int, Option(min=1, help="Texts per forward pass.")]
+Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model, with your rights.")
+    bool, Option("--trust-remote-code", help="Run code that comes with the model, with your rights.")
 ]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="What the model computes in.")]
+DtypeOption = Annotated[Dtype, Option("--dtype", help="What the model computes in.")]
 AutoDtypeOption = Annotated[
-    AutoDtype, typer.Option("--dtype", help="What the model computes in; auto: bfloat16 where the device has it.")
+    AutoDtype, Option("--dtype", help="What the model computes in; auto: bfloat16 where the device has it.")
 ]
 
 
 def dims_option(default: str) -> Any:
     """The option ``--dims``, which says what it is by default."""
-    return typer.Option("--dims", "--dim", help=f"Sizes, comma-separated; default: {default}.")
+    return Option("--dims", "--dim", help=f"Sizes, comma-separated; default: {default}.")
 
 
 def output_option(what: str) -> Any:
     """The option ``--output``, which says what is written there."""
-    return typer.Option("--output", "-o", help=what)
+    return Option("--output", "-o", help=what)
 
 
 def command(function: Command) -> Command:
@@ -120,7 +120,7 @@ def check_share(keep: float) -> None:
 
 StoreUrl = Annotated[
     str,
-    typer.Argument(
+    Argument(
         metavar="STORE",
         help="DIR, postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION, qdrant:DIR#COLLECTION.",
     ),

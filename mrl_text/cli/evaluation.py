@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from mrl_text.choices import LabelledAs, TableFormat
 from mrl_text.cli import common
@@ -16,38 +17,37 @@ if TYPE_CHECKING:
 
 @common.command
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Folders of runs or models, hub ids, packaged models.")],
+    models: Annotated[list[str], Argument(help="Folders of runs or models, hub ids, packaged models.")],
     tasks: Annotated[
-        str | None, typer.Option(help="mteb tasks, comma-separated; default: those of the run's recipe.")
+        str | None, Option(help="mteb tasks, comma-separated; default: those of the run's recipe.")
     ] = None,
-    benchmark: Annotated[str | None, typer.Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
+    benchmark: Annotated[str | None, Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
     data: common.OwnData = None,
     as_: Annotated[
-        LabelledAs | None, typer.Option("--as", help="What files with text,label are; default: classification.")
+        LabelledAs | None, Option("--as", help="What files with text,label are; default: classification.")
     ] = None,
-    languages: Annotated[str | None, typer.Option(help="Keep these languages of --tasks: eng,deu-Latn.")] = None,
-    subsets: Annotated[str | None, typer.Option(help="Keep these subsets of --tasks.")] = None,
-    splits: Annotated[str | None, typer.Option(help="Evaluate these splits of --tasks.")] = None,
+    languages: Annotated[str | None, Option(help="Keep these languages of --tasks: eng,deu-Latn.")] = None,
+    subsets: Annotated[str | None, Option(help="Keep these subsets of --tasks.")] = None,
+    splits: Annotated[str | None, Option(help="Evaluate these splits of --tasks.")] = None,
     dims: Annotated[str | None, common.dims_option("the trained ones; full width is always added")] = None,
     layers: Annotated[
-        str | None, typer.Option(help="Numbers of layers to evaluate besides all of them, comma-separated.")
+        str | None, Option(help="Numbers of layers to evaluate besides all of them, comma-separated.")
     ] = None,
-    precisions: Annotated[str, typer.Option(help="What vectors are stored in.")] = "float32,float16,int8,binary",
+    precisions: Annotated[str, Option(help="What vectors are stored in.")] = "float32,float16,int8,binary",
     controls: Annotated[
-        str, typer.Option(help="What models are compared with: base, pca, random, comma-separated, or none.")
+        str, Option(help="What models are compared with: base, pca, random, comma-separated, or none.")
     ] = "base,pca,random",
     pca_texts: Annotated[
-        Path | None,
-        typer.Option(help="Fit PCA on the texts of this file instead of each task's corpus side."),
+        Path | None, Option(help="Fit PCA on the texts of this file instead of each task's corpus side.")
     ] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
     output: Annotated[Path, common.output_option("Folder for results, table, curve and report.")] = Path("evaluation"),
     mirror: common.Mirror = None,
     cache: Annotated[
-        str | None, typer.Option(help="Folder of embeddings to share between evaluations, or none to keep none.")
+        str | None, Option(help="Folder of embeddings to share between evaluations, or none to keep none.")
     ] = None,
-    keep_going: Annotated[bool, typer.Option(help="Leave out tasks that cannot run or fail.")] = False,
+    keep_going: Annotated[bool, Option(help="Leave out tasks that cannot run or fail.")] = False,
     batch_size: common.BatchSize = 32,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
@@ -106,8 +106,8 @@ def evaluate(
 
 @common.command
 def leaderboard(
-    results: Annotated[list[Path], typer.Argument(help="Output folders of mrl-text eval.")],
-    format_: Annotated[TableFormat, typer.Option("--format", help="What to print.")] = "terminal",
+    results: Annotated[list[Path], Argument(help="Output folders of mrl-text eval.")],
+    format_: Annotated[TableFormat, Option("--format", help="What to print.")] = "terminal",
     output: Annotated[
         Path | None, common.output_option("File to write instead; .html writes the interactive page.")
     ] = None,
@@ -125,8 +125,8 @@ def leaderboard(
 
 @common.command
 def mirror(
-    arguments: Annotated[list[str], typer.Argument(metavar="TASKS... DIR", help="mteb tasks, then the folder.")],
-    benchmark: Annotated[str | None, typer.Option(help="mteb benchmark, instead of or besides tasks.")] = None,
+    arguments: Annotated[list[str], Argument(metavar="TASKS... DIR", help="mteb tasks, then the folder.")],
+    benchmark: Annotated[str | None, Option(help="mteb benchmark, instead of or besides tasks.")] = None,
 ) -> None:
     """Copy the data sets of mteb tasks from the hub, for evaluation without a network."""
     *tasks, folder = arguments

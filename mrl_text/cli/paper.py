@@ -6,36 +6,35 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from mrl_text.cli import common
 
 
 @common.command
 def paper(
-    model: Annotated[str, typer.Argument(help="Folder, hub id or packaged model; a Matryoshka one.")],
+    model: Annotated[str, Argument(help="Folder, hub id or packaged model; a Matryoshka one.")],
     mirror: common.Mirror = None,
     data: common.OwnData = None,
     tasks: Annotated[
-        str | None,
-        typer.Option(help="mteb tasks; default with a mirror: STSBenchmark,SciFact,Banking77Classification."),
+        str | None, Option(help="mteb tasks; default with a mirror: STSBenchmark,SciFact,Banking77Classification.")
     ] = None,
     train: Annotated[
         list[Path] | None,
-        typer.Option(help="Texts to fit rotations and PCA on, none of them evaluated. As often as you like."),
+        Option(help="Texts to fit rotations and PCA on, none of them evaluated. As often as you like."),
     ] = None,
     train_limit: common.TextLimit = 10_000,
-    base: Annotated[str | None, typer.Option(help="The control; default: the base that the model names.")] = None,
-    independent: Annotated[list[str] | None, typer.Option(help="A model trained for one size alone.")] = None,
+    base: Annotated[str | None, Option(help="The control; default: the base that the model names.")] = None,
+    independent: Annotated[list[str] | None, Option(help="A model trained for one size alone.")] = None,
     questions: Annotated[
-        str | None,
-        typer.Option(help="Some of against,interpolation,ablation,fewshot,robustness,superclasses,adaptive."),
+        str | None, Option(help="Some of against,interpolation,ablation,fewshot,robustness,superclasses,adaptive.")
     ] = None,
-    search: Annotated[Path | None, typer.Option(help="tune.json of mrl-text index tune, to show.")] = None,
-    classification: Annotated[Path | None, typer.Option(help="results.json of mrl-text classify, to show.")] = None,
+    search: Annotated[Path | None, Option(help="tune.json of mrl-text index tune, to show.")] = None,
+    classification: Annotated[Path | None, Option(help="results.json of mrl-text classify, to show.")] = None,
     dims: Annotated[str | None, common.dims_option("the trained ones")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Of fits and random dimensions.")] = 3,
+    seeds: Annotated[int, Option(min=1, help="Of fits and random dimensions.")] = 3,
     output: Annotated[Path, common.output_option("Folder for the page, figures and answers.")] = Path("paper"),
-    cache: Annotated[Path | None, typer.Option(help="Folder of embeddings, as that of mrl-text eval.")] = None,
+    cache: Annotated[Path | None, Option(help="Folder of embeddings, as that of mrl-text eval.")] = None,
     batch_size: common.BatchSize = 64,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from mrl_text.cli.common import AutoDtypeOption, Device, Model, TrustRemoteCode, command, dims_option, whole_numbers
 
@@ -13,27 +14,25 @@ from mrl_text.cli.common import AutoDtypeOption, Device, Model, TrustRemoteCode,
 @command
 def serve(
     model: Model,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; the default is for this machine only.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8080,
+    host: Annotated[str, Option(help="Address to listen on; the default is for this machine only.")] = "127.0.0.1",
+    port: Annotated[int, Option(help="0 takes any free one.")] = 8080,
     dims: Annotated[str | None, dims_option("every size")] = None,
     dtype: AutoDtypeOption = "auto",
-    model_name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
+    model_name: Annotated[str | None, Option(help="What clients call the model.")] = None,
     api_key_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Variable with the token; default: MRL_TEXT_API_KEY if set.")
+        str | None, Option(metavar="NAME", help="Variable with the token; default: MRL_TEXT_API_KEY if set.")
     ] = None,
-    api_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the token instead.")] = None,
+    api_key_file: Annotated[Path | None, Option(metavar="FILE", help="File with the token instead.")] = None,
     max_batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens per forward pass, padding included; default: 1536, GPU 16384.")
+        int | None, Option(min=1, help="Tokens per forward pass, padding included; default: 1536, GPU 16384.")
     ] = None,
-    max_wait_ms: Annotated[float, typer.Option(min=0, help="Patience of an idle server for a fuller batch.")] = 2.0,
-    max_inputs: Annotated[int, typer.Option(min=1, help="Texts per request.")] = 2048,
-    max_request_bytes: Annotated[int, typer.Option(min=1, help="Bytes per request.")] = 8 * 2**20,
-    max_queue: Annotated[int, typer.Option(min=1, help="Tokens that may wait; more get 429.")] = 262_144,
-    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 60.0,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds for requests under way when told to stop.")] = 30.0,
-    token_ids: Annotated[bool, typer.Option("--token-ids", help="Take ids of the model's own tokenizer, too.")] = False,
+    max_wait_ms: Annotated[float, Option(min=0, help="Patience of an idle server for a fuller batch.")] = 2.0,
+    max_inputs: Annotated[int, Option(min=1, help="Texts per request.")] = 2048,
+    max_request_bytes: Annotated[int, Option(min=1, help="Bytes per request.")] = 8 * 2**20,
+    max_queue: Annotated[int, Option(min=1, help="Tokens that may wait; more get 429.")] = 262_144,
+    timeout: Annotated[float, Option(help="Seconds that a request may take.")] = 60.0,
+    grace: Annotated[float, Option(min=0, help="Seconds for requests under way when told to stop.")] = 30.0,
+    token_ids: Annotated[bool, Option("--token-ids", help="Take ids of the model's own tokenizer, too.")] = False,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from mrl_text.choices import CardChoice
 from mrl_text.cli.common import command, names, output_option
@@ -13,24 +14,24 @@ from mrl_text.cli.common import command, names, output_option
 
 @command
 def push(
-    model: Annotated[str, typer.Argument(help="Folder of a run or of a saved model.")],
-    repo: Annotated[str, typer.Argument(help="Repository on the hub: owner/name.")],
+    model: Annotated[str, Argument(help="Folder of a run or of a saved model.")],
+    repo: Annotated[str, Argument(help="Repository on the hub: owner/name.")],
     results: Annotated[
         list[Path] | None,
-        typer.Option(help="Output folder of mrl-text eval, for curve and scores; default: eval/ beside the model."),
+        Option(help="Output folder of mrl-text eval, for curve and scores; default: eval/ beside the model."),
     ] = None,
     license_: Annotated[
-        str | None, typer.Option("--license", help="License of the model, such as apache-2.0; never guessed.")
+        str | None, Option("--license", help="License of the model, such as apache-2.0; never guessed.")
     ] = None,
-    language: Annotated[str | None, typer.Option(help="ISO 639 codes, comma-separated: en,de.")] = None,
+    language: Annotated[str | None, Option(help="ISO 639 codes, comma-separated: en,de.")] = None,
     card: Annotated[
-        CardChoice | None, typer.Option(help="Whose text stays where the card was changed on the hub as well.")
+        CardChoice | None, Option(help="Whose text stays where the card was changed on the hub as well.")
     ] = None,
-    private: Annotated[bool, typer.Option(help="Create the repository private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch; created if it is not there.")] = None,
-    message: Annotated[str | None, typer.Option("--message", "-m", help="Commit message.")] = None,
-    create_pr: Annotated[bool, typer.Option(help="Open a pull request instead.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Write the repository into a folder; no network, no token.")] = False,
+    private: Annotated[bool, Option(help="Create the repository private.")] = False,
+    revision: Annotated[str | None, Option(help="Branch; created if it is not there.")] = None,
+    message: Annotated[str | None, Option("--message", "-m", help="Commit message.")] = None,
+    create_pr: Annotated[bool, Option(help="Open a pull request instead.")] = False,
+    dry_run: Annotated[bool, Option(help="Write the repository into a folder; no network, no token.")] = False,
     output: Annotated[Path | None, output_option("With --dry-run: where to; default: a temporary folder.")] = None,
 ) -> None:
     """Publish a model on the hub, with a card that shows what each size costs."""
@@ -45,14 +46,7 @@ def push(
     for note in upload.card.notes():
         typer.echo(note, err=True)
     if not dry_run:
-        url = send(
-            upload,
-            private=private,
-            revision=revision,
-            message=message,
-            create_pr=create_pr,
-            prefer=card,
-        )
+        url = send(upload, private=private, revision=revision, message=message, create_pr=create_pr, prefer=card)
         typer.echo(url)
         return
     import tempfile

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from mrl_text.choices import AdaptMethod
 from mrl_text.cli.common import (
@@ -40,7 +41,7 @@ def list_recipes() -> None:
 
 @recipes_app.command("show")
 @command
-def show_recipe(name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")]) -> None:
+def show_recipe(name: Annotated[str, Argument(help="Name of a shipped recipe.")]) -> None:
     """Print a recipe."""
     from mrl_text.training.recipe_files import recipe_text
 
@@ -50,8 +51,8 @@ def show_recipe(name: Annotated[str, typer.Argument(help="Name of a shipped reci
 @recipes_app.command("copy")
 @command
 def copy_recipe(
-    name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
-    file: Annotated[Path, typer.Argument(help="File to write; an existing one is not overwritten.")],
+    name: Annotated[str, Argument(help="Name of a shipped recipe.")],
+    file: Annotated[Path, Argument(help="File to write; an existing one is not overwritten.")],
 ) -> None:
     """Copy a recipe to a file of your own."""
     from mrl_text.training.recipe_files import recipe_text
@@ -68,10 +69,10 @@ def copy_recipe(
 
 @command
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, a YAML file, or the folder of a run.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, as often as you like.")] = None,
+    recipe: Annotated[str, Argument(help="Name of a shipped recipe, a YAML file, or the folder of a run.")],
+    overrides: Annotated[list[str] | None, Argument(help="section.key=value, as often as you like.")] = None,
     output: Annotated[Path | None, output_option("Folder of the run; default runs/RECIPE.")] = None,
-    resume: Annotated[bool, typer.Option(help="Continue an interrupted run from its last checkpoint.")] = False,
+    resume: Annotated[bool, Option(help="Continue an interrupted run from its last checkpoint.")] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Train a Matryoshka encoder as a recipe says."""
@@ -89,25 +90,24 @@ def train(
 @command
 def adapt(
     model: Annotated[
-        str | None, typer.Argument(help="Folder, hub id or packaged model; leave it out with --embeddings.")
+        str | None, Argument(help="Folder, hub id or packaged model; leave it out with --embeddings.")
     ] = None,
     texts: Annotated[
         list[Path] | None,
-        typer.Option(help="Texts like those the model is for: .txt, CSV, TSV, JSONL or Parquet. As often as you like."),
+        Option(help="Texts like those the model is for: .txt, CSV, TSV, JSONL or Parquet. As often as you like."),
     ] = None,
     output: Annotated[Path | None, output_option("Folder for the model; with --embeddings a .npy file.")] = None,
     embeddings: Annotated[
-        Path | None, typer.Option(help="Vectors of any provider instead of model and texts: .npy, or Parquet.")
+        Path | None, Option(help="Vectors of any provider instead of model and texts: .npy, or Parquet.")
     ] = None,
-    method: Annotated[AdaptMethod, typer.Option(help="How to fit.")] = "rotation",
+    method: Annotated[AdaptMethod, Option(help="How to fit.")] = "rotation",
     dims: Annotated[str | None, dims_option("powers of two from 16, and the width")] = None,
     pairs: Annotated[
-        Path | None,
-        typer.Option(help="For linear: table with anchor and positive; with --embeddings a .npy of row numbers."),
+        Path | None, Option(help="For linear: table with anchor and positive; with --embeddings a .npy of row numbers.")
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Column of the texts; default: every column of text.")] = None,
+    column: Annotated[str | None, Option(help="Column of the texts; default: every column of text.")] = None,
     limit: TextLimit = 100_000,
-    seed: Annotated[int, typer.Option(help="Of sampling and fit.")] = 0,
+    seed: Annotated[int, Option(help="Of sampling and fit.")] = 0,
     batch_size: BatchSize = 64,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -134,7 +134,7 @@ def adapt(
 
 @command
 def quickstart(
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: section.key=value.")] = None,
+    overrides: Annotated[list[str] | None, Argument(help="Changes to the recipe: section.key=value.")] = None,
     output: Annotated[Path, output_option("Folder of the run.")] = Path("runs/quickstart"),
 ) -> None:
     """Train, evaluate, draw and search on this machine alone, in minutes."""

@@ -16,9 +16,8 @@ NEAREST_NEIGHBOUR: dict[str, dict[int, float]] = {
 }
 """1-nearest-neighbour accuracy (``Classification KNN performance PLot/PLOTS - Sheet14.csv``)."""
 
-LINEAR: dict[int, float] = dict(
-    zip(SIZES, (66.63, 73.53, 75.03, 75.82, 76.30, 76.47, 76.65, 76.76, 76.80), strict=True)
-)
+_LINEAR = (66.63, 73.53, 75.03, 75.82, 76.30, 76.47, 76.65, 76.76, 76.80)
+LINEAR: dict[int, float] = dict(zip(SIZES, _LINEAR, strict=True))
 """Accuracy of MRL's linear classifier (``Classification Performance Plots/PLOTS - Sheet2.csv``)."""
 
 UNTRAINED: dict[int, float] = {
