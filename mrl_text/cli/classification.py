@@ -25,9 +25,7 @@ def classify(
     dims: Annotated[str | None, common.dims_option("16, 24, 32, 48, 64, ... and the width")] = None,
     tied: Annotated[bool, Option("--tied", help="One weight matrix for all sizes (MRL-E).")] = False,
     keep: common.KeepShare = 0.999,
-    expected_dims: Annotated[
-        float | None, Option(help="Instead of --keep: the size to stay within on average, such as 128.")
-    ] = None,
+    expected_dims: Annotated[float | None, Option(help="Instead of --keep: the average size to stay within.")] = None,
     cost: Annotated[Cost, Option(help="What is kept low: the largest size used, or the sum.")] = "largest",
     text: Text = "text",
     label: Annotated[str, Option(help="Name of the column of labels.")] = "label",
@@ -45,22 +43,9 @@ def classify(
     from mrl_text.classification.run import print_classification
 
     result = run(
-        model,
-        train,
-        output,
-        test=test,
-        text=text,
-        label=label,
-        dims=sizes,
-        tied=tied,
-        keep=keep,
-        expected_dims=expected_dims,
-        cost=cost,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        trust_remote_code=trust_remote_code,
-    )
+        model, train, output, test=test, text=text, label=label, dims=sizes, tied=tied, keep=keep, cost=cost, seed=seed,
+        expected_dims=expected_dims, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     print_classification(result, Console())
     typer.echo("\n".join(map(str, result.files)))
 

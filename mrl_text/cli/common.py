@@ -17,8 +17,6 @@ from mrl_text import quiet
 from mrl_text.choices import AutoDtype, Dtype, OnError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
 _ANY_MODEL = "Folder, hub id or packaged model."
 
 Model = Annotated[str, Argument(help=_ANY_MODEL)]
@@ -27,13 +25,9 @@ Corpus = Annotated[list[Path], Argument(metavar="INPUT...", help="JSON lines, CS
 OwnData = Annotated[
     list[Path] | None, Option(help="Your own data: a BEIR folder, or CSV, TSV, JSONL or Parquet. As often as you like.")
 ]
-References = Annotated[
-    list[Path] | None, Option(help="CSV of published scores to draw beside: model, dim, task, score.")
-]
+References = Annotated[list[Path] | None, Option(help="Published scores to draw, CSV of model, dim, task, score.")]
 Mirror = Annotated[Path | None, Option(help="Folder that mrl-text mirror made; works offline.")]
-TextColumn = Annotated[
-    str | None, Option(help="Columns to encode, joined by a blank: title,body. Default: title and text.")
-]
+TextColumn = Annotated[str | None, Option(help="Columns to encode, joined by a blank. Default: title,text.")]
 IdColumn = Annotated[str | None, Option(help="Default: _id, id or the number of the row.")]
 KeepColumns = Annotated[str | None, Option(help="Columns to store besides: lang,year.")]
 Limit = Annotated[int | None, Option(min=1, help="Rows to take, at most.")]
@@ -42,13 +36,9 @@ OnErrorOption = Annotated[OnError, Option(help="What to do with rows without tex
 KeepShare = Annotated[float, Option(help="Share of the full score to keep.")]
 BatchSize = Annotated[int, Option(min=1, help="Texts per forward pass.")]
 Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
-TrustRemoteCode = Annotated[
-    bool, Option("--trust-remote-code", help="Run code that comes with the model, with your rights.")
-]
+TrustRemoteCode = Annotated[bool, Option("--trust-remote-code", help="Run the model's own code, with your rights.")]
 DtypeOption = Annotated[Dtype, Option("--dtype", help="What the model computes in.")]
-AutoDtypeOption = Annotated[
-    AutoDtype, Option("--dtype", help="What the model computes in; auto: bfloat16 where the device has it.")
-]
+AutoDtypeOption = Annotated[AutoDtype, Option("--dtype", help="What to compute in; auto: bfloat16 where it is native.")]
 
 
 def dims_option(default: str) -> Any:
@@ -84,9 +74,9 @@ def command(function: Command) -> Command:
 
 
 def _hint(function: Callable[..., Any]) -> str:
-    if function.__name__ == "train":
-        return "To continue a run that has begun: mrl-text train RUN_FOLDER --resume"
-    return "Run the same command again to continue."
+    train = function.__name__ == "train"
+    again = "To continue a run that has begun: mrl-text train RUN_FOLDER --resume"
+    return again if train else "Run the same command again to continue."
 
 
 def names(text: str | None) -> list[str]:
@@ -95,11 +85,7 @@ def names(text: str | None) -> list[str]:
 
 
 def whole_numbers(text: str | None, option: str = "--dims", example: str = "64,128,256") -> list[int] | None:
-    """The numbers of an option that takes several; None stays None.
-
-    Raises:
-        ValueError: something else than whole numbers.
-    """
+    """The numbers of an option that takes several; None stays None, and anything else raises ``ValueError``."""
     if not text:
         return None
     try:
@@ -109,11 +95,7 @@ def whole_numbers(text: str | None, option: str = "--dims", example: str = "64,1
 
 
 def check_share(keep: float) -> None:
-    """Refuse a ``--keep`` that is no share.
-
-    Raises:
-        ValueError: not above 0 and at most 1.
-    """
+    """Refuse with ``ValueError`` a ``--keep`` that is not above 0 and at most 1."""
     if not 0 < keep <= 1:
         raise ValueError(f"--keep {keep}: expected a share of the full score, such as 0.99")
 

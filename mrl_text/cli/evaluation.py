@@ -18,35 +18,25 @@ if TYPE_CHECKING:
 @common.command
 def evaluate(
     models: Annotated[list[str], Argument(help="Folders of runs or models, hub ids, packaged models.")],
-    tasks: Annotated[
-        str | None, Option(help="mteb tasks, comma-separated; default: those of the run's recipe.")
-    ] = None,
+    tasks: Annotated[str | None, Option(help="mteb tasks, comma-separated; default: those of the recipe.")] = None,
     benchmark: Annotated[str | None, Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
     data: common.OwnData = None,
     as_: Annotated[
-        LabelledAs | None, Option("--as", help="What files with text,label are; default: classification.")
+        LabelledAs | None, Option("--as", help="What text,label files are; default: classification.")
     ] = None,
     languages: Annotated[str | None, Option(help="Keep these languages of --tasks: eng,deu-Latn.")] = None,
     subsets: Annotated[str | None, Option(help="Keep these subsets of --tasks.")] = None,
     splits: Annotated[str | None, Option(help="Evaluate these splits of --tasks.")] = None,
     dims: Annotated[str | None, common.dims_option("the trained ones; full width is always added")] = None,
-    layers: Annotated[
-        str | None, Option(help="Numbers of layers to evaluate besides all of them, comma-separated.")
-    ] = None,
+    layers: Annotated[str | None, Option(help="Numbers of layers to evaluate besides all, comma-separated.")] = None,
     precisions: Annotated[str, Option(help="What vectors are stored in.")] = "float32,float16,int8,binary",
-    controls: Annotated[
-        str, Option(help="What models are compared with: base, pca, random, comma-separated, or none.")
-    ] = "base,pca,random",
-    pca_texts: Annotated[
-        Path | None, Option(help="Fit PCA on the texts of this file instead of each task's corpus side.")
-    ] = None,
+    controls: Annotated[str, Option(help="What to compare with: base, pca, random, or none.")] = "base,pca,random",
+    pca_texts: Annotated[Path | None, Option(help="Fit PCA on this file's texts, not on each task's corpus.")] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
     output: Annotated[Path, common.output_option("Folder for results, table, curve and report.")] = Path("evaluation"),
     mirror: common.Mirror = None,
-    cache: Annotated[
-        str | None, Option(help="Folder of embeddings to share between evaluations, or none to keep none.")
-    ] = None,
+    cache: Annotated[str | None, Option(help="Folder of embeddings to share, or none to keep none.")] = None,
     keep_going: Annotated[bool, Option(help="Leave out tasks that cannot run or fail.")] = False,
     batch_size: common.BatchSize = 32,
     device: common.Device = None,
@@ -65,34 +55,19 @@ def evaluate(
 
     planned = recipe_eval(models[0])
     chosen = common.names(tasks) if tasks else [] if benchmark or data else planned.tasks
-    planned_dims = planned.dims if len(models) == 1 else []
     texts = _texts(pca_texts) if pca_texts else None
     for file in reference or ():
         if not file.is_file():
             raise FileNotFoundError(f"no reference file at {file}")
     result = sweep(
-        models,
-        chosen,
-        output=output,
-        benchmark=benchmark,
-        data=data or (),
-        as_=as_,
-        languages=common.names(languages),
-        subsets=common.names(subsets),
-        splits=common.names(splits),
-        dims=sizes or planned_dims or None,
+        models, chosen, output=output, benchmark=benchmark, data=data or (), as_=as_, languages=common.names(languages),
+        subsets=common.names(subsets), splits=common.names(splits),
+        dims=sizes or (planned.dims if len(models) == 1 else None) or None,
         precisions=common.names(precisions),  # type: ignore[arg-type]  # checked by sweep
         controls=[] if controls == "none" else common.names(controls),  # type: ignore[arg-type]
-        mirror=mirror,
-        cache=cache,
-        pca_texts=texts,
-        keep_going=keep_going,
-        batch_size=batch_size,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        dtype=dtype,
-        layers=depths or planned.layers or None,
-    )
+        mirror=mirror, cache=cache, pca_texts=texts, keep_going=keep_going, batch_size=batch_size, device=device,
+        trust_remote_code=trust_remote_code, dtype=dtype, layers=depths or planned.layers or None,
+    )  # fmt: skip
     from mrl_text.eval.reference import read_references
 
     references = read_references(reference or (), result)
@@ -108,9 +83,7 @@ def evaluate(
 def leaderboard(
     results: Annotated[list[Path], Argument(help="Output folders of mrl-text eval.")],
     format_: Annotated[TableFormat, Option("--format", help="What to print.")] = "terminal",
-    output: Annotated[
-        Path | None, common.output_option("File to write instead; .html writes the interactive page.")
-    ] = None,
+    output: Annotated[Path | None, common.output_option("File to write; .html is the interactive page.")] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
 ) -> None:

@@ -45,24 +45,10 @@ def paper(
     from mrl_text.paper import paper as run_paper
 
     page = run_paper(
-        model,
-        output,
-        base=base,
-        independent=independent or (),
-        mirror=mirror,
-        data=data or (),
-        tasks=common.names(tasks) or None,
-        train=train or (),
-        train_limit=train_limit,
-        questions=common.names(questions) or None,
-        search=search,
-        classification=classification,
-        dims=sizes,
-        seeds=seeds,
-        cache=cache,
-        batch_size=batch_size,
-        device=device,
-        trust_remote_code=trust_remote_code,
+        model, output, base=base, independent=independent or (), mirror=mirror, data=data or (),
+        tasks=common.names(tasks) or None, train=train or (), train_limit=train_limit,
+        questions=common.names(questions) or None, search=search, classification=classification, dims=sizes,
+        seeds=seeds, cache=cache, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code,
         dtype=dtype,
-    )
+    )  # fmt: skip
     typer.echo(page)

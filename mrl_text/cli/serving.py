@@ -42,18 +42,9 @@ def serve(
 
     sizes = whole_numbers(dims)
     settings = ServerSettings(
-        host=host,
-        port=port,
-        model_name=model_name,
-        dims=tuple(sizes) if sizes else None,
-        max_batch_tokens=max_batch_tokens,
-        max_wait_ms=max_wait_ms,
-        max_inputs=max_inputs,
-        max_request_bytes=max_request_bytes,
-        max_queue=max_queue,
-        timeout=timeout,
-        grace=grace,
+        host=host, port=port, model_name=model_name, dims=tuple(sizes) if sizes else None, max_inputs=max_inputs,
+        max_batch_tokens=max_batch_tokens, max_wait_ms=max_wait_ms, max_request_bytes=max_request_bytes,
+        max_queue=max_queue, timeout=timeout, grace=grace, token_ids=token_ids,
         api_key=read_api_key(api_key_env, api_key_file),
-        token_ids=token_ids,
-    )
+    )  # fmt: skip
     run(model, settings, dtype=dtype, device=device, trust_remote_code=trust_remote_code, on_ready=typer.echo)

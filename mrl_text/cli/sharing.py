@@ -20,13 +20,9 @@ def push(
         list[Path] | None,
         Option(help="Output folder of mrl-text eval, for curve and scores; default: eval/ beside the model."),
     ] = None,
-    license_: Annotated[
-        str | None, Option("--license", help="License of the model, such as apache-2.0; never guessed.")
-    ] = None,
+    license_: Annotated[str | None, Option("--license", help="Such as apache-2.0; never guessed.")] = None,
     language: Annotated[str | None, Option(help="ISO 639 codes, comma-separated: en,de.")] = None,
-    card: Annotated[
-        CardChoice | None, Option(help="Whose text stays where the card was changed on the hub as well.")
-    ] = None,
+    card: Annotated[CardChoice | None, Option(help="Whose text stays where the hub's card changed, too.")] = None,
     private: Annotated[bool, Option(help="Create the repository private.")] = False,
     revision: Annotated[str | None, Option(help="Branch; created if it is not there.")] = None,
     message: Annotated[str | None, Option("--message", "-m", help="Commit message.")] = None,
