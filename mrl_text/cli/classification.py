@@ -60,11 +60,9 @@ def label(
     trust_remote_code: common.TrustRemoteCode = False,
 ) -> None:
     """Label new texts with a saved classifier, as CSV: text, label, probability and the size that was enough."""
-    from mrl_text.classification import label_texts
+    from mrl_text.classification import label_texts as run
 
-    rows = label_texts(
-        folder, texts, text=text, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code
-    )
+    rows = run(folder, texts, text=text, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code)
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, ["text", "label", "probability", "dim"], lineterminator="\n")
     writer.writeheader()

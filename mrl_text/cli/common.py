@@ -54,6 +54,10 @@ def output_option(what: str) -> Any:
 def command(function: Command) -> Command:
     """Keep other libraries quiet; turn errors into one line and exit code 2, an interrupt into exit code 130."""
 
+    again = "Run the same command again to continue."
+    if function.__name__ == "train":
+        again = "To continue a run that has begun: mrl-text train RUN_FOLDER --resume"
+
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -62,7 +66,7 @@ def command(function: Command) -> Command:
         try:
             return function(*args, **kwargs)
         except KeyboardInterrupt as interrupt:
-            typer.echo(f"\nInterrupted{f': {interrupt}' if str(interrupt) else ''}. {_hint(function)}", err=True)
+            typer.echo(f"\nInterrupted{f': {interrupt}' if str(interrupt) else ''}. {again}", err=True)
             raise typer.Exit(130) from None
         except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
             if os.environ.get("MRL_TEXT_DEBUG"):
@@ -71,12 +75,6 @@ def command(function: Command) -> Command:
             raise typer.Exit(2) from None
 
     return run  # type: ignore[return-value]
-
-
-def _hint(function: Callable[..., Any]) -> str:
-    train = function.__name__ == "train"
-    again = "To continue a run that has begun: mrl-text train RUN_FOLDER --resume"
-    return again if train else "Run the same command again to continue."
 
 
 def names(text: str | None) -> list[str]:
@@ -100,13 +98,8 @@ def check_share(keep: float) -> None:
         raise ValueError(f"--keep {keep}: expected a share of the full score, such as 0.99")
 
 
-StoreUrl = Annotated[
-    str,
-    Argument(
-        metavar="STORE",
-        help="DIR, postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION, qdrant:DIR#COLLECTION.",
-    ),
-]
+_STORES = "DIR, postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION, qdrant:DIR#COLLECTION."
+StoreUrl = Annotated[str, Argument(metavar="STORE", help=_STORES)]
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:

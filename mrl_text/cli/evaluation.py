@@ -1,4 +1,4 @@
-"""The commands that measure models: ``eval``, ``leaderboard``, ``mirror``."""
+"""The commands that measure models: ``eval``, ``leaderboard``, ``mirror``, ``paper``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def evaluate(
     tasks: Annotated[str | None, Option(help="mteb tasks, comma-separated; default: those of the recipe.")] = None,
     benchmark: Annotated[str | None, Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
     data: common.OwnData = None,
-    as_: Annotated[
-        LabelledAs | None, Option("--as", help="What text,label files are; default: classification.")
-    ] = None,
+    as_: Annotated[LabelledAs | None, Option("--as", help="What text,label data is; default: classification.")] = None,
     languages: Annotated[str | None, Option(help="Keep these languages of --tasks: eng,deu-Latn.")] = None,
     subsets: Annotated[str | None, Option(help="Keep these subsets of --tasks.")] = None,
     splits: Annotated[str | None, Option(help="Evaluate these splits of --tasks.")] = None,
@@ -109,6 +107,46 @@ def mirror(
     copied = mirror_tasks(find_tasks([one for text in tasks for one in common.names(text)], benchmark), folder)
     typer.echo("\n".join(f"{path}  {where}" for path, where in copied.items()))
     typer.echo(f"Evaluate with  mrl-text eval MODEL --tasks ... --mirror {folder}")
+
+
+@common.command
+def paper(
+    model: Annotated[str, Argument(help="Folder, hub id or packaged model; a Matryoshka one.")],
+    mirror: common.Mirror = None,
+    data: common.OwnData = None,
+    tasks: Annotated[
+        str | None, Option(help="mteb tasks; default with a mirror: STSBenchmark,SciFact,Banking77Classification.")
+    ] = None,
+    train: Annotated[list[Path] | None, Option(help="Texts to fit rotations and PCA on, none is evaluated.")] = None,
+    train_limit: common.TextLimit = 10_000,
+    base: Annotated[str | None, Option(help="The control; default: the base that the model names.")] = None,
+    independent: Annotated[list[str] | None, Option(help="A model trained for one size alone.")] = None,
+    questions: Annotated[
+        str | None, Option(help="Some of against,interpolation,ablation,fewshot,robustness,superclasses,adaptive.")
+    ] = None,
+    search: Annotated[Path | None, Option(help="tune.json of mrl-text index tune, to show.")] = None,
+    classification: Annotated[Path | None, Option(help="results.json of mrl-text classify, to show.")] = None,
+    dims: Annotated[str | None, common.dims_option("the trained ones")] = None,
+    seeds: Annotated[int, Option(min=1, help="Of fits and random dimensions.")] = 3,
+    output: Annotated[Path, common.output_option("Folder for the page, figures and answers.")] = Path("paper"),
+    cache: Annotated[Path | None, Option(help="Folder of embeddings, as that of mrl-text eval.")] = None,
+    batch_size: common.BatchSize = 64,
+    device: common.Device = None,
+    trust_remote_code: common.TrustRemoteCode = False,
+    dtype: common.DtypeOption = "float32",
+) -> None:
+    """Answer the Matryoshka paper's questions for text: one page with figures, question by question."""
+    sizes = common.whole_numbers(dims)
+    from mrl_text.paper import paper as run_paper
+
+    page = run_paper(
+        model, output, base=base, independent=independent or (), mirror=mirror, data=data or (),
+        tasks=common.names(tasks) or None, train=train or (), train_limit=train_limit,
+        questions=common.names(questions) or None, search=search, classification=classification, dims=sizes,
+        seeds=seeds, cache=cache, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code,
+        dtype=dtype,
+    )  # fmt: skip
+    typer.echo(page)
 
 
 def _write_cards(models: list[str], result: SweepResult, keep: float) -> None:

@@ -41,6 +41,9 @@ class Model:
     embed: Callable[..., np.ndarray]
     """Texts and a role (``"query"``, ``"document"`` or None) to float32 (n, width)."""
 
+    def __str__(self) -> str:
+        return f"{self.label} {self.revision}"
+
 
 @dataclass(frozen=True)
 class Side:

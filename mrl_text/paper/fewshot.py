@@ -64,8 +64,7 @@ def class_means(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.n
 
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore")  # it also measures spreads, which one text per class has not
-        found: np.ndarray = NearestCentroid().fit(train, labels).predict(test)
-    return found
+        return np.asarray(NearestCentroid().fit(train, labels).predict(test))
 
 
 Accuracies = dict[tuple[str, str, int], np.ndarray]
@@ -151,12 +150,10 @@ def _verdict(gains: list[dict[str, Any]], model: list[dict[str, Any]], dims: lis
     words = []
     for task, own in grouped(gains, "task").items():
         ahead, behind = ([row["dim"] for row in own if direction(row["gain"]) == sign] for sign in (1, -1))
-        agrees = "as for images, the tail gains" if ahead and not behind else "unlike for images, the tail"
+        said = "as for images, the tail gains" if ahead and not behind else "unlike for images, the tail"
         parts = [f"at {listed(ahead)}"] if ahead and not behind else [f"gains at {listed(ahead)}"] if ahead else []
         parts += [f"loses at {listed(behind)}"] if behind else []
-        words.append(
-            f"{task}: {agrees} {' and '.join(parts) or 'gains nowhere'}, against the base cut to the same size"
-        )
+        words.append(f"{task}: {said} {' and '.join(parts) or 'gains nowhere'}, against the base cut to the same size")
     few_kept, many_kept = (
         np.mean([row["kept"]["value"] for row in pick(model, drawn=f"{n} per class", part="all", dim=dims[0])])
         for n in (SHOTS[0], SHOTS[-1])

@@ -55,14 +55,12 @@ def tell(result: dict[str, Any]) -> Section:
     worst_image = min(images, key=lambda dim: images[dim])
     found, broken = {}, []
     for (task, metric), rows in grouped(pick(result["rows"], side=result["model"]), "task", "metric").items():
-        chosen = {row["dim"]: row for row in rows}
-        below = shortfalls({dim: row["value"] for dim, row in chosen.items()}, result["trained"])
+        own = {row["dim"]: row for row in rows}
+        below = shortfalls({dim: row["value"] for dim, row in own.items()}, result["trained"])
         if below:
             worst = min(below, key=lambda dim: below[dim])
             found[task] = (metric, worst, below[worst])
-        broken += [
-            f"{task} at {dim}" for dim, short in below.items() if bounds(chosen[dim])[1] < chosen[dim]["value"] - short
-        ]
+        broken += [f"{task} at {dim}" for dim, gap in below.items() if bounds(own[dim])[1] < own[dim]["value"] - gap]
     verdict = (
         f"Text differs: below that line with confidence are {listed(broken)}."
         if broken

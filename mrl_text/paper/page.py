@@ -54,18 +54,10 @@ def write_page(
     *,
     dtype: str,
 ) -> Path:
-    """Write ``README.md`` and the figures of all questions that have an answer.
+    """Write ``README.md`` and the figures of all questions that have an answer; returns the page.
 
-    Args:
-        folder: where to.
-        questions: in the order of the page.
-        experiment: what was measured.
-        results: question -> answer.
-        missing: question -> why there is none.
-        dtype: what the models computed in.
-
-    Returns:
-        The page.
+    ``questions`` come in the order of the page, each with its answer in ``results`` or with why there is none in
+    ``missing``. The models computed in ``dtype``.
     """
     parts, left_out = [_introduction(experiment, dtype)], {}
     for question in questions:

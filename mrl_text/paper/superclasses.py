@@ -27,8 +27,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         raise Missing(f"needs labelled texts of {_FEWEST} classes or more")
     rows, classes, groups = [], {}, {}
     for task in tasks:
-        train, _ = task.embed(experiment.compared[0])
-        group_of = superclasses(truncate(train), task.train_labels)
+        group_of = superclasses(truncate(task.embed(experiment.compared[0])[0]), task.train_labels)
         groups[task.name] = [
             [task.classes[one] for one in np.flatnonzero(group_of == group)] for group in range(group_of.max() + 1)
         ]

@@ -132,8 +132,7 @@ def nearest(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarr
     """Label of the nearest training text, by scikit-learn's brute-force search."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    found: np.ndarray = KNeighborsClassifier(1, algorithm="brute").fit(train, labels).predict(test)
-    return found
+    return np.asarray(KNeighborsClassifier(1, algorithm="brute").fit(train, labels).predict(test))
 
 
 def linear_probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -144,8 +143,7 @@ def linear_probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    found: np.ndarray = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(train, labels).predict(test)
-    return found
+    return np.asarray(LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(train, labels).predict(test))
 
 
 def correct(found: np.ndarray, labels: np.ndarray) -> Units:

@@ -83,6 +83,4 @@ def bounds(one: Mapping[str, Any]) -> tuple[float, float]:
 
 def direction(one: Mapping[str, Any]) -> int:
     """1 or -1 where the interval of a difference lies above or below zero, else 0."""
-    if one["low"] is None:
-        return 0
-    return int(one["low"] > 0) - int(one["high"] < 0)
+    return 0 if one["low"] is None else int(one["low"] > 0) - int(one["high"] < 0)
