@@ -17,10 +17,7 @@ T = TypeVar("T")
 
 
 class Problems:
-    """What is wrong with the rows of some files, reported together so that a user mends them together.
-
-    ``about`` is the file or folder, for the error.
-    """
+    """What is wrong with rows of the files ``about``, reported together so that a user mends them together."""
 
     def __init__(self, about: Path) -> None:
         self._about = about

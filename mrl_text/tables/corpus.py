@@ -56,10 +56,7 @@ class CorpusFile:
         return self.table.path
 
     def texts(self, skip: int = 0) -> Iterator[Text]:
-        """The rows after the first ``skip``; one without text, or that cannot be read, comes with its problem.
-
-        What cannot be read at all, as in damaged Parquet, is a ``ValueError``.
-        """
+        """The rows after the first ``skip``, each with its text or its problem; damaged Parquet is a ``ValueError``."""
         columns = list(dict.fromkeys([*self.text_columns, *filter(None, [self.id_column]), *self.keep]))
         return map(self._text, self.table.rows(skip, columns=columns))
 
