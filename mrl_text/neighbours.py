@@ -7,10 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-GROUP_SIZE = 60
-"""Texts per group on average."""
-MEMBERS = 24
-"""Texts of one group in a batch, at most."""
+GROUP_SIZE = 60  # texts per group on average
+MEMBERS = 24  # texts of one group in a batch, at most
 
 
 def neighbour_groups(embeddings: np.ndarray, *, group_size: int = GROUP_SIZE, seed: int = 0) -> np.ndarray:

@@ -104,7 +104,7 @@ def tune(
     if not rows:
         raise ValueError("the store is empty: fill it with mrl-text index push before tuning")
     trials = PlanTrials(store, queries, judged, checked_metric, halves)
-    search = _Search(trials, keep, sizes, rows, max_ram=max_ram, until=time.monotonic() + 60 * minutes)
+    search = _Search(trials, keep, sizes, rows, max_ram=max_ram, seconds=60 * minutes)
     try:
         with (
             limited_threads(threads),
@@ -178,7 +178,7 @@ class _Search:
         sizes: that prefixes and funnels may take, ascending.
         rows: of the store.
         max_ram: bytes that the shortlist may take; None is no limit.
-        until: no index is begun after that, by :func:`time.monotonic`.
+        seconds: for graphs, cells and indexes of databases; none is begun after that.
 
     Attributes:
         tried: every trial, in order.
@@ -186,14 +186,15 @@ class _Search:
     """
 
     bar: tqdm
+    _until: float
 
     def __init__(
-        self, trials: PlanTrials, keep: float, sizes: Sequence[int], rows: int, *, max_ram: int | None, until: float
+        self, trials: PlanTrials, keep: float, sizes: Sequence[int], rows: int, *, max_ram: int | None, seconds: float
     ) -> None:
         self.tried: list[Trial] = []
         self._trials, self._store = trials, trials.store
         self._width, self._abilities = self._store.width, self._store.abilities
-        self._keep, self._sizes, self._rows, self._max_ram, self._until = keep, sizes, rows, max_ram, until
+        self._keep, self._sizes, self._rows, self._max_ram, self._seconds = keep, sizes, rows, max_ram, seconds
         self._shortlists = steps_up_to(min(rows, self._abilities.longest))
         self._enough: list[_Enough] = []
 
@@ -203,12 +204,14 @@ class _Search:
         full = _single(self._width, "flat", "float32")
         if self._abilities.in_process:  # comparing with all rows bounds what the others can save
             self._compare_with_all(precisions)
+            self._until = time.monotonic() + self._seconds
             chosen = kinds or (() if small else self._abilities.kinds)
             self._approximate([kind for kind in chosen if kind != "flat"])
             self._refine()
             return next((trial for trial in self.tried if trial.plan == full and trial.timing), None)
         exact = self._trials.measure_exact(full)
         self._add(exact)
+        self._until = time.monotonic() + self._seconds
         for plan in self._indexes(kinds or (*self._abilities.kinds, *(("flat",) if small else ())), precisions):
             self._build(plan)
         return exact

@@ -167,7 +167,7 @@ CONDITIONS = [
 ]
 
 
-@pytest.mark.parametrize(("where", "rows"), CONDITIONS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("where", "rows"), CONDITIONS, ids=map(str, range(len(CONDITIONS))))
 @pytest.mark.parametrize("plan", [None, SearchPlan(8, shortlist=ROWS), SearchPlan(8, "hnsw", shortlist=ROWS)], ids=str)
 def test_conditions_on_the_users_columns(
     filled: PostgresStore, where: Any, rows: list[int], plan: SearchPlan | None
