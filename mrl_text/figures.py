@@ -90,7 +90,7 @@ class Panel:
 
 
 def draw_panels(panels: Sequence[Panel], file: Path) -> Path:
-    """Draw panels side by side, two or three in a row, with one legend.
+    """Draw at least one panel, side by side, two or three in a row, with one legend; returns ``file``.
 
     A name has the same colour in every panel. Controls are dashed and grey.
     """
@@ -106,8 +106,10 @@ def draw_panels(panels: Sequence[Panel], file: Path) -> Path:
         size_axis(axes, [point[0] for one in panel.series for point in one.points])
         for one in panel.series:
             shown[one.name] = _draw_series(axes, one, styles[one.name])
-    handles = [shown[name] for name in styles]
-    figure.legend(handles=handles, frameon=False, loc="outside upper center", ncols=min(4, len(styles)), fontsize=9)
+    figure.legend(
+        handles=[shown[name] for name in styles], frameon=False, loc="outside upper center",
+        ncols=min(4, len(styles)), fontsize=9,
+    )  # fmt: skip
     save_figure(figure, file, dpi=130)
     return file
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from mrl_text.eval.runner import SweepResult
 
-logger = logging.getLogger(__name__)
 
 TASK = "DocstringRetrieval"
 DEMO_DIM = 32
@@ -45,32 +44,23 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
     from mrl_text.eval import sweep
     from mrl_text.eval.report import write_report
 
+    show = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     started = time.monotonic()
     recipe = load_recipe("quickstart", overrides)
     notes.print(f"[bold]1/4 Training[/bold] {recipe.model.name} on the docstrings of this Python environment")
     model = train(recipe, output, resume=True)
-    notes.print(
-        "[bold]2/4 Evaluating[/bold] the untrained base and the trained model on packages held out from training"
-    )
-    dtype = fastest_dtype()
+    notes.print("[bold]2/4 Evaluating[/bold] the untrained base and the trained model on packages held out of training")
     result = sweep(
-        [str(model)],
-        [TASK],
-        output=output / "eval",
-        dims=recipe.eval.dims,
-        precisions=["float32"],
-        controls=["base"],
-        dtype=dtype,
-    )
+        [str(model)], [TASK], output=output / "eval", dims=recipe.eval.dims, precisions=["float32"], controls=["base"],
+        dtype=fastest_dtype(),
+    )  # fmt: skip
     notes.print("[bold]3/4 Drawing[/bold] the curve")
     report, picture, _ = write_report(result)
-    console.print(comparison(result), highlight=False, markup=False, soft_wrap=True)
+    show(comparison(result))
     notes.print(f"[bold]4/4 Searching[/bold] the documentation of this environment at {DEMO_DIM} numbers per text")
-    console.print(demonstration(result, str(model)), highlight=False, markup=False, soft_wrap=True)
-    minutes = (time.monotonic() - started) / 60
-    files = f"\nModel  {model}\nCurve  {picture}\nReport {report}\nScores {result.folder / 'scores.csv'}"
-    console.print(files, highlight=False, markup=False, soft_wrap=True)
-    notes.print(f"Done in {minutes:.1f} minutes.")
+    show(demonstration(result, str(model)))
+    show(f"\nModel  {model}\nCurve  {picture}\nReport {report}\nScores {result.folder / 'scores.csv'}")
+    notes.print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
 
 
 def comparison(result: SweepResult) -> str:
@@ -92,9 +82,8 @@ def comparison(result: SweepResult) -> str:
     smallest = next((dim for dim in sorted(scores) if scores[dim] >= control[full]), None)
     if smallest is not None:
         gain = result.compare(TASK, trained, smallest, base, full)
-        lines.append("")
         lines.append(
-            f"Trained at {smallest} against the base at its full {full}: {100 * gain.mean:+.2f}"
+            f"\nTrained at {smallest} against the base at its full {full}: {100 * gain.mean:+.2f}"
             f" [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}] with {full / smallest:.3g}x fewer numbers."
         )
     return "\n".join(lines) + "\n"

@@ -1,3 +1,1 @@
 """Model cards: what each size costs, what was measured, how to use it; and their metadata."""
-
-from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The parts of a model card: its YAML head, and marked blocks that are ours to replace."""
+"""The parts of a model card: its YAML head, and marked blocks that are ours to replace.
+
+A begin marker without its end is a ``ValueError`` for every function here.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,7 @@ def block(name: str, content: str) -> str:
 
 
 def find_block(text: str, name: str) -> tuple[int, int] | None:
-    """Where the marked block of that name begins and ends, markers included; None where there is none.
-
-    Raises:
-        ValueError: a begin marker without its end.
-    """
+    """Where the marked block of that name begins and ends, markers included; None where there is none."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     start = text.find(begin)
     if start < 0:
@@ -36,11 +35,7 @@ def find_block(text: str, name: str) -> tuple[int, int] | None:
 
 
 def replace_block(text: str, name: str, content: str) -> str:
-    """The text with that block's content; a block that is not there goes before the first section.
-
-    Raises:
-        ValueError: a begin marker without its end.
-    """
+    """The text with that block's content; a block that is not there goes before the first section."""
     marked = block(name, content)
     if (found := find_block(text, name)) is not None:
         return text[: found[0]] + marked + text[found[1] :]
@@ -51,10 +46,6 @@ def replace_block(text: str, name: str, content: str) -> str:
 
 
 def remove_block(text: str, name: str) -> str:
-    """The text without that block.
-
-    Raises:
-        ValueError: a begin marker without its end.
-    """
+    """The text without that block."""
     found = find_block(text, name)
     return text if found is None else f"{text[: found[0]].rstrip()}\n\n{text[found[1] :].lstrip()}"

@@ -40,14 +40,8 @@ class Measured:
 def write_curve(model_folder: str | Path, results: Results, *, keep: float = 0.99) -> None:
     """Put what ``mrl-text eval`` measured into the card of a model, with the controls, in place of an earlier curve.
 
-    Args:
-        model_folder: folder of a run or of a saved model.
-        results: an evaluation in which the model took part.
-        keep: share of the full score that the recommended size keeps.
-
-    Raises:
-        FileNotFoundError: no model there.
-        ValueError: the evaluation holds no scores of these weights.
+    ``keep`` is the share of the full score that the recommended size keeps. Results without scores of these weights are
+    a ValueError, a folder without a model is a FileNotFoundError.
     """
     source = find_model(str(model_folder))
     text = curve_text(results, *measured_lines(source, results), keep=keep)
@@ -55,30 +49,20 @@ def write_curve(model_folder: str | Path, results: Results, *, keep: float = 0.9
 
 
 def with_curve(readme: str, text: str) -> str:
-    """The card with that text as its measured curve, in place of an earlier one.
-
-    Raises:
-        ValueError: a begin marker without its end.
-    """
+    """The card with that text as its measured curve, in place of an earlier one (:mod:`mrl_text.cards.blocks`)."""
     if find_block(readme, CURVE) is None:  # a model that we did not train
         return replace_block(readme, SIZES, "## Sizes\n\n" + block(CURVE, text))
     return replace_block(readme, CURVE, text)
 
 
 def measured_lines(source: ModelSource, result: Results) -> tuple[Line, list[Line]]:
-    """The line of a model's own weights in an evaluation, and the lines of its controls.
-
-    Raises:
-        ValueError: the evaluation holds no scores of these weights.
-    """
+    """The line of a model's own weights in an evaluation, and its controls'; ValueError if the weights have none."""
     names = {source.name}
     if source.base_model is not None:
         with suppress(FileNotFoundError):  # moved away since: the evaluation went without it
             names.add(find_model(source.base_model).name)
     lines = [line for line in result.lines if line.model in names]
-    own = [
-        line for line in lines if line.role == "model" and (line.model, line.revision) == (source.name, source.revision)
-    ]
+    own = [one for one in lines if one.role == "model" and (one.model, one.revision) == (source.name, source.revision)]
     if not own:
         measured = ", ".join(dict.fromkeys(line.model for line in result.lines)) or "nothing"
         raise ValueError(f"the evaluation has no scores of the weights in {source.path}; it measured {measured}")
@@ -91,12 +75,8 @@ def curve_text(
 ) -> str:
     """The measured curve as Markdown: the recommended size, and tables of scores (x100) by size.
 
-    Args:
-        results: finished results; other models in them are left out.
-        own: the line of the model.
-        controls: the lines it is compared with.
-        keep: share of the full score that the recommended size keeps.
-        picture: whether :data:`PICTURE` lies beside the card.
+    Other models in ``results`` are left out. ``keep`` is the share of the full score that the recommended size keeps;
+    ``picture`` says whether :data:`PICTURE` lies beside the card.
     """
     computed = "" if own.dtype == "float32" else f" The model computed in {own.dtype}."
     blocks = [f"![Score against bytes per vector, this model and what it is compared with]({PICTURE})"] * picture
@@ -111,13 +91,10 @@ def curve_text(
         blocks += [f"**Mean of {len(results.tasks)} tasks**", _scores(results, own, controls, results.tasks)]
     for kind, tasks in results.types.items():
         blocks += [f"**{plain(kind)}** ({', '.join(map(plain, tasks))})", _scores(results, own, controls, tasks)]
-    if others := [cell for cell in results.cells(own) if cell.precision != "float32"]:
-        rows = [["size", "precision", "bytes", "score", "kept, %"]]
-        rows += [
-            [str(one.dim), one.precision, str(one.bytes), *_score_and_kept(results, own, one, results.tasks)]
-            for one in others
-        ]
-        blocks.append(collapsed("Other precisions", table(rows)))
+    if rest := [cell for cell in results.cells(own) if cell.precision != "float32"]:
+        head = ["size", "precision", "bytes", "score", "kept, %"]
+        rows = [[one.dim, one.precision, one.bytes, *_score_and_kept(results, own, one, results.tasks)] for one in rest]
+        blocks.append(collapsed("Other precisions", table([head, *rows])))
     return "\n\n".join(filter(None, blocks))
 
 
@@ -128,8 +105,9 @@ def _controls_text(own: Line, controls: Sequence[Line]) -> str:
         ("random", True): "as many dimensions at random",
     }
     named = [said[key] for line in controls if (key := (line.method, line.model == own.model)) in said]
-    without = [] if any(line.model != own.model for line in controls) else ["The untrained base was not measured."]
-    return " ".join([*([f"Compared with: {'; '.join(named)}."] if named else []), *without])
+    words = [f"Compared with: {'; '.join(named)}."] if named else []
+    with_base = any(line.model != own.model for line in controls)
+    return " ".join([*words, *([] if with_base else ["The untrained base was not measured."])])
 
 
 def _scores(results: Results, own: Line, controls: Sequence[Line], tasks: Collection[str]) -> str:

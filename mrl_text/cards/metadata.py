@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard as HubCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from mrl_text.files import read_json
 from mrl_text.models import ModelSource, read_metadata
 
 if TYPE_CHECKING:
@@ -29,11 +30,10 @@ _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz")
 
 
 def check_names(repo: str, license: str | None, languages: Sequence[str]) -> None:
-    """Refuse what cannot be a repository, a license or a language. The hub itself refuses what it does not know.
+    """Refuse with ValueError what cannot be a repository (``owner/name``), a license or a language.
 
-    Raises:
-        ValueError: not ``owner/name``; not of the form ``apache-2.0``; neither a code of two or three letters nor
-            ``multilingual`` or ``code``.
+    A license looks like ``apache-2.0``; a language is a code of two or three letters, ``multilingual`` or ``code``. The
+    hub itself refuses what it does not know.
     """
     try:
         validate_repo_id(repo)
@@ -74,21 +74,17 @@ def eval_results(results: Results, own: Line) -> list[EvalResult]:
     data set stand in one entry, as metrics: the full width under the metric's plain name, a cut size as
     ``ndcg_at_10 (dim 64)`` with the argument ``truncate_dim``, as sentence-transformers calls it.
 
-    Args:
-        results: finished results.
-        own: the line of the model.
-
     Returns:
-        Scores 0..1, widest first.
+        Scores 0..1 of the line ``own`` of finished results, widest first.
     """
     import pandas as pd
 
+    scores = [] if own.layers is not None else results.scores.to_dict("records")
     rows = [
         row
-        for row in results.scores.to_dict("records")
+        for row in scores
         if (row["model"], row["revision"], row["role"]) == (own.model, own.revision, own.role)
         and (row["method"], row["dtype"], row["precision"]) == ("truncation", own.dtype, "float32")
-        and own.layers is None
         and pd.isna(row["layers"])
     ]
     widest = max((int(row["dim"]) for row in rows), default=0)
@@ -103,23 +99,13 @@ def eval_results(results: Results, own: Line) -> list[EvalResult]:
         task, (kind, data, revision) = str(row["task"]), facts[row["task"]]
         first = names.setdefault((kind, data, revision, row["subset"], row["split"]), task)
         name = metric if first == task else f"{task}: {metric}"  # the hub would take both tasks for one
-        found.append(
-            EvalResult(
-                task_type=kind,
-                task_name=str(row["type"]),
-                dataset_type=data,
-                dataset_name=f"{task} ({row['subset']})",
-                dataset_config=str(row["subset"]),
-                dataset_split=str(row["split"]),
-                dataset_revision=revision,
-                metric_type=metric,
-                metric_name=name if dim == widest else f"{name} (dim {dim})",
-                metric_value=float(row["score"]),
-                metric_args=arguments or None,
-                source_name=SOURCE_NAME,
-                source_url=SOURCE_URL,
-            )
-        )
+        found.append(EvalResult(
+            task_type=kind, task_name=str(row["type"]), dataset_type=data, dataset_name=f"{task} ({row['subset']})",
+            dataset_config=str(row["subset"]), dataset_split=str(row["split"]), dataset_revision=revision,
+            metric_type=metric, metric_name=name if dim == widest else f"{name} (dim {dim})",
+            metric_value=float(row["score"]), metric_args=arguments or None,
+            source_name=SOURCE_NAME, source_url=SOURCE_URL,
+        ))  # fmt: skip
     return found
 
 
@@ -128,15 +114,9 @@ def merge(
 ) -> None:
     """Complete the metadata of a card in place.
 
-    What the card says stays, then what the card on the hub says; ``facts`` fill what both leave open. Tags of all
-    are joined. Scores that others wrote stay beside ours.
-
-    Args:
-        card: the card.
-        facts: as of :func:`known_facts`; ``license`` and ``language`` in it take precedence.
-        scores: ours; those of an earlier push go.
-        repo: owner and name.
-        hub: the card that is on the hub.
+    What ``card`` says stays, then what the card on the ``hub`` says; ``facts`` (:func:`known_facts`) fill what both
+    leave open, but ``license`` and ``language`` in them take precedence. Tags of all are joined. Our ``scores`` replace
+    those of an earlier push and stand beside those that others wrote. ``repo`` is owner and name.
     """
     data, there = card.data, hub.data if hub is not None else None
     own = [one for one in data.get("eval_results") or [] if one.source_name != SOURCE_NAME]
@@ -177,11 +157,9 @@ def _recorded(results: Results, own: Line, task: str) -> dict[str, Any]:
     place = f"results/{own.model.replace('/', '__')}/{own.revision}"
     for folder in results.folders:
         for file in sorted((folder / place).rglob(f"{task}.json")):
-            try:
-                found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            return found
+            with suppress(OSError, ValueError):
+                found: dict[str, Any] = read_json(file)
+                return found
     return {}
 
 

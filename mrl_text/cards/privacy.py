@@ -19,14 +19,8 @@ def public_json(name: str, content: bytes) -> bytes:
     """A configuration file without the folders of this machine.
 
     The name of a model that is a path (``_name_or_path``, ``base_model``) goes, of other paths the last part stays.
-    A file that names none is returned byte for byte.
-
-    Args:
-        name: path in the repository.
-        content: of the file, JSON.
-
-    Raises:
-        ValueError: not JSON.
+    A file that names none is returned byte for byte. ``name``, its path in the repository, is for the ValueError that
+    says it is not JSON.
     """
     if Path(name).name in _UNREAD:
         return content
@@ -44,22 +38,14 @@ def public_text(text: str) -> str:
 
 
 def check_words(text: str) -> None:
-    """Refuse a card that names a home folder, or shows a token of the hub.
-
-    Raises:
-        ValueError: with the folder.
-    """
+    """Refuse with ValueError a card that names a home folder, or shows a token of the hub."""
     check_secrets("README.md", text.encode())
     if found := _PRIVATE.search(text):
         raise ValueError(f"README.md names {found[0]}: take the folder out before it is public")
 
 
 def check_secrets(name: str, content: bytes) -> None:
-    """Refuse a file that holds an access token of the hub.
-
-    Raises:
-        ValueError: with the file's name, not with the token.
-    """
+    """Refuse a file that holds an access token of the hub; the ValueError has the file's name, not the token."""
     if _TOKEN.search(content):
         raise ValueError(f"{name} holds an access token of the hub: take it out, and revoke it")
 

@@ -48,9 +48,6 @@ class CardFacts:
             hub: the card that is on the hub now.
             prefer: ``"local"`` or ``"hub"``; None refuses to choose.
 
-        Returns:
-            YAML head and Markdown.
-
         Raises:
             ValueError: words on the hub that would be lost; a damaged card; a home folder or token in the words.
         """
@@ -101,9 +98,7 @@ class CardFacts:
     def _with_sizes(self, body: str) -> str:
         if (found := find_block(body, SIZES)) is not None:
             body = body[: found[0]] + public_text(body[found[0] : found[1]]) + body[found[1] :]
-        if self.measured is None:
-            return body
-        return with_curve(body, self.measured.text)
+        return body if self.measured is None else with_curve(body, self.measured.text)
 
     def _with_use(self, body: str, *, theirs: bool) -> str:
         """Before the sizes, wherever these stand; with the mark of words that the next push may replace."""
@@ -122,10 +117,8 @@ class CardFacts:
         dim = recommended or (self.dims[(len(self.dims) - 1) // 2] if self.dims else None)
         blocks = ["## Use with any number of dimensions"]
         if len(self.dims) > 1:
-            sizes = ", ".join(map(str, self.dims))
-            blocks.append(
-                f"The first numbers of a vector are a smaller vector, once scaled to unit length. Sizes: {sizes}."
-            )
+            about = "The first numbers of a vector are a smaller vector, once scaled to unit length."
+            blocks.append(f"{about} Sizes: {', '.join(map(str, self.dims))}.")
         loaded = f'"{self.repo}"' + (f", truncate_dim={dim}" if dim else "")
         unit = "normalize_embeddings=True"
         lines = ["from sentence_transformers import SentenceTransformer", "", f"model = SentenceTransformer({loaded})"]
@@ -137,8 +130,7 @@ class CardFacts:
         note = "`normalize_embeddings=True` matters: a cut vector is not of unit length by itself."
         blocks += [fenced("\n".join(lines), "python"), note]
         ours = [
-            "from mrl_text import MatryoshkaEncoder",
-            "",
+            "from mrl_text import MatryoshkaEncoder\n",
             f'model = MatryoshkaEncoder("{self.repo}")',
             f"embeddings = model.encode({texts}{f', dim={dim}' if dim else ''})  # unit vectors",
         ]
@@ -146,14 +138,9 @@ class CardFacts:
 
 
 def parse(text: str, name: str) -> HubCard:
-    """Read a card with the hub's library.
+    """Read a card with the hub's library; one without a YAML head gets an empty one.
 
-    Args:
-        text: the card; without a YAML head, it gets an empty one.
-        name: its name in an error message.
-
-    Raises:
-        ValueError: a head that is no YAML mapping, or scores in it that cannot be read.
+    A head that is no YAML mapping, or scores in it that cannot be read, are a ValueError that shows ``name``.
     """
     try:
         logging.getLogger("huggingface_hub.repocard").disabled = True  # it warns where there is no head
@@ -183,11 +170,10 @@ def words(body: str) -> str:
 
 def _with_our_blocks(there: str, here: str) -> str:
     """The text on the hub with our section as it is in the model's folder."""
-    found, name = find_block(here, SIZES), SIZES
-    if found is None:
-        return remove_block(there, name)
+    if (found := find_block(here, SIZES)) is None:
+        return remove_block(there, SIZES)
     inside = here[found[0] : found[1]].split("\n", 1)[1].rsplit("\n", 1)[0]
-    return replace_block(there, name, inside)
+    return replace_block(there, SIZES, inside)
 
 
 def _digest(text: str) -> str:

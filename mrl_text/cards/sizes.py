@@ -37,17 +37,13 @@ def describe_sizes(
         run: folder of the run, for the command that measures more.
 
     Returns:
-        The card. What others wrote in it is unchanged.
-
-    Raises:
-        ValueError: a begin marker without its end.
+        The card. What others wrote in it is unchanged; errors as :mod:`mrl_text.cards.blocks` says.
     """
     blocks = ["## Sizes", _sizes_text(before, after), _sizes_table(sorted(dims), before or {}, after or {})]
     unmeasured = f"How good each size is has not been measured: run `mrl-text eval {run}`."
     blocks.append(block(CURVE, unmeasured if after is None else ""))  # where the measured curve will stand
     if data:
-        blocks.append("Trained on:")
-        blocks.append("\n".join(f"- {plain(label)}{_rows(count)}" for label, count in data.items()))
+        blocks += ["Trained on:", "\n".join(f"- {plain(label)}{_rows(count)}" for label, count in data.items())]
     if recipe is not None:
         blocks.append(collapsed("Recipe", fenced(recipe, "yaml")))
     if versions:
@@ -76,13 +72,8 @@ def rewrite(model_folder: str | Path, change: Callable[[str], str]) -> None:
 def describe_adaptation(readme: str, name: str, *, base: str, method: str, dims: Sequence[int], texts: int) -> str:
     """The card of an adapted model: ours first, then the base's, whose title and snippet would pass for this model's.
 
-    Args:
-        readme: the card of the base, with or without YAML head.
-        name: of the adapted model.
-        base: name of the base.
-        method: see :func:`mrl_text.adapt.fit`.
-        dims: sizes that it was fitted for, ascending.
-        texts: how many it was fitted on.
+    ``readme`` is the card of the base, with or without YAML head; ``name`` that of the adapted model; ``method`` as for
+    :func:`mrl_text.adapt.fit`; ``dims`` the sizes that it was fitted for, ascending, on that many ``texts``.
     """
     how = {
         "rotation": "an orthogonal rotation, fitted without labels; full-width similarities are those of the base",
@@ -102,15 +93,14 @@ def describe_adaptation(readme: str, name: str, *, base: str, method: str, dims:
 
 def _sizes_text(before: Mapping[int, float] | None, after: Mapping[int, float] | None) -> str:
     text = "The first numbers of a vector are a vector, too, once scaled to unit length. Trained sizes, in float32"
-    if after is None:
-        return f"{text}:"
     control = ", and of the starting model cut the same way" if before else ""
-    return f"{text}, with nDCG@10 (x100) on the validation data of this model{control}:"
+    measured = f", with nDCG@10 (x100) on the validation data of this model{control}"
+    return f"{text}{'' if after is None else measured}:"
 
 
 def _sizes_table(dims: Sequence[int], before: Mapping[int, float], after: Mapping[int, float]) -> str:
-    columns = {"starting model": before, "this model": after}
-    shown = {name: scores for name, scores in columns.items() if scores and after}
+    columns = {"starting model": before, "this model": after} if after else {}
+    shown = {name: scores for name, scores in columns.items() if scores}
     rows = [["size", "bytes per vector", *shown]]
     for dim in reversed(dims):
         scores = [f"{100 * scores[dim]:.2f}" if dim in scores else "" for scores in shown.values()]

@@ -8,12 +8,10 @@ import typer
 
 from mrl_text.cli.classification import classify, label
 from mrl_text.cli.encoding import encode
-from mrl_text.cli.evaluation import evaluate, leaderboard, mirror
+from mrl_text.cli.evaluation import evaluate, leaderboard, mirror, paper
 from mrl_text.cli.index import index_app
-from mrl_text.cli.paper import paper
 from mrl_text.cli.search import search
-from mrl_text.cli.serving import serve
-from mrl_text.cli.sharing import push
+from mrl_text.cli.sharing import push, serve
 from mrl_text.cli.training import adapt, quickstart, recipes_app, train
 
 app = typer.Typer(
@@ -23,19 +21,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(train)
-app.command()(adapt)
-app.command()(encode)
+for made in (train, adapt, encode):
+    app.command()(made)
 app.command("eval")(evaluate)
-app.command()(leaderboard)
-app.command()(search)
-app.command()(classify)
-app.command()(label)
-app.command()(serve)
-app.command()(push)
-app.command()(mirror)
-app.command()(paper)
-app.command()(quickstart)
+for used in (leaderboard, search, classify, label, serve, push, mirror, paper, quickstart):
+    app.command()(used)
 app.add_typer(index_app, name="index")
 app.add_typer(recipes_app, name="recipes")
 

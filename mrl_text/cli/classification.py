@@ -8,29 +8,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from mrl_text.choices import Cost
 from mrl_text.cli import common
 
-Text = Annotated[str, typer.Option(help="Name of the column of texts.")]
+Text = Annotated[str, Option(help="Name of the column of texts.")]
 
 
 @common.command
 def classify(
     model: common.Model,
-    train: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet with texts and labels.")],
+    train: Annotated[Path, Argument(help="CSV, TSV, JSON lines or Parquet with texts and labels.")],
     output: Annotated[Path, common.output_option("Folder for the classifier, results and curve.")],
-    test: Annotated[Path | None, typer.Option(help="Another such table; default: a fifth of TRAIN.")] = None,
+    test: Annotated[Path | None, Option(help="Another such table; default: a fifth of TRAIN.")] = None,
     dims: Annotated[str | None, common.dims_option("16, 24, 32, 48, 64, ... and the width")] = None,
-    tied: Annotated[bool, typer.Option("--tied", help="One weight matrix for all sizes (MRL-E).")] = False,
+    tied: Annotated[bool, Option("--tied", help="One weight matrix for all sizes (MRL-E).")] = False,
     keep: common.KeepShare = 0.999,
-    expected_dims: Annotated[
-        float | None, typer.Option(help="Instead of --keep: the size to stay within on average, such as 128.")
-    ] = None,
-    cost: Annotated[Cost, typer.Option(help="What is kept low: the largest size used, or the sum.")] = "largest",
+    expected_dims: Annotated[float | None, Option(help="Instead of --keep: the average size to stay within.")] = None,
+    cost: Annotated[Cost, Option(help="What is kept low: the largest size used, or the sum.")] = "largest",
     text: Text = "text",
-    label: Annotated[str, typer.Option(help="Name of the column of labels.")] = "label",
-    seed: Annotated[int, typer.Option(help="Of the folds and of the fifth.")] = 0,
+    label: Annotated[str, Option(help="Name of the column of labels.")] = "label",
+    seed: Annotated[int, Option(help="Of the folds and of the fifth.")] = 0,
     batch_size: common.BatchSize = 64,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
@@ -44,41 +43,26 @@ def classify(
     from mrl_text.classification.run import print_classification
 
     result = run(
-        model,
-        train,
-        output,
-        test=test,
-        text=text,
-        label=label,
-        dims=sizes,
-        tied=tied,
-        keep=keep,
-        expected_dims=expected_dims,
-        cost=cost,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        trust_remote_code=trust_remote_code,
-    )
+        model, train, output, test=test, text=text, label=label, dims=sizes, tied=tied, keep=keep, cost=cost, seed=seed,
+        expected_dims=expected_dims, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     print_classification(result, Console())
     typer.echo("\n".join(map(str, result.files)))
 
 
 @common.command
 def label(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What mrl-text classify wrote.")],
-    texts: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet with texts.")],
+    folder: Annotated[Path, Argument(metavar="DIR", help="What mrl-text classify wrote.")],
+    texts: Annotated[Path, Argument(help="CSV, TSV, JSON lines or Parquet with texts.")],
     text: Text = "text",
     batch_size: common.BatchSize = 64,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
 ) -> None:
     """Label new texts with a saved classifier, as CSV: text, label, probability and the size that was enough."""
-    from mrl_text.classification import label_texts
+    from mrl_text.classification import label_texts as run
 
-    rows = label_texts(
-        folder, texts, text=text, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code
-    )
+    rows = run(folder, texts, text=text, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code)
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, ["text", "label", "probability", "dim"], lineterminator="\n")
     writer.writeheader()

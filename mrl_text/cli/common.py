@@ -11,58 +11,52 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer import Argument, Option
 
 from mrl_text import library_logging
 from mrl_text.choices import AutoDtype, Dtype, OnError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
 _ANY_MODEL = "Folder, hub id or packaged model."
 
-Model = Annotated[str, typer.Argument(help=_ANY_MODEL)]
-ModelOption = Annotated[str, typer.Option("--model", "-m", help=_ANY_MODEL)]
-Corpus = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="JSON lines, CSV, TSV, Parquet, .txt.")]
+Model = Annotated[str, Argument(help=_ANY_MODEL)]
+ModelOption = Annotated[str, Option("--model", "-m", help=_ANY_MODEL)]
+Corpus = Annotated[list[Path], Argument(metavar="INPUT...", help="JSON lines, CSV, TSV, Parquet, .txt.")]
 OwnData = Annotated[
-    list[Path] | None,
-    typer.Option(help="Your own data: a BEIR folder, or CSV, TSV, JSONL or Parquet. As often as you like."),
+    list[Path] | None, Option(help="Your own data: a BEIR folder, or CSV, TSV, JSONL or Parquet. As often as you like.")
 ]
-References = Annotated[
-    list[Path] | None, typer.Option(help="CSV of published scores to draw beside: model, dim, task, score.")
-]
-Mirror = Annotated[Path | None, typer.Option(help="Folder that mrl-text mirror made; works offline.")]
-TextColumn = Annotated[
-    str | None, typer.Option(help="Columns to encode, joined by a blank: title,body. Default: title and text.")
-]
-IdColumn = Annotated[str | None, typer.Option(help="Default: _id, id or the number of the row.")]
-KeepColumns = Annotated[str | None, typer.Option(help="Columns to store besides: lang,year.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Rows to take, at most.")]
-TextLimit = Annotated[int, typer.Option(min=1, help="Texts to fit on, at most.")]
-OnErrorOption = Annotated[OnError, typer.Option(help="What to do with rows without text.")]
-KeepShare = Annotated[float, typer.Option(help="Share of the full score to keep.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Texts per forward pass.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model, with your rights.")
-]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="What the model computes in.")]
-AutoDtypeOption = Annotated[
-    AutoDtype, typer.Option("--dtype", help="What the model computes in; auto: bfloat16 where the device has it.")
-]
+References = Annotated[list[Path] | None, Option(help="Published scores to draw, CSV of model, dim, task, score.")]
+Mirror = Annotated[Path | None, Option(help="Folder that mrl-text mirror made; works offline.")]
+TextColumn = Annotated[str | None, Option(help="Columns to encode, joined by a blank. Default: title,text.")]
+IdColumn = Annotated[str | None, Option(help="Default: _id, id or the number of the row.")]
+KeepColumns = Annotated[str | None, Option(help="Columns to store besides: lang,year.")]
+Limit = Annotated[int | None, Option(min=1, help="Rows to take, at most.")]
+TextLimit = Annotated[int, Option(min=1, help="Texts to fit on, at most.")]
+OnErrorOption = Annotated[OnError, Option(help="What to do with rows without text.")]
+KeepShare = Annotated[float, Option(help="Share of the full score to keep.")]
+BatchSize = Annotated[int, Option(min=1, help="Texts per forward pass.")]
+Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
+TrustRemoteCode = Annotated[bool, Option("--trust-remote-code", help="Run the model's own code, with your rights.")]
+DtypeOption = Annotated[Dtype, Option("--dtype", help="What the model computes in.")]
+AutoDtypeOption = Annotated[AutoDtype, Option("--dtype", help="What to compute in; auto: bfloat16 where it is native.")]
 
 
 def dims_option(default: str) -> Any:
     """The option ``--dims``, which says what it is by default."""
-    return typer.Option("--dims", "--dim", help=f"Sizes, comma-separated; default: {default}.")
+    return Option("--dims", "--dim", help=f"Sizes, comma-separated; default: {default}.")
 
 
 def output_option(what: str) -> Any:
     """The option ``--output``, which says what is written there."""
-    return typer.Option("--output", "-o", help=what)
+    return Option("--output", "-o", help=what)
 
 
 def command(function: Command) -> Command:
     """Keep other libraries quiet; turn errors into one line and exit code 2, an interrupt into exit code 130."""
+
+    again = "Run the same command again to continue."
+    if function.__name__ == "train":
+        again = "To continue a run that has begun: mrl-text train RUN_FOLDER --resume"
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -72,7 +66,7 @@ def command(function: Command) -> Command:
         try:
             return function(*args, **kwargs)
         except KeyboardInterrupt as interrupt:
-            typer.echo(f"\nInterrupted{f': {interrupt}' if str(interrupt) else ''}. {_hint(function)}", err=True)
+            typer.echo(f"\nInterrupted{f': {interrupt}' if str(interrupt) else ''}. {again}", err=True)
             raise typer.Exit(130) from None
         except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
             if os.environ.get("MRL_TEXT_DEBUG"):
@@ -83,23 +77,13 @@ def command(function: Command) -> Command:
     return run  # type: ignore[return-value]
 
 
-def _hint(function: Callable[..., Any]) -> str:
-    if function.__name__ == "train":
-        return "To continue a run that has begun: mrl-text train RUN_FOLDER --resume"
-    return "Run the same command again to continue."
-
-
 def names(text: str | None) -> list[str]:
     """The names of an option that takes several, separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()] if text else []
 
 
 def whole_numbers(text: str | None, option: str = "--dims", example: str = "64,128,256") -> list[int] | None:
-    """The numbers of an option that takes several; None stays None.
-
-    Raises:
-        ValueError: something else than whole numbers.
-    """
+    """The numbers of an option that takes several; None stays None, and anything else raises ``ValueError``."""
     if not text:
         return None
     try:
@@ -109,22 +93,13 @@ def whole_numbers(text: str | None, option: str = "--dims", example: str = "64,1
 
 
 def check_share(keep: float) -> None:
-    """Refuse a ``--keep`` that is no share.
-
-    Raises:
-        ValueError: not above 0 and at most 1.
-    """
+    """Refuse with ``ValueError`` a ``--keep`` that is not above 0 and at most 1."""
     if not 0 < keep <= 1:
         raise ValueError(f"--keep {keep}: expected a share of the full score, such as 0.99")
 
 
-StoreUrl = Annotated[
-    str,
-    typer.Argument(
-        metavar="STORE",
-        help="DIR, postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION, qdrant:DIR#COLLECTION.",
-    ),
-]
+_STORES = "DIR, postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION, qdrant:DIR#COLLECTION."
+StoreUrl = Annotated[str, Argument(metavar="STORE", help=_STORES)]
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from mrl_text.choices import EncodedFormat, EngineName, OnLong
 from mrl_text.cli import common
@@ -18,47 +19,33 @@ def encode(
     model: common.ModelOption,
     dims: Annotated[str | None, common.dims_option("full width")] = None,
     precision: Annotated[
-        str, typer.Option(help="Of each size, comma-separated: float32, float16, int8, uint8, binary, ubinary.")
+        str, Option(help="Of each size, comma-separated: float32, float16, int8, uint8, binary, ubinary.")
     ] = "float32",
     keep: common.KeepColumns = None,
     text_column: common.TextColumn = None,
     id_column: common.IdColumn = None,
     limit: common.Limit = None,
     on_error: common.OnErrorOption = "skip",
-    on_long: Annotated[OnLong, typer.Option(help="What to do with texts longer than the model reads.")] = "cut",
-    format: Annotated[EncodedFormat, typer.Option(help="Shards, or a memory-mapped array.")] = "parquet",
+    on_long: Annotated[OnLong, Option(help="What to do with texts longer than the model reads.")] = "cut",
+    format: Annotated[EncodedFormat, Option(help="Shards, or a memory-mapped array.")] = "parquet",
     dtype: common.AutoDtypeOption = "auto",
-    shard_rows: Annotated[int, typer.Option(min=1, help="Rows read per shard, which is held in memory.")] = 8192,
-    token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens per batch; default: by device.")] = None,
+    shard_rows: Annotated[int, Option(min=1, help="Rows read per shard, which is held in memory.")] = 8192,
+    token_budget: Annotated[int | None, Option(min=1, help="Tokens per batch; default: by device.")] = None,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
-    engine: Annotated[EngineName, typer.Option(help="This process, or a Ray cluster (RAY_ADDRESS).")] = "local",
+    engine: Annotated[EngineName, Option(help="This process, or a Ray cluster (RAY_ADDRESS).")] = "local",
 ) -> None:
     """Encode a corpus of any size into a folder of vectors; interrupted, the same command goes on."""
     sizes = common.whole_numbers(dims)
     from mrl_text.encoding import encode_files
 
     report = encode_files(
-        inputs,
-        output,
-        model=model,
-        dims=sizes,
+        inputs, output, model=model, dims=sizes, id_column=id_column, limit=limit, on_error=on_error, on_long=on_long,
         precisions=common.names(precision),  # type: ignore[arg-type]  # checked there
-        keep=common.names(keep),
-        text_columns=common.names(text_column),
-        id_column=id_column,
-        limit=limit,
-        on_error=on_error,
-        on_long=on_long,
-        shard_rows=shard_rows,
-        format=format,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        token_budget=token_budget,
-        engine=engine,
+        keep=common.names(keep), text_columns=common.names(text_column), shard_rows=shard_rows, format=format,
+        dtype=dtype, device=device, trust_remote_code=trust_remote_code, token_budget=token_budget, engine=engine,
         progress=True,
-    )
+    )  # fmt: skip
     if count := report.left_out + report.cut + report.misfits:
         more = f"\n... all in {report.folder / 'problems.jsonl'}" * (count > len(report.problems))
         typer.echo("\n".join(report.problems) + more, err=True)

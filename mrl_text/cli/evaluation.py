@@ -1,4 +1,4 @@
-"""The commands that measure models: ``eval``, ``leaderboard``, ``mirror``."""
+"""The commands that measure models: ``eval``, ``leaderboard``, ``mirror``, ``paper``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from mrl_text.choices import LabelledAs, TableFormat
 from mrl_text.cli import common
@@ -16,38 +17,25 @@ if TYPE_CHECKING:
 
 @common.command
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Folders of runs or models, hub ids, packaged models.")],
-    tasks: Annotated[
-        str | None, typer.Option(help="mteb tasks, comma-separated; default: those of the run's recipe.")
-    ] = None,
-    benchmark: Annotated[str | None, typer.Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
+    models: Annotated[list[str], Argument(help="Folders of runs or models, hub ids, packaged models.")],
+    tasks: Annotated[str | None, Option(help="mteb tasks, comma-separated; default: those of the recipe.")] = None,
+    benchmark: Annotated[str | None, Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
     data: common.OwnData = None,
-    as_: Annotated[
-        LabelledAs | None, typer.Option("--as", help="What files with text,label are; default: classification.")
-    ] = None,
-    languages: Annotated[str | None, typer.Option(help="Keep these languages of --tasks: eng,deu-Latn.")] = None,
-    subsets: Annotated[str | None, typer.Option(help="Keep these subsets of --tasks.")] = None,
-    splits: Annotated[str | None, typer.Option(help="Evaluate these splits of --tasks.")] = None,
+    as_: Annotated[LabelledAs | None, Option("--as", help="What text,label data is; default: classification.")] = None,
+    languages: Annotated[str | None, Option(help="Keep these languages of --tasks: eng,deu-Latn.")] = None,
+    subsets: Annotated[str | None, Option(help="Keep these subsets of --tasks.")] = None,
+    splits: Annotated[str | None, Option(help="Evaluate these splits of --tasks.")] = None,
     dims: Annotated[str | None, common.dims_option("the trained ones; full width is always added")] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Numbers of layers to evaluate besides all of them, comma-separated.")
-    ] = None,
-    precisions: Annotated[str, typer.Option(help="What vectors are stored in.")] = "float32,float16,int8,binary",
-    controls: Annotated[
-        str, typer.Option(help="What models are compared with: base, pca, random, comma-separated, or none.")
-    ] = "base,pca,random",
-    pca_texts: Annotated[
-        Path | None,
-        typer.Option(help="Fit PCA on the texts of this file instead of each task's corpus side."),
-    ] = None,
+    layers: Annotated[str | None, Option(help="Numbers of layers to evaluate besides all, comma-separated.")] = None,
+    precisions: Annotated[str, Option(help="What vectors are stored in.")] = "float32,float16,int8,binary",
+    controls: Annotated[str, Option(help="What to compare with: base, pca, random, or none.")] = "base,pca,random",
+    pca_texts: Annotated[Path | None, Option(help="Fit PCA on this file's texts, not on each task's corpus.")] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
     output: Annotated[Path, common.output_option("Folder for results, table, curve and report.")] = Path("evaluation"),
     mirror: common.Mirror = None,
-    cache: Annotated[
-        str | None, typer.Option(help="Folder of embeddings to share between evaluations, or none to keep none.")
-    ] = None,
-    keep_going: Annotated[bool, typer.Option(help="Leave out tasks that cannot run or fail.")] = False,
+    cache: Annotated[str | None, Option(help="Folder of embeddings to share, or none to keep none.")] = None,
+    keep_going: Annotated[bool, Option(help="Leave out tasks that cannot run or fail.")] = False,
     batch_size: common.BatchSize = 32,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
@@ -65,34 +53,19 @@ def evaluate(
 
     planned = recipe_eval(models[0])
     chosen = common.names(tasks) if tasks else [] if benchmark or data else planned.tasks
-    planned_dims = planned.dims if len(models) == 1 else []
     texts = _texts(pca_texts) if pca_texts else None
     for file in reference or ():
         if not file.is_file():
             raise FileNotFoundError(f"no reference file at {file}")
     result = sweep(
-        models,
-        chosen,
-        output=output,
-        benchmark=benchmark,
-        data=data or (),
-        as_=as_,
-        languages=common.names(languages),
-        subsets=common.names(subsets),
-        splits=common.names(splits),
-        dims=sizes or planned_dims or None,
+        models, chosen, output=output, benchmark=benchmark, data=data or (), as_=as_, languages=common.names(languages),
+        subsets=common.names(subsets), splits=common.names(splits),
+        dims=sizes or (planned.dims if len(models) == 1 else None) or None,
         precisions=common.names(precisions),  # type: ignore[arg-type]  # checked by sweep
         controls=[] if controls == "none" else common.names(controls),  # type: ignore[arg-type]
-        mirror=mirror,
-        cache=cache,
-        pca_texts=texts,
-        keep_going=keep_going,
-        batch_size=batch_size,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        dtype=dtype,
-        layers=depths or planned.layers or None,
-    )
+        mirror=mirror, cache=cache, pca_texts=texts, keep_going=keep_going, batch_size=batch_size, device=device,
+        trust_remote_code=trust_remote_code, dtype=dtype, layers=depths or planned.layers or None,
+    )  # fmt: skip
     from mrl_text.eval.reference import read_references
 
     references = read_references(reference or (), result)
@@ -106,11 +79,9 @@ def evaluate(
 
 @common.command
 def leaderboard(
-    results: Annotated[list[Path], typer.Argument(help="Output folders of mrl-text eval.")],
-    format_: Annotated[TableFormat, typer.Option("--format", help="What to print.")] = "terminal",
-    output: Annotated[
-        Path | None, common.output_option("File to write instead; .html writes the interactive page.")
-    ] = None,
+    results: Annotated[list[Path], Argument(help="Output folders of mrl-text eval.")],
+    format_: Annotated[TableFormat, Option("--format", help="What to print.")] = "terminal",
+    output: Annotated[Path | None, common.output_option("File to write; .html is the interactive page.")] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
 ) -> None:
@@ -125,8 +96,8 @@ def leaderboard(
 
 @common.command
 def mirror(
-    arguments: Annotated[list[str], typer.Argument(metavar="TASKS... DIR", help="mteb tasks, then the folder.")],
-    benchmark: Annotated[str | None, typer.Option(help="mteb benchmark, instead of or besides tasks.")] = None,
+    arguments: Annotated[list[str], Argument(metavar="TASKS... DIR", help="mteb tasks, then the folder.")],
+    benchmark: Annotated[str | None, Option(help="mteb benchmark, instead of or besides tasks.")] = None,
 ) -> None:
     """Copy the data sets of mteb tasks from the hub, for evaluation without a network."""
     *tasks, folder = arguments
@@ -136,6 +107,46 @@ def mirror(
     copied = mirror_tasks(find_tasks([one for text in tasks for one in common.names(text)], benchmark), folder)
     typer.echo("\n".join(f"{path}  {where}" for path, where in copied.items()))
     typer.echo(f"Evaluate with  mrl-text eval MODEL --tasks ... --mirror {folder}")
+
+
+@common.command
+def paper(
+    model: Annotated[str, Argument(help="Folder, hub id or packaged model; a Matryoshka one.")],
+    mirror: common.Mirror = None,
+    data: common.OwnData = None,
+    tasks: Annotated[
+        str | None, Option(help="mteb tasks; default with a mirror: STSBenchmark,SciFact,Banking77Classification.")
+    ] = None,
+    train: Annotated[list[Path] | None, Option(help="Texts to fit rotations and PCA on, none is evaluated.")] = None,
+    train_limit: common.TextLimit = 10_000,
+    base: Annotated[str | None, Option(help="The control; default: the base that the model names.")] = None,
+    independent: Annotated[list[str] | None, Option(help="A model trained for one size alone.")] = None,
+    questions: Annotated[
+        str | None, Option(help="Some of against,interpolation,ablation,fewshot,robustness,superclasses,adaptive.")
+    ] = None,
+    search: Annotated[Path | None, Option(help="tune.json of mrl-text index tune, to show.")] = None,
+    classification: Annotated[Path | None, Option(help="results.json of mrl-text classify, to show.")] = None,
+    dims: Annotated[str | None, common.dims_option("the trained ones")] = None,
+    seeds: Annotated[int, Option(min=1, help="Of fits and random dimensions.")] = 3,
+    output: Annotated[Path, common.output_option("Folder for the page, figures and answers.")] = Path("paper"),
+    cache: Annotated[Path | None, Option(help="Folder of embeddings, as that of mrl-text eval.")] = None,
+    batch_size: common.BatchSize = 64,
+    device: common.Device = None,
+    trust_remote_code: common.TrustRemoteCode = False,
+    dtype: common.DtypeOption = "float32",
+) -> None:
+    """Answer the Matryoshka paper's questions for text: one page with figures, question by question."""
+    sizes = common.whole_numbers(dims)
+    from mrl_text.paper import paper as run_paper
+
+    page = run_paper(
+        model, output, base=base, independent=independent or (), mirror=mirror, data=data or (),
+        tasks=common.names(tasks) or None, train=train or (), train_limit=train_limit,
+        questions=common.names(questions) or None, search=search, classification=classification, dims=sizes,
+        seeds=seeds, cache=cache, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code,
+        dtype=dtype,
+    )  # fmt: skip
+    typer.echo(page)
 
 
 def _write_cards(models: list[str], result: SweepResult, keep: float) -> None:

@@ -6,18 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from mrl_text.choices import AdaptMethod
-from mrl_text.cli.common import (
-    BatchSize,
-    Device,
-    TextLimit,
-    TrustRemoteCode,
-    command,
-    dims_option,
-    output_option,
-    whole_numbers,
-)
+from mrl_text.cli import common
 
 recipes_app = typer.Typer(help="List, show and copy training recipes.", invoke_without_command=True)
 
@@ -29,7 +21,7 @@ def _recipes(context: typer.Context) -> None:
 
 
 @recipes_app.command("list")
-@command
+@common.command
 def list_recipes() -> None:
     """Print every shipped recipe with its description."""
     from mrl_text.training.recipe_files import recipe_description, shipped_recipes
@@ -39,8 +31,8 @@ def list_recipes() -> None:
 
 
 @recipes_app.command("show")
-@command
-def show_recipe(name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")]) -> None:
+@common.command
+def show_recipe(name: Annotated[str, Argument(help="Name of a shipped recipe.")]) -> None:
     """Print a recipe."""
     from mrl_text.training.recipe_files import recipe_text
 
@@ -48,10 +40,10 @@ def show_recipe(name: Annotated[str, typer.Argument(help="Name of a shipped reci
 
 
 @recipes_app.command("copy")
-@command
+@common.command
 def copy_recipe(
-    name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
-    file: Annotated[Path, typer.Argument(help="File to write; an existing one is not overwritten.")],
+    name: Annotated[str, Argument(help="Name of a shipped recipe.")],
+    file: Annotated[Path, Argument(help="File to write; an existing one is not overwritten.")],
 ) -> None:
     """Copy a recipe to a file of your own."""
     from mrl_text.training.recipe_files import recipe_text
@@ -66,13 +58,13 @@ def copy_recipe(
     typer.echo(f"{file}: edit it, then run  mrl-text train {file}")
 
 
-@command
+@common.command
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, a YAML file, or the folder of a run.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, as often as you like.")] = None,
-    output: Annotated[Path | None, output_option("Folder of the run; default runs/RECIPE.")] = None,
-    resume: Annotated[bool, typer.Option(help="Continue an interrupted run from its last checkpoint.")] = False,
-    trust_remote_code: TrustRemoteCode = False,
+    recipe: Annotated[str, Argument(help="Name of a shipped recipe, a YAML file, or the folder of a run.")],
+    overrides: Annotated[list[str] | None, Argument(help="section.key=value, as often as you like.")] = None,
+    output: Annotated[Path | None, common.output_option("Folder of the run; default runs/RECIPE.")] = None,
+    resume: Annotated[bool, Option(help="Continue an interrupted run from its last checkpoint.")] = False,
+    trust_remote_code: common.TrustRemoteCode = False,
 ) -> None:
     """Train a Matryoshka encoder as a recipe says."""
     from mrl_text.training.recipe_files import load_recipe
@@ -86,34 +78,29 @@ def train(
     typer.echo(run_training(loaded, folder, resume=resume))
 
 
-@command
+@common.command
 def adapt(
-    model: Annotated[
-        str | None, typer.Argument(help="Folder, hub id or packaged model; leave it out with --embeddings.")
-    ] = None,
+    model: Annotated[str | None, Argument(help="Folder, hub id or packaged model; not with --embeddings.")] = None,
     texts: Annotated[
         list[Path] | None,
-        typer.Option(help="Texts like those the model is for: .txt, CSV, TSV, JSONL or Parquet. As often as you like."),
+        Option(help="Texts like those the model is for: .txt, CSV, TSV, JSONL or Parquet. As often as you like."),
     ] = None,
-    output: Annotated[Path | None, output_option("Folder for the model; with --embeddings a .npy file.")] = None,
-    embeddings: Annotated[
-        Path | None, typer.Option(help="Vectors of any provider instead of model and texts: .npy, or Parquet.")
-    ] = None,
-    method: Annotated[AdaptMethod, typer.Option(help="How to fit.")] = "rotation",
-    dims: Annotated[str | None, dims_option("powers of two from 16, and the width")] = None,
+    output: Annotated[Path | None, common.output_option("Folder for the model; with --embeddings a .npy file.")] = None,
+    embeddings: Annotated[Path | None, Option(help="Vectors instead of model and texts: .npy, or Parquet.")] = None,
+    method: Annotated[AdaptMethod, Option(help="How to fit.")] = "rotation",
+    dims: Annotated[str | None, common.dims_option("powers of two from 16, and the width")] = None,
     pairs: Annotated[
-        Path | None,
-        typer.Option(help="For linear: table with anchor and positive; with --embeddings a .npy of row numbers."),
+        Path | None, Option(help="For linear: table with anchor and positive; with --embeddings a .npy of row numbers.")
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Column of the texts; default: every column of text.")] = None,
-    limit: TextLimit = 100_000,
-    seed: Annotated[int, typer.Option(help="Of sampling and fit.")] = 0,
-    batch_size: BatchSize = 64,
-    device: Device = None,
-    trust_remote_code: TrustRemoteCode = False,
+    column: Annotated[str | None, Option(help="Column of the texts; default: every column of text.")] = None,
+    limit: common.TextLimit = 100_000,
+    seed: Annotated[int, Option(help="Of sampling and fit.")] = 0,
+    batch_size: common.BatchSize = 64,
+    device: common.Device = None,
+    trust_remote_code: common.TrustRemoteCode = False,
 ) -> None:
     """Make a frozen model Matryoshka in minutes, without labels and with nothing lost at full width."""
-    sizes = whole_numbers(dims)
+    sizes = common.whole_numbers(dims)
     if output is None:
         raise ValueError("say where the result goes: --output FOLDER, or --output FILE.npy with --embeddings")
     if (model is None) == (embeddings is None):
@@ -123,19 +110,19 @@ def adapt(
     from mrl_text.adapt import adapt as run_adapt
     from mrl_text.adapt import adapt_vectors
 
-    common: dict[str, Any] = {"method": method, "dims": sizes, "pairs": pairs, "limit": limit, "seed": seed}
+    shared: dict[str, Any] = {"method": method, "dims": sizes, "pairs": pairs, "limit": limit, "seed": seed}
     if embeddings is not None:
-        typer.echo(adapt_vectors(embeddings, output, **common))
+        typer.echo(adapt_vectors(embeddings, output, **shared))
     else:
         options: dict[str, Any] = {"column": column, "batch_size": batch_size, "device": device}
         options["trust_remote_code"] = trust_remote_code
-        typer.echo(run_adapt(str(model), texts or [], output, **common, **options))
+        typer.echo(run_adapt(str(model), texts or [], output, **shared, **options))
 
 
-@command
+@common.command
 def quickstart(
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: section.key=value.")] = None,
-    output: Annotated[Path, output_option("Folder of the run.")] = Path("runs/quickstart"),
+    overrides: Annotated[list[str] | None, Argument(help="Changes to the recipe: section.key=value.")] = None,
+    output: Annotated[Path, common.output_option("Folder of the run.")] = Path("runs/quickstart"),
 ) -> None:
     """Train, evaluate, draw and search on this machine alone, in minutes."""
     from mrl_text.library_logging import work_offline

@@ -9,7 +9,7 @@ from mrl_text.figures import Panel
 from mrl_text.paper.estimates import as_json, averaged, over_tasks, scored
 from mrl_text.paper.experiment import FIT_STEPS, Experiment, Missing, Side
 from mrl_text.paper.page import Question, Section
-from mrl_text.paper.wording import by_size, direction, distinct, interval, listed, pick, series
+from mrl_text.paper.wording import by_size, direction, grouped, interval, listed, pick, series
 
 STARTS = (8, 16, 32, 64)
 START = 16
@@ -17,11 +17,7 @@ EQUAL = "equal"
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    """Fit a rotation for each smallest size and each weighting, and score all at every power of two.
-
-    Raises:
-        Missing: no texts to fit on, no base, or vectors too narrow for two smallest sizes.
-    """
+    """Fit a rotation for each smallest size and each weighting, and score all at every power of two."""
     experiment.train_vectors()
     starts = [start for start in STARTS if 2 * start <= experiment.width]
     if len(starts) < 2:
@@ -30,12 +26,10 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     by_start = {str(start): _scored(experiment, start, None) for start in starts}
     weights = weightings(_sizes(usual, experiment.width))
     by_weights = {EQUAL: by_start[str(usual)], **{n: _scored(experiment, usual, one) for n, one in weights.items()}}
+    groups = (("start", by_start, by_start[str(usual)]), ("weights", by_weights, by_weights[EQUAL]))
     rows = [
         {"group": group, "side": name, "dim": dim, **as_json(one), "gain": as_json(one - normal[dim])}
-        for group, sides, normal in (
-            ("start", by_start, by_start[str(usual)]),
-            ("weights", by_weights, by_weights[EQUAL]),
-        )
+        for group, sides, normal in groups
         for name, by_dim in sides.items()
         for dim, one in by_dim.items()
     ]
@@ -53,8 +47,7 @@ def weightings(dims: list[int]) -> dict[str, list[float]]:
 
 
 def _sizes(start: int, width: int) -> list[int]:
-    return sorted({*(2**power for power in range(start.bit_length() - 1, width.bit_length()) if 2**power < width),
-                   width})  # fmt: skip
+    return sorted({width, *(2**power for power in range(start.bit_length() - 1, width.bit_length()))})
 
 
 def _scored(experiment: Experiment, start: int, weights: list[float] | None) -> dict[int, Estimate]:
@@ -69,31 +62,24 @@ def _scored(experiment: Experiment, start: int, weights: list[float] | None) -> 
 
 def draw(result: dict[str, Any]) -> list[Panel]:
     """Difference to the usual choice by size: smallest sizes left, weights right."""
-    panels = []
-    for group, title, name in (
-        ("start", f"smallest size, minus {result['start']}", "from {}"),
-        ("weights", "weights, minus equal ones", "{}"),
+    start, panels = str(result["start"]), []
+    for group, usual, title, name in (
+        ("start", start, f"smallest size, minus {start}", "from {}"),
+        ("weights", EQUAL, "weights, minus equal ones", "{}"),
     ):
-        chosen = pick(result["rows"], group=group)
-        usual = str(result["start"]) if group == "start" else EQUAL
-        lines = [
-            series(name.format(side), pick(chosen, side=side), "gain")
-            for side in distinct(chosen, "side")
-            if side != usual
-        ]
+        sides = grouped(pick(result["rows"], group=group), "side")
+        lines = [series(name.format(side), rows, "gain") for side, rows in sides.items() if side != usual]
         panels.append(Panel(title, "points, mean of tasks", lines))
     return panels
 
 
 def tell(result: dict[str, Any]) -> Section:
     """Where another smallest size or other weights gain and lose."""
-    dims = sorted({row["dim"] for row in result["rows"]})
     lines = {
-        f"from {side}" if group == "start" else side: pick(result["rows"], group=group, side=side)
-        for group in ("start", "weights")
-        for side in distinct(pick(result["rows"], group=group), "side")
+        f"from {side}" if group == "start" else side: rows
+        for (group, side), rows in grouped(result["rows"], "group", "side").items()
     }
-    start, smallest = str(result["start"]), dims[0]
+    start, smallest = str(result["start"]), min(row["dim"] for row in result["rows"])
     gains = [
         f"starting at {row['side']}: {interval(row['gain'], 2, sign=True)} points"
         for row in pick(result["rows"], group="start", dim=smallest)
@@ -124,10 +110,9 @@ def _verdict(rows: list[dict[str, Any]], smallest: int) -> str:
             f"For text, fitting the smallest sizes did not pay here: at {smallest} numbers the best start is"
             f" {best}, which leaves that size out"
         )
-    weighted = pick(rows, group="weights")
     signs = {
-        name: {direction(row["gain"]) for row in pick(weighted, side=name)} - {0}
-        for name in distinct(weighted, "side")
+        name: {direction(row["gain"]) for row in own} - {0}
+        for name, own in grouped(pick(rows, group="weights"), "side").items()
         if name != EQUAL
     }
     better, worse = ([name for name, found in signs.items() if found == {sign}] for sign in (1, -1))

@@ -14,12 +14,7 @@ from mrl_text.paper.page import Question, Section
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    """Read the result files.
-
-    Raises:
-        Missing: none was handed over.
-        FileNotFoundError, ValueError: a file that is not there or lacks a key.
-    """
+    """Read the result files; one that is not there or lacks a key raises as :func:`read_classification` says."""
     if experiment.classification is None and experiment.search is None:
         raise Missing("needs result files of adaptive classification (--classification) or search (--search)")
     return {
@@ -52,11 +47,8 @@ def read_classification(file: Path) -> dict[str, Any]:
 def read_tuning(file: Path) -> dict[str, Any]:
     """From ``tune.json`` of ``mrl-text index tune``: name, documents, how much faster than exact search, share kept.
 
-    The share is that on the queries the plan was not chosen by.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: another kind of file, or one without exact search (``--max-ram``).
+    The share is that on the queries the plan was not chosen by. Errors are those of :func:`read_classification`, and
+    ValueError for a file without exact search (``--max-ram``).
     """
 
     def values(found: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from mrl_text.paper.estimates import Estimates, as_json, as_rows, averaged, over
 from mrl_text.paper.experiment import FIT_STEPS, Cut, Experiment, Model, Side
 from mrl_text.paper.page import Question, Section
 from mrl_text.paper.tasks import Labelled
-from mrl_text.paper.wording import by_size, direction, distinct, interval, listed, panels_of_tasks, pick
+from mrl_text.paper.wording import by_size, direction, distinct, grouped, interval, listed, panels_of_tasks, pick
 from mrl_text.truncation import truncate
 
 NESTED, SINGLE, PCA, RANDOM = "one rotation for all sizes", "a rotation per size", "PCA", "random dimensions"
@@ -145,7 +145,7 @@ def _table(result: dict[str, Any]) -> str:
     chosen = pick(result["rows"], metric=Labelled.metric)
     if not chosen:
         return ""
-    lines = {f"text: {side}": pick(chosen, side=side) for side in distinct(chosen, "side")}
+    lines = {f"text: {side}": rows for side, rows in grouped(chosen, "side").items()}
     names = {"MRL": "MRL", "independent": "trained for the size", "SVD": "SVD", "random": "random dimensions"}
     for side, name in names.items():
         scores = published.NEAREST_NEIGHBOUR[side]

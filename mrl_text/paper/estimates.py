@@ -24,13 +24,9 @@ def resampled(task: str, units: Mapping[Key, Units]) -> dict[Key, Estimate]:
 
 
 def scored(side: Side, tasks: Tasks, dims: Iterable[int], *, probes: bool = False) -> Estimates:
-    """Score similarity, retrieval and classification at every size.
+    """Score similarity, retrieval and classification at every size; paraphrases are left alone.
 
-    Args:
-        side: whose vectors.
-        tasks: of these three kinds; paraphrases are left alone.
-        dims: sizes.
-        probes: for classification, a linear probe besides the nearest neighbour.
+    Classification is scored by its nearest neighbour and, with ``probes``, by a linear probe besides.
     """
     sizes, found = list(dims), Estimates()
     chosen: list[Pairs | Retrieval | Labelled] = [*tasks.similar, *tasks.searches, *tasks.labelled]
@@ -60,7 +56,7 @@ def as_json(estimate: Estimate) -> dict[str, float | None]:
     if math.isnan(estimate.value):
         return {"value": 0.0, "low": None, "high": None}
     interval = estimate.interval()
-    bounds = (interval.low, interval.high) if interval is not None else (None, None)
+    bounds = (None, None) if interval is None else (interval.low, interval.high)
     rounded = [None if one is None else round(100 * one, 3) for one in (estimate.value, *bounds)]
     return dict(zip(("value", "low", "high"), rounded, strict=True))
 

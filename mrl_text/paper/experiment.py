@@ -31,31 +31,23 @@ Cut = Callable[[np.ndarray, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Model:
-    """A model, every text of which is encoded once.
-
-    Attributes:
-        label: short name.
-        revision: what tells two versions apart.
-        dims: trained sizes, ascending; empty if unknown.
-        embed: texts and a role (``"query"``, ``"document"`` or None) to float32 (n, width).
-    """
+    """A model, every text of which is encoded once."""
 
     label: str
     revision: str
+    """What tells two versions apart."""
     dims: tuple[int, ...]
+    """Trained sizes, ascending; empty if unknown."""
     embed: Callable[..., np.ndarray]
+    """Texts and a role (``"query"``, ``"document"`` or None) to float32 (n, width)."""
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.revision}"
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: the vectors of a model, made small in one way.
-
-    Attributes:
-        name: in figures and tables.
-        model: whose full-width vectors are cut.
-        cut: how.
-        control: drawn in grey.
-    """
+    """One side of a comparison: the vectors of a model, cut in one way; a control is drawn in grey."""
 
     name: str
     model: Model
@@ -73,29 +65,24 @@ class Side:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that the questions may use.
-
-    Attributes:
-        model: the Matryoshka model.
-        base: what it was made from, the control; None if there is none.
-        tasks: to measure on.
-        dims: sizes to measure, ascending; the last is the full width.
-        train: texts to fit rotations and PCA on; never those of ``tasks``.
-        independent: models trained for one size each.
-        seeds: how often what is drawn at random is drawn.
-        search: result file of ``mrl-text index tune``, where given.
-        classification: result file of ``mrl-text classify``, where given.
-    """
+    """All that the questions may use."""
 
     model: Model
     base: Model | None
+    """What the model was made from, the control; None if there is none."""
     tasks: Tasks
     dims: tuple[int, ...]
+    """Sizes to measure, ascending; the last is the full width."""
     train: Sequence[str]
+    """Texts to fit rotations and PCA on; never those of ``tasks``."""
     independent: Sequence[Model]
+    """Models trained for one size each."""
     seeds: int
+    """How often what is drawn at random is drawn."""
     search: Path | None
+    """Result file of ``mrl-text index tune``, where given."""
     classification: Path | None
+    """Result file of ``mrl-text classify``, where given."""
 
     @property
     def width(self) -> int:
@@ -109,11 +96,7 @@ class Experiment:
         return [Side(self.model.label, self.model), *control]
 
     def fit(self, dims: Sequence[int], *, weights: Sequence[float] | None = None, seed: int = 0) -> Adaptation:
-        """A rotation of the base's vectors, fitted on the training texts in :data:`FIT_STEPS` steps.
-
-        Raises:
-            Missing: no base or no training texts.
-        """
+        """A rotation of the base's vectors, fitted in :data:`FIT_STEPS` steps on :meth:`train_vectors`."""
         logger.info("fitting a rotation for %s (seed %d)", ", ".join(map(str, dims)), seed)
         return fit_adaptation(self.train_vectors(), dims=dims, weights=weights, steps=FIT_STEPS, seed=seed)
 

@@ -12,7 +12,7 @@ from mrl_text.figures import Panel
 from mrl_text.paper.experiment import Experiment, Missing, Side
 from mrl_text.paper.page import Question, Section
 from mrl_text.paper.tasks import Labelled
-from mrl_text.paper.wording import by_size, direction, distinct, interval, listed, pick, series
+from mrl_text.paper.wording import by_size, direction, distinct, grouped, interval, listed, pick, series
 
 SHOTS = (1, 2, 5, 10, 20)
 DRAWS = 10
@@ -22,11 +22,7 @@ HEAD, MIDDLE, TAIL = "head third", "middle third", "tail third"
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    """Nearest class mean from texts drawn at random, the same ones for every side and size.
-
-    Raises:
-        Missing: no labelled texts.
-    """
+    """Nearest class mean from texts drawn at random, the same ones for every side and size."""
     if not experiment.tasks.labelled:
         raise Missing("needs labelled texts")
     rows = []
@@ -68,8 +64,7 @@ def class_means(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.n
 
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore")  # it also measures spreads, which one text per class has not
-        found: np.ndarray = NearestCentroid().fit(train, labels).predict(test)
-    return found
+        return np.asarray(NearestCentroid().fit(train, labels).predict(test))
 
 
 Accuracies = dict[tuple[str, str, int], np.ndarray]
@@ -109,16 +104,16 @@ def _interval(values: np.ndarray) -> dict[str, float]:
 
 def draw(result: dict[str, Any]) -> list[Panel]:
     """Per task: few-shot with the model, and the parts of the long tail with both sides."""
-    panels, rows = [], result["rows"]
-    for task in distinct(rows, "task"):
-        model, base = pick(rows, task=task, side=result["model"]), pick(rows, task=task, control=True)
+    panels = []
+    for task, rows in grouped(result["rows"], "task").items():
+        model, base = pick(rows, side=result["model"]), pick(rows, control=True)
         drawn = [series(name, pick(model, drawn=name)) for name in _DRAWN]
         parts = [series(part, pick(model, part=part)) for part in (HEAD, TAIL)]
         if base:
             drawn += [series(f"{name}, base cut", pick(base, drawn=name), control=True) for name in _DRAWN[::2]]
             parts.append(series(f"{TAIL}, base cut", pick(base, part=TAIL), control=True))
-        panels += [Panel(f"{task}: {title}", "accuracy (x100)", lines)
-                   for title, lines in (("few-shot", drawn), (LONG_TAIL, parts))]  # fmt: skip
+        panels += [Panel(f"{task}: {name}", "accuracy (x100)", some) for name, some in zip(
+                   ("few-shot", LONG_TAIL), (drawn, parts), strict=True)]  # fmt: skip
     return panels
 
 
@@ -127,15 +122,12 @@ def tell(result: dict[str, Any]) -> Section:
     model = pick(result["rows"], side=result["model"])
     dims = sorted({row["dim"] for row in model})
     lines = {
-        drawn if part == "all" else f"{drawn}, {part}": pick(model, drawn=drawn, part=part)
-        for drawn, part in dict.fromkeys((row["drawn"], row["part"]) for row in model)
+        drawn if part == "all" else f"{drawn}, {part}": rows
+        for (drawn, part), rows in grouped(model, "drawn", "part").items()
     }
     gains = [row for row in result["rows"] if row["gain"] is not None and row["part"] == TAIL]
-    shown = "; ".join(
-        f"{row['task']} at {row['dim']}: {interval(row['gain'], 1, sign=True)}"
-        for row in gains
-        if row["dim"] != dims[-1]
-    )
+    small = [row for row in gains if row["dim"] != dims[-1]]
+    shown = "; ".join(f"{row['task']} at {row['dim']}: {interval(row['gain'], 1, sign=True)}" for row in small)
     return Section(
         paper=(
             "Matryoshka vectors are up to 2 % more accurate in long-tail few-shot classification than ordinary ones"
@@ -156,15 +148,12 @@ def tell(result: dict[str, Any]) -> Section:
 
 def _verdict(gains: list[dict[str, Any]], model: list[dict[str, Any]], dims: list[int]) -> str:
     words = []
-    for task in distinct(gains, "task"):
-        own = pick(gains, task=task)
+    for task, own in grouped(gains, "task").items():
         ahead, behind = ([row["dim"] for row in own if direction(row["gain"]) == sign] for sign in (1, -1))
-        agrees = "as for images, the tail gains" if ahead and not behind else "unlike for images, the tail"
+        said = "as for images, the tail gains" if ahead and not behind else "unlike for images, the tail"
         parts = [f"at {listed(ahead)}"] if ahead and not behind else [f"gains at {listed(ahead)}"] if ahead else []
         parts += [f"loses at {listed(behind)}"] if behind else []
-        words.append(
-            f"{task}: {agrees} {' and '.join(parts) or 'gains nowhere'}, against the base cut to the same size"
-        )
+        words.append(f"{task}: {said} {' and '.join(parts) or 'gains nowhere'}, against the base cut to the same size")
     few_kept, many_kept = (
         np.mean([row["kept"]["value"] for row in pick(model, drawn=f"{n} per class", part="all", dim=dims[0])])
         for n in (SHOTS[0], SHOTS[-1])

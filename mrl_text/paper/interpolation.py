@@ -11,18 +11,14 @@ from mrl_text.paper import published
 from mrl_text.paper.estimates import as_rows, scored
 from mrl_text.paper.experiment import Experiment, Missing
 from mrl_text.paper.page import Question, Section
-from mrl_text.paper.wording import bounds, listed, panels_of_tasks, pick
+from mrl_text.paper.wording import bounds, grouped, listed, panels_of_tasks, pick
 
 STEP = 8
 """Numbers between two sizes that are measured."""
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    """Score the model and its base at every eighth size.
-
-    Raises:
-        Missing: fewer than two sizes were trained, so that nothing is between them.
-    """
+    """Score the model and its base at every eighth size."""
     if len(experiment.dims) < 2:
         raise Missing("needs a model with at least two sizes")
     finest = max(STEP, STEP * math.ceil(experiment.width / STEP / 64))  # 64 sizes at most: wide models take wider steps
@@ -34,9 +30,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 def shortfalls(curve: Mapping[int, float], trained: list[int]) -> dict[int, float]:
     """Untrained size -> score minus the straight line over log2(size) between its trained neighbours.
 
-    Args:
-        curve: score by size.
-        trained: sizes, of which those in ``curve`` count. Sizes outside their range are left out.
+    Of ``trained`` those sizes count that ``curve`` has. Sizes outside their range are left out.
     """
     known = sorted(set(trained) & set(curve))
     found = {}
@@ -56,20 +50,17 @@ def draw(result: dict[str, Any]) -> list[Panel]:
 
 def tell(result: dict[str, Any]) -> Section:
     """The worst untrained size against the line between its trained neighbours, images beside text."""
-    images = shortfalls(
-        {**published.NEAREST_NEIGHBOUR["MRL"], **published.UNTRAINED}, list(published.NEAREST_NEIGHBOUR["MRL"])
-    )
+    nearest = published.NEAREST_NEIGHBOUR["MRL"]
+    images = shortfalls({**nearest, **published.UNTRAINED}, list(nearest))
     worst_image = min(images, key=lambda dim: images[dim])
     found, broken = {}, []
-    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in result["rows"]):
-        chosen = {row["dim"]: row for row in pick(result["rows"], side=result["model"], task=task, metric=metric)}
-        below = shortfalls({dim: row["value"] for dim, row in chosen.items()}, result["trained"])
+    for (task, metric), rows in grouped(pick(result["rows"], side=result["model"]), "task", "metric").items():
+        own = {row["dim"]: row for row in rows}
+        below = shortfalls({dim: row["value"] for dim, row in own.items()}, result["trained"])
         if below:
             worst = min(below, key=lambda dim: below[dim])
             found[task] = (metric, worst, below[worst])
-        broken += [
-            f"{task} at {dim}" for dim, short in below.items() if bounds(chosen[dim])[1] < chosen[dim]["value"] - short
-        ]
+        broken += [f"{task} at {dim}" for dim, gap in below.items() if bounds(own[dim])[1] < own[dim]["value"] - gap]
     verdict = (
         f"Text differs: below that line with confidence are {listed(broken)}."
         if broken

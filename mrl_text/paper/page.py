@@ -15,42 +15,34 @@ from mrl_text.paper.wording import listed
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says about a question.
-
-    Attributes:
-        paper: what was found for images, with its source.
-        ours: what was found for text.
-        verdict: one sentence: where text agrees, and where it differs.
-        notes: how it was measured.
-        table: Markdown, where numbers stand beside each other; may be empty.
-    """
+    """What the page says about a question."""
 
     paper: str
+    """What was found for images, with its source."""
     ours: str
+    """What was found for text."""
     verdict: str
+    """One sentence: where text agrees, and where it differs."""
     notes: str
+    """How it was measured."""
     table: str = ""
+    """Markdown, where numbers stand beside each other; may be empty."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question of the paper.
-
-    Attributes:
-        name: of its files and for ``--questions``.
-        title: heading on the page.
-        measure: answers it: JSON values.
-        panels: the figure of an answer; none where there is nothing to draw.
-        tell: the words of an answer.
-        version: raised when what is measured changes, so that older answers are measured again.
-    """
+    """A question of the paper."""
 
     name: str
+    """Of its files and for ``--questions``."""
     title: str
     measure: Callable[[Experiment], dict[str, Any]]
+    """Answers it in JSON values; raises :class:`~mrl_text.paper.experiment.Missing` where the data cannot."""
     panels: Callable[[dict[str, Any]], list[Panel]]
+    """The figure of an answer; none where there is nothing to draw."""
     tell: Callable[[dict[str, Any]], Section]
     version: int = 1
+    """Raised when what is measured changes, so that older answers are measured again."""
 
 
 def write_page(
@@ -62,18 +54,10 @@ def write_page(
     *,
     dtype: str,
 ) -> Path:
-    """Write ``README.md`` and the figures of all questions that have an answer.
+    """Write ``README.md`` and the figures of all questions that have an answer; returns the page.
 
-    Args:
-        folder: where to.
-        questions: in the order of the page.
-        experiment: what was measured.
-        results: question -> answer.
-        missing: question -> why there is none.
-        dtype: what the models computed in.
-
-    Returns:
-        The page.
+    ``questions`` come in the order of the page, each with its answer in ``results`` or with why there is none in
+    ``missing``. The models computed in ``dtype``.
     """
     parts, left_out = [_introduction(experiment, dtype)], {}
     for question in questions:
@@ -90,9 +74,8 @@ def write_page(
 
 
 def _introduction(experiment: Experiment, dtype: str) -> str:
-    base = (
-        f" Its control is {experiment.base.label}, cut to the same sizes." if experiment.base else " It names no base."
-    )
+    control = experiment.base
+    base = f" Its control is {control.label}, cut to the same sizes." if control else " It names no base."
     train = f" Rotations are fitted on {len(experiment.train):,} other texts." if experiment.train else ""
     return (
         f"# The Matryoshka paper's questions, for text: {experiment.model.label}\n\n"

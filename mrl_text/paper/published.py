@@ -16,9 +16,8 @@ NEAREST_NEIGHBOUR: dict[str, dict[int, float]] = {
 }
 """1-nearest-neighbour accuracy (``Classification KNN performance PLot/PLOTS - Sheet14.csv``)."""
 
-LINEAR: dict[int, float] = dict(
-    zip(SIZES, (66.63, 73.53, 75.03, 75.82, 76.30, 76.47, 76.65, 76.76, 76.80), strict=True)
-)
+_LINEAR = (66.63, 73.53, 75.03, 75.82, 76.30, 76.47, 76.65, 76.76, 76.80)
+LINEAR: dict[int, float] = dict(zip(SIZES, _LINEAR, strict=True))
 """Accuracy of MRL's linear classifier (``Classification Performance Plots/PLOTS - Sheet2.csv``)."""
 
 UNTRAINED: dict[int, float] = {
@@ -28,12 +27,6 @@ UNTRAINED: dict[int, float] = {
 """1-nearest-neighbour accuracy of MRL at sizes it was not trained for (``Interpolation/PLOTS - Sheet12.csv``)."""
 
 CASCADE: tuple[tuple[float, float], ...] = (
-    (13.57, 73.79),
-    (18.86, 75.23),
-    (26.18, 76.06),
-    (37.19, 76.29),
-    (47.21, 76.44),
-    (64.79, 76.53),
-    (94.32, 76.56),
-)
+    (13.57, 73.79), (18.86, 75.23), (26.18, 76.06), (37.19, 76.29), (47.21, 76.44), (64.79, 76.53), (94.32, 76.56),
+)  # fmt: skip
 """Expected size and accuracy of adaptive classification (``Cascades/plots.csv``)."""

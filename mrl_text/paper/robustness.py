@@ -17,7 +17,7 @@ from mrl_text.paper.estimates import as_json, resampled
 from mrl_text.paper.experiment import Experiment, Missing, Side
 from mrl_text.paper.page import Question, Section
 from mrl_text.paper.tasks import Change, Labelled, Retrieval, Tasks
-from mrl_text.paper.wording import by_size, direction, distinct, interval, listed, pick, series
+from mrl_text.paper.wording import by_size, direction, distinct, grouped, interval, listed, pick, series
 
 EDITS = (1, 2, 4)
 _TEXTS = 600
@@ -28,10 +28,8 @@ CLEAN, PARAPHRASE = "clean", "paraphrase"
 def misspell(text: str, edits: int, seed: int = 0) -> str:
     """A text with typing errors: letters swapped with the next, left out, typed twice or replaced.
 
-    Args:
-        text: any text; spaces and what is no letter are left alone.
-        edits: how many errors; fewer where the text has fewer letters.
-        seed: with the text it decides the errors, on every machine the same.
+    Spaces and what is no letter are left alone; a text with fewer letters than ``edits`` gets fewer errors. Text and
+    ``seed`` decide the errors, on every machine the same.
     """
     digest = hashlib.blake2b(f"{seed}\0{text}".encode(), digest_size=8).digest()
     draw = random.Random(int.from_bytes(digest, "little"))
@@ -52,11 +50,7 @@ def misspell(text: str, edits: int, seed: int = 0) -> str:
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    """Score queries and test texts with and without errors, and paraphrases looked for among all.
-
-    Raises:
-        Missing: neither a retrieval task, nor labelled texts, nor paraphrases.
-    """
+    """Score queries and test texts with and without errors, and paraphrases looked for among all."""
     tasks = experiment.tasks
     if not (tasks.searches or tasks.labelled or tasks.paraphrases):
         raise Missing("needs retrieval, labelled texts or pairs with a label")
@@ -125,13 +119,10 @@ def _rows(side: Side, own: Kept, model: Kept) -> list[dict[str, Any]]:
 def draw(result: dict[str, Any]) -> list[Panel]:
     """What is kept, by size: one panel per task."""
     panels = []
-    for task in distinct(result["rows"], "task"):
-        chosen = pick(result["rows"], task=task)
+    for task, chosen in grouped(result["rows"], "task").items():
         lines = [
-            series(
-                f"{case}, base cut" if control else case, pick(chosen, case=case, side=side), "kept", control=control
-            )
-            for case, side, control in dict.fromkeys((row["case"], row["side"], row["control"]) for row in chosen)
+            series(f"{case}, base cut" if control else case, rows, "kept", control=control)
+            for (case, _, control), rows in grouped(chosen, "case", "side", "control").items()
             if not control or case in (_errors(EDITS[-1]), PARAPHRASE)
         ]
         whole = "full size" if PARAPHRASE in distinct(chosen, "case") else "clean score"
@@ -143,10 +134,7 @@ def tell(result: dict[str, Any]) -> Section:
     """Whether small sizes lose a larger share of their score than the full one."""
     model = pick(result["rows"], side=result["model"])
     dims = sorted({row["dim"] for row in model})
-    lines = {
-        f"{task}, {case}": pick(model, task=task, case=case)
-        for task, case in dict.fromkeys((row["task"], row["case"]) for row in model)
-    }
+    lines = {f"{task}, {case}": rows for (task, case), rows in grouped(model, "task", "case").items()}
     worst = [row for row in model if row["case"] == _errors(EDITS[-1]) and row["dim"] == dims[0]]
     shown = [f"{row['task']} {interval(row['more'], 1, sign=True)}" for row in worst]
     return Section(

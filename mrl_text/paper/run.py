@@ -73,14 +73,11 @@ def paper(
             texts to evaluate may be in them.
         train_limit: texts to fit on, at most; of more a random part is taken.
         questions: some of :data:`QUESTIONS`; None is all.
-        search: result file for :mod:`mrl_text.paper.adaptive`.
-        classification: the same, for classification.
+        search, classification: result files for :mod:`mrl_text.paper.adaptive`.
         dims: sizes to measure; None is the trained ones. The full width is added.
         seeds: of fits and random dimensions.
         cache: folder of embeddings, as that of ``mrl-text eval``; None is the one that all commands share.
-        batch_size: texts per forward pass.
-        device: where to encode; None is the best there is.
-        dtype: what the models compute in.
+        batch_size, device, dtype: as for :func:`mrl_text.loading.cached`.
         trust_remote_code: allow code that comes with the models to run.
 
     Returns:
@@ -159,9 +156,9 @@ def _inputs(experiment: Experiment, question: Question, dtype: str) -> dict[str,
     shown = {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in files.items() if file}
     return {
         "mrl-text": __version__,
-        "model": f"{experiment.model.label} {experiment.model.revision}",
-        "base": f"{experiment.base.label} {experiment.base.revision}" if experiment.base else None,
-        "independent": [f"{one.label} {one.revision}" for one in experiment.independent],
+        "model": str(experiment.model),
+        "base": str(experiment.base) if experiment.base else None,
+        "independent": list(map(str, experiment.independent)),
         "data": experiment.tasks.fingerprints,
         "train": train if experiment.train else None,
         "dims": list(experiment.dims),
@@ -174,25 +171,20 @@ def _inputs(experiment: Experiment, question: Question, dtype: str) -> dict[str,
 
 
 def _control(source: ModelSource, base: str | None) -> ModelSource | None:
-    name = base or source.base_model
-    if name is None:
+    if (name := base or source.base_model) is None:
         logger.warning("%s names no base: it is shown without a control (name one with --base)", source.name)
         return None
     return find_model(name, trust_remote_code=source.trust_remote_code)
 
 
 def _sizes(source: ModelSource, control: ModelSource | None, dims: Sequence[int] | None) -> tuple[int, ...]:
-    width = peek_width(source)
-    if width is None:
+    if (width := peek_width(source)) is None:
         raise ValueError(f"{source.name} does not tell how wide its vectors are")
     if control is not None and (other := peek_width(control)) != width:
-        raise ValueError(
-            f"{source.name} has {width} numbers and its base {control.name} {other}: they cannot be compared"
-        )
+        widths = f"{source.name} has {width} numbers and its base {control.name} {other}"
+        raise ValueError(f"{widths}: they cannot be compared")
     return check_dims([*(dims or source.matryoshka_dims or halves(width)), width], width)
 
 
 def _sample(texts: list[str], limit: int) -> list[str]:
-    if len(texts) <= limit:
-        return texts
     return [texts[index] for index in np.sort(np.random.default_rng(0).permutation(len(texts))[:limit])]

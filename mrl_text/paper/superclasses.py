@@ -21,18 +21,13 @@ _SHUFFLES = 20
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
-    """Accuracy of classes, of their groups, and of random groups of the same sizes, by size.
-
-    Raises:
-        Missing: no task with ten classes.
-    """
+    """Accuracy of classes, of their groups, and of random groups of the same sizes, by size."""
     tasks = [task for task in experiment.tasks.labelled if len(task.classes) >= _FEWEST]
     if not tasks:
         raise Missing(f"needs labelled texts of {_FEWEST} classes or more")
     rows, classes, groups = [], {}, {}
     for task in tasks:
-        train, _ = task.embed(experiment.compared[0])
-        group_of = superclasses(truncate(train), task.train_labels)
+        group_of = superclasses(truncate(task.embed(experiment.compared[0])[0]), task.train_labels)
         groups[task.name] = [
             [task.classes[one] for one in np.flatnonzero(group_of == group)] for group in range(group_of.max() + 1)
         ]
@@ -47,13 +42,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 def superclasses(vectors: np.ndarray, labels: np.ndarray, count: int | None = None) -> np.ndarray:
     """Group classes by the cosine of their means, average linkage (scikit-learn's ``AgglomerativeClustering``).
 
-    Args:
-        vectors: unit vectors of training texts (n, width).
-        labels: int64 (n,), 0 to the number of classes.
-        count: groups; None is the root of the number of classes, rounded.
-
-    Returns:
-        Group of each class, int64 (classes,).
+    Unit vectors (n, width) and labels int64 (n,), counted from 0, are those of training texts. ``count`` is how many
+    groups; None is the root of the number of classes, rounded. Returns the group of each class, int64 (classes,).
     """
     from sklearn.cluster import AgglomerativeClustering
 
@@ -148,15 +138,12 @@ def _classes(result: dict[str, Any], dims: list[int]) -> str:
     parts = []
     for task, classes in result["classes"].items():
         fallen, kept = classes[:_SHOWN], [row for row in classes[::-1] if row["full"] > 0][:_SHOWN]
-        parts.append(
-            f"{task}, accuracy at {dims[-1]} → {dims[0]}. Fall most: {listed(map(_class, fallen))}. Survive best:"
-            f" {listed(map(_class, kept))}."
+        fall, survive = (
+            listed(f"`{row['class']}` {row['full']:.0f} → {row['small']:.0f}" for row in some)
+            for some in (fallen, kept)
         )
+        parts.append(f"{task}, accuracy at {dims[-1]} → {dims[0]}. Fall most: {fall}. Survive best: {survive}.")
     return "\n\n".join(parts)
-
-
-def _class(row: dict[str, Any]) -> str:
-    return f"`{row['class']}` {row['full']:.0f} → {row['small']:.0f}"
 
 
 QUESTION = Question("superclasses", "Classes and superclasses that survive", measure, draw, tell)

@@ -114,31 +114,25 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Tasks:
-    """All there is, by kind.
-
-    Attributes:
-        similar: pairs with a graded similarity.
-        paraphrases: pairs that say the same or do not.
-        searches: retrieval tasks.
-        labelled: classification tasks.
-        fingerprints: of each task, what tells two versions of it apart.
-        left_out: task -> why it cannot be used.
-    """
+    """All there is, by kind."""
 
     similar: list[Pairs] = field(default_factory=list)
+    """Pairs with a graded similarity."""
     paraphrases: list[Pairs] = field(default_factory=list)
+    """Pairs that say the same or do not."""
     searches: list[Retrieval] = field(default_factory=list)
     labelled: list[Labelled] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    """Of each task, what tells two versions of it apart."""
     left_out: dict[str, str] = field(default_factory=dict)
+    """Task -> why it cannot be used."""
 
 
 def nearest(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Label of the nearest training text, by scikit-learn's brute-force search."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    found: np.ndarray = KNeighborsClassifier(1, algorithm="brute").fit(train, labels).predict(test)
-    return found
+    return np.asarray(KNeighborsClassifier(1, algorithm="brute").fit(train, labels).predict(test))
 
 
 def linear_probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -149,8 +143,7 @@ def linear_probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    found: np.ndarray = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(train, labels).predict(test)
-    return found
+    return np.asarray(LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(train, labels).predict(test))
 
 
 def correct(found: np.ndarray, labels: np.ndarray) -> Units:
@@ -161,11 +154,7 @@ def correct(found: np.ndarray, labels: np.ndarray) -> Units:
 def read_tasks(mirror: str | Path | None, data: Sequence[str | Path], names: Sequence[str] | None = None) -> Tasks:
     """Read the tasks of a mirror and a user's own files as ``mrl-text eval`` does, of each the first subset and split.
 
-    Args:
-        mirror: folder with copies of hub data sets; None for none.
-        data: own files and folders, see :func:`mrl_text.eval.own_data.own_task`.
-        names: of mteb tasks; None is :data:`MIRROR_TASKS` where there is a mirror. Tasks that the mirror lacks are left
-            out.
+    Args as for :func:`mrl_text.paper.paper`; tasks that the mirror lacks are left out.
 
     Raises:
         FileNotFoundError, ValueError: no data at all, a missing mirror, or a malformed file.
@@ -187,15 +176,16 @@ def _read_task(loader: TaskLoader, name: str, found: Tasks) -> None:
     task = loader.fresh(name)
     kind, split = task.metadata.type, task.eval_splits[0]
     parts = task.dataset.get(task.hf_subsets[0], task.dataset)
+    rows = parts[split]
     if kind == "STS":
         left, right = task.column_names
-        found.similar.append(_pairs(name, parts[split], left, right, "score"))
+        found.similar.append(_pairs(name, rows, left, right, "score"))
     elif kind == "PairClassification":
-        found.paraphrases.append(_pairs(name, parts[split], "sentence1", "sentence2", "labels"))
+        found.paraphrases.append(_pairs(name, rows, "sentence1", "sentence2", "labels"))
     elif kind == "Retrieval":
-        found.searches.append(_retrieval(name, parts[split]))
+        found.searches.append(_retrieval(name, rows))
     elif kind == "Classification":
-        found.labelled.append(_labelled(name, parts, split, task.input_column_name, task.label_column_name))
+        found.labelled.append(_labelled(name, parts["train"], rows, task.input_column_name, task.label_column_name))
     else:
         found.left_out[name] = f"no question is about {kind}"
         return
@@ -213,8 +203,7 @@ def _retrieval(name: str, split: Any) -> Retrieval:
     return Retrieval(name, queries, documents, judged)
 
 
-def _labelled(name: str, parts: Any, split: str, text: str, label: str) -> Labelled:
-    train, test = parts["train"], parts[split]
+def _labelled(name: str, train: Any, test: Any, text: str, label: str) -> Labelled:
     labels = [np.asarray(rows[label]) for rows in (train, test)]
     known = np.unique(np.concatenate(labels))
     named = dict(zip(labels[0].tolist(), train["label_text"], strict=True)) if "label_text" in train.features else {}

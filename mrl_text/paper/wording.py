@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,22 +24,26 @@ def distinct(rows: Iterable[Row], key: str) -> list[Any]:
     return list(dict.fromkeys(row[key] for row in rows))
 
 
+def grouped(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
+    """Rows by the value of a column, or by the tuple of the values of several, in the order of the rows."""
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        found.setdefault(itemgetter(*keys)(row), []).append(row)
+    return found
+
+
 def series(name: str, rows: Sequence[Row], key: str = "", *, control: bool = False, markers: bool = True) -> Series:
     """A line over sizes: the values of rows, or of what they hold under ``key``."""
-    shown = [(row["dim"], row[key] if key else row) for row in rows]
-    points = [(dim, one["value"], one["low"], one["high"]) for dim, one in shown]
+    points = [(row["dim"], *itemgetter("value", "low", "high")(row[key] if key else row)) for row in rows]
     return Series(name, points, control, markers)
 
 
 def panels_of_tasks(rows: Sequence[Row], *, markers: bool = True) -> list[Panel]:
     """One panel per task and metric, one line per side, over sizes."""
     panels = []
-    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in rows):
-        chosen = pick(rows, task=task, metric=metric)
-        sides = {row["side"]: row["control"] for row in chosen}
-        lines = [
-            series(side, pick(chosen, side=side), control=control, markers=markers) for side, control in sides.items()
-        ]
+    for (task, metric), chosen in grouped(rows, "task", "metric").items():
+        sides = grouped(chosen, "side", "control").items()
+        lines = [series(side, own, control=control, markers=markers) for (side, control), own in sides]
         panels.append(Panel(task, f"{metric} (x100)", lines))
     return panels
 
@@ -46,11 +51,8 @@ def panels_of_tasks(rows: Sequence[Row], *, markers: bool = True) -> list[Panel]
 def by_size(head: str, lines: Mapping[str, Sequence[Row]], key: str = "", *, dims: Sequence[int] = ()) -> str:
     """A table of one line per name and one column per size; where rows share a size, their mean.
 
-    Args:
-        head: of the first column.
-        lines: name -> rows.
-        key: where in a row the value is; empty is the row itself.
-        dims: sizes to show; none shows those of all rows. What a line lacks is left empty.
+    ``head`` is that of the first column, ``key`` says where in a row the value is (empty is the row itself). ``dims``
+    are the sizes to show, by default those of all rows. What a line lacks is left empty.
     """
     sizes = list(dims) or sorted({row["dim"] for rows in lines.values() for row in rows})
     body = []
@@ -81,6 +83,4 @@ def bounds(one: Mapping[str, Any]) -> tuple[float, float]:
 
 def direction(one: Mapping[str, Any]) -> int:
     """1 or -1 where the interval of a difference lies above or below zero, else 0."""
-    if one["low"] is None:
-        return 0
-    return int(one["low"] > 0) - int(one["high"] < 0)
+    return 0 if one["low"] is None else int(one["low"] > 0) - int(one["high"] < 0)

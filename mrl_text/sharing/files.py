@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def model_files(source: ModelSource) -> tuple[dict[str, Path], dict[str, str]]:
     chosen: dict[str, Path] = {}
     for place, patterns in _places(folder).items():
         for file in sorted((folder / place).iterdir()):
-            if file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns):
+            if file.is_file() and _fits(file.name, patterns):
                 chosen[f"{place}/{file.name}" if place else file.name] = file
     left_out = _left_out(folder, chosen)
     _check_weights(folder, chosen)
@@ -58,24 +59,22 @@ def model_files(source: ModelSource) -> tuple[dict[str, Path], dict[str, str]]:
 
 
 def is_stale(name: str, published: set[str]) -> bool:
-    """Whether a file on the hub is weights of an earlier version, which would be loaded beside or before the new ones.
-
-    Args:
-        name: path of a file in the repository.
-        published: what is uploaded now.
-    """
+    """Whether a file on the hub is weights of an earlier version, loaded beside or before those ``published`` now."""
     place, _, file = name.rpartition("/")
     ours = place in {other.rpartition("/")[0] for other in published} and place not in _EXPORTS
     weights = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
-    return ours and name not in published and any(fnmatch(file, pattern) for pattern in weights)
+    return ours and name not in published and _fits(file, weights)
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _places(folder: Path) -> dict[str, list[str]]:
     places = {"": [*_ROOT, "*.py"] if _has_own_code(folder) else _ROOT}
     if (folder / "modules.json").is_file():
         try:
-            modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-            paths = [str(module["path"]) for module in modules]
+            paths = [str(module["path"]) for module in json.loads((folder / "modules.json").read_bytes())]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{folder / 'modules.json'} cannot be read ({error}): save the model again") from None
         for path in filter(None, paths):
@@ -131,7 +130,6 @@ def _left_out(folder: Path, chosen: dict[str, Path]) -> dict[str, str]:
         inside = any(name.startswith(f"{entry.name}/") for name in chosen)
         if entry.name in chosen or entry.name == "README.md" or inside:
             continue
-        pickled = any(fnmatch(entry.name, pattern) for pattern in _PICKLES)
-        reason = "a pickle; safetensors are published" if pickled else "not part of a model"
+        reason = "a pickle; safetensors are published" if _fits(entry.name, _PICKLES) else "not part of a model"
         found[entry.name + ("/" if entry.is_dir() else "")] = reason
     return found

@@ -12,15 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors
+from huggingface_hub.errors import HfHubHTTPError
 
 from mrl_text.cards.measured import PICTURE, Measured, curve_text, measured_lines
 from mrl_text.cards.metadata import check_names, eval_results, known_facts
@@ -89,14 +82,8 @@ def prepare(
     facts |= {"license": license} if license else {}
     facts |= {"language": list(languages)} if languages else {}
     readme = Path(source.path) / "README.md"
-    card = CardFacts(
-        readme=readme.read_text(encoding="utf-8-sig") if readme.is_file() else "",
-        repo=repo,
-        dims=source.matryoshka_dims,
-        prompts=_prompts(source),
-        metadata=facts,
-        measured=measured,
-    )
+    text = readme.read_text(encoding="utf-8-sig") if readme.is_file() else ""
+    card = CardFacts(text, repo, source.matryoshka_dims, _prompts(source), facts, measured)
     card.compose()  # errors in the card show before anything is sent
     return Upload(repo, card, files, left_out)
 
@@ -104,15 +91,8 @@ def prepare(
 def write_upload(upload: Upload, folder: str | Path) -> Path:
     """Write what would be published into a folder, which plain sentence-transformers can load.
 
-    Args:
-        upload: as of :func:`prepare`.
-        folder: new or empty, or one that an earlier call wrote.
-
-    Returns:
-        The folder.
-
-    Raises:
-        FileExistsError: the folder holds something else, or is the model's own.
+    The folder is new or empty, or one that an earlier call wrote; FileExistsError if it holds something else, or is the
+    model's own.
     """
     place = Path(folder)
     files = {**upload.files, "README.md": upload.card.compose().encode()}
@@ -177,18 +157,14 @@ def push(
         there = {sibling.rfilename for sibling in info.siblings or []}
         card = upload.card.compose(_card_on(api, repo, info.sha) if "README.md" in there else None, prefer)
         files: dict[str, Path | bytes] = {**upload.files, "README.md": card.encode()}
-        additions = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
-        stale = sorted(name for name in there if is_stale(name, set(files)))
-        if stale:
+        if stale := sorted(name for name in there if is_stale(name, set(files))):
             logger.info("weights of an earlier version are removed: %s", ", ".join(stale))
+        additions = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
         commit = api.create_commit(
-            repo,
-            [*additions, *(CommitOperationDelete(name) for name in stale)],
+            repo, [*additions, *map(CommitOperationDelete, stale)], revision=revision, create_pr=create_pr,
             commit_message=message or f"Upload {repo.partition('/')[2]} with mrl-text",
-            revision=revision,
-            create_pr=create_pr,
             parent_commit=info.sha,  # refused if somebody else committed since the card was read
-        )
+        )  # fmt: skip
         return str(commit.pr_url or commit.commit_url)
 
 
@@ -197,9 +173,9 @@ def _plain_errors(endpoint: str, repo: str) -> Iterator[None]:
     """The hub's errors as errors of ours that say what to do."""
     try:
         yield
-    except LocalTokenNotFoundError:
+    except errors.LocalTokenNotFoundError:
         raise PermissionError(_LOGIN) from None
-    except OfflineModeIsEnabled:
+    except errors.OfflineModeIsEnabled:
         raise ConnectionError("HF_HUB_OFFLINE is set, and a push needs the hub: unset it, or use --dry-run") from None
     except HfHubHTTPError as error:
         raise _in_words(error, repo) from error
@@ -218,16 +194,16 @@ _LOGIN = "not logged in to the hub: run `hf auth login`, or set HF_TOKEN to a to
 def _card_on(api: HfApi, repo: str, sha: str | None) -> str | None:
     try:
         return Path(api.hf_hub_download(repo, "README.md", revision=sha)).read_text(encoding="utf-8-sig")
-    except EntryNotFoundError:
+    except errors.EntryNotFoundError:
         return None
 
 
 def _in_words(error: HfHubHTTPError, repo: str) -> Exception:
     status = error.response.status_code if error.response is not None else 0
     said = error.server_message or ""
-    if status == 401 and not isinstance(error, RepositoryNotFoundError):
+    if status == 401 and not isinstance(error, errors.RepositoryNotFoundError):
         return PermissionError(f"the hub does not accept the token: {_LOGIN.partition(': ')[2]}")
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return ValueError(f"{repo} has no such branch: a pull request needs one that is there")
     if status in (401, 403, 404):
         return PermissionError(f"no right to write to {repo}: {said or 'ask its owner, or use a token that may write'}")
@@ -243,10 +219,9 @@ def _measured(source: ModelSource, repo: str, folders: Sequence[str | Path]) -> 
     if not given:
         run = Path(source.path).resolve()
         places = [place / name for place in (run, run.parent) for name in _RESULTS]
-        found = [place for place in places if (place / "scores.parquet").is_file()][:1]
-        if not found:
+        folders = [place for place in places if (place / "scores.parquet").is_file()][:1]
+        if not folders:
             return None
-        folders = found
     from mrl_text.eval.figures import draw_curve
     from mrl_text.eval.leaderboard import load_results
 
@@ -273,8 +248,7 @@ def _public(name: str, file: Path) -> Path | bytes:
     if file.suffix != ".json" or name.endswith(".index.json"):
         return file
     before = file.read_bytes()
-    after = public_json(name, before)
-    return file if after == before else after
+    return file if (after := public_json(name, before)) == before else after
 
 
 def _prompts(source: ModelSource) -> dict[str, str]:

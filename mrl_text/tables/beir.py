@@ -22,10 +22,9 @@ Relevant = dict[str, dict[str, int]]
 def read_queries(file: str | Path, problems: Problems | None = None) -> tuple[list[str], list[str]]:
     """Ids and texts of queries; a query without an id is called after the number of its line.
 
-    Args:
-        file: a table with ``text`` (or ``query``, ``question``) and maybe ``_id`` (or ``id``, ``query-id``, ``qid``),
-            or .txt with a query a line.
-        problems: where malformed rows are noted, to be raised with those of other files; the lists are shorter then.
+    The file is .txt with a query a line, or a table with ``text`` (or ``query``, ``question``) and maybe ``_id`` (or
+    ``id``, ``query-id``, ``qid``). With ``problems``, malformed rows are noted there, to be raised with those of other
+    files; the lists are shorter then.
 
     Raises:
         FileNotFoundError, ValueError: as for :func:`~mrl_text.tables.read_columns`; no column of texts, rows without
@@ -33,10 +32,10 @@ def read_queries(file: str | Path, problems: Problems | None = None) -> tuple[li
     """
     noted = Problems(Path(file)) if problems is None else problems
     columns = read_columns(file, (*_TEXT_COLUMNS, *_QUERY_IDS), noted)
-    name = next((name for name in _TEXT_COLUMNS if name in columns.names), None)
-    if name is None:
+    name = next((name for name in _TEXT_COLUMNS if name in columns.names), "")
+    if not name:
         require(columns, _TEXT_COLUMNS[:1])
-    texts = checked(columns, str(name), text, noted)
+    texts = checked(columns, name, text, noted)
     named = next((name for name in _QUERY_IDS if name in columns.names), None)
     ids = checked(columns, named, unique(), noted) if named else [str(line) for line in columns.lines]
     if problems is None:
@@ -51,13 +50,10 @@ def read_judgements(
     queries: Callable[[object], str] = identifier,
     documents: Callable[[object], str] = identifier,
 ) -> Relevant:
-    """Judgements of a table with the columns of :data:`QRELS`.
+    """Judgements of a table with the columns of :data:`QRELS`; grades may be written ``1`` or ``1.0``.
 
-    Args:
-        file: the table; grades may be written ``1`` or ``1.0``.
-        problems: of this file and of those read before it, which are raised here.
-        queries: converts, and checks, the id of a query.
-        documents: likewise of a document.
+    ``queries`` and ``documents`` convert, and check, their ids. The ``problems`` of this file and of those read before
+    it are raised here.
 
     Returns:
         For each query in the file its documents with their grades, 0 among them.
@@ -73,9 +69,8 @@ def read_judgements(
     relevant: Relevant = {}
     for line, query, document, one in zip(columns.lines, *names, grades, strict=True):
         if (earlier := relevant.setdefault(query, {}).setdefault(document, one)) != one:
-            problems.add(
-                columns.table, line, f"judges {query!r} and {document!r} as {one}, an earlier line as {earlier}"
-            )
+            said = f"judges {query!r} and {document!r} as {one}, an earlier line as {earlier}"
+            problems.add(columns.table, line, said)
     problems.raise_if_any()
     if not any(grades):
         raise ValueError(f"{columns.table.path} has no positive judgement: at least one score must be above 0")

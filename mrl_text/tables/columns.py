@@ -17,11 +17,7 @@ T = TypeVar("T")
 
 
 class Problems:
-    """What is wrong with the rows of some files, reported together so that a user mends them together.
-
-    Args:
-        about: the file or folder, for the error.
-    """
+    """What is wrong with rows of the files ``about``, reported together so that a user mends them together."""
 
     def __init__(self, about: Path) -> None:
         self._about = about
@@ -38,11 +34,7 @@ class Problems:
         self._found.append((self._files.index(table.path), line, f"{place}: {text}"))
 
     def raise_if_any(self) -> None:
-        """Raise what was noted.
-
-        Raises:
-            ValueError: at least one problem; the first five are shown in the order of files and lines.
-        """
+        """Raise a ``ValueError`` of what was noted; the first five are shown in the order of files and lines."""
         if not self._found:
             return
         shown = [text for _, _, text in sorted(self._found, key=lambda found: found[:2])[:_SHOWN_PROBLEMS]]
@@ -54,27 +46,19 @@ class Problems:
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of one file, rows in the order of the file.
-
-    Attributes:
-        table: the file.
-        names: every column of the file.
-        lines: the line each row starts on, counted from 1; in Parquet the number of the row.
-        values: the columns that were asked for and are there; None where a row lacks the field.
-    """
+    """Columns of one file, rows in the order of the file."""
 
     table: Table
     names: list[str]
+    """Every column of the file."""
     lines: list[int]
+    """The line each row starts on, counted from 1; in Parquet the number of the row."""
     values: dict[str, list[Any]]
+    """The columns that were asked for and are there; None where a row lacks the field."""
 
 
 def good_rows(table: Table, problems: Problems, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows that can be read; the others are noted, and blank lines are passed over.
-
-    Raises:
-        ValueError: as for :meth:`mrl_text.tables.Table.rows`.
-    """
+    """The rows that can be read; the others are noted, blank lines are left out. Errors as :meth:`Table.rows`."""
     problems.follow(table)
     for row in table.rows(columns=columns):
         if row.problem is None:
@@ -86,13 +70,9 @@ def good_rows(table: Table, problems: Problems, columns: Sequence[str] | None = 
 def read_columns(
     file: str | Path | Table, wanted: Collection[str], problems: Problems, *, required: Sequence[Sequence[str]] = ()
 ) -> Columns:
-    """Read the wanted columns; rows that cannot be read are noted and left out, blank lines are left out.
+    """Read the wanted columns that are there; rows that cannot be read are noted and left out, blank lines left out.
 
-    Args:
-        file: a path, or an opened table.
-        wanted: columns to keep, where the file has them.
-        problems: where malformed rows are noted.
-        required: layouts, of one of which the file must have all columns; none requires nothing.
+    ``required`` are layouts, of one of which the file must have all columns; none requires nothing.
 
     Raises:
         FileNotFoundError, ValueError: as for :func:`~mrl_text.tables.open_table`, no row, or :func:`require`.
@@ -116,11 +96,7 @@ def read_columns(
 
 
 def require(columns: Columns, *layouts: Sequence[str]) -> None:
-    """Check that a file has all columns of one of the layouts.
-
-    Raises:
-        ValueError: it has not; what was found and the nearest fix are named.
-    """
+    """Raise ``ValueError`` unless a file has all columns of one layout; it names what is there and the nearest fix."""
     names = columns.names
     gaps = [[name for name in layout if name not in names] for layout in layouts]
     if not all(gaps):

@@ -19,23 +19,18 @@ TITLE = "title"  # BEIR's, encoded before the text
 
 @dataclass(frozen=True)
 class Text:
-    """One row of a corpus.
-
-    Attributes:
-        number: counted from 1, as :attr:`mrl_text.tables.Row.number`; blank lines count.
-        line: where it is, as :attr:`mrl_text.tables.Row.line`.
-        id: as the file has it; None where it has none.
-        text: what is encoded; empty where there is a problem.
-        problem: why the row has no text, None for a good one.
-        cells: the columns that were asked for besides, by name; a cell that is not there is None.
-    """
+    """One row of a corpus; number and line are those of :class:`mrl_text.tables.Row`."""
 
     number: int
     line: int
     id: str | None
+    """As the file has it; None where it has none."""
     text: str
+    """What is encoded; empty where there is a problem."""
     problem: str | None = None
+    """Why the row has no text, None for a good one."""
     cells: dict[str, Any] = field(default_factory=dict)
+    """The columns that were asked for besides, by name; a cell that is not there is None."""
 
     @property
     def blank(self) -> bool:
@@ -45,19 +40,15 @@ class Text:
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """A file of a corpus and where in it ids and texts are; :func:`open_corpus` makes it.
-
-    Attributes:
-        table: the file.
-        text_columns: joined by a blank where there are several.
-        id_column: None numbers the rows.
-        keep: columns that texts bring along in ``cells``.
-    """
+    """A file of a corpus and where in it ids and texts are; :func:`open_corpus` makes it."""
 
     table: Table
     text_columns: tuple[str, ...]
+    """Joined by a blank where there are several."""
     id_column: str | None
+    """None numbers the rows."""
     keep: tuple[str, ...] = ()
+    """Columns that texts bring along in ``cells``."""
 
     @property
     def path(self) -> Path:
@@ -65,11 +56,7 @@ class CorpusFile:
         return self.table.path
 
     def texts(self, skip: int = 0) -> Iterator[Text]:
-        """The rows after the first ``skip``; one without text, or that cannot be read, comes with its problem.
-
-        Raises:
-            ValueError: what follows cannot be read at all, as in damaged Parquet.
-        """
+        """The rows after the first ``skip``, each with its text or its problem; damaged Parquet is a ``ValueError``."""
         columns = list(dict.fromkeys([*self.text_columns, *filter(None, [self.id_column]), *self.keep]))
         return map(self._text, self.table.rows(skip, columns=columns))
 
@@ -92,15 +79,11 @@ def open_corpus(
 ) -> CorpusFile:
     """Find out where in a file ids and texts are; of JSON the file is read once for its columns.
 
-    Args:
-        path: see :func:`mrl_text.tables.open_table`.
-        text_columns: what to encode; none takes ``text`` and, before it, ``title`` where there is one (BEIR).
-        id_column: None takes the first of :data:`ID_COLUMNS` there is, else numbers the rows.
-        keep: columns that texts bring along.
+    Without ``text_columns`` it is ``text`` and, before it, ``title`` where there is one (BEIR). Without ``id_column``
+    it is the first of :data:`ID_COLUMNS` there is, else rows are numbered. Texts bring along the columns ``keep``.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a type of file that cannot be read, an empty or broken one, or no such column.
+        FileNotFoundError, ValueError: as for :func:`mrl_text.tables.open_table`, or no such column.
     """
     table = open_table(path)
     known = table.columns
@@ -123,10 +106,7 @@ def id_prefixes(paths: Sequence[Path]) -> list[str]:
     """What the ids of rows without one begin with, before their number, so that no two files give the same.
 
     Nothing in the first file, the file's name in further ones. Where an earlier one has that name, as many folders
-    stand before it as it takes. Files that are added at the end change no prefix.
-
-    Args:
-        paths: absolute, all different.
+    stand before it as it takes. Files that are added at the end change no prefix. Paths are absolute, all different.
     """
     prefixes = [""]
     for path in paths[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections import deque
 from collections.abc import Iterator
 
@@ -17,13 +18,8 @@ _QUOTE = '"'
 def csv_records(lines: Iterator[str], delimiter: str = ",") -> Iterator[tuple[int, Record]]:
     """Records as RFC 4180 has them: cells with commas, quotes or line breaks stand in quotes.
 
-    Args:
-        lines: with their line ends.
-        delimiter: between cells.
-
-    Yields:
-        The line a record starts on, counted from 1, and its cells; none for a blank line. Quotes that do not match
-        give a problem in place of the cells.
+    ``lines`` come with their ends. Each record is the line it starts on, counted from 1, and its cells, none for a
+    blank line. Quotes that do not match give a problem in place of the cells.
     """
     csv.field_size_limit(_LONGEST_CELL)  # of the whole process: readers that take turns cannot put it back
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -43,12 +39,7 @@ def tsv_records(lines: Iterator[str]) -> Iterator[tuple[int, Record]]:
 
     A cell that stands in quotes as a whole loses them, since spreadsheets and pandas write such cells. A line that
     does not have the header's number of cells may be the beginning of a quoted cell with tabs or line breaks in it.
-
-    Args:
-        lines: with their line ends; the first is the header.
-
-    Yields:
-        As :func:`csv_records`.
+    The first of ``lines`` is the header; records are as in :func:`csv_records`.
     """
     ahead = _Ahead(lines)
     width = 0
@@ -72,19 +63,14 @@ class _Ahead:
         self._waiting: deque[str] = deque()
 
     def take(self) -> str | None:
-        line = self.peek(0)
-        if line is not None:
+        if (line := self.peek(0)) is not None:
             self._waiting.popleft()
             self.taken += 1
         return line
 
     def peek(self, place: int) -> str | None:
-        while len(self._waiting) <= place:
-            line = next(self._lines, None)
-            if line is None:
-                return None
-            self._waiting.append(line)
-        return self._waiting[place]
+        self._waiting.extend(itertools.islice(self._lines, max(0, place + 1 - len(self._waiting))))
+        return self._waiting[place] if place < len(self._waiting) else None
 
 
 def _split(line: str) -> list[str]:

@@ -5,14 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
     ".txt": "txt",
-}
+}  # fmt: skip
 """Ending of a file -> what is in it. JSON may also be one array of objects, or one object, over any lines."""
 
 SUFFIXES = tuple(FORMATS)
@@ -24,9 +19,7 @@ COMPRESSIONS = (".gz", ".zst")
 def table_files(path: Path, *, deep: bool = False) -> list[Path]:
     """The files that can be read of a folder, in order, without .txt, which are notes there; or the file itself.
 
-    Args:
-        path: a folder or a file.
-        deep: look into the folders of the folder, too.
+    ``deep`` looks into the folders of the folder, too.
     """
     if not path.is_dir():
         return [path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import itertools
@@ -38,19 +39,16 @@ _FOREIGN = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a file.
-
-    Attributes:
-        number: counted from 1. In JSON lines and .txt every line counts; in CSV and TSV records do.
-        line: the line the row starts on, counted from 1; of Parquet and of one JSON document the number of the row.
-        cells: column -> value; empty where there is a problem. A JSON object has the columns it names.
-        problem: why the row cannot be read, None for a good one.
-    """
+    """One row of a file."""
 
     number: int
+    """Counted from 1. In JSON lines and .txt every line counts; in CSV and TSV records do."""
     line: int
+    """The line the row starts on, counted from 1; of Parquet and of one JSON document the number of the row."""
     cells: dict[str, Any] = field(default_factory=dict)
+    """Column -> value; empty where there is a problem. A JSON object has the columns it names."""
     problem: str | None = None
+    """Why the row cannot be read, None for a good one."""
 
     @property
     def blank(self) -> bool:
@@ -60,15 +58,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A file of rows; :func:`open_table` makes it.
-
-    Attributes:
-        path: absolute.
-        format: ``jsonl``, ``csv``, ``tsv``, ``parquet`` or ``txt``.
-    """
+    """A file of rows, as :func:`open_table` makes it. What cannot be read at all raises ``ValueError`` everywhere."""
 
     path: Path
+    """Absolute."""
     format: str
+    """``jsonl``, ``csv``, ``tsv``, ``parquet`` or ``txt``."""
 
     @property
     def unit(self) -> str:
@@ -84,8 +79,7 @@ class Table:
     def columns(self) -> list[str]:
         """Every column of the file, in order; of JSON those of all rows, for which the file is read once.
 
-        Raises:
-            ValueError: a column is named twice, no row of JSON names one, or the file cannot be read.
+        A column that is named twice, or JSON of which no row names one, is a ``ValueError``.
         """
         if self.format == "txt":
             return [TEXT]
@@ -104,11 +98,7 @@ class Table:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of Parquet, the types of the columns.
-
-        Raises:
-            ValueError: the file cannot be read.
-        """
+        """Of Parquet, the types of the columns."""
         with _parquet(self.path) as opened:
             return opened.schema_arrow
 
@@ -134,17 +124,13 @@ class Table:
         return self._line_rows(skip, _json if self.format == "jsonl" else _plain)
 
     def count(self) -> int:
-        """Rows that :meth:`rows` gives; the file is read once, of Parquet only the footer.
-
-        Raises:
-            ValueError: as for :meth:`rows`.
-        """
+        """Rows that :meth:`rows` gives; the file is read once, of Parquet only the footer."""
         if self.format == "parquet":
             return int(_parquet(self.path).metadata.num_rows)
         if self.format in ("csv", "tsv") or self._is_document:
             return sum(1 for _ in self.rows())
         lines, last = 0, b"\n"
-        with self._reading(), _open_binary(self.path) as stream:
+        with _reading(self.path), _open_binary(self.path) as stream:
             while block := stream.read(_BLOCK):
                 lines, last = lines + block.count(b"\n"), block[-1:]
         return lines + (last != b"\n")
@@ -153,10 +139,6 @@ class Table:
         """Size and time of the last change, to tell whether the file is still the one that was read."""
         status = self.path.stat()
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-    def place(self, row: Row) -> str:
-        """Where a row is, for messages."""
-        return f"{self.path.name}, {self.unit} {row.line}"
 
     @cached_property
     def _is_document(self) -> bool:
@@ -171,23 +153,18 @@ class Table:
             raise ValueError(f"{self.path} names the column {twice!r:.60} twice: keep one")
         return names
 
-    def _reading(self) -> _Reading:
-        return _Reading(self.path)
-
     def _lines(self) -> Iterator[str]:
         """Lines with their ends; bytes that are not UTF-8 become lone surrogates, which :func:`_decoded` finds."""
         newline = "" if self.format == "csv" else "\n"  # a carriage return alone ends a line of CSV only
-        with self._reading(), _open_binary(self.path) as stream:
-            yield from io.TextIOWrapper(
-                cast(BinaryIO, stream), encoding="utf-8-sig", errors="surrogateescape", newline=newline
-            )
+        with _reading(self.path), _open_binary(self.path) as stream:
+            binary = cast(BinaryIO, stream)
+            yield from io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
     def _line_rows(self, skip: int, parse: Callable[[str], dict[str, Any] | str]) -> Iterator[Row]:
         for number, line in enumerate(itertools.islice(self._lines(), skip, None), start=skip + 1):
             text = line.strip()
-            problem = (BLANK if not text else None) or _undecodable(text)
-            cells = problem or parse(text)
-            yield Row(number, number, problem=cells) if isinstance(cells, str) else Row(number, number, cells)
+            cells = (BLANK if not text else None) or _undecodable(text) or parse(text)
+            yield _row(number, cells)
 
     def _document_rows(self, skip: int) -> Iterator[Row]:
         content = "".join(self._lines())
@@ -199,8 +176,7 @@ class Table:
             raise ValueError(f"{self.path} is not valid JSON: {error}") from None
         items = found if isinstance(found, list) else [found]
         for number, item in enumerate(items[skip:], start=skip + 1):
-            cells = item if isinstance(item, dict) else _not_an_object(item)
-            yield Row(number, number, problem=cells) if isinstance(cells, str) else Row(number, number, cells)
+            yield _row(number, item if isinstance(item, dict) else _not_an_object(item))
 
     def _records(self) -> Iterator[tuple[int, list[str] | str]]:
         """Header and records; blank lines before the header are passed over."""
@@ -244,35 +220,33 @@ def open_table(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> Table:
         raise ValueError(f"{path} is none of the types that can be read: {', '.join(suffixes)}")
     if not file.is_file():
         raise FileNotFoundError(f"no data file at {path}")
-    with _Reading(file), _open_binary(file) as stream:
+    with _reading(file), _open_binary(file) as stream:
         head = stream.read(4)
+        blank = not head
         if suffix != ".parquet":
             if kind := next((kind for magic, kind in _FOREIGN.items() if head.startswith(magic)), None):
                 raise ValueError(f"{path} is {kind}")
             blank = not head.removeprefix(b"\xef\xbb\xbf").strip()
             while blank and (block := stream.read(_BLOCK)):
                 blank = not block.strip()
-        else:
-            blank = not head
+            while blank and (block := stream.read(_BLOCK)):
+                blank = not block.strip()
     if blank:
         raise ValueError(f"{path} is empty: it needs at least one row")
     return Table(file, FORMATS[suffix])
 
 
-class _Reading:
-    """Turns what libraries raise about a damaged file into one ``ValueError`` that names it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, EOFError | gzip.BadGzipFile | OSError) and not isinstance(error, FileNotFoundError):
-            raise ValueError(f"{self._path} cannot be read: {_one_line(error)}") from error
-        if type(error).__module__ in ("zlib", "pyarrow.lib"):
-            raise ValueError(f"{self._path} cannot be read: {_one_line(error)}") from error
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what libraries raise about a damaged file into one ``ValueError`` that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        if isinstance(error, EOFError | OSError) or type(error).__module__ in ("zlib", "pyarrow.lib"):
+            raise ValueError(f"{path} cannot be read: {_one_line(error)}") from error
+        raise
 
 
 def _open_binary(path: Path) -> Any:
@@ -297,6 +271,11 @@ def _undecodable(text: str) -> str | None:
         before = text[max(0, error.start - 20) : error.start]
         return f"is not UTF-8 (byte 0x{byte:02x} behind {before!r}): save it as UTF-8"
     return None
+
+
+def _row(number: int, cells: dict[str, Any] | str) -> Row:
+    """A row of a file in which every row is one line, from its cells or its problem."""
+    return Row(number, number, problem=cells) if isinstance(cells, str) else Row(number, number, cells)
 
 
 def _plain(line: str) -> dict[str, Any] | str:
@@ -331,9 +310,8 @@ def _parquet_rows(path: Path, skip: int, columns: list[str]) -> Iterator[Row]:
     import pyarrow as pa
 
     opened = _parquet(path)
-    ends = list(
-        itertools.accumulate(opened.metadata.row_group(one).num_rows for one in range(opened.metadata.num_row_groups))
-    )
+    footer = opened.metadata
+    ends = list(itertools.accumulate(footer.row_group(one).num_rows for one in range(footer.num_row_groups)))
     first = next((group for group, end in enumerate(ends) if end > skip), len(ends))
     number = ends[first - 1] if first else 0
     try:

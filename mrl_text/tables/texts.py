@@ -61,11 +61,7 @@ def is_text(kind: object) -> bool:
 
 def _are_numbers(texts: list[str]) -> bool:
     try:
-        return all(map(_is_number, filter(None, texts)))
+        list(map(float, filter(None, texts)))
     except ValueError:
         return False
-
-
-def _is_number(text: str) -> bool:
-    float(text)
     return True
