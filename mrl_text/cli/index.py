@@ -102,8 +102,7 @@ def build(
 def push(
     store: StoreUrl,
     sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE...", help="A folder of mrl-text encode; or corpus files."),
+        list[str], typer.Argument(metavar="SOURCE...", help="A folder of mrl-text encode; or corpus files.")
     ],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Encodes corpus files.")] = None,
     dims: Dims = None,

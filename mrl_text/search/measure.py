@@ -179,12 +179,7 @@ class PlanTrials:
     """
 
     def __init__(
-        self,
-        store: Store,
-        queries: np.ndarray,
-        judged: Judged,
-        metric: Metric,
-        halves: tuple[np.ndarray, np.ndarray],
+        self, store: Store, queries: np.ndarray, judged: Judged, metric: Metric, halves: tuple[np.ndarray, np.ndarray]
     ) -> None:
         self.store = store
         self._queries, self._judged, self._metric, self._halves = queries, judged, metric, halves

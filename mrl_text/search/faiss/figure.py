@@ -117,10 +117,7 @@ def figure(
     facts = f"{len(index):,} documents, {len(queries):,} queries, {threads} thread{'s'[: threads > 1]}"
     file = Path(folder) / "search.csv"
     write_atomically(file, table.to_csv(index=False, float_format="%.6g").encode())
-    return [
-        file,
-        *save_figure(_draw(table, facts), Path(folder) / "search.png"),
-    ]
+    return [file, *save_figure(_draw(table, facts), Path(folder) / "search.png")]
 
 
 def _plans(index: AdaptiveIndex, sizes: Sequence[int], dim: int | None) -> Iterator[tuple[str, SearchPlan]]:
