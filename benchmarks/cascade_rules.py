@@ -21,7 +21,7 @@ import pandas as pd
 from mrl_text.classification.adaptive import AdaptiveClassifier
 from mrl_text.classification.run import embed_texts
 from mrl_text.classification.thresholds import Stages, confidence, find_path
-from mrl_text.quiet import quiet_libraries
+from mrl_text.library_logging import quiet_libraries
 
 LOST = (0.4, 0.3, 0.2, 0.1)
 

@@ -21,7 +21,7 @@ from scipy import stats
 from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
 from mrl_text.classification.figure import Curve, draw_curves
 from mrl_text.classification.run import embed_texts
-from mrl_text.quiet import quiet_libraries
+from mrl_text.library_logging import quiet_libraries
 
 KINDS = {False: "separate heads", True: "tied heads"}
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -80,7 +80,7 @@ def _side(name: str, arguments: argparse.Namespace) -> dict:
 
 
 def _run_side(arguments: argparse.Namespace) -> None:
-    from mrl_text.quiet import quiet_libraries
+    from mrl_text.library_logging import quiet_libraries
 
     quiet_libraries()
     tasks, dims = arguments.tasks.split(","), [int(dim) for dim in arguments.dims.split(",")]

@@ -16,7 +16,7 @@ import pandas as pd
 import sentence_transformers
 
 from mrl_text.eval import sweep
-from mrl_text.quiet import quiet_libraries
+from mrl_text.library_logging import quiet_libraries
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ def main() -> None:
     if arguments.server:
         _serve(arguments)
         return
-    from mrl_text.quiet import quiet_libraries
+    from mrl_text.library_logging import quiet_libraries
 
     quiet_libraries()
     from mrl_text.serving.embedder import Embedder
@@ -139,7 +139,7 @@ def _plain(embedder: Any, texts: list[str]) -> float:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from mrl_text.quiet import quiet_libraries
+    from mrl_text.library_logging import quiet_libraries
 
     quiet_libraries()
     from mrl_text.serving import ServerSettings, serve

@@ -13,7 +13,7 @@ from mrl_text import MatryoshkaEncoder
 from mrl_text.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
 from mrl_text.dtypes import fastest_dtype
 from mrl_text.eval.statistics import bootstrap_mean
-from mrl_text.quiet import quiet_libraries
+from mrl_text.library_logging import quiet_libraries
 from mrl_text.training.recipe_files import load_recipe
 from mrl_text.truncation import truncate
 

@@ -24,34 +24,17 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm.auto import tqdm
+
 from mrl_text.files import cache_dir, write_atomically
 
 logger = logging.getLogger(__name__)
 
 HELD_OUT_THIRD_PARTY = ("networkx", "polars", "sklearn")
 HELD_OUT_STDLIB = (
-    "argparse",
-    "asyncio",
-    "collections",
-    "concurrent",
-    "csv",
-    "datetime",
-    "email",
-    "fractions",
-    "http",
-    "ipaddress",
-    "json",
-    "logging",
-    "random",
-    "shutil",
-    "statistics",
-    "string",
-    "subprocess",
-    "tempfile",
-    "unittest",
-    "urllib",
-    "zipfile",
-)
+    "argparse asyncio collections concurrent csv datetime email fractions http ipaddress json logging random "
+    "shutil statistics string subprocess tempfile unittest urllib zipfile"
+).split()
 HELD_OUT_PACKAGES = (*HELD_OUT_THIRD_PARTY, *HELD_OUT_STDLIB)
 """Top-level import names that training never reads and the docstring retrieval task is made of."""
 
@@ -63,14 +46,10 @@ _PARSER_VERSION = 1  # to be raised with every change of what is parsed: it inva
 class Docstring(NamedTuple):
     """One docstring, split into the two halves of a training pair."""
 
-    id: str
-    """Dotted name of the documented object, e.g. ``"sklearn.cluster._kmeans.KMeans.fit"``."""
-    package: str
-    """Top-level import name."""
-    anchor: str
-    """The summary paragraph on one line."""
-    positive: str
-    """The start of the rest as running text, at most 250 characters, without doctests and markup."""
+    id: str  # dotted name of the documented object, e.g. ``"sklearn.cluster._kmeans.KMeans.fit"``.
+    package: str  # top-level import name
+    anchor: str  # the summary paragraph on one line
+    positive: str  # the start of the rest as running text, at most 250 characters, without doctests and markup
 
 
 def load_docstrings(
@@ -86,12 +65,10 @@ def load_docstrings(
     Args:
         packages: top-level import names. None takes the whole environment: every package that can be found on
             ``sys.path`` and every module of the standard library. Names that are not installed are passed over.
-        exclude: top-level import names to leave out.
         limit_per_package: at most this many pairs of each package. Its files are read in an order that is fixed by
             their names and random in effect, until there are enough.
         use_cache: keep the parsed pairs of each package under the cache directory, keyed by the names, sizes and
             times of its files, and use them when they are there.
-        progress: show a progress bar on stderr.
 
     Returns:
         Pairs sorted by package and name. No two share an anchor or a positive (case and spacing ignored).
@@ -103,7 +80,9 @@ def load_docstrings(
         raise ValueError(f"limit_per_package must be at least 1, got {limit_per_package}")
     names = sorted(set(environment_packages() if packages is None else packages) - set(exclude))
     found: list[Docstring] = []
-    for name in _with_progress(names, progress):
+    bar = tqdm(names, "Reading docstrings", unit="package", disable=not progress, leave=False, dynamic_ncols=True)
+    for name in bar:
+        bar.set_postfix_str(name)
         found.extend(_package_docstrings(name, limit_per_package, use_cache))
     if not found:
         wanted = "this environment" if packages is None else ", ".join(packages)
@@ -124,10 +103,6 @@ def environment_packages() -> list[str]:
 
 def parse_docstrings(source: str, module: str) -> Iterator[Docstring]:
     """Yield the pairs of one source file, in the order of the file.
-
-    Args:
-        source: Python source text.
-        module: dotted name of the module, the prefix of every id.
 
     Raises:
         SyntaxError: the source is not valid Python.
@@ -248,12 +223,3 @@ def _deduplicated(pairs: Iterable[Docstring]) -> list[Docstring]:
             seen |= keys
             kept.append(pair)
     return kept
-
-
-def _with_progress(names: Sequence[str], show: bool) -> Iterator[str]:
-    from tqdm.auto import tqdm
-
-    bar = tqdm(names, desc="Reading docstrings", unit="package", disable=not show, leave=False, dynamic_ncols=True)
-    for name in bar:
-        bar.set_postfix_str(name)
-        yield name

@@ -27,9 +27,6 @@ def training_precision(*, use_cpu: bool = False) -> dict[str, bool]:
     bfloat16 on GPUs that have it and on processors with AVX-512 BF16 or AMX, float16 on older CUDA GPUs, otherwise
     float32: on a processor without the instructions bfloat16 is emulated and slower.
 
-    Args:
-        use_cpu: leave GPUs alone.
-
     Returns:
         Some of ``bf16``, ``fp16`` and ``use_cpu``; the Trainer allows bfloat16 on a processor only with ``use_cpu``.
     """
@@ -41,11 +38,7 @@ def training_precision(*, use_cpu: bool = False) -> dict[str, bool]:
 
 
 def fastest_dtype(device: str | torch.device | None = None) -> Literal["float32", "bfloat16"]:
-    """bfloat16 where a device has it natively (AVX-512 BF16, AMX, CUDA GPUs from Ampere on), else float32.
-
-    Args:
-        device: None is the one that sentence-transformers chooses.
-    """
+    """bfloat16 where a device has it natively (AVX-512 BF16, AMX, CUDA GPUs from Ampere on), else float32."""
     if device is None:
         from sentence_transformers.util import get_device_name
 
@@ -80,7 +73,9 @@ def compute_dtype(model: SentenceTransformer, wanted: str | None = None) -> str:
             )
         return own
     if wanted == "auto":
-        return fastest_dtype(model.device) if _multiplies(model) else own
+        # models that look up and average have no products, and gain nothing from fewer bits
+        multiplies = any(isinstance(module, torch.nn.Linear) for module in model.modules())
+        return fastest_dtype(model.device) if multiplies else own
     return wanted
 
 
@@ -92,11 +87,6 @@ def computing_in(dtype: str, model: SentenceTransformer) -> AbstractContextManag
     if compute_dtype(model) == dtype:
         return nullcontext()
     return torch.autocast(model.device.type, getattr(torch, dtype))
-
-
-def _multiplies(model: SentenceTransformer) -> bool:
-    """Whether there are matrix products at all; models that look up and average gain nothing from fewer bits."""
-    return any(isinstance(module, torch.nn.Linear) for module in model.modules())
 
 
 def _has_bfloat16(device_type: str) -> bool:

@@ -28,12 +28,7 @@ class EmbeddingCache:
 
     New texts are encoded longest first and written every 4,096, so that a run that is killed repeats no more. Several
     processes may share a folder; see :class:`~mrl_text.vector_file.VectorFile`.
-
-    Args:
-        load_model: returns the model; called on the first use of :attr:`model` or :meth:`embed`.
-        folder: where the embeddings of all models are kept, each in a folder named after :func:`fingerprint`; None
-            keeps them in memory.
-        batch_size: texts per forward pass.
+    Each model has a folder named after its :func:`fingerprint`; where ``folder`` is None all stay in memory.
     """
 
     def __init__(self, load_model: Callable[[], MatryoshkaEncoder], folder: Path | None, batch_size: int = 32) -> None:
@@ -42,8 +37,7 @@ class EmbeddingCache:
         self._folder = folder
         self._batch_size = batch_size
         self._opened: VectorMemory | None = None
-        self.encoded = 0
-        """Texts that went through the model in this process."""
+        self.encoded = 0  # texts that went through the model in this process
 
     @property
     def model(self) -> MatryoshkaEncoder:
@@ -56,7 +50,6 @@ class EmbeddingCache:
         """Full-width embeddings as the model computes them, not renormalised.
 
         Args:
-            texts: any number of texts, repeats allowed.
             prompt: text put before each; None leaves it to the model.
             role: ``"query"``, ``"document"`` or None, as in ``encode_query`` and ``encode_document``.
 
@@ -108,17 +101,11 @@ class EmbeddingCache:
     ) -> np.ndarray:
         steps: list[np.ndarray] = []
         options: dict[str, Any] = {"task": route} if route else {}
+        options |= {"batch_size": self._batch_size, "show_progress_bar": False, "normalize_embeddings": False}
         for start in range(0, len(texts), 16 * self._batch_size):  # often enough for the bar to move
             some = texts[start : start + 16 * self._batch_size]
             with self.model.truncate_embeddings(None):
-                step = self.model.encode(
-                    some,
-                    prompt=prompt,
-                    batch_size=self._batch_size,
-                    show_progress_bar=False,
-                    normalize_embeddings=False,
-                    **options,
-                )
+                step = self.model.encode(some, prompt=prompt, **options)
             width = steps[0].shape[1] if steps else store.width or self.model.width or step.shape[1]
             if step.shape[1] != width:
                 raise ValueError(

@@ -45,9 +45,6 @@ class MatryoshkaEncoder(SentenceTransformer):
             trained at full width only.
         **kwargs: as for ``SentenceTransformer``.
 
-    Attributes:
-        warn_when_cut: warn about the first input longer than ``max_seq_length``; turned off by the warning itself.
-
     Raises:
         FileNotFoundError: a local path without a model.
         ValueError: a trained size larger than the model.
@@ -59,15 +56,11 @@ class MatryoshkaEncoder(SentenceTransformer):
     """
 
     def __init__(
-        self,
-        model_name_or_path: str | None = None,
-        *,
-        matryoshka_dims: Sequence[int] | None = None,
-        **kwargs: Any,
+        self, model_name_or_path: str | None = None, *, matryoshka_dims: Sequence[int] | None = None, **kwargs: Any
     ) -> None:
         self._saved_metadata: dict[str, Any] = {}
         self._warned_dims: set[int] = set()
-        self.warn_when_cut = True
+        self.warn_when_cut = True  # about the first input that is too long; turned off by the warning itself
         if model_name_or_path is not None:
             model_name_or_path = find_model(model_name_or_path).path
         super().__init__(model_name_or_path, **kwargs)
@@ -139,17 +132,15 @@ class MatryoshkaEncoder(SentenceTransformer):
 
         Args:
             inputs: one text, or any iterable of texts (list, generator, numpy array, ``datasets`` column), of pairs of
-                texts or of dictionaries, as sentence-transformers takes them. A text longer
-                than ``max_seq_length`` tokens is cut there; the first time this is certain, a warning says so.
+                texts or of dictionaries, as sentence-transformers takes them. A text longer than ``max_seq_length``
+                tokens is cut there; the first time this is certain, a warning says so.
             prompt_name: name of a prompt saved with the model, such as ``"query"``.
             prompt: text put before every input; wins over ``prompt_name``.
-            batch_size: texts per forward pass.
-            show_progress_bar: None shows it where the log level is INFO or lower.
-            output_value: as in sentence-transformers; anything but ``"sentence_embedding"`` is passed through.
+            batch_size, show_progress_bar: as for the parent.
+            output_value: likewise; anything but ``"sentence_embedding"`` is what the parent returns.
             precision: ``float32`` (also None), ``float16``, ``int8``, ``uint8``, ``binary`` or ``ubinary``. int8 and
                 uint8 take their ranges from these very inputs; for a corpus use :func:`mrl_text.truncation.quantize`.
-            convert_to_numpy: numpy array (the default), otherwise a list of tensors.
-            convert_to_tensor: one torch tensor; wins over ``convert_to_numpy``.
+            convert_to_numpy, convert_to_tensor: an array (the default), else one tensor, else a list of tensors.
             device: a device, or a list of devices to spread the work over processes.
             normalize_embeddings: unit length after the cut.
             truncate_dim: sentence-transformers' name for ``dim``.
@@ -198,7 +189,8 @@ class MatryoshkaEncoder(SentenceTransformer):
             return embeddings[0] if single else embeddings
         if not len(batch):
             embeddings = embeddings.reshape(0, cut or self.width or 0)
-        vectors = truncate(_as_float32(embeddings), normalize=bool(normalize_embeddings))
+        embeddings = embeddings.astype(np.float32, copy=False) if as_array else embeddings.float()
+        vectors = truncate(embeddings, normalize=bool(normalize_embeddings))
         if precision != "float32":
             vectors = quantize(vectors if as_array else vectors.cpu().numpy(), precision)
             vectors = vectors if as_array else torch.from_numpy(vectors)
@@ -235,13 +227,9 @@ class MatryoshkaEncoder(SentenceTransformer):
         computed: one window of ``texts`` is taken ahead of what has been yielded.
 
         Args:
-            texts: any iterable of texts; read in the caller's thread.
-            prompt_name: name of a prompt saved with the model, such as ``"query"``.
-            prompt: text put before every input; wins over ``prompt_name``.
-            dim: numbers to keep, as for :meth:`encode`.
-            precision: as for :meth:`encode`; int8 and uint8 need ``ranges``.
+            prompt_name, prompt, dim, normalize_embeddings: as for :meth:`encode`.
+            precision: likewise; int8 and uint8 need ``ranges``.
             ranges: float array (2, dim), smallest and largest value of each number, measured on a corpus.
-            normalize_embeddings: unit length after the cut.
             dtype: what matrix products are computed in: None as in :meth:`encode`, the type of the weights; ``auto``
                 bfloat16 where the device has it natively. The model itself is not changed.
             task: ``"query"`` or ``"document"``: the model's prompt of that name, unless one is given, and its route.
@@ -307,18 +295,12 @@ class MatryoshkaEncoder(SentenceTransformer):
         return None if prompt_name is None else self.prompts[prompt_name]
 
     def truncate_layers(self, layers: int) -> MatryoshkaEncoder:
-        """Keep the first ``layers`` transformer layers and drop the others: fewer parameters, faster, smaller file.
+        """Keep the first ``layers`` transformer layers, 1 to all, and drop the others: faster, and a smaller file.
 
         In place, as ``half()`` and ``resize_token_embeddings`` are. The configuration follows, so that the saved model
         loads with that depth in plain sentence-transformers. What stands after the layers stays: pooling and, in
         ModernBERT and decoders, the final norm, which is then applied to layer ``layers``. Only a model trained for it
         (:func:`mrl_text.losses.nested_infonce_2d`; arXiv 2402.14776) keeps its quality.
-
-        Args:
-            layers: how many to keep, 1 to all of them.
-
-        Returns:
-            This model.
 
         Raises:
             ValueError: an impossible number, a model without layers (static embeddings), one with a backbone per
@@ -335,11 +317,6 @@ class MatryoshkaEncoder(SentenceTransformer):
         """Save as sentence-transformers does, with the trained sizes where plain readers and servers find them.
 
         Settings are in the words that servers have known longest (:mod:`mrl_text.server_files`).
-
-        Args:
-            path: folder; made if missing.
-            *args: as for the parent.
-            **kwargs: as for the parent.
         """
         super().save(path, *args, **kwargs)
         lower_case = bool(getattr(self[0], "do_lower_case", False)) if len(self) else False
@@ -398,7 +375,3 @@ def _read_saved(name: str, loaded_with: dict[str, Any]) -> dict[str, Any]:
     options = {option: loaded_with[option] for option in where if option in loaded_with}
     file = load_file_path(name, "config_sentence_transformers.json", **options)
     return dict(read_metadata(Path(file).parent)) if file else {}
-
-
-def _as_float32(embeddings: Any) -> Any:
-    return embeddings.astype(np.float32, copy=False) if isinstance(embeddings, np.ndarray) else embeddings.float()

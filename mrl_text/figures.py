@@ -57,11 +57,7 @@ def size_axis(axes: Axes, sizes: Collection[float], most_ticks: int = 8) -> None
 
 
 def save_figure(figure: Figure, *files: Path, dpi: int = 150) -> list[Path]:
-    """Write a figure, each file whole or not at all; the ending of a file tells its type.
-
-    Returns:
-        The files.
-    """
+    """Write a figure, each file whole or not at all; the ending of a file tells its type."""
     for file in files:
         stream = io.BytesIO()
         with matplotlib.rc_context(_SVG):
@@ -70,8 +66,7 @@ def save_figure(figure: Figure, *files: Path, dpi: int = 150) -> list[Path]:
     return list(files)
 
 
-Point = tuple[float, float, float | None, float | None]
-"""x, y, and the interval of y where there is one."""
+Point = tuple[float, float, float | None, float | None]  # x, y, and the interval of y where there is one
 
 
 @dataclass(frozen=True)
@@ -98,13 +93,6 @@ def draw_panels(panels: Sequence[Panel], file: Path) -> Path:
     """Draw panels side by side, two or three in a row, with one legend.
 
     A name has the same colour in every panel. Controls are dashed and grey.
-
-    Args:
-        panels: at least one.
-        file: to write; the ending tells the type.
-
-    Returns:
-        ``file``.
     """
     columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
     rows = -(-len(panels) // columns)

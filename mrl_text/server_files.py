@@ -20,7 +20,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mrl_text.files import write_atomically
+from mrl_text.files import peek_json, write_atomically
 
 _OLD_NAMES = {
     "sentence_transformers.base.modules.transformer.Transformer": "sentence_transformers.models.Transformer",
@@ -52,14 +52,12 @@ def write_server_files(folder: Path, *, max_seq_length: int | None, do_lower_cas
     not touched.
 
     Args:
-        folder: what ``SentenceTransformer.save`` wrote.
         max_seq_length: tokens of a text that the model reads; None leaves the files alone.
-        do_lower_case: whether sentence-transformers lowers the case of texts itself.
 
     Returns:
         Whether the files are in the old words now.
     """
-    modules = _read(folder / "modules.json")
+    modules = peek_json(folder / "modules.json")
     if not isinstance(modules, list):
         return False
     types = [_OLD_NAMES.get(module["type"], module["type"]) for module in modules]
@@ -69,7 +67,7 @@ def write_server_files(folder: Path, *, max_seq_length: int | None, do_lower_cas
     for module, kind in zip(modules, types, strict=True):
         name = "sentence_bert_config.json" if kind.endswith("Transformer") else "config.json"
         file = folder / module["path"] / name
-        settings = _settings(kind, _read(file), max_seq_length, do_lower_case)
+        settings = _settings(kind, peek_json(file), max_seq_length, do_lower_case)
         if settings is None:
             return False
         if settings:
@@ -113,10 +111,3 @@ def _without(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, An
     if any(settings[name] != value for name, value in defaults.items() if name in settings):
         return None
     return {name: value for name, value in settings.items() if name not in defaults}
-
-
-def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sentence_transformers.util import batch_to_device
 
 from mrl_text.dtypes import compute_dtype, computing_in
 from mrl_text.token_batches import TokenBatch, token_batches
@@ -16,29 +17,21 @@ from mrl_text.token_batches import TokenBatch, token_batches
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-WINDOW = 4096
-"""Texts that are sorted by length together."""
+WINDOW = 4096  # texts that are sorted by length together
 
-TOKEN_BUDGET = {"cpu": 4096}
-"""Tokens of a batch by type of device: what fills the caches of a processor."""
+TOKEN_BUDGET = {"cpu": 4096}  # tokens of a batch by type of device: what fills the caches of a processor
 
-OTHER_TOKEN_BUDGET = 32_768
-"""Tokens of a batch on a GPU."""
+OTHER_TOKEN_BUDGET = 32_768  # tokens of a batch on a GPU
 
 _WINDOW_CHARACTERS = 2**22  # tokens take a hundred times the memory of their characters
 
 
 @dataclass(frozen=True)
 class EncodedWindow:
-    """Vectors of a window.
+    """Vectors of a window."""
 
-    Attributes:
-        vectors: float32 (n, width), as the model's last module gives them, in the order of the texts.
-        cut: (n,) whether the text was longer than the model reads.
-    """
-
-    vectors: np.ndarray
-    cut: np.ndarray
+    vectors: np.ndarray  # float32 (n, width), as the model's last module gives them, in the order of the texts
+    cut: np.ndarray  # (n,) whether the text was longer than the model reads
 
 
 def windows(texts: Iterable[str], size: int = WINDOW) -> Iterator[list[str]]:
@@ -78,12 +71,9 @@ def encode_windows(
     A list's vectors depend on that list alone, so that work can be split between lists and give the same bits.
 
     Args:
-        model: any sentence-transformers model that takes texts.
         lists: windows, such as :func:`windows` makes; taken one ahead of what has been yielded.
         dtype: see :func:`mrl_text.dtypes.compute_dtype`.
         token_budget: tokens per batch, padding included; None takes what suits the device.
-        prompt: put before each text.
-        task: ``query`` or ``document`` where the model tells them apart.
 
     Raises:
         ValueError: an impossible ``dtype`` or ``token_budget``.
@@ -113,7 +103,8 @@ def _compute(
 ) -> EncodedWindow:
     # entered window by window: a context that stays open at a yield would reach into the caller's code
     with torch.inference_mode(), computing_in(dtype, model):
-        parts = [_forward(model, batch, task) for batch in batches]
+        features = (batch_to_device(batch.features, model.device) for batch in batches)
+        parts = [model(one, **({} if task is None else {"task": task}))["sentence_embedding"] for one in features]
         joined = torch.cat(parts).float().cpu().numpy()
     rows = np.concatenate([batch.rows for batch in batches])
     vectors = np.empty_like(joined)
@@ -121,11 +112,3 @@ def _compute(
     cut = np.empty(count, dtype=bool)
     cut[rows] = np.concatenate([batch.cut for batch in batches])
     return EncodedWindow(vectors, cut)
-
-
-def _forward(model: SentenceTransformer, batch: TokenBatch, task: str | None) -> torch.Tensor:
-    from sentence_transformers.util import batch_to_device
-
-    features = batch_to_device(batch.features, model.device)
-    vectors: torch.Tensor = model(features, **({} if task is None else {"task": task}))["sentence_embedding"]
-    return vectors

@@ -19,33 +19,20 @@ _BOOKKEEPING = ("modality", "prompt_length")  # sentence-transformers' own keys 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Some texts of a window, ready for the model.
+    """Some texts of a window, ready for the model."""
 
-    Attributes:
-        rows: (n,) places in the window.
-        features: what the model's first module takes.
-        cut: (n,) whether the text is longer than the model reads.
-    """
-
-    rows: np.ndarray
-    features: dict[str, Any]
-    cut: np.ndarray
+    rows: np.ndarray  # (n,) places in the window
+    features: dict[str, Any]  # what the model's first module takes
+    cut: np.ndarray  # (n,) whether the text is longer than the model reads
 
 
 def token_batches(
     model: SentenceTransformer, texts: Sequence[str], token_budget: int, prompt: str | None, task: str | None
 ) -> list[TokenBatch]:
-    """Split a window into batches, longest texts first.
+    """Split a window into batches of ``token_budget`` tokens with padding, longest texts first.
 
     A transformer with a fast tokeniser has its tokens counted; for every other model the length in characters stands
     in, as in sentence-transformers' own ``encode``.
-
-    Args:
-        model: any sentence-transformers model that takes texts.
-        texts: the window, at least one text.
-        token_budget: tokens of a batch, padding included; a single longer text is a batch of its own.
-        prompt: put before each text.
-        task: ``query`` or ``document`` where the model tells them apart.
     """
     if _counts_tokens(model):
         return _counted(model, texts, token_budget, prompt, task)

@@ -17,19 +17,13 @@ else:
     Embeddings = TypeVar("Embeddings")
 
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-"""Storage types of a vector, in sentence-transformers' words."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # storage types of a vector, in sentence-transformers' words
 
 _BITS = {"float32": 32, "float16": 16, "int8": 8, "uint8": 8, "binary": 1, "ubinary": 1}
 
 
 def check_dim(dim: int, full: int | None, trained: Sequence[int] = ()) -> int:
-    """Return ``dim`` as an int if it is a size that vectors of width ``full`` can be cut to.
-
-    Args:
-        dim: the wanted number of dimensions.
-        full: the full width; None if the model does not tell.
-        trained: trained sizes, named in the error.
+    """Return ``dim`` as an int if it is a size that vectors of width ``full`` (None: unknown) can be cut to.
 
     Raises:
         ValueError: ``dim`` is not a whole number, below 1, or above ``full``.
@@ -51,15 +45,7 @@ def check_dims(dims: Sequence[int], full: int | None = None) -> tuple[int, ...]:
 
 
 def halves(width: int, smallest: int = 16) -> tuple[int, ...]:
-    """Sizes to try for a model that does not say what it was trained for: the width, half of it, a quarter, ...
-
-    Args:
-        width: of the model.
-        smallest: the least size, unless the width itself is below.
-
-    Returns:
-        Sizes, ascending; the last is the width.
-    """
+    """Sizes to try for a model that does not say what it was trained for: the width, half of it, a quarter, ..."""
     return tuple(sorted({width, *(size for power in range(32) if (size := width >> power) >= smallest)}))
 
 
@@ -138,8 +124,6 @@ def dequantize(stored: np.ndarray, precision: Precision, dim: int, *, ranges: np
     1 - 2 * (Hamming distance) / dim.
 
     Args:
-        stored: what :func:`quantize` returned.
-        precision: of ``stored``.
         dim: numbers per vector before packing.
         ranges: (2, dim) that the int8 or uint8 codes were made with.
 

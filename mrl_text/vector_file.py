@@ -26,8 +26,7 @@ class VectorMemory:
     """Vectors by key in memory only; the same calls as :class:`VectorFile`."""
 
     def __init__(self) -> None:
-        self.rows: dict[bytes, int] = {}
-        """Key -> place of the vector's first number."""
+        self.rows: dict[bytes, int] = {}  # key -> place of the vector's first number
         self.width: int | None = None
         self._numbers = np.empty(0, dtype=np.float32)
         self._used = 0

@@ -82,7 +82,7 @@ def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MRL_TEXT_DEBUG", raising=False)
-    monkeypatch.setattr("mrl_text.quiet.quiet_libraries", lambda: None)
+    monkeypatch.setattr("mrl_text.library_logging.quiet_libraries", lambda: None)
     level = logging.getLogger("mrl_text").level
     yield
     logging.getLogger("mrl_text").setLevel(level)

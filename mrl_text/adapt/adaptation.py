@@ -1,4 +1,4 @@
-"""A matrix that reorders what vectors say, and how it is kept."""
+"""A matrix that reorders what vectors say: how it is kept, and how it becomes a part of a model."""
 
 from __future__ import annotations
 
@@ -7,34 +7,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+import torch
+from sentence_transformers.sentence_transformer.modules import Dense
 
 from mrl_text.choices import AdaptMethod
 from mrl_text.files import write_atomically
 from mrl_text.truncation import check_dims, truncate
 
-METHODS: tuple[AdaptMethod, ...] = get_args(AdaptMethod)
-"""What :func:`~mrl_text.adapt.fit` can do."""
+if TYPE_CHECKING:
+    from mrl_text.encoder import MatryoshkaEncoder
+
+METHODS: tuple[AdaptMethod, ...] = get_args(AdaptMethod)  # what :func:`~mrl_text.adapt.fit` can do
 
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """A square matrix for vectors of one model, applied as ``vectors @ matrix``.
+    """A square matrix for vectors of one model, applied as ``vectors @ matrix``."""
 
-    Args:
-        matrix: float32 (width, width).
-        dims: sizes it was fitted for, ascending.
-        method: how it was fitted; ``rotation`` and ``pca`` are orthogonal, so they keep every similarity of the full
-            width.
-        facts: what is worth knowing about the fit (JSON values).
-    """
-
-    matrix: np.ndarray
-    dims: tuple[int, ...]
-    method: AdaptMethod
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    matrix: np.ndarray  # float32 (width, width)
+    dims: tuple[int, ...]  # sizes it was fitted for, ascending
+    method: AdaptMethod  # ``rotation`` and ``pca`` are orthogonal: they keep every similarity of the full width
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what is worth knowing about the fit (JSON values)
 
     @property
     def width(self) -> int:
@@ -100,12 +96,36 @@ def load_adaptation(file: str | Path) -> Adaptation:
 
 
 def matrix_file(file: str | Path) -> Path:
-    """The path, if it can hold a matrix.
-
-    Raises:
-        ValueError: it does not end in ``.npy``.
-    """
+    """The path, if it can hold a matrix; ValueError unless it ends in ``.npy``."""
     path = Path(file)
     if path.suffix != ".npy":
         raise ValueError(f"a matrix is written to a .npy file, got {path}: try {path.with_suffix('.npy')}")
     return path
+
+
+def apply(model: MatryoshkaEncoder, adaptation: Adaptation) -> MatryoshkaEncoder:
+    """Put the matrix into the model as sentence-transformers' own ``Dense`` layer, without bias and activation.
+
+    It stands before a last ``Normalize``, else at the end. Length does not matter to cosines, so either place gives
+    the same vectors. The saved model loads in plain sentence-transformers.
+
+    Returns:
+        The same model; its ``matryoshka_dims`` are the adaptation's.
+
+    Raises:
+        ValueError: the model's vectors have another width.
+    """
+    if model.width != adaptation.width:
+        raise ValueError(f"the adaptation is for vectors of {adaptation.width} numbers, the model's have {model.width}")
+    add_linear(model, torch.from_numpy(adaptation.matrix.T.copy()))  # a linear layer multiplies by the transpose
+    model.truncate_dim = None  # a cut saved with the model was of the old numbers
+    model.matryoshka_dims = adaptation.dims
+    return model
+
+
+def add_linear(model: MatryoshkaEncoder, weight: torch.Tensor) -> None:
+    """Put a linear layer without bias, weight (out, in), before a last ``Normalize``, else at the end."""
+    width, full = weight.shape
+    layer = Dense(full, width, bias=False, activation_function=torch.nn.Identity(), init_weight=weight)
+    last = len(model) - (type(model[-1]).__name__ == "Normalize")
+    model.insert(last, layer.to(device=model.device, dtype=model.dtype))

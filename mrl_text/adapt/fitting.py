@@ -22,17 +22,13 @@ from mrl_text.truncation import check_dims, truncate
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 384
-"""Texts per step: six groups of near neighbours and a few more."""
-_TOGETHER = 64
-"""Texts of one group in a batch, at most: nearly all groups stay whole."""
+_BATCH = 384  # texts per step: six groups of near neighbours and a few more
+_TOGETHER = 64  # texts of one group in a batch, at most: nearly all groups stay whole
 _PAIRS = 512
 _SCALE = 10.0
 _CONTRAST_SCALE = 20.0
-_ROTATION_RATE, _LINEAR_RATE = 0.2, 0.004
-"""By the root of the width, so that a step turns by as much at any width."""
-_STEPS, _PASSES = 1500, 20
-"""Longer did not help; with few texts, more passes over them learn them by heart."""
+_ROTATION_RATE, _LINEAR_RATE = 0.2, 0.004  # by the root of the width, so that a step turns by as much at any width
+_STEPS, _PASSES = 1500, 20  # longer did not help; with few texts, more passes over them learn them by heart
 _FEW = 10_000
 
 
@@ -63,8 +59,6 @@ def fit(
         weights: of each size in the order of ``dims``, at least 0; None is 1 for each. ``pca`` has no use for them.
         steps: of the training; None is 1500, or 20 passes over the texts or pairs where that is less. ``pca`` needs
             none.
-        seed: of groups and batches.
-        progress: show a bar on stderr.
 
     Returns:
         The adaptation, with the number of texts and the seconds among its facts.
@@ -121,11 +115,7 @@ def unit_rows(embeddings: np.ndarray) -> np.ndarray:
 
 
 def fitted_dims(width: int, dims: Sequence[int] | None) -> tuple[int, ...]:
-    """The sizes to fit for, ascending; None is the powers of two from 16 up, and the width.
-
-    Raises:
-        ValueError: a size that is larger than the width or no whole number.
-    """
+    """The sizes to fit for, ascending; None is the powers of two from 16 up, and the width; ValueError beyond it."""
     if dims is None:
         return check_dims([2**power for power in range(4, width.bit_length()) if 2**power < width] + [width])
     return check_dims(dims, width)

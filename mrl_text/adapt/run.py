@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.adapt.adaptation import Adaptation, matrix_file
+from mrl_text.adapt.adaptation import Adaptation, apply, matrix_file
 from mrl_text.adapt.fitting import fit, fitted_dims
-from mrl_text.adapt.model import apply
 from mrl_text.adapt.texts import read_array, read_pairs, read_texts, read_vectors
 from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod
@@ -26,8 +25,7 @@ from mrl_text.tables import open_table
 logger = logging.getLogger(__name__)
 
 FACTS_FILE = "adaptation.json"
-LIMIT = 100_000
-"""Texts to fit on, at most: more make it slower, not better."""
+LIMIT = 100_000  # texts to fit on, at most: more make it slower, not better
 _FEWEST = 500
 _PACKAGES = ("mrl-text", "sentence-transformers", "torch", "transformers")
 
@@ -53,7 +51,6 @@ def adapt(
     was and another method starts at once. The encoder's weights do not change.
 
     Args:
-        model: folder, hub id or packaged model.
         texts: files of texts like those the model is for, see :func:`mrl_text.tables.open_table`. ``linear`` does
             without.
         output: folder for the model; new, empty, or of an earlier adaptation, which is replaced.
@@ -62,13 +59,6 @@ def adapt(
         pairs: table with the columns ``anchor`` and ``positive``, for ``linear``.
         column: of the tables, the column of texts; None takes every column that holds text.
         limit: texts to fit on, at most; of more a random part is taken.
-        seed: of that part and of the fit.
-        batch_size: texts per forward pass.
-        device: where to encode; None is the best there is.
-        trust_remote_code: allow code that comes with the model to run.
-
-    Returns:
-        ``output``.
 
     Raises:
         FileExistsError: ``output`` holds something else.
@@ -118,14 +108,8 @@ def adapt_vectors(
     Args:
         embeddings: ``.npy`` (n, width), or Parquet with one column of lists.
         output: ``.npy`` file for the matrix; facts go to the ``.json`` beside it. Use it as ``vectors @ matrix``.
-        method: see :func:`mrl_text.adapt.fit`.
-        dims: sizes to be good at; None is the powers of two from 16 up, and the width.
         pairs: for ``linear``, ``.npy`` of whole numbers (m, 2): the rows of an anchor and of its positive.
         limit: vectors to fit on, at most; of more a random part is taken (``linear`` uses those of the pairs).
-        seed: of that part and of the fit.
-
-    Returns:
-        ``output``.
 
     Raises:
         FileExistsError: ``output`` is a file that no adaptation wrote.
@@ -191,12 +175,7 @@ def _sample(count: int, limit: int, seed: int) -> np.ndarray:
 
 
 def embed(source: ModelSource, texts: Sequence[str], *, batch_size: int = 64, device: str | None = None) -> np.ndarray:
-    """Vectors of a frozen model, float32 (n, width), kept in the cache folder.
-
-    Raises:
-        FileNotFoundError: the model cannot be loaded.
-        ValueError: it returned a number that is not finite.
-    """
+    """Vectors of a frozen model, float32 (n, width), kept in the cache folder; errors of loading and embedding."""
     return cached(source, dtype="auto", device=device, batch_size=batch_size).embed(texts, role="document")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from mrl_text.tables import SUFFIXES, Problems, checked, open_table, read_columns, texts
 from mrl_text.tables.values import any_text
@@ -16,15 +16,7 @@ PAIR_COLUMNS = ("anchor", "positive")
 
 
 def read_texts(files: Sequence[str | Path], *, column: str | None = None) -> list[str]:
-    """The texts of all files, each once, without blank ones, in the order of the files.
-
-    Args:
-        files: see :func:`mrl_text.tables.open_table`.
-        column: of the tables, the column to take; None takes every column that holds text.
-
-    Raises:
-        FileNotFoundError, ValueError: as for :func:`mrl_text.tables.texts.read_texts`, or no file.
-    """
+    """The texts of all files, each once, without blank, in file order; errors as for ``tables.texts.read_texts``."""
     if not files:
         raise ValueError("no file of texts was named")
     for file in files:
@@ -72,11 +64,8 @@ def read_vectors(file: str | Path) -> np.ndarray:
     column = table[lists[0]].combine_chunks()
     if column.null_count:
         raise ValueError(f"{where} {column.null_count} row{'s'[: column.null_count > 1]} without an embedding")
-    if pa.types.is_fixed_size_list(column.type):
-        shortest = longest = column.type.list_size
-    else:
-        widths = np.diff(column.offsets.to_numpy())
-        shortest, longest = (int(widths.min()), int(widths.max())) if len(widths) else (0, 0)
+    extremes = compute.min_max(compute.list_value_length(column))
+    shortest, longest = (extremes[end].as_py() or 0 for end in ("min", "max"))
     if shortest != longest:
         raise ValueError(f"{where} vectors of {shortest} to {longest} numbers")
     numbers = column.flatten().to_numpy(zero_copy_only=False)  # an empty cell is read as not a number
@@ -98,11 +87,7 @@ def read_array(file: str | Path) -> np.ndarray:
 
 
 def check_file(file: str | Path, suffixes: Sequence[str]) -> Path:
-    """The path of a file that is there and of a known type.
-
-    Raises:
-        FileNotFoundError, ValueError: it is not.
-    """
+    """The path, or FileNotFoundError or ValueError where it is not there or of another type."""
     path = Path(file).expanduser()
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path} is none of the types that can be read here: {', '.join(suffixes)}")

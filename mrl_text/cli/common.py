@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from mrl_text import quiet
+from mrl_text import library_logging
 from mrl_text.choices import AutoDtype, Dtype, OnError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -68,7 +68,7 @@ def command(function: Command) -> Command:
     def run(*args: Any, **kwargs: Any) -> Any:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("mrl_text").setLevel(logging.INFO)
-        quiet.quiet_libraries()
+        library_logging.quiet_libraries()
         try:
             return function(*args, **kwargs)
         except KeyboardInterrupt as interrupt:

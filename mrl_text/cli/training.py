@@ -138,8 +138,8 @@ def quickstart(
     output: Annotated[Path, output_option("Folder of the run.")] = Path("runs/quickstart"),
 ) -> None:
     """Train, evaluate, draw and search on this machine alone, in minutes."""
+    from mrl_text.library_logging import work_offline
     from mrl_text.models import require_packaged_model
-    from mrl_text.quiet import work_offline
 
     require_packaged_model("sentence-transformers/all-MiniLM-L6-v2", extra="quickstart")
     typer.echo(f"The quick start takes minutes. It lands in {output}; interrupted, it continues there.", err=True)

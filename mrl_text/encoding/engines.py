@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mrl_text.choices import EngineName
 from mrl_text.encoding.job import Job, Reader, Segment
@@ -11,24 +11,11 @@ from mrl_text.encoding.shards import encode_shards, load_encoder, prepare
 
 if TYPE_CHECKING:
     from mrl_text.encoder import MatryoshkaEncoder
+    from mrl_text.encoding.ray_engine import RayEngine
 
 
-class Engine(Protocol):
-    """Encodes the shards it was made with."""
-
-    def prepare(self, job: Job) -> Job:
-        """Settle what takes the model; see :func:`mrl_text.encoding.shards.prepare`."""
-
-    def encode(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """Number and Parquet file of each of these shards, as they are finished."""
-
-
-def open_engine(name: EngineName, shards: Sequence[Sequence[Segment]]) -> Engine:
-    """The engine of that name.
-
-    Raises:
-        ModuleNotFoundError: it needs an extra that is not installed; names it.
-    """
+def open_engine(name: EngineName, shards: Sequence[Sequence[Segment]]) -> LocalEngine | RayEngine:
+    """The engine of that name; ModuleNotFoundError names the extra that it needs."""
     if name == "local":
         return LocalEngine(shards)
     from mrl_text.encoding.ray_engine import RayEngine
@@ -44,11 +31,11 @@ class LocalEngine:
         self._encoder: MatryoshkaEncoder | None = None
 
     def prepare(self, job: Job) -> Job:
-        """Settle what takes the model."""
+        """Settle what takes the model; see :func:`mrl_text.encoding.shards.prepare`."""
         return prepare(job, self._loaded(job), self._shards)
 
     def encode(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """The shards in order."""
+        """Number and Parquet file of each of these shards, in order."""
         reader = Reader(job.sources)
         rows = ((number, reader.read(self._shards[number])) for number in numbers)
         return encode_shards(self._loaded(job), rows, job)

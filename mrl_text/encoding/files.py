@@ -15,8 +15,8 @@ import torch
 from tqdm.auto import tqdm
 
 from mrl_text.choices import AutoDtype, EncodedFormat, EngineName, OnError, OnLong
+from mrl_text.encoding.completion import finish
 from mrl_text.encoding.engines import open_engine
-from mrl_text.encoding.finish import finish
 from mrl_text.encoding.folder import MANIFEST, SHARDS
 from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
 from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
@@ -32,29 +32,17 @@ SHARD_ROWS = 8192
 
 @dataclass(frozen=True)
 class EncodeReport:
-    """What an encoding did.
+    """What an encoding did."""
 
-    Attributes:
-        folder: where the vectors are.
-        rows: in the folder.
-        encoded: rows read in this call; the others were there.
-        seconds: of the whole call.
-        dtype: what the model computed in.
-        left_out: rows without a vector.
-        cut: texts longer than the model reads.
-        misfits: cells of kept columns that did not fit their column and are null.
-        problems: the first ten of all these, with their place; all of them are in ``problems.jsonl``.
-    """
-
-    folder: Path
-    rows: int
-    encoded: int
-    seconds: float
-    dtype: str
-    left_out: int
-    cut: int
-    misfits: int
-    problems: list[str]
+    folder: Path  # where the vectors are
+    rows: int  # in the folder
+    encoded: int  # rows read in this call; the others were there
+    seconds: float  # of the whole call
+    dtype: str  # what the model computed in
+    left_out: int  # rows without a vector
+    cut: int  # texts longer than the model reads
+    misfits: int  # cells of kept columns that did not fit their column and are null
+    problems: list[str]  # the first ten of all these, with their place; all of them are in ``problems.jsonl``
 
 
 def encode_files(
@@ -88,7 +76,6 @@ def encode_files(
     Args:
         inputs: see :func:`mrl_text.tables.open_table`.
         output: folder; one that was begun with the same inputs and options is continued.
-        model: folder, hub id or packaged model.
         dims: sizes; None takes the model's full width.
         precisions: of each size. int8 and uint8 take their ranges from the first 4,096 texts, see ``ranges`` in the
             manifest.
@@ -102,16 +89,10 @@ def encode_files(
         shard_rows: rows read per shard.
         format: ``parquet`` shards, or one memory-mapped ``.npy`` per size and precision and ``ids.parquet``.
         dtype: what matrix products are computed in; ``auto`` takes bfloat16 where the device has it natively.
-        device: where to encode; None is the best there is.
         token_budget: tokens per batch; None takes what suits the device.
         engine: ``local``, or ``ray`` for a cluster (:mod:`mrl_text.encoding.ray_engine`).
-        trust_remote_code: allow code that comes with the model to run.
         done: files that were encoded before (absolute), in that order, and how many of their rows: these are not read
             again, count towards ``limit``, and rows without an id are called as if all had been encoded together.
-        progress: show a progress bar on stderr.
-
-    Returns:
-        What was done.
 
     Raises:
         FileNotFoundError: a file or the model is not there.
@@ -120,15 +101,12 @@ def encode_files(
         ModuleNotFoundError: ``ray`` is not installed.
     """
     started = time.monotonic()
-    _check_options(dims, precisions, shard_rows, limit, token_budget)
-    for name, value, known in (
-        ("on_error", on_error, OnError),
-        ("on_long", on_long, OnLong),
-        ("format", format, EncodedFormat),
-        ("engine", engine, EngineName),
-        ("dtype", dtype, AutoDtype),
-    ):
-        check_choice(name, value, known)
+    _check_options(dims, precisions, shard_rows=shard_rows, limit=limit, token_budget=token_budget)
+    check_choice("on_error", on_error, OnError)
+    check_choice("on_long", on_long, OnLong)
+    check_choice("format", format, EncodedFormat)
+    check_choice("engine", engine, EngineName)
+    check_choice("dtype", dtype, AutoDtype)
     extra = tuple(name for name in dict.fromkeys(keep) if name != TEXT)
     sources = tuple(open_corpus(path, text_columns, id_column, extra) for path in inputs)
     if not sources or len({source.path for source in sources}) < len(sources):
@@ -174,20 +152,14 @@ def encode_files(
         return _report(folder, manifest, encoded, time.monotonic() - started)
 
 
-def _check_options(
-    dims: Sequence[int] | None,
-    precisions: Sequence[str],
-    shard_rows: int,
-    limit: int | None,
-    token_budget: int | None,
-) -> None:
+def _check_options(dims: Sequence[int] | None, precisions: Sequence[str], **counts: int | None) -> None:
     if dims is not None:
         check_dims(dims)
     if not precisions:
         raise ValueError("precisions is empty: name at least one, for example ['float32']")
     for precision in precisions:
         check_choice("precision", precision, Precision)
-    for name, value in (("shard_rows", shard_rows), ("limit", limit), ("token_budget", token_budget)):
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
@@ -238,11 +210,7 @@ class _Run:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second writer.
-
-    Raises:
-        ValueError: another process holds it.
-    """
+    """Hold the folder against a second writer."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,40 +17,28 @@ from mrl_text.truncation import PRECISIONS, Precision
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
-IDS = "ids.parquet"
-"""Ids and kept columns where vectors are .npy files."""
+IDS = "ids.parquet"  # ids and kept columns where vectors are .npy files
 
 _BATCH_ROWS = 8192
 
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Some rows, in order.
+    """Some rows, in order."""
 
-    Attributes:
-        ids: of the rows; not necessarily different ones.
-        vectors: (n, dim) in the precision asked for; binary ones packed, (n, ceil(dim / 8)).
-        texts: what was encoded; None where it was not kept.
-        columns: the other columns that were kept, by name.
-    """
-
-    ids: list[str]
-    vectors: np.ndarray
-    texts: list[str] | None
-    columns: dict[str, list[Any]]
+    ids: list[str]  # of the rows; not necessarily different ones
+    vectors: np.ndarray  # (n, dim) in the precision asked for; binary ones packed, (n, ceil(dim / 8))
+    texts: list[str] | None  # what was encoded; None where it was not kept
+    columns: dict[str, list[Any]]  # the other columns that were kept, by name
 
 
 @dataclass(frozen=True)
 class EncodedFolder:
-    """A finished encoding.
+    """A finished encoding."""
 
-    Attributes:
-        path: the folder.
-        manifest: what ``manifest.json`` says: model, revision, width, dims, precisions, dtype, columns, rows, sources.
-    """
-
-    path: Path
+    path: Path  # the folder
     manifest: dict[str, Any]
+    """What ``manifest.json`` says: model, revision, width, dims, precisions, dtype, columns, rows, sources."""
 
     @property
     def rows(self) -> int:
@@ -74,8 +62,6 @@ class EncodedFolder:
 
         Args:
             dim: one of the stored sizes; None takes the largest.
-            precision: one of the stored ones.
-            batch_rows: rows per batch, at most.
             start: rows to pass over, of which nothing but a part of one shard is read.
 
         Raises:

@@ -19,8 +19,7 @@ from mrl_text.truncation import Precision
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TEXT = "text"
-"""The column of the texts that were encoded."""
+TEXT = "text"  # the column of the texts that were encoded
 
 _LOOK_AT = 1000  # rows that tell the types of kept columns of files without types
 
@@ -36,43 +35,26 @@ class Segment:
 
 @dataclass(frozen=True)
 class Job:
-    """An encoding, as a value that can be sent to another process.
+    """An encoding, as a value that can be sent to another process."""
 
-    Attributes:
-        sources: the files, in order.
-        model: folder or hub id to load.
-        dims: sizes to store; empty before :func:`mrl_text.encoding.shards.prepare` has looked at the model.
-        precisions: of each size.
-        keep: columns to store besides; ``text`` is the text that was encoded.
-        types: Arrow types of the kept columns but ``text``.
-        on_error: what to do with rows without text.
-        on_long: what to do with texts longer than the model reads.
-        dtype: what the model computes in.
-        device: None is the best there is.
-        trust_remote_code: allow code that comes with the model to run.
-        token_budget: tokens per batch; None takes what suits the device.
-        threads: of the processor; another number may change the last bits.
-        width: of the model; 0 before it was looked at.
-        ranges: per size (2, dim), where a precision needs them.
-        done: rows of files that an earlier encoding read, in the order of that one.
-    """
-
-    sources: tuple[CorpusFile, ...]
-    model: str
+    sources: tuple[CorpusFile, ...]  # the files, in order
+    model: str  # folder or hub id to load
     dims: tuple[int, ...]
-    precisions: tuple[Precision, ...]
-    keep: tuple[str, ...]
-    types: dict[str, pa.DataType]
-    on_error: OnError
-    on_long: OnLong
-    dtype: str
-    device: str | None
-    token_budget: int | None
-    threads: int
-    trust_remote_code: bool = False
-    width: int = 0
-    ranges: dict[int, np.ndarray] = field(default_factory=dict)
+    """Sizes to store; empty before :func:`mrl_text.encoding.shards.prepare` has looked at the model."""
+    precisions: tuple[Precision, ...]  # of each size
+    keep: tuple[str, ...]  # columns to store besides; ``text`` is the text that was encoded
+    types: dict[str, pa.DataType]  # Arrow types of the kept columns but ``text``
+    on_error: OnError  # what to do with rows without text
+    on_long: OnLong  # what to do with texts longer than the model reads
+    dtype: str  # what the model computes in
+    device: str | None  # None is the best there is
+    token_budget: int | None  # tokens per batch; None takes what suits the device
+    threads: int  # of the processor; another number may change the last bits
+    trust_remote_code: bool = False  # allow code that comes with the model to run
+    width: int = 0  # of the model; 0 before it was looked at
+    ranges: dict[int, np.ndarray] = field(default_factory=dict)  # per size (2, dim), where a precision needs them
     done: dict[Path, int] = field(default_factory=dict)
+    """Rows of files that an earlier encoding read, in the order of that one."""
 
     def place(self, source: int, row: Text) -> str:
         """Where a row is, for messages."""
@@ -100,9 +82,6 @@ def split(
     """The rows of each shard: so many rows after each other, whichever files they are in, after those that are done.
 
     Files are read once to count their rows (of Parquet only the footer).
-
-    Raises:
-        ValueError: a file that cannot be read to its end.
     """
     shards: list[list[Segment]] = []
     room, left = 0, limit
@@ -134,11 +113,7 @@ class Reader:
         self._rows: Iterator[Text] = iter(())
 
     def read(self, segments: Sequence[Segment]) -> list[tuple[int, Text]]:
-        """Rows with the number of their source.
-
-        Raises:
-            ValueError: a file has fewer rows than when they were counted.
-        """
+        """Rows with the number of their source; ValueError if a file has fewer rows than when they were counted."""
         found: list[tuple[int, Text]] = []
         for segment in segments:
             source = self._sources[segment.source]

@@ -80,11 +80,7 @@ def restore(job: Job, manifest: dict[str, Any]) -> Job:
 
 
 def check_same(folder: Path, manifest: dict[str, Any], bound: dict[str, Any], job: Job) -> None:
-    """Refuse to continue an encoding that was begun otherwise.
-
-    Raises:
-        ValueError: names the first difference.
-    """
+    """Refuse to continue an encoding that was begun otherwise: ValueError names the first difference."""
     if manifest.get("version") != 1:
         raise ValueError(f"{folder} is of version {manifest.get('version')}, and this package writes version 1")
     for name, value in bound.items():
@@ -123,10 +119,7 @@ def _shown(value: Any) -> str:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder; None where there is none."""
     file = folder / MANIFEST
-    if not file.is_file():
-        return None
-    manifest: dict[str, Any] = read_json(file)
-    return manifest
+    return dict(read_json(file)) if file.is_file() else None
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -28,22 +28,14 @@ _SETTINGS = {
 
 
 class RayEngine:
-    """Encodes the shards it was made with on the cluster that the environment names.
-
-    Raises:
-        ModuleNotFoundError: Ray is not installed.
-    """
+    """Encodes the shards it was made with on the cluster that the environment names. ModuleNotFoundError without it."""
 
     def __init__(self, shards: Sequence[Sequence[Segment]]) -> None:
         self._shards = shards
         self._ray = _start()
 
     def prepare(self, job: Job) -> Job:
-        """Settle on a worker what takes the model: it has the devices that encode.
-
-        Raises:
-            ValueError: impossible sizes or dtype.
-        """
+        """Settle on a worker what takes the model: it has the devices that encode."""
         settled, problem = self._ray.get(
             self._ray.remote(**self._resources(job))(_prepare).remote(job, [list(shard) for shard in self._shards])
         )
@@ -53,14 +45,11 @@ class RayEngine:
         return prepared
 
     def encode(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """The shards as they are finished, in any order.
-
-        Raises:
-            ValueError: a row that the job does not allow, with its place.
-        """
+        """The shards as they are finished, in any order; ValueError for a row that the job does not allow."""
         from ray.data import ActorPoolStrategy, from_items
 
-        items = [{"shard": number, "segments": _to_json(self._shards[number])} for number in numbers]
+        segments = {number: [dataclasses.asdict(one) for one in self._shards[number]] for number in numbers}
+        items = [{"shard": number, "segments": json.dumps(given)} for number, given in segments.items()]
         workers = max(1, min(self._devices(job), len(numbers)))
         encoded = from_items(items, override_num_blocks=len(items)).map_batches(
             _Worker,
@@ -109,10 +98,6 @@ class _Worker:
             content.append(encoded)
             problems.append(problem)
         return {"shard": list(batch["shard"]), "content": content, "problem": problems}
-
-
-def _to_json(segments: Sequence[Segment]) -> str:
-    return json.dumps([dataclasses.asdict(segment) for segment in segments])
 
 
 def _prepare(job: Job, shards: list[list[Segment]]) -> tuple[Job, str | None]:

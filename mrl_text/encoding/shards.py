@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
 from mrl_text.dtypes import compute_dtype
 from mrl_text.encoding.job import TEXT, Job, Reader, Segment, as_column, column_name
@@ -20,15 +22,11 @@ from mrl_text.tables.corpus import Text
 from mrl_text.truncation import check_dims, quantize, truncate, usable
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from mrl_text.encoder import MatryoshkaEncoder
 
-METADATA = b"mrl_text"
-"""Key of our part of a shard's metadata: problems and how many rows were read."""
+METADATA = b"mrl_text"  # key of our part of a shard's metadata: problems and how many rows were read
 
-Rows = list[tuple[int, Text]]
-"""Rows with the number of the file they are from."""
+Rows = list[tuple[int, Text]]  # rows with the number of the file they are from
 
 
 def load_encoder(job: Job) -> MatryoshkaEncoder:
@@ -39,10 +37,8 @@ def load_encoder(job: Job) -> MatryoshkaEncoder:
 def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segment]]) -> Job:
     """Settle what takes the model: sizes, what it computes in, ranges of int8 and uint8.
 
-    Ranges are the extremes in the first window of all texts, 4,096 at most.
-
-    Raises:
-        ValueError: impossible sizes or dtype, or no vector to take ranges from.
+    Ranges are the extremes in the first window of all texts, 4,096 at most. ValueError: impossible sizes or dtype, or
+    no vector to take ranges from.
     """
     vectors = np.concatenate([one.vectors for one in encode_windows(encoder, [["width"]], task="document")])
     dims = check_dims(job.dims or (vectors.shape[1],), vectors.shape[1])
@@ -67,16 +63,10 @@ def encode_shards(
 ) -> Iterator[tuple[int, bytes]]:
     """Encode shards one after the other; windows do not reach across them, tokenising does.
 
-    Args:
-        encoder: the job's model.
-        shards: number and rows of each.
-        job: a prepared one.
+    A row that the job does not allow is a ValueError with its place.
 
     Yields:
         Number and Parquet file of each shard, in order. The bytes depend on its rows and the job alone.
-
-    Raises:
-        ValueError: a row that the job does not allow, with its place.
     """
     waiting: deque[tuple[int, Rows, int]] = deque()
 
@@ -102,14 +92,8 @@ def encode_shards(
 
 
 def _encode(encoder: MatryoshkaEncoder, lists: Iterable[list[str]], job: Job) -> Iterator[EncodedWindow]:
-    return encode_windows(
-        encoder,
-        lists,
-        dtype=job.dtype,
-        token_budget=job.token_budget,
-        prompt=encoder.prompt_for("document"),
-        task="document",
-    )
+    options: dict[str, Any] = {"dtype": job.dtype, "token_budget": job.token_budget}
+    return encode_windows(encoder, lists, prompt=encoder.prompt_for("document"), task="document", **options)
 
 
 def _refuse(rows: Rows, job: Job) -> None:
@@ -147,24 +131,21 @@ def _shard(rows: Rows, parts: Sequence[EncodedWindow], job: Job) -> bytes:
         if cut[place]:
             if job.on_long == "fail":
                 raise ValueError(f"{job.place(source, row)} is longer than the model reads; take --on-long cut or skip")
-            note(source, row, *_LONG[job.on_long])
             if job.on_long == "skip":
+                note(source, row, "left out", "is longer than the model reads")
                 continue
+            note(source, row, "cut", "is longer than the model reads and was cut")
         kept.append((source, row))
         places.append(place)
     columns = _columns(kept, vectors[places], job, note)
-    return _parquet(columns, {"problems": problems, "rows_read": len(rows)})
-
-
-_LONG = {
-    "cut": ("cut", "is longer than the model reads and was cut"),
-    "skip": ("left out", "is longer than the model reads"),
-}
+    facts = json.dumps({"problems": problems, "rows_read": len(rows)}, ensure_ascii=False)
+    table = pa.table(columns).replace_schema_metadata({METADATA: facts})
+    stream = io.BytesIO()
+    parquet.write_table(table, stream, compression="zstd", use_dictionary=False, write_statistics=False)
+    return stream.getvalue()
 
 
 def _columns(kept: Rows, vectors: np.ndarray, job: Job, note: Any) -> dict[str, pa.Array]:
-    import pyarrow as pa
-
     columns = {"id": pa.array([job.row_id(source, row) for source, row in kept], pa.string())}
     for dim in job.dims:
         cut = truncate(vectors, dim)
@@ -180,13 +161,3 @@ def _columns(kept: Rows, vectors: np.ndarray, job: Job, note: Any) -> dict[str, 
             source, row = kept[misfit]
             note(source, row, "cell", f"has in {name} {row.cells.get(name)!r:.60}, no {kind}: stored as null")
     return columns
-
-
-def _parquet(columns: dict[str, pa.Array], facts: dict[str, Any]) -> bytes:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(facts, ensure_ascii=False)})
-    stream = io.BytesIO()
-    parquet.write_table(table, stream, compression="zstd", use_dictionary=False, write_statistics=False)
-    return stream.getvalue()

@@ -44,9 +44,14 @@ def merge_types(known: Mapping[str, ColumnType], columns: Mapping[str, Sequence[
     return merged
 
 
+def as_type(values: Sequence[Any], type_: ColumnType) -> list[Any]:
+    """Values of a column of a type: whole numbers among floats become floats."""
+    return [float(value) if type_ == "float" and value is not None else value for value in values]
+
+
 def as_array(values: Sequence[Any], type_: ColumnType) -> pa.Array:
     """Values of a column as an Arrow array of its type."""
-    return pa.array([None if v is None else float(v) if type_ == "float" else v for v in values], _ARROW[type_])
+    return pa.array(as_type(values, type_), _ARROW[type_])
 
 
 def empty_array(count: int, type_: ColumnType) -> pa.Array:

@@ -32,6 +32,9 @@ Where = Mapping[str, Value | Collection[Value] | Range]
 """Columns and what they must be: a value, one of several, or in a range. All of them must hold; a row without the
 column does not match."""
 
+Columns = Mapping[str, Sequence[Any]] | None
+"""The user's own columns by name, a value for each row."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -109,11 +112,7 @@ class Store(Protocol):
         """How :meth:`search` searches; None compares with every full vector."""
 
     def add(
-        self,
-        ids: Sequence[str],
-        embeddings: np.ndarray,
-        texts: Sequence[str] | None = None,
-        columns: Mapping[str, Sequence[Any]] | None = None,
+        self, ids: Sequence[str], embeddings: np.ndarray, texts: Sequence[str] | None = None, columns: Columns = None
     ) -> None:
         """Add rows; a row whose id is there already is replaced.
 

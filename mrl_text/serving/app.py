@@ -32,17 +32,7 @@ _REASONS = {404: "no such path", 405: "this path does not take that method"}
 
 
 class Service:
-    """The requests of one model.
-
-    Args:
-        embedder: the model.
-        settings: limits and access.
-        thread: compute in a thread of its own; otherwise the caller runs ``batcher.run``.
-
-    Attributes:
-        batcher: computes; to be closed at the end.
-        metrics: what was counted.
-    """
+    """The requests of one model; without ``thread``, the caller runs ``batcher.run`` to compute."""
 
     def __init__(self, embedder: Embedder, settings: ServerSettings, *, thread: bool = True) -> None:
         self.embedder, self.settings = embedder, settings
@@ -177,11 +167,7 @@ class Service:
 
 
 def create_app(service: Service) -> FastAPI:
-    """The ASGI application of a service; it closes the service's batcher when it ends.
-
-    Args:
-        service: the model and its limits. With a token set, no description of the interface is served.
-    """
+    """The ASGI application of a service; it closes the batcher at its end. With a token set, it shows no schema."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -234,11 +220,7 @@ async def _read_body(request: Request, limit: int) -> bytes:
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Do the work, and stop when the client no longer waits for it.
-
-    Raises:
-        ClientDisconnect: the client has left.
-    """
+    """Do the work, and stop when the client no longer waits for it."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:

@@ -7,22 +7,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
-from mrl_text.serving.embedder import Reading
+from mrl_text.serving.embedder import Embedder, Reading
 from mrl_text.serving.queueing import FairQueue, Item, Job
 
 logger = logging.getLogger(__name__)
 
 
 class Overloaded(Exception):
-    """The queue is too full: the client should try again later.
-
-    Args:
-        retry_after: seconds until there is likely to be room.
-    """
+    """The queue is too full: the client should try again in ``retry_after`` seconds."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"try again in {retry_after} s")
@@ -33,17 +28,6 @@ class Closed(Exception):
     """The server is stopping."""
 
 
-class Encoder(Protocol):
-    """The model as the thread calls it; see :class:`mrl_text.serving.embedder.Embedder`."""
-
-    @property
-    def width(self) -> int:
-        """Numbers per vector."""
-
-    def encode(self, texts: Sequence[str], reading: Reading) -> np.ndarray:
-        """One forward pass: float32 (n, width)."""
-
-
 class Batcher:
     """Merges the texts of concurrent requests into batches, which one thread computes.
 
@@ -51,7 +35,6 @@ class Batcher:
     first text, for others to share its batch.
 
     Args:
-        encoder: the model.
         batch_tokens: padded tokens per forward pass.
         max_wait_ms: patience of an idle server, milliseconds.
         max_queue: tokens that may wait.
@@ -61,7 +44,7 @@ class Batcher:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: Embedder,
         *,
         batch_tokens: int,
         max_wait_ms: float,
@@ -101,12 +84,7 @@ class Batcher:
     async def embed(self, texts: Sequence[str], tokens: Sequence[int], reading: Reading) -> np.ndarray:
         """Encode the texts of one request together with those of others.
 
-        Cancelling removes from the queue what is not yet computed.
-
-        Args:
-            texts: at least one.
-            tokens: how many the model reads of each.
-            reading: how it reads them.
+        ``tokens`` is how many the model reads of each. Cancelling removes from the queue what is not yet computed.
 
         Returns:
             float32 (n, width), unit rows, in the order of the texts.
@@ -130,11 +108,7 @@ class Batcher:
                 self._queue.drop(job)
 
     def close(self, *, abort: bool = False) -> None:
-        """Take no more requests. The thread ends when the queue is empty.
-
-        Args:
-            abort: drop the waiting texts, too; their requests get :class:`Closed`.
-        """
+        """Take no more requests and end once the queue is empty; ``abort`` drops what waits, with :class:`Closed`."""
         with self._changed:
             self._closing = True
             if abort:

@@ -19,14 +19,11 @@ from mrl_text.suggest import check_choice
 class Reading(NamedTuple):
     """How the model reads a text. Texts with different readings cannot share a forward pass."""
 
-    prompt: str | None = None
-    """Text put before every input."""
-    task: str | None = None
-    """Route through models that treat queries and documents differently."""
+    prompt: str | None = None  # text put before every input
+    task: str | None = None  # route through models that treat queries and documents differently
 
 
-PLAIN = Reading()
-"""No prompt and no route."""
+PLAIN = Reading()  # no prompt and no route
 
 
 class Embedder:
@@ -35,18 +32,8 @@ class Embedder:
     :meth:`encode` is for one thread at a time; everything else may be called from any thread.
 
     Args:
-        model: folder, hub id or packaged model.
         dtype: what it computes in; ``auto`` is bfloat16 where the device has it natively and the model has
             matrices to multiply, else float32.
-        device: as for sentence-transformers; None is the best there is.
-        name: what clients call it; None takes the name it was found by.
-        trust_remote_code: allow code that comes with the model to run.
-
-    Attributes:
-        name: what clients call it.
-        dtype: what it computes in.
-        width: numbers per vector.
-        max_tokens: tokens of a text that are read; None for no limit.
 
     Raises:
         FileNotFoundError: no such model.
@@ -64,16 +51,16 @@ class Embedder:
     ) -> None:
         check_choice("dtype", dtype, AutoDtype)
         source = find_model(model, trust_remote_code=trust_remote_code)
-        self.name = name or source.name.removeprefix("local/")
+        self.name = name or source.name.removeprefix("local/")  # what clients call it
         self._encoder = load(source, dtype=dtype, device=device).eval()
         self.dtype = compute_dtype(self._encoder)
         self._encoder.warn_when_cut = False  # the server counts what it cuts
         width = self._encoder.width
         if width is None:
             raise ValueError(f"{self.name} does not tell how many numbers its vectors have, and cannot be served")
-        self.width: int = width
+        self.width: int = width  # numbers per vector
         self.dims = self._encoder.matryoshka_dims
-        self.max_tokens = self._encoder.max_tokens
+        self.max_tokens = self._encoder.max_tokens  # of a text that are read; None for no limit
         self._tokenize = _token_counter(self._encoder)
 
     @property
@@ -82,11 +69,8 @@ class Embedder:
         return str(self._encoder.device)
 
     def reading(self, input_type: str | None = None, prompt_name: str | None = None) -> Reading:
-        """How texts are read, by the rule of :meth:`mrl_text.MatryoshkaEncoder.prompt_for`.
-
-        Args:
-            input_type: ``"query"`` or ``"document"``: the prompt of that name, if the model has one, and its route.
-            prompt_name: a prompt saved with the model; wins over that of ``input_type``.
+        """How texts are read, by the rule of :meth:`mrl_text.MatryoshkaEncoder.prompt_for`
+        (``input_type`` is its ``role``).
 
         Raises:
             ValueError: the model has no such prompt.
@@ -115,10 +99,6 @@ class Embedder:
     def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> np.ndarray:
         """Encode one batch in one forward pass.
 
-        Args:
-            texts: of about the same length.
-            reading: how to read them.
-
         Returns:
             float32 (n, width), unit rows.
 
@@ -126,12 +106,9 @@ class Embedder:
             FloatingPointError: the model returned NaN or infinity.
         """
         options: dict[str, Any] = {"task": reading.task} if reading.task else {}
+        options["prompt"] = reading.prompt or ""  # an empty one, because None would bring the default prompt back
         vectors: np.ndarray = self._encoder.encode(
-            list(texts),
-            prompt=reading.prompt or "",  # an empty one, because None would bring the default prompt back
-            batch_size=len(texts),
-            show_progress_bar=False,
-            **options,
+            list(texts), batch_size=len(texts), show_progress_bar=False, **options
         )
         if not np.isfinite(vectors).all():
             raise FloatingPointError("the model gave vectors that are not finite")

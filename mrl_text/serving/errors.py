@@ -13,15 +13,7 @@ Headers = dict[str, str] | None
 
 
 class ApiError(Exception):
-    """A refused request, with status and reason.
-
-    Args:
-        status: HTTP status, 400 to 599.
-        message: what is wrong, what is allowed, the fix. Never a part of a long input.
-        param: field of the request that caused it.
-        code: short name for programs.
-        headers: extra response headers.
-    """
+    """A refused request: HTTP status, message (never a part of a long input), field, short name, extra headers."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None, headers: Headers = None

@@ -7,14 +7,12 @@ import hmac
 import time
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mrl_text.serving.errors import ApiError, respond
 from mrl_text.serving.metrics import Metrics
 
-OPEN_PATH = "/health"
-"""Path that needs no token. It only says that the server runs."""
+OPEN_PATH = "/health"  # path that needs no token. It only says that the server runs.
 
 EMBEDDINGS_PATH = "/v1/embeddings"
 _PATHS = (OPEN_PATH, EMBEDDINGS_PATH, "/v1/models", "/metrics")
@@ -24,11 +22,6 @@ class Guard:
     """ASGI middleware that checks the token before it reads anything else of a request, and counts answers.
 
     Without the right token every path, method and body gets the same answer. Only ``/health`` needs no token.
-
-    Args:
-        app: the application behind it.
-        api_key: the token; None asks for none.
-        metrics: where answers are counted.
     """
 
     def __init__(self, app: ASGIApp, *, api_key: str | None, metrics: Metrics) -> None:
@@ -52,7 +45,10 @@ class Guard:
             if path == OPEN_PATH or self._allows(Headers(scope=scope)):
                 await self._app(scope, receive, counted)
             else:
-                await _unauthorized()(scope, receive, counted)
+                message = "a valid API key is needed, in the header 'Authorization: Bearer KEY'"
+                challenge = {"www-authenticate": "Bearer"}
+                refused = respond(ApiError(401, message, code="invalid_api_key", headers=challenge))
+                await refused(scope, receive, counted)
         finally:
             label = path if path in _PATHS else "other"
             self._metrics.requests.labels(label, str(status)).inc()
@@ -66,11 +62,6 @@ class Guard:
         # digests have one length, and their comparison takes one time
         right = hmac.compare_digest(_digest(token.strip().encode("latin-1")), self._digest)
         return right and scheme.lower() == "bearer"
-
-
-def _unauthorized() -> Response:
-    message = "a valid API key is needed, in the header 'Authorization: Bearer KEY'"
-    return respond(ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"}))
 
 
 def _digest(token: bytes) -> bytes:

@@ -14,25 +14,16 @@ _TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16_384, 65_536)
 
 
 class Metrics:
-    """Counters of one server in a registry of their own, so that two servers in a process do not mix.
-
-    Args:
-        queued_tokens: gives the number of waiting tokens.
-    """
+    """Counters of one server in a registry of their own, so that two servers in a process do not mix."""
 
     def __init__(self, queued_tokens: Callable[[], float]) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("mrl_text_requests", "Answered requests.", ["path", "status"], registry=registry)
-        self.seconds = Histogram(
-            "mrl_text_request_seconds",
-            "From a request's headers to its answer, embeddings only.",
-            buckets=_SECONDS,
-            registry=registry,
-        )
+        about = "From a request's headers to its answer, embeddings only."
+        self.seconds = Histogram("mrl_text_request_seconds", about, buckets=_SECONDS, registry=registry)
         self.batch_texts = Histogram("mrl_text_batch_texts", "Texts per pass.", buckets=_TEXTS, registry=registry)
-        self.batch_tokens = Histogram(
-            "mrl_text_batch_tokens", "Tokens per pass, padding included.", buckets=_TOKENS, registry=registry
-        )
+        about = "Tokens per pass, padding included."
+        self.batch_tokens = Histogram("mrl_text_batch_tokens", about, buckets=_TOKENS, registry=registry)
         self.tokens = Counter("mrl_text_tokens", "Tokens that the model read.", registry=registry)
         self.cut_texts = Counter("mrl_text_cut_texts", "Texts longer than the model reads.", registry=registry)
         self.compute_seconds = Counter("mrl_text_compute_seconds", "Time in the model.", registry=registry)
@@ -42,5 +33,4 @@ class Metrics:
 
     def render(self) -> bytes:
         """The counters in Prometheus' text format."""
-        rendered: bytes = generate_latest(self.registry)
-        return rendered
+        return bytes(generate_latest(self.registry))

@@ -9,22 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_WINDOW = 4
-"""How many batches of waiting texts are searched for texts of similar length."""
-_FREE_PADDING = 64
-"""Up to this many padding tokens cost less than another forward pass."""
+_WINDOW = 4  # how many batches of waiting texts are searched for texts of similar length
+_FREE_PADDING = 64  # up to this many padding tokens cost less than another forward pass
 
 
 class Job:
-    """The texts of one request on their way through the model.
-
-    Args:
-        texts: what is to be encoded.
-        tokens: how many tokens the model reads of each.
-        kind: texts of different kinds (prompts) cannot share a forward pass.
-        width: numbers per vector.
-        future: gets ``vectors`` when all texts are done.
-    """
+    """The texts of one request on their way through the model; those of another ``kind`` need another pass."""
 
     __slots__ = ("dropped", "future", "kind", "left", "texts", "tokens", "vectors", "waiting")
 
@@ -59,17 +49,11 @@ class FairQueue:
     before it, counted from the place being served when the request came. So every request moves on at the same
     pace, and a short one overtakes the rest of a long one. A batch is the first text and those of like length near
     the front. Not safe for threads: callers hold a lock.
-
-    Args:
-        batch_tokens: most tokens of a batch with its padding; a single longer text goes alone.
-
-    Attributes:
-        tokens: that wait.
     """
 
     def __init__(self, batch_tokens: int) -> None:
-        self.batch_tokens = batch_tokens
-        self.tokens = 0
+        self.batch_tokens = batch_tokens  # most of a batch with its padding; a single longer text goes alone
+        self.tokens = 0  # that wait
         self._heap: list[Item] = []
         self._now = 0
         self._serial = 0

@@ -44,11 +44,7 @@ def serve(
     the rest then gets 503. A second one ends the process at once with status 128 plus its number.
 
     Args:
-        model: folder, hub id or packaged model.
-        settings: address, limits, access; None is the defaults.
         dtype: what the model computes in; ``auto`` is bfloat16 where the device has it natively, else float32.
-        device: as for :func:`mrl_text.loading.load`.
-        trust_remote_code: allow code that comes with the model to run.
         on_ready: gets the server's address once it answers.
 
     Raises:
@@ -79,7 +75,9 @@ def serve(
             ws="none",
             timeout_graceful_shutdown=int(settings.grace) + 5,
         )
-        _run(_Server(config, service, _address(settings.host, listener), on_ready), service, listener)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        _run(_Server(config, service, address, on_ready), service, listener)
     finally:
         sys.setswitchinterval(switch_seconds)
         listener.close()
@@ -165,10 +163,6 @@ def _bind(settings: ServerSettings) -> socket.socket:
         listener.close()
         raise OSError(f"cannot listen on {where}: {error.strerror}; try another --port, 0 for any") from None
     return listener
-
-
-def _address(host: str, listener: socket.socket) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
 def _warm_up(embedder: Embedder, batch_tokens: int) -> None:

@@ -69,8 +69,6 @@ def read_inputs(given: Any, *, limit: int, token_ids: bool = False) -> list[str]
 
     Args:
         given: a text, a list of texts or, with ``token_ids``, a list of ids or of lists of ids.
-        limit: how many are allowed.
-        token_ids: take ids of tokens.
 
     Raises:
         ApiError: 400 with the position of the first entry that is not allowed.
@@ -107,12 +105,7 @@ def render_response(vectors: np.ndarray, *, model: str, encoding_format: str | N
 
     Args:
         vectors: float32 (n, dim), in the order of the inputs.
-        model: name of the model.
         encoding_format: ``base64`` writes little-endian float32; otherwise lists of numbers.
-        tokens: that the model read.
-
-    Returns:
-        JSON in OpenAI's shape.
     """
     rows: list[Any]
     if encoding_format == "base64":

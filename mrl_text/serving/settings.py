@@ -7,8 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-API_KEY_VARIABLE = "MRL_TEXT_API_KEY"
-"""Environment variable that holds the token where no other is named."""
+API_KEY_VARIABLE = "MRL_TEXT_API_KEY"  # environment variable that holds the token where no other is named
 
 
 @dataclass(frozen=True)
@@ -19,32 +18,22 @@ class ServerSettings:
         ValueError: a limit that would refuse everything, an impossible port, an empty token.
     """
 
-    host: str = "127.0.0.1"
-    """Address to listen on. Only this machine reaches the default."""
-    port: int = 8080
-    """Port; 0 takes any free one."""
-    model_name: str | None = None
-    """What clients call the model; None is the name it was loaded by."""
+    host: str = "127.0.0.1"  # address to listen on. Only this machine reaches the default.
+    port: int = 8080  # port; 0 takes any free one
+    model_name: str | None = None  # what clients call the model; None is the name it was loaded by
     dims: tuple[int, ...] | None = None
     """Values of ``dimensions`` that are allowed beside the full width; None allows every size up to it."""
     max_batch_tokens: int | None = None
     """Padded tokens per forward pass; None is 1,536 on a processor, whose caches hold little more, 16,384 on a GPU."""
-    max_wait_ms: float = 2.0
-    """How long an idle server waits for more texts after the first, milliseconds."""
-    max_inputs: int = 2048
-    """Texts per request (OpenAI's own limit)."""
-    max_request_bytes: int = 8 * 2**20
-    """Bytes of a request's body."""
-    max_queue: int = 262_144
-    """Tokens that may wait; a request beyond them gets 429. One alone may be larger."""
-    timeout: float = 60.0
-    """Seconds from the headers of a request to its answer."""
-    grace: float = 30.0
-    """Seconds that requests under way get after the first signal to stop."""
+    max_wait_ms: float = 2.0  # how long an idle server waits for more texts after the first, milliseconds
+    max_inputs: int = 2048  # texts per request (OpenAI's own limit)
+    max_request_bytes: int = 8 * 2**20  # bytes of a request's body
+    max_queue: int = 262_144  # tokens that may wait; a request beyond them gets 429. One alone may be larger.
+    timeout: float = 60.0  # seconds from the headers of a request to its answer
+    grace: float = 30.0  # seconds that requests under way get after the first signal to stop
     api_key: str | None = field(default=None, repr=False)
     """Token that every request but ``/health`` must bring; None asks for none."""
-    token_ids: bool = False
-    """Take ids of the model's own tokenizer as input, too."""
+    token_ids: bool = False  # take ids of the model's own tokenizer as input, too
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
@@ -79,9 +68,6 @@ def read_api_key(variable: str | None = None, file: Path | None = None) -> str |
     Args:
         variable: environment variable that must hold it; None takes :data:`API_KEY_VARIABLE` if that is set.
         file: file that holds it and nothing else; surrounding blanks are dropped.
-
-    Returns:
-        The token, or None where none is asked for.
 
     Raises:
         ValueError: both are named; the named variable is not set; nothing but blanks in it.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
+from mrl_text.adapt.adaptation import add_linear
 from mrl_text.cards.trained import ModelCard
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.loading import load
@@ -16,8 +17,7 @@ from mrl_text.training.recipe import ModelConfig, Recipe
 def check_recipe(recipe: Recipe) -> ModelSource:
     """Check all that can be known before data and weights are loaded: the model's name and width, local files.
 
-    Raises:
-        FileNotFoundError, ValueError: as for :func:`mrl_text.training.train`.
+    Errors are those of :func:`mrl_text.training.train`.
     """
     source = find_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
     check_data(recipe)
@@ -31,15 +31,12 @@ def check_recipe(recipe: Recipe) -> ModelSource:
 
 
 def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
-    """The recipe's starting model, ready to train: float32 weights, in whatever type it was saved.
-
-    Raises:
-        FileNotFoundError: a hub model that cannot be reached.
-        ValueError: a size larger than the model.
-    """
+    """The recipe's starting model, ready to train: float32 weights, in whatever type it was saved."""
     model = load(source, model_card_data=ModelCard())
     if recipe.model.static is not None:
-        model = _static(model, recipe.model.static)
+        # a table of one vector per token, from scratch, over the model's vocabulary
+        table = StaticEmbedding(model.tokenizer.backend_tokenizer, embedding_dim=recipe.model.static)
+        model = MatryoshkaEncoder(modules=[table], model_card_data=ModelCard())
     if recipe.model.width is not None:
         _narrow(model, recipe.model.width)
     if model.width is not None:
@@ -64,20 +61,12 @@ def _set_options(model: MatryoshkaEncoder, config: ModelConfig) -> None:
         model.transformers_model.get_input_embeddings().requires_grad_(False)
 
 
-def _static(model: MatryoshkaEncoder, width: int) -> MatryoshkaEncoder:
-    """A table of one vector per token, from scratch, over the model's vocabulary (sentence-transformers' module)."""
-    table = StaticEmbedding(model.tokenizer.backend_tokenizer, embedding_dim=width)
-    return MatryoshkaEncoder(modules=[table], model_card_data=ModelCard())
-
-
 def _narrow(model: MatryoshkaEncoder, width: int) -> None:
     """Put a linear layer to ``width`` numbers behind the pooling; it begins as the plain cut."""
     full = model.width
     if full is None or width > full:
         raise ValueError(f"model.width={width}, but the model has {full}")
-    layer = Dense(full, width, bias=False, activation_function=torch.nn.Identity(), init_weight=torch.eye(width, full))
-    last = len(model) - (type(model[-1]).__name__ == "Normalize")
-    model.insert(last, layer.to(model.device))
+    add_linear(model, torch.eye(width, full))
 
 
 def _check_sizes(recipe: Recipe, width: int) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler, MultiDatasetDefaultBatchSampler
 
@@ -34,26 +33,13 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
     A row with a text that its batch already has, in whatever column (case and spacing ignored), waits for the next
     batch that has not. sentence-transformers' class of this name keeps the same promise but reads every row anew in
     every epoch; here 8 bytes per text are kept instead. Rows that fit nowhere else come last, in smaller batches.
-
-    Args:
-        dataset: text columns and, maybe, a ``label``.
-        batch_size: rows per batch.
-        drop_last: leave out batches with fewer rows.
-        valid_label_columns, generator: for the Trainer's sake; the order comes from ``seed`` and the epoch.
-        seed: decides the order, together with the epoch (``set_epoch``).
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        drop_last: bool,
-        valid_label_columns: list[str] | None = None,
-        generator: torch.Generator | None = None,
-        seed: int | None = 0,
-    ) -> None:
-        super().__init__(dataset, batch_size, drop_last, valid_label_columns, generator, seed or 0)
-        self.dataset = dataset
+    seed: int
+
+    def __init__(self, dataset: Dataset, *args: Any, **kwargs: Any) -> None:
+        super().__init__(dataset, *args, **kwargs)
+        self.dataset, self.seed = dataset, int(self.seed or 0)
         self._hashes: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -168,29 +154,18 @@ class WeightedBatchSampler(MultiDatasetDefaultBatchSampler):
     An epoch has as many batches as the data sets together. A data set whose share is larger than its number of
     batches starts over, in another order; one whose share is smaller shows other rows in the next epoch.
 
-    Args:
-        dataset: the data sets.
-        batch_samplers: one for each.
-        generator: for the Trainer's sake; the order comes from ``seed`` and the epoch.
-        seed: decides the order, together with the epoch.
-        weights: share of each data set, any positive numbers.
-
     Raises:
         ValueError: not one positive weight per data set.
     """
 
-    def __init__(
-        self,
-        dataset: torch.utils.data.ConcatDataset[Any],
-        batch_samplers: list[Any],
-        generator: torch.Generator | None = None,
-        seed: int | None = 0,
-        *,
-        weights: Sequence[float],
-    ) -> None:
-        super().__init__(dataset, batch_samplers, generator, seed or 0)
-        if len(weights) != len(batch_samplers) or min(weights) <= 0:
-            raise ValueError(f"expected {len(batch_samplers)} positive weights, one per source, got {list(weights)}")
+    seed: int
+
+    def __init__(self, *args: Any, weights: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seed = int(self.seed or 0)
+        if len(weights) != len(self.batch_samplers) or min(weights) <= 0:
+            expected = f"{len(self.batch_samplers)} positive weights, one per source"
+            raise ValueError(f"expected {expected}, got {list(weights)}")
         self.counts = _shares(weights, len(self))
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -233,9 +208,9 @@ SAMPLERS: dict[Batches, type[NoDuplicatesBatchSampler]] = {
 
 def _lengths(data: Dataset) -> np.ndarray:
     plain = data.with_format(None)
-    columns = [np.fromiter(map(len, plain[name][:]), dtype=np.int64) for name in text_columns(data)]
-    total: np.ndarray = np.sum(columns, axis=0)
-    return total
+    return np.asarray(
+        np.sum([np.fromiter(map(len, plain[name][:]), dtype=np.int64) for name in text_columns(data)], axis=0)
+    )
 
 
 def _shares(weights: Sequence[float], total: int) -> list[int]:

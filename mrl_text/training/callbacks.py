@@ -46,9 +46,7 @@ class LogBeforeSaving(TrainerCallback):
         """Ask for a log line where a checkpoint is asked for."""
         control.should_log |= control.should_save
 
-    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for a log line where a checkpoint is asked for."""
-        control.should_log |= control.should_save
+    on_epoch_end = on_step_end
 
 
 class ProgressLine(TrainerCallback):
@@ -61,14 +59,8 @@ class ProgressLine(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Open the bar."""
-        self._bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc="Training",
-            unit="step",
-            dynamic_ncols=True,
-            disable=not state.is_world_process_zero,
-        )
+        steps = {"total": state.max_steps, "initial": state.global_step, "unit": "step"}
+        self._bar = tqdm(desc="Training", dynamic_ncols=True, disable=not state.is_world_process_zero, **steps)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Advance the bar."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import Dataset, DatasetDict, IterableDataset
 from sentence_transformers.base.training_args import BatchSamplers
 
 from mrl_text.training.batches import SAMPLERS, WeightedBatchSampler
@@ -16,19 +17,11 @@ from mrl_text.training.recipe import Recipe
 from mrl_text.training.streams import stream_sources
 from mrl_text.training.texts import row_hashes, text_columns
 
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, IterableDataset
-
 logger = logging.getLogger(__name__)
 
 
 def check_data(recipe: Recipe) -> None:
-    """Fail early on what can be seen without reading the data.
-
-    Raises:
-        FileNotFoundError: a local path that is not there.
-        ValueError: a file of no known type, or a stream that would never end or cannot be checked beforehand.
-    """
+    """Fail early (FileNotFoundError, ValueError) on what can be seen without reading the data."""
     for source in (*recipe.data.train, *recipe.data.validation):
         check_source(source)
     if not recipe.data.stream:
@@ -58,8 +51,6 @@ def load_training_data(recipe: Recipe) -> Dataset | DatasetDict | IterableDatase
         ValueError: the training data has a text of the evaluation data and ``data.on_leak`` is ``refuse``, an unknown
             evaluation task, or no row left of a source.
     """
-    from datasets import DatasetDict
-
     check_data(recipe)
     config = recipe.data
     names = _checked_against(recipe)

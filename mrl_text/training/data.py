@@ -8,7 +8,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset
 
 from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.tables import SUFFIXES, Problems, Table, good_rows, open_table
@@ -17,22 +19,13 @@ from mrl_text.tables.texts import is_text
 from mrl_text.tables.values import cell_text
 from mrl_text.training.recipe import SourceConfig
 
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
 logger = logging.getLogger(__name__)
 
 _STREAMED_ROWS = 10_000  # of a stream, those that tell which columns there are
 
 
 def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
-    """Load every source; several become a ``DatasetDict`` whose names are the sources in order.
-
-    Raises:
-        FileNotFoundError, ValueError: as for :func:`load_source`.
-    """
-    from datasets import DatasetDict
-
+    """Load every source; several become a ``DatasetDict`` whose names are the sources in order."""
     loaded = [load_source(source) for source in sources]
     if len(loaded) == 1:
         return loaded[0]
@@ -41,14 +34,10 @@ def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
 
 
 def load_source(source: SourceConfig) -> Dataset:
-    """Load one source.
+    """Load one source: a data set of strings, none blank.
 
-    Args:
-        source: its description in a recipe.
-
-    Returns:
-        Data set whose columns are ``anchor``, ``positive`` and, where there are any, ``negative``,
-        ``negative_2``...; ``anchor`` alone for a source of one column. All strings, none blank.
+    Its columns are ``anchor``, ``positive`` and, where there are any, ``negative``, ``negative_2``...; ``anchor`` alone
+    for a source of one column.
 
     Raises:
         FileNotFoundError: a local path that is not there, or a hub data set that cannot be reached.
@@ -56,45 +45,30 @@ def load_source(source: SourceConfig) -> Dataset:
     """
     if source.source == "docstrings":
         return _docstring_pairs(source)
-    data = _select_columns(open_source(source), source)
+    data = _select_columns(open_dataset(source), source)
     if source.limit is not None:
         data = data.select(range(min(source.limit, len(data))))
     return _without_blank_rows(data, source.source)
 
 
 def check_source(source: SourceConfig) -> None:
-    """Fail early on what can be seen without reading the data: a local path that is not there or of no known type.
-
-    Raises:
-        FileNotFoundError, ValueError: as for :func:`load_source`.
-    """
+    """Fail early on what can be seen without reading the data: a missing path, an unknown type, held-out packages."""
     if source.source != "docstrings" and _is_local(source.source):
         _local_tables(source.source)
     if held_out := sorted(set(source.packages or ()) & set(HELD_OUT_PACKAGES)):
         raise ValueError(f"packages {', '.join(held_out)} are held out for evaluation and are never trained on")
 
 
-def open_source(source: SourceConfig, *, streaming: bool = False) -> Any:
+def open_dataset(source: SourceConfig, *, streaming: bool = False) -> Any:
     """A local or hub source with the columns of its own names: those that are used, of a hub data set all.
 
     Cells of local files are text as they are written, whatever they look like; those of Parquet are copied.
-
-    Args:
-        source: its description in a recipe.
-        streaming: an ``IterableDataset`` that reads as it goes.
-
-    Raises:
-        FileNotFoundError, ValueError: as for :func:`load_source`.
     """
     return (_load_local if _is_local(source.source) else _load_hub)(source, streaming)
 
 
 def target_columns(source: SourceConfig, present: Sequence[str]) -> dict[str, str]:
     """Which columns are used, and what they are called from now on.
-
-    Args:
-        source: its description in a recipe.
-        present: the columns that are there.
 
     Returns:
         Column of the source -> ``anchor``, ``positive``, ``negative``, ``negative_2``..., in this order.
@@ -120,8 +94,6 @@ def target_columns(source: SourceConfig, present: Sequence[str]) -> dict[str, st
 
 
 def _docstring_pairs(source: SourceConfig) -> Dataset:
-    from datasets import Dataset
-
     check_source(source)
     exclude = HELD_OUT_PACKAGES
     pairs = load_docstrings(source.packages, exclude=exclude, limit_per_package=source.limit_per_package, progress=True)
@@ -158,8 +130,6 @@ def _local_tables(source: str) -> list[Table]:
 
 
 def _load_local(source: SourceConfig, streaming: bool) -> Any:
-    from datasets import Dataset, Features, IterableDataset, Value, load_dataset
-
     tables = _local_tables(source.source)
     present = [_columns(table, streaming) for table in tables]
     names = list(target_columns(source, list(dict.fromkeys(itertools.chain.from_iterable(present)))))
@@ -222,26 +192,21 @@ def _rows(
 
 def unreadable(source: str, error: BaseException) -> ValueError:
     """What to raise where reading a source failed: the reader's own error if it names the file."""
-    root = error
-    while root.__cause__ is not None and not isinstance(root, ValueError):
-        root = root.__cause__
-    reason = " ".join(str(root).split())
+    reason = _reason(error, until=ValueError)
     return ValueError(reason if Path(source).name in reason else f"{source} cannot be read: {reason[:200]}")
 
 
 def _load_hub(source: SourceConfig, streaming: bool) -> Any:
-    from datasets import load_dataset
-
     try:
         return load_dataset(source.source, source.subset, split=source.split, streaming=streaming)
     except OSError as error:
         raise FileNotFoundError(
             f"{source.source} is neither a local file nor a hub data set that can be reached from here"
-            f" ({_one_line(error)}); for local data give the path of a file"
+            f" ({_reason(error):.200}); for local data give the path of a file"
         ) from error
     except Exception as error:  # a wrong subset or split, a script: many types, each about this data set
         where = f"{source.source}, subset {source.subset}, split {source.split}"
-        raise ValueError(f"{where} cannot be loaded: {_one_line(error)}") from error
+        raise ValueError(f"{where} cannot be loaded: {_reason(error):.200}") from error
 
 
 def _select_columns(data: Dataset, source: SourceConfig) -> Dataset:
@@ -269,8 +234,8 @@ def _without_blank_rows(data: Dataset, label: str) -> Dataset:
     return data
 
 
-def _one_line(error: BaseException) -> str:
-    root = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    return " ".join(str(root).split())[:200]
+def _reason(error: BaseException, until: type[BaseException] | tuple[()] = ()) -> str:
+    """What is behind an error, or the first of a type behind it, on one line."""
+    while error.__cause__ is not None and not isinstance(error, until):
+        error = error.__cause__
+    return " ".join(str(error).split())

@@ -18,13 +18,6 @@ class NestedRetrievalEvaluator(SentenceEvaluator):
     Texts are encoded once at full width; each size is a slice. With one relevant text per query, nDCG@10 is
     ``1 / log2(rank + 1)`` for a rank up to 10, else 0. Equal similarities count against the model.
 
-    Args:
-        anchors: queries.
-        positives: the text that answers each query, same order.
-        dims: sizes to report.
-        name: prefix of the metric names.
-        batch_size: texts per forward pass.
-
     Raises:
         ValueError: no pairs, or lists of different length.
     """
@@ -55,11 +48,7 @@ class NestedRetrievalEvaluator(SentenceEvaluator):
         return "Nested Retrieval"
 
     def __call__(
-        self,
-        model: SentenceTransformer,
-        output_path: str | None = None,
-        epoch: int = -1,
-        steps: int = -1,
+        self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
         """Return ``{"<name>_dim<d>_ndcg@10": score}`` with scores 0..1 for every size, ascending."""
         options: dict[str, Any] = {

@@ -49,15 +49,7 @@ def evaluation_hashes(check_against: Iterable[str], mirror: str | None = None) -
 
 
 def leaked_rows(hashes: np.ndarray, evaluation: np.ndarray) -> np.ndarray:
-    """Rows with a text of the evaluation data.
-
-    Args:
-        hashes: of the training texts, uint64 (n, columns).
-        evaluation: from :func:`evaluation_hashes`.
-
-    Returns:
-        bool (n,).
-    """
+    """Rows with a text of the evaluation data: uint64 (n, columns) and :func:`evaluation_hashes` to bool (n,)."""
     return np.asarray(np.isin(hashes, evaluation).any(axis=1))
 
 
@@ -119,9 +111,6 @@ def _strings(value: Any) -> Iterator[str]:
     """Every string inside lists and dictionaries."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _strings(item)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -17,55 +17,27 @@ if TYPE_CHECKING:
 def build_loss(config: LossConfig, model: MatryoshkaEncoder) -> nn.Module:
     """The loss of a recipe for this model.
 
-    Args:
-        config: the recipe's ``loss`` section.
-        model: the model to train.
-
-    Returns:
-        A loss for ``SentenceTransformerTrainer``.
-
     Raises:
         ValueError: sizes or options that do not fit the model.
     """
+
+    def given(names: str) -> dict[str, Any]:
+        return {name: getattr(config, name) for name in names.split()}
+
     if config.name == "nested_infonce_2d":
         from mrl_text.losses.layers import nested_infonce_2d
 
-        loss: nn.Module = nested_infonce_2d(
-            model,
-            config.dims,
-            weights=config.weights,
-            scale=config.scale,
-            layers_per_step=config.layers_per_step,
-            dims_per_step=config.dims_per_step,
-        )
+        options = given("weights scale layers_per_step dims_per_step")
+        loss: nn.Module = nested_infonce_2d(model, config.dims, **options)
         return loss
     objectives: list[Objective] = []
     if config.name == "nested_infonce":
-        objectives.append(
-            InfoNCE(
-                config.dims,
-                weights=config.weights,
-                scale=config.scale,
-                reduction=config.reduction,
-                symmetric=config.symmetric,
-                gather_across_devices=config.gather_across_devices,
-            )
-        )
+        options = given("weights scale reduction symmetric gather_across_devices")
+        objectives.append(InfoNCE(config.dims, **options))
     if config.distills:
-        strength = config.distill_weight if config.name == "nested_infonce" else 1.0
-        objectives.append(
-            SelfDistillation(
-                config.dims,
-                weights=config.distill_weights or config.weights,
-                scale=config.distill_scale,
-                reduction=config.reduction,
-                strength=strength,
-            )
-        )
-    return NestedLoss(
-        model,
-        *objectives,
-        mini_batch_size=config.mini_batch_size,
-        dims_per_step=config.dims_per_step,
-        use_labels=config.needs_teacher,
-    )
+        options = {"scale": config.distill_scale, "reduction": config.reduction}
+        options["weights"] = config.distill_weights or config.weights
+        options["strength"] = config.distill_weight if config.name == "nested_infonce" else 1.0
+        objectives.append(SelfDistillation(config.dims, **options))
+    options = given("mini_batch_size dims_per_step")
+    return NestedLoss(model, *objectives, use_labels=config.needs_teacher, **options)

@@ -29,26 +29,13 @@ def mine_sources(
     prompts: Mapping[str, str] | None = None,
     batch_size: int = 64,
 ) -> Dataset | DatasetDict:
-    """:func:`mine_negatives` for the sources that ask for it; the others stay as they are.
-
-    Args:
-        data: what :func:`mrl_text.training.data.load_sources` made of the sources.
-        sources: in the same order.
-        model, prompts, batch_size: as for :func:`mine_negatives`.
-
-    Raises:
-        ValueError: as for :func:`mine_negatives`.
-    """
-    if isinstance(data, Dataset):
-        config = sources[0].mine_negatives
-        return mine_negatives(data, config, model, prompts=prompts, batch_size=batch_size) if config else data
-    mined = {
-        name: mine_negatives(part, source.mine_negatives, model, name=name, prompts=prompts, batch_size=batch_size)
-        if source.mine_negatives
-        else part
-        for (name, part), source in zip(data.items(), sources, strict=True)
-    }
-    return DatasetDict(mined)
+    """:func:`mine_negatives` for the sources that ask for it; the others stay as they are."""
+    parts = {"the data": data} if isinstance(data, Dataset) else data
+    mined = DatasetDict(parts)
+    for (name, part), source in zip(parts.items(), sources, strict=True):
+        if config := source.mine_negatives:
+            mined[name] = mine_negatives(part, config, model, name=name, prompts=prompts, batch_size=batch_size)
+    return mined["the data"] if isinstance(data, Dataset) else mined
 
 
 def mine_negatives(
@@ -67,12 +54,7 @@ def mine_negatives(
     of their anchors' first appearance. Those for which there are too few candidates are left out and counted.
 
     Args:
-        data: columns ``anchor`` and ``positive``.
-        config: how many, and from where in the ranking.
-        model: the starting model.
-        name: of the data in messages.
         prompts: column -> text put before its texts, as in training.
-        batch_size: texts per forward pass.
         cache: folder; None is ``negatives`` under the cache directory.
 
     Returns:
@@ -116,10 +98,7 @@ def _mine(
         anchor_column_name="anchor",
         positive_column_name="positive",
         num_negatives=config.num,
-        range_min=config.range_min,
-        range_max=config.range_max,
-        relative_margin=config.relative_margin,
-        max_score=config.max_score,
+        **config.model_dump(exclude={"num"}),
         query_prompt=prompts.get("anchor", ""),
         corpus_prompt=prompts.get("positive", ""),
         output_format="n-tuple",

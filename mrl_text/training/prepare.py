@@ -20,23 +20,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ROTATION_TEXTS = 100_000
-"""As many as :func:`mrl_text.adapt.adapt` takes unless told otherwise."""
+_ROTATION_TEXTS = 100_000  # as many as :func:`mrl_text.adapt.adapt` takes unless told otherwise
 
 
 def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFolder) -> tuple[MatryoshkaEncoder, Any]:
     """Mine negatives, add the base's vectors to the data and rotate the model, where the recipe asks for it.
 
-    What it computes is kept on disk, so that a run that is resumed finds it.
-
-    Args:
-        recipe: the recipe.
-        model: its starting model.
-        data: its training data, as :func:`mrl_text.training.corpus.load_training_data` gives them.
-        folder: of the run.
-
-    Returns:
-        The model to train and its data; with a ``label`` column of vectors where the loss or the batches need one.
+    What it computes is kept on disk, so that a run that is resumed finds it. Gives the model to train and its data,
+    with a ``label`` column of vectors where the loss or the batches need one.
     """
     prompts = training_prompts(recipe, data)
     if any(source.mine_negatives for source in recipe.data.train):

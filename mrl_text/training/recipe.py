@@ -13,6 +13,8 @@ from mrl_text.suggest import did_you_mean
 from mrl_text.truncation import check_dims
 
 DEFAULT_SEED = 42
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[StrictInt, Field(ge=1)]
 
 
@@ -23,10 +25,8 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """The starting model."""
 
-    name: str
-    """Hub id, local folder or packaged model; a plain transformer such as BERT gets mean pooling."""
-    trust_remote_code: bool = False
-    """Allow code that comes with the model to run."""
+    name: str  # hub id, local folder or packaged model; a plain transformer such as BERT gets mean pooling
+    trust_remote_code: bool = False  # allow code that comes with the model to run
     max_seq_length: PositiveInt | None = None
     """Tokens per text in training and in the saved model; None keeps the model's own."""
     train_seq_length: PositiveInt | None = None
@@ -61,12 +61,10 @@ class ModelConfig(_Section):
 class MiningConfig(_Section):
     """Hard negatives: positives of other rows that the starting model places near the anchor."""
 
-    num: PositiveInt = 3
-    """Negatives per row; rows with fewer candidates are left out."""
+    num: PositiveInt = 3  # negatives per row; rows with fewer candidates are left out
     range_min: Annotated[StrictInt, Field(ge=0)] = 10
     """Pass over this many of the nearest, which may well be right answers."""
-    range_max: PositiveInt = 50
-    """Look no further than this many."""
+    range_max: PositiveInt = 50  # look no further than this many
     relative_margin: Annotated[float, Field(ge=0, lt=1)] | None = 0.05
     """Leave out what comes closer to the anchor than the positive's similarity less this part of it."""
     max_score: Annotated[float, Field(gt=-1, le=1)] | None = None
@@ -83,25 +81,19 @@ class MiningConfig(_Section):
 class SourceConfig(_Section):
     """Where pairs or triplets come from."""
 
-    source: str
-    """Hub id, local CSV/TSV/JSONL/Parquet file, folder of such files, or ``docstrings``."""
-    subset: str | None = None
-    """Configuration name of a hub data set."""
-    split: str = "train"
-    """Split of a hub data set."""
+    source: str  # hub id, local CSV/TSV/JSONL/Parquet file, folder of such files, or ``docstrings``
+    subset: str | None = None  # configuration name of a hub data set
+    split: str = "train"  # split of a hub data set
     columns: list[str] | None = None
     """Columns to use, in the order anchor, positive, negative...; None takes the columns with these names. One name is
     enough for a loss that needs texts only (``self_distillation``, ``rotation``)."""
-    limit: PositiveInt | None = None
-    """At most this many rows, from the start."""
+    limit: PositiveInt | None = None  # at most this many rows, from the start
     packages: Annotated[list[str], Field(min_length=1)] | None = None
     """For ``docstrings``: top-level import names; None takes the whole environment. Held-out ones never count."""
-    limit_per_package: PositiveInt | None = None
-    """For ``docstrings``: at most this many pairs of each package."""
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    limit_per_package: PositiveInt | None = None  # for ``docstrings``: at most this many pairs of each package
+    weight: Positive | None = None
     """Share of the batches, relative to the other sources; None for all of them goes by their numbers of rows."""
-    mine_negatives: MiningConfig | None = None
-    """Find hard negatives for pairs with the starting model."""
+    mine_negatives: MiningConfig | None = None  # find hard negatives for pairs with the starting model
 
     @property
     def label(self) -> str:
@@ -143,22 +135,14 @@ class DataConfig(_Section):
     """What to do about training rows with a text of the evaluation data."""
 
     @model_validator(mode="after")
-    def _weights_for_all_or_none(self) -> DataConfig:
+    def _sources_fit(self) -> DataConfig:
         weighted = [source.weight is not None for source in self.train]
         if any(weighted) and not all(weighted):
             missing = self.train[weighted.index(False)].label
             raise ValueError(f"train: {missing} has no weight, but others have: give it to all sources or to none")
-        return self
-
-    @model_validator(mode="after")
-    def _validation_has_pairs(self) -> DataConfig:
         for source in self.validation:
             if source.columns is not None and len(source.columns) < 2:
                 raise ValueError(f"validation: {source.label} names one column: validation finds positives by anchors")
-        return self
-
-    @model_validator(mode="after")
-    def _stream_fits(self) -> DataConfig:
         if not self.stream:
             return self
         if self.batches != "no_duplicates":
@@ -188,27 +172,18 @@ class LossConfig(_Section):
     """``nested_infonce``: multiple negatives ranking loss. ``self_distillation``: every size keeps the teacher's
     neighbourhoods, no labels. ``nested_infonce_2d``: multiple negatives ranking over sizes and layers. ``rotation``:
     the encoder stays as it is, and the numbers of its vectors are rotated (:mod:`mrl_text.adapt`)."""
-    dims: list[StrictInt]
-    """Sizes to train; the model's full width should be among them."""
-    weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
-    """One weight per size, in the order of ``dims``; None is 1 for each."""
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
-    """Inverse temperature of the softmax over cosine similarities in the contrastive loss."""
-    reduction: Literal["sum", "mean"] = "sum"
-    """Over the sizes."""
-    symmetric: bool = False
-    """Positives find their anchors, too."""
-    gather_across_devices: bool = False
-    """With several processes: negatives from all of them."""
+    dims: list[StrictInt]  # sizes to train; the model's full width should be among them
+    weights: list[NotNegative] | None = None  # one weight per size, in the order of ``dims``; None is 1 for each
+    scale: Positive = 20.0  # inverse temperature of the softmax over cosine similarities in the contrastive loss
+    reduction: Literal["sum", "mean"] = "sum"  # over the sizes
+    symmetric: bool = False  # positives find their anchors, too
+    gather_across_devices: bool = False  # with several processes: negatives from all of them
     mini_batch_size: PositiveInt | None = None
     """Encode the batch in pieces of this size with cached gradients: large batches in little memory."""
-    dims_per_step: PositiveInt | None = None
-    """Train this many sizes per step, drawn at random; None trains all."""
-    distill_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Weight of self-distillation beside ``nested_infonce``."""
-    distill_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
-    """Inverse temperature of self-distillation."""
-    distill_weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
+    dims_per_step: PositiveInt | None = None  # train this many sizes per step, drawn at random; None trains all
+    distill_weight: NotNegative = 0.0  # weight of self-distillation beside ``nested_infonce``
+    distill_scale: Positive = 10.0  # inverse temperature of self-distillation
+    distill_weights: list[NotNegative] | None = None
     """One weight per size for self-distillation; None takes ``weights``."""
     teacher: Literal["base", "self"] = "base"
     """Of self-distillation: the frozen starting model, whose vectors are computed once, or the model's own full
@@ -240,16 +215,12 @@ class LossConfig(_Section):
         return dims
 
     @model_validator(mode="after")
-    def _one_weight_each(self) -> LossConfig:
+    def _options_fit(self) -> LossConfig:
         for name, weights in (("weights", self.weights), ("distill_weights", self.distill_weights)):
             if weights is not None and len(weights) != len(self.dims):
                 raise ValueError(f"{name} has {len(weights)} values for {len(self.dims)} dims")
             if weights is not None and not any(weights):
                 raise ValueError(f"{name} are all zero: there would be nothing to train")
-        return self
-
-    @model_validator(mode="after")
-    def _options_fit_name(self) -> LossConfig:
         defaults = {name: field.default for name, field in LossConfig.model_fields.items()}
         if given := [name for name in _UNUSED[self.name].split() if getattr(self, name) != defaults[name]]:
             raise ValueError(f"{self.name} does not take {', '.join(given)}: leave it out, or change loss.name")
@@ -261,8 +232,7 @@ class EvalConfig(_Section):
 
     tasks: list[str] = []
     dims: list[StrictInt] = []
-    layers: list[PositiveInt] = []
-    """Numbers of layers besides all of them."""
+    layers: list[PositiveInt] = []  # numbers of layers besides all of them
 
     @field_validator("dims")
     @classmethod
@@ -277,8 +247,7 @@ class Recipe(_Section):
     model: ModelConfig
     data: DataConfig
     loss: LossConfig
-    training: dict[str, Any] = {}
-    """Passed to ``SentenceTransformerTrainingArguments`` unchanged."""
+    training: dict[str, Any] = {}  # passed to ``SentenceTransformerTrainingArguments`` unchanged
     eval: EvalConfig = EvalConfig()
 
     @field_validator("training")

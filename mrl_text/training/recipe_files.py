@@ -15,15 +15,7 @@ from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError, YAMLError
 
 from mrl_text.suggest import did_you_mean
-from mrl_text.training.recipe import (
-    DataConfig,
-    EvalConfig,
-    LossConfig,
-    MiningConfig,
-    ModelConfig,
-    Recipe,
-    SourceConfig,
-)
+from mrl_text.training.recipe import DataConfig, EvalConfig, LossConfig, MiningConfig, ModelConfig, Recipe, SourceConfig
 
 
 def shipped_recipes() -> dict[str, Traversable]:
@@ -34,11 +26,7 @@ def shipped_recipes() -> dict[str, Traversable]:
 
 
 def recipe_text(name: str) -> str:
-    """The YAML text of a shipped recipe.
-
-    Raises:
-        ValueError: no such recipe; names the nearest.
-    """
+    """The YAML text of a shipped recipe; ValueError names the nearest."""
     shipped = shipped_recipes()
     if name not in shipped:
         raise ValueError(f"no recipe named {name!r}{did_you_mean(name, shipped)}")
@@ -90,11 +78,7 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_eval(model: str) -> EvalConfig:
-    """What the recipe of a run says about its evaluation; empty for a model that is no run of ours.
-
-    Args:
-        model: folder of a run, or of the model in it; any other name gives the empty answer.
-    """
+    """What the recipe of a run says about its evaluation; empty for a model that is no run of ours."""
     folder = Path(model)
     run = folder.parent if folder.name == "model" and (folder / "modules.json").is_file() else folder
     recipe = run / "recipe.yaml"

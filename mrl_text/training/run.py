@@ -14,18 +14,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset, IterableDataset
 
 from mrl_text.files import read_json, write_atomically
 from mrl_text.training.recipe import Recipe
 
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
-
 logger = logging.getLogger(__name__)
 
-DataFacts = dict[str, dict[str, Any]]
-"""Source -> its rows and the hash of its texts."""
+DataFacts = dict[str, dict[str, Any]]  # source -> its rows and the hash of its texts
 
 _STREAMED_ROWS = 1000
 _RECORDED_PACKAGES = ("mrl-text", "sentence-transformers", "torch", "transformers", "datasets", "accelerate", "numpy")
@@ -36,20 +34,14 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.recipe = path / "recipe.yaml"
-        """The resolved recipe; training it again repeats the run."""
-        self.metrics = path / "metrics.jsonl"
-        """Logged values, one JSON object a line."""
+        self.recipe = path / "recipe.yaml"  # the resolved recipe; training it again repeats the run
+        self.metrics = path / "metrics.jsonl"  # logged values, one JSON object a line
         self.data = path / "data.json"
         """Rows and hash of every source, so that a run goes on with the data it began with."""
-        self.versions = path / "versions.json"
-        """Python and library versions."""
-        self.checkpoints = path / "checkpoints"
-        """The Trainer's folder."""
-        self.model = path / "model"
-        """The trained model, a sentence-transformers folder."""
-        self.result = path / "result.json"
-        """Written last: the run is complete if and only if it is there."""
+        self.versions = path / "versions.json"  # python and library versions
+        self.checkpoints = path / "checkpoints"  # the Trainer's folder
+        self.model = path / "model"  # the trained model, a sentence-transformers folder
+        self.result = path / "result.json"  # written last: the run is complete if and only if it is there
 
     def check(self, recipe: Recipe, *, resume: bool) -> None:
         """See whether a run of this recipe may use the folder; writes nothing.
@@ -74,9 +66,6 @@ class RunFolder:
 
     def check_data(self, data: DataFacts) -> None:
         """See whether a run that is resumed has the data it began with; writes nothing.
-
-        Args:
-            data: as :func:`describe_data` gives it.
 
         Raises:
             ValueError: a source has other texts, another order, or is a different one.
@@ -111,13 +100,9 @@ class RunFolder:
         return None
 
     def rewind(self, checkpoint: Path | None) -> None:
-        """Forget what came after a checkpoint, as resuming from there repeats it: log lines, unfinished checkpoints.
-
-        Args:
-            checkpoint: what :meth:`last_checkpoint` gave; None forgets everything.
-        """
+        """Forget what came after a checkpoint, as resuming from there repeats it: log lines, unfinished checkpoints."""
         step = -1 if checkpoint is None else _step_of(checkpoint)
-        self.rewind_metrics(step)
+        self._rewind_metrics(step)
         for folder in self._all_checkpoints():
             if _step_of(folder) > step:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -125,8 +110,7 @@ class RunFolder:
     def _all_checkpoints(self) -> list[Path]:
         return sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of)
 
-    def rewind_metrics(self, step: int) -> None:
-        """Forget what was logged after ``step``."""
+    def _rewind_metrics(self, step: int) -> None:
         if not self.metrics.exists():
             return
         kept = []
@@ -139,21 +123,11 @@ class RunFolder:
             kept.append(line)
         write_atomically(self.metrics, "".join(kept).encode())
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Write ``result.json``."""
-        write_atomically(self.result, json.dumps(result, indent=2).encode())
-
 
 def describe_data(sources: Mapping[str, Dataset | IterableDataset]) -> DataFacts:
     """Rows and hash of the texts of every source, in order.
 
     Of a streamed source the first 1,000 rows count: reading all of it is what streaming avoids.
-
-    Args:
-        sources: label -> data set; only its columns of text are looked at.
-
-    Returns:
-        Label -> ``{"rows": n, "hash": hexadecimal}``; rows is None for a streamed source.
     """
     return {label: _facts_of(data) for label, data in sources.items()}
 
@@ -179,14 +153,7 @@ def _facts_words(facts: Mapping[str, Any] | None) -> str:
 def explain_failed_write(what: str, folder: Path) -> Iterator[None]:
     """Turn the many errors of a full disk into one that says what to do.
 
-    torch reports a full disk as a ``RuntimeError``, safetensors as an error of its own.
-
-    Args:
-        what: what is being written.
-        folder: where; it need not exist.
-
-    Raises:
-        OSError: in place of an ``OSError``, a ``RuntimeError`` or a safetensors error.
+    torch reports a full disk as a ``RuntimeError``, safetensors as an error of its own; both become an ``OSError``.
     """
     from safetensors import SafetensorError
 

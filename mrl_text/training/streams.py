@@ -6,16 +6,13 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from datasets import Features, IterableDataset, Value, interleave_datasets
 
-from mrl_text.training.data import open_source, target_columns, unreadable
+from mrl_text.training.data import open_dataset, target_columns, unreadable
 from mrl_text.training.recipe import SourceConfig
 from mrl_text.training.texts import text_hash
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +29,15 @@ def stream_sources(
     a resumed run finds its place by the number of rows alone.
 
     Args:
-        sources: local files and hub data sets.
-        seed: decides the order.
         deduplicate: remember the rows of each source (about 100 bytes a row) and leave out those that come again
             before the source starts over.
         evaluation: hashes of evaluation texts (:func:`mrl_text.training.leaks.evaluation_hashes`); rows with one of
             them are left out. None leaves all in.
 
-    Returns:
-        Stream with the columns ``anchor``, ``positive`` and, where there are any, ``negative``...
-
     Raises:
         FileNotFoundError, ValueError: as for :func:`mrl_text.training.data.load_source`, or sources with other columns
             than the first.
     """
-    from datasets import interleave_datasets
-
     parts = [_stream(source, seed, deduplicate, evaluation) for source in sources]
     columns = [", ".join(part.column_names) for part in parts]
     if len(set(columns)) > 1:
@@ -59,9 +49,7 @@ def stream_sources(
 
 
 def _stream(source: SourceConfig, seed: int, deduplicate: bool, evaluation: np.ndarray | None) -> IterableDataset:
-    from datasets import Features, IterableDataset, Value
-
-    raw = open_source(source, streaming=True)
+    raw = open_dataset(source, streaming=True)
     if source.limit is not None:
         raw = raw.take(source.limit)
     try:
@@ -75,24 +63,13 @@ def _stream(source: SourceConfig, seed: int, deduplicate: bool, evaluation: np.n
         if not isinstance(first[name], str | None):
             raise ValueError(f"{source.source}: column {name!r} holds {type(first[name]).__name__}, not text")
     features = Features({name: Value("string") for name in names.values()})
-    options = {
-        "raw": raw,
-        "names": names,
-        "label": source.label,
-        "seed": seed,
-        "deduplicate": deduplicate,
-        "forbidden": frozenset(evaluation.tolist() if evaluation is not None else ()),
-    }
+    options = {"raw": raw, "names": names, "label": source.label, "seed": seed, "deduplicate": deduplicate}
+    options["forbidden"] = frozenset(evaluation.tolist() if evaluation is not None else ())
     return IterableDataset.from_generator(_rows, features=features, gen_kwargs=options)
 
 
 def _rows(
-    raw: IterableDataset,
-    names: Mapping[str, str],
-    label: str,
-    seed: int,
-    deduplicate: bool,
-    forbidden: frozenset[int],
+    raw: IterableDataset, names: Mapping[str, str], label: str, seed: int, deduplicate: bool, forbidden: frozenset[int]
 ) -> Iterator[dict[str, str]]:
     """Pass after pass, each in an order of its own."""
     for number in itertools.count():

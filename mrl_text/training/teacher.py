@@ -37,8 +37,6 @@ def add_teacher(
     Args:
         data: text columns; each part of a ``DatasetDict`` is done.
         model: the teacher, at full width. It is put into evaluation mode for the time being.
-        batch_size: texts per forward pass.
-        columns: columns to encode; None takes all.
         prompts: column -> text put before its texts, as in training (:func:`mrl_text.training.data.training_prompts`).
         cache: folder for the vectors of all models; None is the one that all commands share.
 

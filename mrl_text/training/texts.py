@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
+from datasets import Dataset
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-LABEL = "label"
-"""Column of a teacher's vectors; all others hold text."""
+LABEL = "label"  # column of a teacher's vectors; all others hold text
 
 
 def normalised(text: str) -> str:

@@ -12,12 +12,9 @@ from typing import Any, get_type_hints
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from sentence_transformers import (
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -58,13 +55,8 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
     ``checkpoints/``, ``model/`` and, last, ``result.json``.
 
     Args:
-        recipe: what to do; see :func:`mrl_text.training.recipe.load_recipe`.
-        output: folder of the run.
         resume: continue an interrupted run of the same recipe from its last checkpoint; a finished run is left as
             it is.
-
-    Returns:
-        Folder of the trained model, which any sentence-transformers program can load.
 
     Raises:
         FileExistsError: ``output`` holds a run and ``resume`` is off.
@@ -107,38 +99,50 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
     arguments.prompts = training_prompts(recipe, data)
     facts: dict[str, Any] = {}
     if recipe.loss.name != "rotation":  # which is fitted by now, and the encoder stays as it is
-        facts = _fit(recipe, model, arguments, data, evaluator, folder, checkpoint)
+        trainer = _Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=data,
+            loss=build_loss(recipe.loss, model),
+            evaluator=evaluator,
+            callbacks=[MetricsLog(folder.metrics)],
+        )
+        facts = _fit(trainer, checkpoint, recipe.model.blend, evaluator.primary_metric if evaluator else None)
     if recipe.model.train_seq_length is not None:
         model.max_seq_length = longest
     if main_process:
         facts["seconds_this_session"] = round(time.monotonic() - started, 1)
-        _save(recipe, model, folder, source, facts, card, evaluator)
+        after = sizes_measured(evaluator(model)) if evaluator is not None else None
+        _save(recipe, model, folder, source, facts, {**card, "after": after})
     PartialState().wait_for_everyone()
     return folder.model
 
 
-def _fit(
-    recipe: Recipe,
-    model: MatryoshkaEncoder,
-    arguments: SentenceTransformerTrainingArguments,
-    data: Any,
-    evaluator: NestedRetrievalEvaluator | None,
-    folder: RunFolder,
-    checkpoint: Path | None,
-) -> dict[str, Any]:
+def _fit(trainer: _Trainer, checkpoint: Path | None, blend: float, metric: str | None) -> dict[str, Any]:
     """Run the Trainer; the model ends with the weights to be saved. Returns facts for the result."""
-    start = _copied_weights(model) if recipe.model.blend < 1 else None
-    trainer = _trainer(recipe, model, arguments, data, evaluator, folder)
-    progress = ProgressLine(evaluator.primary_metric if evaluator else None)
+    weights = trainer.model.state_dict()
+    start = {name: value.detach().clone() for name, value in weights.items()} if blend < 1 else {}
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
+    progress = ProgressLine(metric)
     with StopOnInterrupt() as interrupt, closing(progress):
         for callback in (progress, interrupt, LogBeforeSaving()):  # in this order: an interrupt asks for a checkpoint
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if interrupt.requested and trainer.state.global_step < trainer.state.max_steps:
         raise KeyboardInterrupt(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
-    if start is not None:
-        _blend(model, start, recipe.model.blend)
-    return _facts(trainer)
+    with torch.no_grad():
+        for name, value in trainer.model.state_dict().items() if start else ():
+            if value.is_floating_point():  # the share of the way from where they began
+                value.copy_(torch.lerp(start[name].to(value.device), value, blend))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    arguments = trainer.args
+    return {
+        "steps": trainer.state.global_step,
+        "last_loss": losses[-1] if losses else None,
+        "device": str(arguments.device),
+        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
+    }
 
 
 def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformerTrainingArguments:
@@ -209,50 +213,6 @@ class _Trainer(SentenceTransformerTrainer):
             super()._save_checkpoint(*args, **kwargs)
 
 
-def _trainer(
-    recipe: Recipe,
-    model: MatryoshkaEncoder,
-    arguments: SentenceTransformerTrainingArguments,
-    data: Dataset | DatasetDict,
-    evaluator: NestedRetrievalEvaluator | None,
-    folder: RunFolder,
-) -> SentenceTransformerTrainer:
-    trainer = _Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=data,
-        loss=build_loss(recipe.loss, model),
-        evaluator=evaluator,
-        callbacks=[MetricsLog(folder.metrics)],
-    )
-    for printer in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printer)
-    return trainer
-
-
-def _facts(trainer: SentenceTransformerTrainer) -> dict[str, Any]:
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    arguments = trainer.args
-    return {
-        "steps": trainer.state.global_step,
-        "last_loss": losses[-1] if losses else None,
-        "device": str(arguments.device),
-        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
-    }
-
-
-def _copied_weights(model: MatryoshkaEncoder) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def _blend(model: MatryoshkaEncoder, start: dict[str, torch.Tensor], share: float) -> None:
-    """Move the weights to ``share`` of the way from where they began."""
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                value.copy_(torch.lerp(start[name].to(value.device), value, share))
-
-
 def _starting_scores(
     evaluator: NestedRetrievalEvaluator, model: MatryoshkaEncoder, folder: RunFolder
 ) -> dict[int, float]:
@@ -270,17 +230,15 @@ def _save(
     source: ModelSource,
     facts: dict[str, Any],
     card: dict[str, Any],
-    evaluator: NestedRetrievalEvaluator | None,
 ) -> None:
     model.describe(name=folder.path.resolve().name)
     if recipe.model.static is None:  # a table from scratch has only the vocabulary of its base
         model.describe(base_model=source.reference)
-    after = sizes_measured(evaluator(model)) if evaluator is not None else None
     about = {"dims": recipe.loss.dims, "recipe": recipe.to_yaml(), "run": str(folder.path)}
     about["versions"] = read_json(folder.versions)
     with explain_failed_write("the model", folder.path):
         with replaced_folder(folder.model, "modules.json", "model") as partial:
             model.save_pretrained(str(partial))
-            write_card(partial, after=after, **about, **card)
+            write_card(partial, **about, **card)
         base = {"name": source.name, "revision": source.revision, **source.trusted}
-        folder.finish({"base_model": base, **facts})
+        write_atomically(folder.result, json.dumps({"base_model": base, **facts}, indent=2).encode())

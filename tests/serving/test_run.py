@@ -182,7 +182,7 @@ def test_an_open_door_is_warned_about(tiny_bert, caplog):
     ],
 )
 def test_bad_options(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str):
-    monkeypatch.setattr("mrl_text.quiet.quiet_libraries", lambda: None)
+    monkeypatch.setattr("mrl_text.library_logging.quiet_libraries", lambda: None)
     result = CliRunner().invoke(app, ["serve", str(tiny_bert), "--port", "0", *options])
     assert result.exit_code == 2
     assert message in result.output

@@ -18,7 +18,7 @@ from mrl_text.eval.own_data import own_task
 from mrl_text.search.sample_queries import read_judged
 from mrl_text.tables.beir import read_queries
 from mrl_text.tables.corpus import open_corpus
-from mrl_text.training.data import load_source, open_source
+from mrl_text.training.data import load_source, open_dataset
 from mrl_text.training.leaks import _file_texts
 from mrl_text.training.recipe import SourceConfig
 from tests.tables.odd_files import ODD_FILES, Odd
@@ -53,7 +53,7 @@ def train(file: Path) -> list[str]:
 
 
 def train_streaming(file: Path) -> list[str]:
-    rows = list(open_source(SourceConfig(source=str(file), columns=["text"]), streaming=True))
+    rows = list(open_dataset(SourceConfig(source=str(file), columns=["text"]), streaming=True))
     if not rows:  # which a stream of all sources says
         raise ValueError(f"{file} has no row")
     return [row["text"] for row in rows]
@@ -158,7 +158,7 @@ def of_column(command: str, file: Path, column: str) -> list[str]:
     if command == "train":
         return stripped(load_source(source)["anchor"])
     if command == "train_streaming":
-        return stripped([row[column] for row in open_source(source, streaming=True)])
+        return stripped([row[column] for row in open_dataset(source, streaming=True)])
     return stripped(read_labelled(file, column, column)[0])
 
 

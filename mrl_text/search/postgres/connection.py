@@ -8,25 +8,33 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 import psycopg
 from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from mrl_text.search.postgres.sql import PREFIX, check_name
 from mrl_text.search.retry import closed_on_error, retrying, wait_seconds
 
 T = TypeVar("T")
+Link: TypeAlias = psycopg.Connection[Any]
 
 _PASSING = {"40001", "40P01", "53300", "57P01", "57P02", "57P03"}
 """SQLSTATEs after which the same again may work: conflicts, too many connections, a server that stops or starts."""
 _REFUSED = re.compile(r"FATAL:(?!.*(starting up|shutting down|recovery|too many|reserved for|terminating))", re.DOTALL)
 _OURS = ("table", "wait", "type")
 _OLDEST = (0, 7)
+_NOTICING = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+"""Options of a connection that notices a dead host."""
 _EXTENSION = "vector"
+
+
+class _LostError(Exception):
+    """The connection is gone, or the server asks to come again."""
 
 
 class Connection:
@@ -44,9 +52,9 @@ class Connection:
 
     def __init__(self, url: str, *, install: bool = False) -> None:
         base, _, query = url.partition("?")
-        pieces = [piece for piece in query.split("&") if piece]
-        ours = {name: unquote(value) for name, _, value in (piece.partition("=") for piece in pieces) if name in _OURS}
-        rest = "&".join(piece for piece in pieces if piece.partition("=")[0] not in _OURS)
+        pieces = [piece.partition("=") for piece in query.split("&") if piece]
+        ours = {name: unquote(value) for name, _, value in pieces if name in _OURS}
+        rest = "&".join("".join(piece) for piece in pieces if piece[0] not in _OURS)
         self.names = _table_names(ours.get("table", ""))
         self.seconds = wait_seconds(ours.get("wait"))
         self.type = ours.get("type")
@@ -54,16 +62,17 @@ class Connection:
             given = conninfo_to_dict(f"{base}?{rest}" if rest else base)
         except psycopg.ProgrammingError as error:
             raise ValueError(f"not a URL that PostgreSQL's libpq takes: {_without_url(str(error))}") from None
-        self._options = _bounded(given, self.seconds)
+        patience = {"connect_timeout": max(2, min(10, math.ceil(self.seconds)))}
+        self._options = {"application_name": "mrl-text", **_NOTICING, **patience, **given}  # what the user set stays
         host = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "the local socket"
         port, database = given.get("port") or os.environ.get("PGPORT") or 5432, given.get("dbname") or "its default"
         self.what = f"PostgreSQL at {host}, port {port}, database {database} (is it running, and reachable from here?)"
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: Link | None = None
         self._lock = threading.Lock()
         self._install = install
         self.pgvector: tuple[int, ...] = ()
 
-    def run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+    def run(self, work: Callable[[Link], T]) -> T:
         """What ``work`` returns for a connection in autocommit mode; called again when the connection was lost.
 
         Args:
@@ -84,23 +93,22 @@ class Connection:
         with self._lock:
             self._drop()
 
-    def _attempt(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+    def _attempt(self, work: Callable[[Link], T]) -> T:
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = self._connect()
             return work(self._connection)
         except psycopg.Error as error:
-            gone = self._connection is None or self._connection.closed
-            if gone or error.sqlstate in _PASSING:
+            if self._connection is None or self._connection.closed or error.sqlstate in _PASSING:
                 self._drop()
                 raise _LostError(str(error)) from error
             raise _translated(error) from error
         except BaseException:
-            if self._connection is not None and self._connection.info.transaction_status != _IDLE:
+            if self._connection is not None and self._connection.info.transaction_status != TransactionStatus.IDLE:
                 self._drop()  # interrupted in the middle
             raise
 
-    def _connect(self) -> psycopg.Connection[Any]:
+    def _connect(self) -> Link:
         try:
             connection = psycopg.connect(**self._options, autocommit=True)
         except psycopg.OperationalError as error:
@@ -110,7 +118,14 @@ class Connection:
             raise _LostError(reason) from error
         with closed_on_error(connection):
             self.pgvector = _extension(connection, install=self._install)
-            _register(connection)
+            try:
+                register_vector(connection)
+            except psycopg.ProgrammingError as error:
+                raise ValueError(
+                    "pgvector is in a schema of the database that is not searched: append"
+                    " &options=-csearch_path%3Dpublic,SCHEMA to the URL, or let an administrator run"
+                    " ALTER EXTENSION vector SET SCHEMA public"
+                ) from error
         return connection
 
     def _drop(self) -> None:
@@ -120,36 +135,14 @@ class Connection:
             self._connection = None
 
 
-class _LostError(Exception):
-    """The connection is gone, or the server asks to come again."""
-
-
-_IDLE = psycopg.pq.TransactionStatus.IDLE
-
-
 def _table_names(text: str) -> tuple[str, ...]:
     """Schema, if one was given, and table."""
-    names = tuple(text.split("."))
-    if not text or len(names) > 2:
+    *schema, name = text.split(".")
+    if not text or len(schema) > 1:
         raise ValueError(f"the table {text!r} is no name: end the URL with ?table=NAME or ?table=SCHEMA.NAME")
-    if names[-1].startswith(PREFIX):
-        raise ValueError(
-            f"the table cannot be called {names[-1]!r}: names that begin with {PREFIX} are the library's own"
-        )
-    return tuple(check_name(name, "name") for name in names)
-
-
-def _bounded(given: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Options of a connection that notices a dead host; what the user set stays."""
-    waits = {
-        "connect_timeout": max(2, min(10, math.ceil(seconds))),
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 30_000,
-        "application_name": "mrl-text",
-    }
-    return {**waits, **given}
+    if name.startswith(PREFIX):
+        raise ValueError(f"the table cannot be called {name!r}: names that begin with {PREFIX} are the library's own")
+    return tuple(check_name(one, "name") for one in (*schema, name))
 
 
 def _without_url(reason: str) -> str:
@@ -158,34 +151,14 @@ def _without_url(reason: str) -> str:
     return line if "query parameter" in line else line.partition(': "')[0]
 
 
-def _register(connection: psycopg.Connection[Any]) -> None:
-    """Have vectors read and written.
-
-    Raises:
-        ValueError: the extension is in a schema that is not searched.
-    """
-    try:
-        register_vector(connection)
-    except psycopg.ProgrammingError as error:
-        raise ValueError(
-            "pgvector is in a schema of the database that is not searched: append"
-            " &options=-csearch_path%3Dpublic,SCHEMA to the URL, or let an administrator run"
-            " ALTER EXTENSION vector SET SCHEMA public"
-        ) from error
-
-
-def _extension(connection: psycopg.Connection[Any], *, install: bool) -> tuple[int, ...]:
-    """Version of pgvector in the database.
-
-    Raises:
-        FileNotFoundError: it is not there, and is not to be created.
-        ValueError: the server does not have it, this user may not create it, or it is too old.
-    """
+def _extension(connection: Link, *, install: bool) -> tuple[int, ...]:
+    """Version of pgvector in the database, where it is, or may be put, and is not too old."""
     if install:
         _create_extension(connection)
-    found = _version(connection)
-    if not found:
+    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = %s", [_EXTENSION]).fetchone()
+    if row is None:
         raise FileNotFoundError("the database has no pgvector, and so no store: create one first")
+    found = tuple(map(int, re.findall(r"\d+", row[0])))
     if found < _OLDEST:
         raise ValueError(
             f"pgvector {'.'.join(map(str, found))} is too old, {'.'.join(map(str, _OLDEST))} or later is needed:"
@@ -194,26 +167,21 @@ def _extension(connection: psycopg.Connection[Any], *, install: bool) -> tuple[i
     return found
 
 
-def _create_extension(connection: psycopg.Connection[Any]) -> None:
+def _create_extension(connection: Link) -> None:
     try:
         connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(_EXTENSION)))
     except psycopg.errors.UniqueViolation:  # somebody else was faster
         pass
     except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile) as error:
+        package = f"postgresql-{connection.info.server_version // 10_000}-pgvector"
         raise ValueError(
-            "the PostgreSQL server has no pgvector: install it there (Debian: apt-get install"
-            f" postgresql-{connection.info.server_version // 10_000}-pgvector)"
+            f"the PostgreSQL server has no pgvector: install it there (Debian: apt-get install {package})"
         ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise ValueError(
             "the database has no pgvector and this user may not create it: let an administrator run"
             " CREATE EXTENSION vector"
         ) from error
-
-
-def _version(connection: psycopg.Connection[Any]) -> tuple[int, ...]:
-    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = %s", [_EXTENSION]).fetchone()
-    return tuple(int(part) for part in re.findall(r"\d+", row[0])) if row else ()
 
 
 def _translated(error: psycopg.Error) -> Exception:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast, get_args
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, get_args
 
 import numpy as np
-import psycopg
-from pgvector import HalfVector, Vector
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from mrl_text.search.checks import check_collection, check_queries, check_rows, check_strings, is_unicode
-from mrl_text.search.columns import ColumnType, merge_types
 from mrl_text.search.filters import check_where
 from mrl_text.search.hits import Found
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.postgres import sql as statements
 from mrl_text.search.postgres import tables
-from mrl_text.search.postgres.connection import Connection
+from mrl_text.search.postgres.connection import Connection, Link
 from mrl_text.search.postgres.sql import Column, Statement, Table, quoted
 from mrl_text.search.retry import closed_on_error
-from mrl_text.search.store import Document, Store, Where
+from mrl_text.search.store import Columns, Document, Store, Where
 from mrl_text.truncation import check_dim, check_dims
 
 _FORMAT = 1
@@ -37,12 +34,8 @@ class PostgresStore(Store):
 
     One table has ids, full vectors, texts and a column for each of the user's own; an HNSW index over a prefix of the
     vectors (an expression, nothing is stored twice but the prefix) finds the shortlist. What a method has returned from
-    is committed. Any number of processes may read and write. Use :meth:`open` or :meth:`create`.
-
-    Args:
-        url: what opens it again.
-        connection: to its database.
-        facts: what the table ``mrl_text_stores`` knows about it.
+    is committed. Any number of processes may read and write. Use :meth:`open` or :meth:`create`; ``facts``
+    is what the table ``mrl_text_stores`` knows about it.
     """
 
     def __init__(self, url: str, connection: Connection, facts: dict[str, Any]) -> None:
@@ -56,23 +49,17 @@ class PostgresStore(Store):
 
     @classmethod
     def open(cls, url: str) -> PostgresStore:
-        """A store that is there.
-
-        Args:
-            url: ``postgresql://USER:PASSWORD@HOST:PORT/DATABASE?table=NAME``; see :class:`Connection`.
+        """A store that is there; URL and errors as :class:`Connection` and :func:`~mrl_text.search.open_store`.
 
         Raises:
-            FileNotFoundError: there is none of that name.
-            ValueError: a URL of another form, a connection that is refused, or a store of a later version.
-            StoreUnavailableError: no answer.
+            ValueError: besides, a connection that is refused, or a store of a later version.
         """
         connection = Connection(url)
         with closed_on_error(connection):
             facts = connection.run(lambda link: tables.read_facts(link, Table(connection.names)))
             if facts is None:
-                raise FileNotFoundError(
-                    f"there is no store {'.'.join(connection.names)!r} in the database: create it first"
-                )
+                name = ".".join(connection.names)
+                raise FileNotFoundError(f"there is no store {name!r} in the database: create it first")
             if facts.get("format") != _FORMAT:
                 raise ValueError(f"the store has format {facts.get('format')!r}, this version reads {_FORMAT}: upgrade")
             return cls(url, connection, facts)
@@ -91,11 +78,7 @@ class PostgresStore(Store):
         """A new, empty store.
 
         Args:
-            url: as for :meth:`open`.
-            width: up to 16,000.
-            plan: how to search.
-            model: of the vectors.
-            dims: sizes it may be cut to.
+            url, width, plan, model, dims: as for :func:`~mrl_text.search.create_store`; a width of up to 16,000.
             precision: of full vectors: ``halfvec`` (float16) or ``vector`` (float32, twice the size). None is what the
                 URL says (``type=vector``), else ``halfvec``.
 
@@ -105,19 +88,13 @@ class PostgresStore(Store):
         if check_dim(width, None) > _WIDEST:
             raise ValueError(f"pgvector takes vectors of up to {_WIDEST:,} numbers, got {width:,}")
         connection = Connection(url, install=True)
-        chosen = precision or connection.type or "halfvec"
+        chosen: Any = precision or connection.type or "halfvec"
         if chosen not in get_args(Column):
             raise ValueError(f"vectors of type {chosen!r} are unknown: choose halfvec (float16) or vector (float32)")
-        table = Table(connection.names, cast("Column", chosen), int(width))
-        facts = {
-            "format": _FORMAT,
-            "column": chosen,
-            "width": int(width),
-            "model": model,
-            "dims": list(check_dims([*(dims or ()), width], width)),
-            "plan": table.check(plan).to_json() if plan else None,
-            "made": uuid.uuid4().hex,
-        }
+        table = Table(connection.names, chosen, int(width))
+        shape = {"width": int(width), "model": model, "dims": list(check_dims([*(dims or ()), width], width))}
+        made = {"plan": table.check(plan).to_json() if plan else None, "made": uuid.uuid4().hex}
+        facts = {"format": _FORMAT, "column": chosen, **shape, **made}
         with closed_on_error(connection):
             connection.run(lambda link: tables.create(link, table, facts))
         return cls(url, connection, facts)
@@ -128,11 +105,7 @@ class PostgresStore(Store):
         return self._plan
 
     def add(
-        self,
-        ids: Sequence[str],
-        embeddings: np.ndarray,
-        texts: Sequence[str] | None = None,
-        columns: Mapping[str, Sequence[Any]] | None = None,
+        self, ids: Sequence[str], embeddings: np.ndarray, texts: Sequence[str] | None = None, columns: Columns = None
     ) -> None:
         """Add rows, all or none.
 
@@ -144,13 +117,19 @@ class PostgresStore(Store):
         """
         reserved = (*statements.OWN, *statements.SYSTEM)
         vectors, own = check_rows(ids, embeddings, texts, columns, self.width, reserved)
-        for name, values in {"ids": ids, "texts": texts if texts is not None else (), **own}.items():
-            _check_storable(name, values)
+        given = [None] * len(ids) if texts is None else texts
+        for name, values in {"ids": ids, "texts": given, **own}.items():
+            for position, value in enumerate(values):
+                if isinstance(value, str) and "\0" in value:
+                    raise ValueError(
+                        f"{name} at position {position} has a NUL character, which PostgreSQL cannot hold:"
+                        f" {value[:40]!r}; take it out"
+                    )
         for position, one in enumerate(ids):
             if len(one.encode()) > _LONGEST_ID:
                 raise ValueError(f"the id at position {position} has more than {_LONGEST_ID:,} bytes: {one[:40]!r}...")
         if len(vectors):
-            self._connection.run(lambda link: self._add(link, ids, vectors, texts, own))
+            self._connection.run(lambda link: tables.add(link, self._table, ids, vectors, given, own))
 
     def flush(self) -> None:
         """Build the index of the plan if it is not there, and let the planner know what the columns hold."""
@@ -178,9 +157,8 @@ class PostgresStore(Store):
     def delete(self, ids: Collection[str]) -> int:
         """Take rows out."""
         check_collection(ids, "delete")
-        statement = sql.SQL("DELETE FROM {} WHERE id = ANY(%(ids)s)").format(self._table.quoted)
-        wanted = {"ids": [one for one in dict.fromkeys(ids) if _storable(one)]}
-        return int(self._connection.run(lambda link: link.execute(statement, wanted).rowcount))
+        statement = sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._table.quoted)
+        return int(self._connection.run(lambda link: link.execute(statement, [_storable(ids)]).rowcount))
 
     def count(self) -> int:
         """Rows that can be found; the server counts them one by one."""
@@ -189,7 +167,7 @@ class PostgresStore(Store):
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         """Rows by id."""
         check_strings(ids, len(ids), "ids")
-        found = self._connection.run(lambda link: self._documents(link, [one for one in ids if _storable(one)]))
+        found = self._connection.run(lambda link: tables.documents(link, self._table, _storable(ids)))
         return [found.get(one) for one in ids]
 
     def set_plan(self, plan: SearchPlan | None) -> None:
@@ -228,46 +206,7 @@ class PostgresStore(Store):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _add(
-        self,
-        link: psycopg.Connection[Any],
-        ids: Sequence[str],
-        vectors: np.ndarray,
-        texts: Sequence[str] | None,
-        own: dict[str, list[Any]],
-    ) -> None:
-        table = self._table
-        with link.transaction():
-            merged = self._add_columns(link, own)
-            # before anything else of the table is held: whoever builds an index waits for that, and we for its end
-            link.execute(statements.lock(table), {})
-            link.execute(statements.create_staging(table, [*statements.OWN, *merged]), {})
-            names = [name for name in own if name in merged]
-            filled = [own[name] if merged[name] != "float" else _floats(own[name]) for name in names]
-            with link.cursor().copy(statements.copy(names)) as copy:
-                copy.set_types(["text", table.column, "text", *(statements.TYPES[merged[name]] for name in names)])
-                rows = _as_stored(vectors, table.column)
-                for row in zip(
-                    ids, rows, texts if texts is not None else itertools.repeat(None, len(ids)), *filled, strict=True
-                ):
-                    copy.write_row(row)
-            link.execute(statements.upsert(table, [*statements.OWN, *merged]), {})
-
-    def _add_columns(self, link: psycopg.Connection[Any], own: dict[str, list[Any]]) -> dict[str, ColumnType]:
-        """Types of all columns, once those that are new are there."""
-        there = tables.columns(link, self._table)
-        known = tables.own_types(there)
-        merged = merge_types(known, own)
-        for name, type_ in merged.items():
-            if name not in known:
-                if name in there:
-                    raise ValueError(
-                        f"column {name!r} is {there[name]} in PostgreSQL, which is not filled: rename yours"
-                    )
-                link.execute(statements.add_column(self._table, name, type_), {})
-        return merged
-
-    def _build(self, link: psycopg.Connection[Any], plan: SearchPlan | None = None, *, keep: bool = False) -> None:
+    def _build(self, link: Link, plan: SearchPlan | None = None, *, keep: bool = False) -> None:
         """Bring the index in line with a plan and write the plan down, or with the one that is written down."""
         table = self._table
         with link.transaction():
@@ -276,47 +215,44 @@ class PostgresStore(Store):
                 facts = tables.read_facts(link, table)
                 plan = SearchPlan.from_json(facts["plan"]) if facts and facts["plan"] else None
             else:
-                values = {"plan": Jsonb(plan.to_json() if plan else None), "name": table.names[-1]}
-                link.execute(statements.write_plan(table), values)
-            there = tables.own_indexes(link, table)
+                form = sql.SQL("UPDATE {} SET facts = jsonb_set(facts, '{{plan}}', %s) WHERE name = %s")
+                values = [Jsonb(plan.to_json() if plan else None), table.names[-1]]
+                link.execute(form.format(table.meta.quoted), values)
+            there = [name for name, role, _ in tables.indexes(link, table) if role == "shortlist"]
             wanted = table.index_name(plan) if plan is not None and plan.kind != "flat" else None
             if wanted is not None and wanted not in there and (rows := tables.count(link, table)):
                 assert plan is not None
-                tables.grant_memory(link, tables.graph_bytes(table, plan, rows))
-                link.execute(statements.create_index(table, plan, tables.lists(rows)), {})
+                tables.create_index(link, table, plan, rows)
             link.execute(sql.SQL("ANALYZE {}").format(table.quoted), {})
             for name in there:  # last, as it holds off searches until the end of the transaction
                 if name != wanted:
                     link.execute(sql.SQL("DROP INDEX {}").format(quoted(*table.names[:-1], name)), {})
         self._plan = plan
 
-    def _search(
-        self, link: psycopg.Connection[Any], vectors: np.ndarray, k: int, where: Where | None, plan: SearchPlan | None
-    ) -> Found:
+    def _search(self, link: Link, vectors: np.ndarray, k: int, where: Where | None, plan: SearchPlan | None) -> Found:
         """By a plan, or by comparing with every full vector."""
         with link.transaction():
-            conditions = check_where(where, tables.column_types(link, self._table)) if where else {}
+            conditions = check_where(where, tables.own_types(tables.columns(link, self._table))) if where else {}
             last = self.width
+            found, few = Found.nothing(len(vectors), k), np.arange(len(vectors))
             if plan is not None:
-                steps = plan.steps(self.width, k)
-                last = steps[-1][0] if steps else plan.dim
-                tables.apply(link, tables.settings(plan, steps[0][1] if steps else k, self._connection.pgvector))
+                steps = plan.steps(self.width, k) or [(plan.dim, k)]
+                last = steps[-1][0]
+                tables.apply(link, tables.settings(plan, steps[0][1], self._connection.pgvector))
                 found = self._run(link, vectors, k, statements.search(self._table, plan, k, conditions))
-                few = np.array([row for row, id_ in enumerate(found.ids[:, -1]) if id_ is None], dtype=np.int64)
+                few = np.flatnonzero([one is None for one in found.ids[:, -1]])
                 if plan.kind == "flat" or not len(few):
                     return found
-            else:
-                found, few = Found.nothing(len(vectors), k), np.arange(len(vectors))
             tables.apply(link, {"enable_indexscan": "off", "jit": "off"})
             rest = self._run(link, vectors[few], k, statements.exact(self._table, last, k, conditions))
             found.ids[few], found.scores[few] = rest.ids, rest.scores
             return found
 
-    def _run(self, link: psycopg.Connection[Any], vectors: np.ndarray, k: int, statement: Statement) -> Found:
+    def _run(self, link: Link, vectors: np.ndarray, k: int, statement: Statement) -> Found:
         found = Found.nothing(len(vectors), k)
         text, parameters = statement
         for first in range(0, len(vectors), _QUERIES):
-            queries = list(_as_stored(vectors[first : first + _QUERIES], self._table.column))
+            queries = list(tables.as_stored(vectors[first : first + _QUERIES], self._table.column))
             # with conditions a plan made for their values beats one made for any
             rows = link.execute(text, {**parameters, "queries": queries}, prepare=False if parameters else None)
             for number, nearest in itertools.groupby(rows, key=lambda row: row[0]):
@@ -325,32 +261,7 @@ class PostgresStore(Store):
                     found.scores[first + number - 1, place] = 1 - distance
         return found
 
-    def _documents(self, link: psycopg.Connection[Any], ids: Sequence[str]) -> dict[str, Document]:
-        names = list(tables.column_types(link, self._table))
-        rows = link.execute(statements.documents(self._table, names), {"ids": list(ids)})
-        return {id_: Document(id_, text, dict(zip(names, own, strict=True))) for id_, text, *own in rows}
 
-
-def _as_stored(vectors: np.ndarray, column: Column) -> Any:
-    """Rows as pgvector takes them."""
-    if column == "halfvec":
-        return map(HalfVector, vectors.astype(np.float16))
-    return map(Vector, vectors)
-
-
-def _floats(values: Sequence[Any]) -> list[float | None]:
-    return [None if value is None else float(value) for value in values]
-
-
-def _storable(text: str) -> bool:
-    """Whether PostgreSQL can hold a text: no NUL, and nothing that UTF-8 cannot write."""
-    return "\0" not in text and is_unicode(text)
-
-
-def _check_storable(name: str, values: Sequence[Any]) -> None:
-    for position, value in enumerate(values):
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError(
-                f"{name} at position {position} has a NUL character, which PostgreSQL cannot hold: {value[:40]!r}; take"
-                " it out"
-            )
+def _storable(ids: Iterable[str]) -> list[str]:
+    """Those that PostgreSQL can hold, each once: no NUL, and nothing that UTF-8 cannot write."""
+    return [one for one in dict.fromkeys(ids) if "\0" not in one and is_unicode(one)]

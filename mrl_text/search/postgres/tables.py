@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import psycopg
+import numpy as np
+from pgvector import HalfVector, Vector
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from mrl_text.search.columns import ColumnType
+from mrl_text.search.columns import ColumnType, as_type, merge_types
 from mrl_text.search.plan import SearchPlan, cells
-from mrl_text.search.postgres import sql as statements
-from mrl_text.search.postgres.sql import Table
+from mrl_text.search.postgres.connection import Link
+from mrl_text.search.postgres.sql import OWN, PREFIX, TYPES, Column, Table, check_name, listed, quoted
+from mrl_text.search.store import Document
 
 LOCK = 0x6D726C74
 """Number of the lock for creating stores and building their indexes."""
@@ -20,20 +22,26 @@ _MOST_EFFORT = 1_000  # hnsw.ef_search
 _MOST_LISTS = 32_768
 _ITERATIVE = (0, 8)
 _GRAPH_MEMORY = 1 << 30
+_CONSTRUCTION = 100  # as for FAISS
 
 
-def read_facts(link: psycopg.Connection[Any], table: Table) -> dict[str, Any] | None:
-    """What is known about a store; None where there is none."""
-    there = link.execute(
-        "SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", [table.regclass, table.meta_regclass]
-    ).fetchone()
-    if there is None or not there[0]:
-        return None
-    row = link.execute(statements.read_facts(table), {"name": table.names[-1]}).fetchone()
+def value(link: Link, statement: Any, *parameters: Any) -> Any:
+    """The first value of the first row that a statement gives; None where it gives none."""
+    row = link.execute(statement, parameters).fetchone()
     return row[0] if row else None
 
 
-def create(link: psycopg.Connection[Any], table: Table, facts: dict[str, Any]) -> None:
+def read_facts(link: Link, table: Table) -> dict[str, Any] | None:
+    """What is known about a store; None where there is none."""
+    both = "SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL"
+    if not value(link, both, table.regclass, table.meta.regclass):
+        return None
+    statement = sql.SQL("SELECT facts FROM {} WHERE name = %s").format(table.meta.quoted)
+    facts: dict[str, Any] | None = value(link, statement, table.names[-1])
+    return facts
+
+
+def create(link: Link, table: Table, facts: dict[str, Any]) -> None:
     """The table and what is known about it, both or neither; again is fine, as ``made`` of the facts tells its own.
 
     Raises:
@@ -41,46 +49,83 @@ def create(link: psycopg.Connection[Any], table: Table, facts: dict[str, Any]) -
     """
     with link.transaction():
         link.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])  # two at once would both begin the table of facts
-        taken = link.execute("SELECT to_regclass(%s) IS NOT NULL", [table.regclass]).fetchone()
-        if taken and taken[0]:
-            known = read_facts(link, table)
-            if known is not None and known == facts:  # committed, and the answer was lost
+        if value(link, "SELECT to_regclass(%s) IS NOT NULL", table.regclass):
+            if read_facts(link, table) == facts:  # committed, and the answer was lost
                 return
-            raise FileExistsError(
-                f"there is a table {'.'.join(table.names)!r} already: open it, or choose another name"
-            )
-        link.execute(statements.create_meta(table), {})
-        link.execute(statements.create_table(table), {})
-        link.execute(statements.write_facts(table), {"name": table.names[-1], "facts": Jsonb(facts)})
+            name = ".".join(table.names)
+            raise FileExistsError(f"there is a table {name!r} already: open it, or choose another name")
+        form = "CREATE TABLE IF NOT EXISTS {} (name text PRIMARY KEY, facts jsonb NOT NULL)"
+        link.execute(sql.SQL(form).format(table.meta.quoted), {})
+        # ids sort by their bytes, whatever the database's language is
+        form = 'CREATE TABLE {} (id text COLLATE "C" PRIMARY KEY, embedding {}({}) NOT NULL, text text)'
+        link.execute(sql.SQL(form).format(table.quoted, sql.SQL(table.column), table.width), {})
+        form = "INSERT INTO {} (name, facts) VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET facts = EXCLUDED.facts"
+        link.execute(sql.SQL(form).format(table.meta.quoted), [table.names[-1], Jsonb(facts)])
 
 
-def columns(link: psycopg.Connection[Any], table: Table) -> dict[str, str]:
+def columns(link: Link, table: Table) -> dict[str, str]:
     """PostgreSQL's types of the columns that are not the store's, by name, in the order of the table."""
     rows = link.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         [table.regclass],
     )
-    return {name: type_ for name, type_ in rows if name not in statements.OWN}
+    return {name: type_ for name, type_ in rows if name not in OWN}
 
 
 def own_types(there: Mapping[str, str]) -> dict[str, ColumnType]:
     """The user's columns among them, with our types; those of other types were added by others and are left alone."""
-    ours = {type_: name for name, type_ in statements.TYPES.items()}
+    ours = {type_: name for name, type_ in TYPES.items()}
     return {name: ours[type_] for name, type_ in there.items() if type_ in ours}
 
 
-def column_types(link: psycopg.Connection[Any], table: Table) -> dict[str, ColumnType]:
-    """Types of the user's own columns by name."""
-    return own_types(columns(link, table))
+def as_stored(vectors: np.ndarray, column: Column) -> Any:
+    """Rows as pgvector takes them."""
+    return map(HalfVector, vectors.astype(np.float16)) if column == "halfvec" else map(Vector, vectors)
 
 
-def own_indexes(link: psycopg.Connection[Any], table: Table) -> list[str]:
-    """Names of the indexes that were made for plans."""
-    return [name for name, role, _ in _index_rows(link, table) if role == "shortlist"]
+def add(
+    link: Link, table: Table, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str | None], own: dict[str, Any]
+) -> None:
+    """Put rows into the table, all or none, and new columns of the user's; a row whose id is there is replaced."""
+    staging = ("pg_temp", "mrl_text_new")
+    with link.transaction():
+        merged = _add_columns(link, table, own)
+        # before anything else of the table is held: whoever builds an index waits for that, and we for its end
+        link.execute(sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(table.quoted), {})
+        every = [*OWN, *merged]
+        # of the session's own; unlike ``LIKE``, the form takes over no ``NOT NULL`` of columns that others added
+        form = "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
+        link.execute(sql.SQL(form).format(quoted(staging[1]), listed(every), table.quoted), {})
+        names = [name for name in own if name in merged]
+        filled = sql.SQL(", ").join(map(sql.Identifier, [*OWN, *names]))  # a COPY has no parameters
+        form = "COPY {} ({}) FROM STDIN (FORMAT BINARY)"
+        with link.cursor().copy(sql.SQL(form).format(sql.Identifier(*staging), filled)) as copy:
+            copy.set_types(["text", table.column, "text", *(TYPES[merged[name]] for name in names)])
+            values = [as_type(own[name], merged[name]) for name in names]
+            for row in zip(ids, as_stored(vectors, table.column), texts, *values, strict=True):
+                copy.write_row(row)
+        renewed = sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(quoted(name)) for name in every[1:])
+        form = "INSERT INTO {0} ({1}) SELECT {1} FROM {2} ON CONFLICT (id) DO UPDATE SET {3}"
+        link.execute(sql.SQL(form).format(table.quoted, listed(every), quoted(*staging), renewed), {})
 
 
-def _index_rows(link: psycopg.Connection[Any], table: Table) -> list[tuple[str, str, int]]:
+def _add_columns(link: Link, table: Table, own: dict[str, Any]) -> dict[str, ColumnType]:
+    """Types of all columns, once those that are new are there."""
+    there = columns(link, table)
+    known = own_types(there)
+    merged = merge_types(known, own)
+    for name, type_ in merged.items():
+        if name not in known:
+            if name in there:
+                raise ValueError(f"column {name!r} is {there[name]} in PostgreSQL, which is not filled: rename yours")
+            column, held = quoted(check_name(name, "column")), sql.SQL(TYPES[type_])
+            form = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}"
+            link.execute(sql.SQL(form).format(table.quoted, column, held), {})
+    return merged
+
+
+def indexes(link: Link, table: Table) -> list[tuple[str, str, int]]:
     """Name, role and bytes of each index of the table; the role is the name for those of others."""
     rows = link.execute(
         "SELECT c.relname, i.indisprimary, pg_relation_size(c.oid) FROM pg_index AS i"
@@ -88,46 +133,55 @@ def _index_rows(link: psycopg.Connection[Any], table: Table) -> list[tuple[str, 
         [table.regclass],
     )
     return [
-        (name, "ids" if primary else "shortlist" if name.startswith(statements.PREFIX) else name, int(size))
+        (name, "ids" if primary else "shortlist" if name.startswith(PREFIX) else name, int(size))
         for name, primary, size in rows
     ]
 
 
-def sizes(link: psycopg.Connection[Any], table: Table) -> dict[str, int]:
+def sizes(link: Link, table: Table) -> dict[str, int]:
     """Bytes of the table and of its indexes by role."""
-    row = link.execute("SELECT pg_table_size(to_regclass(%s))", [table.regclass]).fetchone()
-    sizes = {"table": int(row[0]) if row and row[0] is not None else 0}
-    for _, role, size in _index_rows(link, table):
-        sizes[role] = sizes.get(role, 0) + size
-    return sizes
+    found = {"table": int(value(link, "SELECT pg_table_size(to_regclass(%s))", table.regclass) or 0)}
+    for _, role, size in indexes(link, table):
+        found[role] = found.get(role, 0) + size
+    return found
 
 
-def count(link: psycopg.Connection[Any], table: Table) -> int:
+def count(link: Link, table: Table) -> int:
     """Rows of the table."""
-    row = link.execute(sql.SQL("SELECT count(*) FROM {}").format(table.quoted), {}).fetchone()
-    return int(row[0]) if row else 0
+    return int(value(link, sql.SQL("SELECT count(*) FROM {}").format(table.quoted)))
 
 
-def grant_memory(link: psycopg.Connection[Any], wanted: int) -> None:
-    """Memory for building an index in this transaction; a graph that does not fit is built many times slower."""
-    row = link.execute("SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'").fetchone()
-    kilobytes = min(wanted, _GRAPH_MEMORY) // 1024
-    if row and kilobytes > row[0]:
-        link.execute("SELECT set_config('maintenance_work_mem', %s, true)", [f"{kilobytes}kB"])
+def documents(link: Link, table: Table, ids: list[str]) -> dict[str, Document]:
+    """Rows by id."""
+    names = list(own_types(columns(link, table)))
+    form = sql.SQL("SELECT {} FROM {} WHERE id = ANY(%s)")
+    rows = link.execute(form.format(listed(["id", "text", *names]), table.quoted), [ids])
+    return {id_: Document(id_, text, dict(zip(names, own, strict=True))) for id_, text, *own in rows}
 
 
-def graph_bytes(table: Table, plan: SearchPlan, rows: int) -> int:
-    """Memory that pgvector needs for building a graph, generously: codes, edges with their distances, its own notes."""
-    code = {"bit": plan.dim // 8, "halfvec": 2 * plan.dim, "vector": 4 * plan.dim}[table.stored(plan)]
-    return rows * (code + 48 * plan.neighbours + 256) + (64 << 20)
+def create_index(link: Link, table: Table, plan: SearchPlan, rows: int) -> None:
+    """The index that the shortlist of a plan (``hnsw`` or ``ivf``) is found by, with memory to build it in."""
+    stored = table.stored(plan)
+    # codes, edges with their distances, pgvector's own notes; a graph that does not fit is built many times slower
+    code = {"bit": plan.dim // 8, "halfvec": 2 * plan.dim, "vector": 4 * plan.dim}[stored]
+    wanted = min(rows * (code + 48 * plan.neighbours + 256) + (64 << 20), _GRAPH_MEMORY) // 1024
+    if wanted > value(link, "SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'"):
+        apply(link, {"maintenance_work_mem": f"{wanted}kB"})
+    method, options = "hnsw", f"m = {plan.neighbours:d}, ef_construction = {max(_CONSTRUCTION, 2 * plan.neighbours):d}"
+    if plan.kind == "ivf":  # as many cells as our own index has, so that ``effort`` means the same
+        method, options = "ivfflat", f"lists = {min(cells(rows), _MOST_LISTS)}"
+    statement = sql.SQL("CREATE INDEX {} ON {} USING {} ({} {}) WITH ({})").format(
+        quoted(table.index_name(plan)),
+        table.quoted,
+        sql.SQL(method),
+        table.key(plan),
+        sql.SQL("bit_hamming_ops" if stored == "bit" else f"{stored}_cosine_ops"),
+        sql.SQL(options),
+    )
+    link.execute(statement, {})
 
 
-def lists(rows: int) -> int:
-    """Cells of ``ivf``; as many as our own index has, so that ``effort`` means the same."""
-    return min(cells(rows), _MOST_LISTS)
-
-
-def apply(link: psycopg.Connection[Any], chosen: dict[str, str]) -> None:
+def apply(link: Link, chosen: dict[str, str]) -> None:
     """Use settings for this transaction."""
     calls = sql.SQL(", ").join([sql.SQL("set_config({}, {}, true)").format(*pair) for pair in chosen.items()])
     link.execute(sql.SQL("SELECT {}").format(calls), prepare=False)
@@ -138,10 +192,9 @@ def settings(plan: SearchPlan, wanted: int, version: tuple[int, ...]) -> dict[st
     chosen = {"jit": "off"}  # compiling takes longer than the search
     if plan.kind == "flat":
         return {**chosen, "enable_indexscan": "off"}
-    if plan.kind == "hnsw":
+    method = "hnsw" if plan.kind == "hnsw" else "ivfflat"
+    if method == "hnsw":
         chosen["hnsw.ef_search"] = str(min(_MOST_EFFORT, max(plan.effort, wanted)))
     else:
         chosen["ivfflat.probes"] = str(min(_MOST_LISTS, plan.effort))
-    if version >= _ITERATIVE:
-        chosen[f"{'hnsw' if plan.kind == 'hnsw' else 'ivfflat'}.iterative_scan"] = "relaxed_order"
-    return chosen
+    return {**chosen, f"{method}.iterative_scan": "relaxed_order"} if version >= _ITERATIVE else chosen

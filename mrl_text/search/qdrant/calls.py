@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import ValidationError
@@ -19,7 +20,6 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from mrl_text.search.open import without_password
 from mrl_text.search.retry import WAIT, retrying, wait_seconds
 
-T = TypeVar("T")
 KEY = "QDRANT_API_KEY"
 """Variable of the environment with the key of a server."""
 
@@ -83,46 +83,57 @@ class Address:
         return f"Qdrant at {self.server}" if self.server else f"Qdrant in {self.folder}"
 
 
-def connect(address: Address) -> Any:
-    """A client; nothing is asked of a server yet.
+class Client:
+    """Qdrant's client for one collection; it asks again while the server does not answer.
+
+    Args:
+        address: of the collection. Nothing is asked of a server yet.
 
     Raises:
         ValueError: another client has the folder open.
     """
-    if address.folder is None:
-        key = os.environ.get(KEY) or None
-        return QdrantClient(url=address.server, api_key=key, timeout=_TIMEOUT, check_compatibility=False)
-    try:
-        return QdrantClient(path=str(address.folder))
-    except RuntimeError as error:
-        if "already accessed" not in str(error):
-            raise
-        raise ValueError(
-            f"{address.folder} is open in another process or store, and the embedded Qdrant allows one: close that, or"
-            " run a server"
-        ) from None
 
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        if address.folder is None:
+            key = os.environ.get(KEY) or None
+            self._client = QdrantClient(url=address.server, api_key=key, timeout=_TIMEOUT, check_compatibility=False)
+            return
+        try:
+            self._client = QdrantClient(path=str(address.folder))
+        except RuntimeError as error:
+            if "already accessed" not in str(error):
+                raise
+            raise ValueError(
+                f"{address.folder} is open in another process or store, and the embedded Qdrant allows one: close that,"
+                " or run a server"
+            ) from None
 
-def calling(address: Address) -> Callable[[Callable[[], T]], T]:
-    """A function that does what it is given, again while the server does not answer.
+    def __call__(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """What a method of ``QdrantClient`` returns for the collection and further arguments.
 
-    It raises :class:`mrl_text.search.StoreUnavailableError` when the address's ``wait`` is over, FileNotFoundError
-    where the server knows no such collection, FileExistsError where it is there already, PermissionError where the key
-    does not suffice, and ValueError for what else is refused.
-    """
+        Raises:
+            StoreUnavailableError: no answer until the ``wait`` of the address was over.
+            FileNotFoundError: the server knows no such collection.
+            FileExistsError: it is there already.
+            PermissionError: the key does not suffice.
+            ValueError: the server refuses for another reason.
+        """
+        action = partial(getattr(self._client, method), self.address.collection, *arguments, **options)
+        what = f"{self.address} (is it running and reachable?)"
+        attempt = partial(_once, action, self.address)
+        return retrying(attempt, transient=(_MayPassError,), seconds=self.address.wait, what=what)
 
-    def call(action: Callable[[], T]) -> T:
-        what = f"{address} (is it running and reachable?)"
-        return retrying(lambda: _once(action, address), transient=(_MayPassError,), seconds=address.wait, what=what)
-
-    return call
+    def close(self) -> None:
+        """Let go of the connection, or of the folder."""
+        self._client.close()
 
 
 class _MayPassError(Exception):
     """A failure after which the same request may succeed."""
 
 
-def _once(action: Callable[[], T], address: Address) -> T:
+def _once(action: Callable[[], Any], address: Address) -> Any:
     try:
         return action()
     except ResourceExhaustedResponse as error:  # 429 that says when to come back
@@ -137,16 +148,16 @@ def _once(action: Callable[[], T], address: Address) -> T:
             raise ValueError(_NOT_QDRANT.format(address.server)) from error
         raise _MayPassError(str(error.source) or type(error.source).__name__) from error
     except UnexpectedResponse as error:
-        reason = f"{error.status_code}, {_reason(error)}"
-        if error.status_code in _MAY_PASS:
+        status, reason = error.status_code, f"{error.status_code}, {_reason(error)}"
+        if status in _MAY_PASS:
             raise _MayPassError(reason) from error
-        if error.status_code in (401, 403):
+        if status in (401, 403):
             raise PermissionError(
                 f"{address} refuses access ({reason}): set {KEY} to a key that may do this"
             ) from error
-        if error.status_code == 404:
+        if status == 404:
             raise FileNotFoundError(f"{address} has no collection {address.collection!r} ({reason})") from error
-        if error.status_code == 409:
+        if status == 409:
             raise FileExistsError(f"{address} has a collection {address.collection!r} already ({reason})") from error
         raise ValueError(f"{address} refused a request: {reason}") from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,25 +26,7 @@ _NAMESPACE = uuid.UUID("7d6b1a52-0d6f-5c0e-9d2c-2f2f6a5a4b8e")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _DIGITS = 7  # of a unit vector's numbers; float32 has no more, and JSON is half as long
 _BYTES_A_NUMBER = 11
-INDEX_TYPES: dict[ColumnType, Any] = {
-    "text": models.PayloadSchemaType.KEYWORD,
-    "int": models.PayloadSchemaType.INTEGER,
-    "float": models.PayloadSchemaType.FLOAT,
-    "bool": models.PayloadSchemaType.BOOL,
-}
-
-
-def check_plan(plan: SearchPlan, width: int) -> SearchPlan:
-    """This plan, if Qdrant can follow it for vectors of that width.
-
-    Raises:
-        ValueError: cells (``ivf``), 4-bit numbers, or a size above ``width``.
-    """
-    if plan.kind == "ivf":
-        raise ValueError("Qdrant has no ivf: choose kind hnsw or flat")
-    if plan.precision == "int4":
-        raise ValueError("Qdrant does not keep a prefix in int4: choose float32, float16, int8 or binary")
-    return plan.check(width)
+INDEX_TYPES: dict[ColumnType, str] = {"text": "keyword", "int": "integer", "float": "float", "bool": "bool"}
 
 
 def vector_name(dim: int, width: int, precision: str = "float16") -> str:
@@ -66,49 +50,41 @@ def vectors_config(plan: SearchPlan | None, width: int) -> dict[str, Any]:
 
     Returns:
         ``models.VectorParams`` by name, the full width among them.
+
+    Raises:
+        ValueError: a plan that Qdrant cannot follow: cells (``ivf``), 4-bit numbers, or a size above ``width``.
     """
-    sizes = [width, *(dim for dim, _ in plan.steps(width, 1))] if plan else [width]
-    config = {vector_name(dim, width): _ordering(dim) for dim in sizes}
-    if plan is not None:
-        config[vector_name(plan.dim, width, plan.precision)] = _finding(plan, width)
-    return config
-
-
-def _ordering(dim: int) -> Any:
-    return models.VectorParams(
-        size=dim,
-        distance=models.Distance.COSINE,
-        datatype=models.Datatype.FLOAT16,
-        on_disk=True,
-        hnsw_config=models.HnswConfigDiff(m=0),
-    )
-
-
-def _finding(plan: SearchPlan, width: int) -> Any:
+    full = {vector_name(width, width): _vector(width, on_disk=True)}
+    if plan is None:
+        return full
+    if plan.kind == "ivf":
+        raise ValueError("Qdrant has no ivf: choose kind hnsw or flat")
+    if plan.precision == "int4":
+        raise ValueError("Qdrant does not keep a prefix in int4: choose float32, float16, int8 or binary")
+    plan.check(width)
+    config = full | {vector_name(dim, width): _vector(dim, on_disk=True) for dim, _ in plan.steps(width, 1)}
     codes: Any = None
     if plan.precision == "int8":
         scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
         codes = models.ScalarQuantization(scalar=scalar)
     elif plan.precision == "binary":
         codes = models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
-    float32 = plan.precision == "float32" and plan.dim < width
-    return models.VectorParams(
-        size=plan.dim,
-        distance=models.Distance.COSINE,
-        datatype=models.Datatype.FLOAT32 if float32 else models.Datatype.FLOAT16,
-        on_disk=codes is not None,
-        hnsw_config=models.HnswConfigDiff(m=plan.neighbours if plan.kind == "hnsw" else 0),
-        quantization_config=codes,
-    )
+    name = vector_name(plan.dim, width, plan.precision)
+    datatype = models.Datatype.FLOAT32 if name.endswith("float32") else models.Datatype.FLOAT16
+    edges = plan.neighbours if plan.kind == "hnsw" else 0
+    config[name] = _vector(plan.dim, edges, on_disk=codes is not None, datatype=datatype, quantization_config=codes)
+    return config
+
+
+def _vector(dim: int, edges: int = 0, *, datatype: Any = models.Datatype.FLOAT16, **options: Any) -> Any:
+    same = {"size": dim, "distance": models.Distance.COSINE, "hnsw_config": models.HnswConfigDiff(m=edges)}
+    return models.VectorParams(**same, datatype=datatype, **options)
 
 
 def config_change(params: Any) -> Any:
     """What makes a vector that is there like ``params``, as far as Qdrant can change it."""
-    return models.VectorParamsDiff(
-        on_disk=params.on_disk,
-        hnsw_config=params.hnsw_config,
-        quantization_config=params.quantization_config or models.Disabled.DISABLED,
-    )
+    codes = params.quantization_config or models.Disabled.DISABLED
+    return models.VectorParamsDiff(on_disk=params.on_disk, hnsw_config=params.hnsw_config, quantization_config=codes)
 
 
 def search_request(
@@ -148,10 +124,7 @@ def search_request(
 
 def _shortlist_parameters(plan: SearchPlan, limit: int, *, alone: bool) -> Any:
     codes = None
-    if plan.precision in (
-        "int8",
-        "binary",
-    ):  # what follows compares real numbers; only a prefix alone must do so itself
+    if plan.precision in ("int8", "binary"):  # later steps compare real numbers; only a prefix alone must do so itself
         codes = models.QuantizationSearchParams(rescore=alone)
     if plan.kind == "hnsw":
         return models.SearchParams(hnsw_ef=max(plan.effort, limit), quantization=codes)
@@ -162,21 +135,20 @@ def condition_filter(conditions: Conditions, columns: Mapping[str, ColumnType]) 
     """Checked conditions as ``models.Filter``; None where there are none."""
     must: list[Any] = []
     for name, wanted in conditions.items():
+        type_, condition = columns[name], partial(models.FieldCondition, key=payload_key(name))
         if isinstance(wanted, Range):
-            bounds = models.Range(gt=wanted.gt, gte=wanted.gte, lt=wanted.lt, lte=wanted.lte)
-            must.append(models.FieldCondition(key=payload_key(name), range=bounds))
-        elif columns[name] in ("text", "int"):
-            must.append(models.FieldCondition(key=payload_key(name), match=models.MatchAny(any=list(wanted))))
+            must.append(condition(range=models.Range(**asdict(wanted))))
+        elif type_ in ("text", "int"):
+            must.append(condition(match=models.MatchAny(any=list(wanted))))
         else:  # Qdrant matches neither floats nor several booleans: each value is a condition of its own
-            either = [_equal(name, value, columns[name]) for value in wanted]
+            either = [
+                condition(match=models.MatchValue(value=value))
+                if type_ == "bool"
+                else condition(range=models.Range(gte=value, lte=value))
+                for value in wanted
+            ]
             must.append(models.Filter(should=either) if either else models.HasIdCondition(has_id=[]))
     return models.Filter(must=must) if must else None
-
-
-def _equal(name: str, value: Any, type_: ColumnType) -> Any:
-    if type_ == "bool":
-        return models.FieldCondition(key=payload_key(name), match=models.MatchValue(value=value))
-    return models.FieldCondition(key=payload_key(name), range=models.Range(gte=value, lte=value))
 
 
 def payload_key(column: str) -> str:
@@ -210,13 +182,8 @@ def point_batches(
 ) -> Iterator[Any]:
     """Rows as ``models.Batch`` of about ``most_bytes`` of JSON each at most, in order; a longer row goes alone.
 
-    Args:
-        ids: of the rows.
-        vectors: float32 unit vectors (n, width).
-        texts: one for each row, or None.
-        columns: values by name; None is left out.
-        names: vectors to make, as :func:`vector_name` gives them.
-        most_bytes: of a batch, estimated.
+    Vectors are float32 of unit length, (n, width); ``names`` are those to make, as :func:`vector_name` gives them. A
+    column's None is left out.
     """
     each = _BYTES_A_NUMBER * sum(map(vector_dim, names)) + 100
     payloads: list[dict[str, Any]] = []

@@ -8,21 +8,20 @@ import logging
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mrl_text.search.checks import check_collection, check_queries, check_rows, check_strings
-from mrl_text.search.columns import ColumnType, merge_types
+from mrl_text.search.columns import ColumnType, as_type, merge_types
 from mrl_text.search.filters import check_where
 from mrl_text.search.hits import Found
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.qdrant import requests
-from mrl_text.search.qdrant.calls import Address, calling, connect
+from mrl_text.search.qdrant.calls import Address, Client
 from mrl_text.search.qdrant.requests import ID, TEXT, models
 from mrl_text.search.retry import closed_on_error
-from mrl_text.search.store import Document, Store, StoreUnavailableError, Where
+from mrl_text.search.store import Columns, Document, Store, StoreUnavailableError, Where
 from mrl_text.truncation import check_dim, check_dims, truncate
 
 logger = logging.getLogger(__name__)
@@ -42,39 +41,30 @@ class QdrantStore(Store):
     Made by :meth:`create`, found again by :meth:`open`. A search is one request: the shortlist and each step of the
     plan are nested ``prefetch`` stages. Rows have a UUID made from their id; adding one again replaces it, so an
     interrupted upload is repeated and not resumed by position. Needs Qdrant 1.16 (metadata of collections), and 1.18 to
-    change to a plan with other sizes.
-
-    Args:
-        url: as given.
-        address: where it is.
-        client: connected; the store closes it.
-        info: ``models.CollectionInfo`` of the collection.
+    change to a plan with other sizes. The store closes its client.
     """
 
-    def __init__(self, url: str, address: Address, client: Any, info: Any) -> None:
+    def __init__(self, url: str, client: Client, info: Any) -> None:
         self.url = url
-        self._address, self._client, self._collection = address, client, address.collection
-        self._remote = address.folder is None
-        self._call = calling(address)
+        self._address, self._call = client.address, client
+        self._remote = client.address.folder is None
         self._learn(info)
 
     @classmethod
     def open(cls, url: str) -> QdrantStore:
-        """The collection of a URL.
+        """The collection of a URL; errors as :func:`~mrl_text.search.open_store`.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: another form of URL, a collection that was not made here, or a folder open elsewhere.
-            StoreUnavailableError: no answer.
+            ValueError: besides, a collection that was not made here, or a folder open elsewhere.
         """
         address = Address.parse(url)
         if address.folder is not None and not (address.folder / "meta.json").is_file():
             raise FileNotFoundError(f"no embedded Qdrant in {address.folder}: create the store first")
-        client = connect(address)
+        client = Client(address)
         with closed_on_error(client):
-            if not calling(address)(lambda: client.collection_exists(address.collection)):
+            if not client("collection_exists"):
                 raise FileNotFoundError(f"{address} has no collection {address.collection!r}: create the store first")
-            return cls(url, address, client, calling(address)(lambda: client.get_collection(address.collection)))
+            return cls(url, client, client("get_collection"))
 
     @classmethod
     def create(
@@ -93,34 +83,24 @@ class QdrantStore(Store):
             ValueError: a plan that Qdrant cannot follow, or a server too old to keep what a store must know of itself.
         """
         check_dim(width, None)
-        if plan is not None:
-            requests.check_plan(plan, width)
+        config = requests.vectors_config(plan, width)
         sizes = list(check_dims([*(dims or ()), width], width))
         shape = {"width": int(width), "model": model, "dims": sizes, "plan": plan.to_json() if plan else None}
         facts = json.dumps({"version": 1, **shape, "columns": {}, "made": uuid.uuid4().hex})
-        address = Address.parse(url)
-        client, call = connect(address), calling(address)
+        client = Client(address := Address.parse(url))
         with closed_on_error(client):
-            if call(lambda: client.collection_exists(address.collection)):
+            if client("collection_exists"):
                 raise FileExistsError(f"{address} has a collection {address.collection!r} already: open it")
             try:
-                call(
-                    lambda: client.create_collection(
-                        address.collection,
-                        vectors_config=requests.vectors_config(plan, width),
-                        on_disk_payload=True,
-                        metadata={_FACTS: facts},
-                    )
-                )
+                client("create_collection", vectors_config=config, on_disk_payload=True, metadata={_FACTS: facts})
             except FileExistsError:  # made by our first request, whose answer was lost, or by somebody else meanwhile
-                metadata = call(lambda: client.get_collection(address.collection)).config.metadata
-                if (metadata or {}).get(_FACTS) != facts:
+                if (client("get_collection").config.metadata or {}).get(_FACTS) != facts:
                     raise
-            info = call(lambda: client.get_collection(address.collection))
+            info = client("get_collection")
             if not info.config.metadata:
-                call(lambda: client.delete_collection(address.collection))
+                client("delete_collection")
                 raise ValueError(f"{address} does not keep metadata of a collection: update it to 1.16 or newer")
-            return cls(url, address, client, info)
+            return cls(url, client, info)
 
     @property
     def plan(self) -> SearchPlan | None:
@@ -128,23 +108,17 @@ class QdrantStore(Store):
         return self._plan
 
     def add(
-        self,
-        ids: Sequence[str],
-        embeddings: np.ndarray,
-        texts: Sequence[str] | None = None,
-        columns: Mapping[str, Sequence[Any]] | None = None,
+        self, ids: Sequence[str], embeddings: np.ndarray, texts: Sequence[str] | None = None, columns: Columns = None
     ) -> None:
         """Add rows, a few megabytes at a time, each confirmed before the next is sent."""
         vectors, own = check_rows(ids, embeddings, texts, columns, self.width, (ID, TEXT))
         if self._remote:  # another writer may have changed the plan, and with it the vectors that a row needs
             self._refresh()
         self._learn_columns(own)
-        for name, type_ in self._columns.items():
-            if type_ == "float" and name in own:
-                own[name] = [value if value is None else float(value) for value in own[name]]
+        own |= {name: as_type(own[name], type_) for name, type_ in self._columns.items() if name in own}
         names = list(requests.vectors_config(self._plan, self.width))
         for batch in requests.point_batches(ids, vectors, texts, own, names, _UPLOAD_BYTES):
-            self._call(partial(self._client.upsert, self._collection, points=batch, wait=True))
+            self._call("upsert", points=batch, wait=True)
 
     def flush(self) -> None:
         """Wait until a server has built its graphs and codes. The embedded mode has none and writes at once.
@@ -157,13 +131,12 @@ class QdrantStore(Store):
         started = told = time.monotonic()
         quiet = 0  # a server may need a moment to see that there is something to build
         while quiet < 2:
-            info = self._call(lambda: self._client.get_collection(self._collection))
+            info = self._call("get_collection")
             now = time.monotonic()
             if info.status == models.CollectionStatus.RED or info.optimizer_status != models.OptimizersStatusOneOf.OK:
                 raise StoreUnavailableError(f"{self._address} failed to build the index: {info.optimizer_status}")
             if info.status == models.CollectionStatus.GREY:  # it was restarted, and builds on when it is told to
-                diff = models.OptimizersConfigDiff()
-                self._call(partial(self._client.update_collection, self._collection, optimizers_config=diff))
+                self._call("update_collection", optimizers_config=models.OptimizersConfigDiff())
             quiet = quiet + 1 if info.status == models.CollectionStatus.GREEN else 0
             if now - started > _LONGEST_BUILD:
                 raise StoreUnavailableError(f"{self._address} still builds its index after {now - started:.0f} seconds")
@@ -200,14 +173,13 @@ class QdrantStore(Store):
         there = 0
         for records in self._records(list(dict.fromkeys(ids)), payload=False):
             if points := [record.id for record in records]:
-                selector = models.PointIdsList(points=points)
-                self._call(partial(self._client.delete, self._collection, points_selector=selector, wait=True))
+                self._call("delete", points_selector=models.PointIdsList(points=points), wait=True)
             there += len(points)
         return there
 
     def count(self) -> int:
         """Rows that can be found."""
-        return int(self._call(lambda: self._client.count(self._collection, exact=True)).count)
+        return int(self._call("count", exact=True).count)
 
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         """Rows by id."""
@@ -230,8 +202,6 @@ class QdrantStore(Store):
             ValueError: a plan that Qdrant cannot follow, or a server older than 1.18 that lacks a size.
             StoreUnavailableError: no answer.
         """
-        if plan is not None:
-            requests.check_plan(plan, self.width)
         wanted = requests.vectors_config(plan, self.width)
         there = self._refresh()
         for name, params in wanted.items():
@@ -240,19 +210,19 @@ class QdrantStore(Store):
             self._fill(name)
         if self._remote:
             changes = {name: requests.config_change(params) for name, params in wanted.items()}
-            self._call(partial(self._client.update_collection, self._collection, vectors_config=changes))
+            self._call("update_collection", vectors_config=changes)
         self._keep({**self._facts, "plan": plan.to_json() if plan else None})
         for name in wanted:  # rows that others added meanwhile, by the plan before
             self._fill(name)
         for name in there - set(wanted):
             with contextlib.suppress(FileNotFoundError):  # older than 1.18: it stays, unused
-                self._call(partial(self._client.delete_vector_name, self._collection, name))
+                self._call("delete_vector_name", name)
         self._refresh()
         self.flush()
 
     def close(self) -> None:
         """Let go of the connection, or of the folder."""
-        self._client.close()
+        self._call.close()
 
     def _learn(self, info: Any) -> None:
         """Take over what the collection says of itself."""
@@ -260,9 +230,8 @@ class QdrantStore(Store):
             self._facts: dict[str, Any] = json.loads(info.config.metadata[_FACTS])
             self._vectors = set(info.config.params.vectors)
         except (KeyError, TypeError, ValueError):
-            raise ValueError(
-                f"{self._address} has a collection {self._collection!r} that mrl-text did not make: choose another name"
-            ) from None
+            what = f"{self._address} has a collection {self._address.collection!r}"
+            raise ValueError(f"{what} that mrl-text did not make: choose another name") from None
         if self._facts["version"] != 1:
             raise ValueError(f"{self.url} was made in version {self._facts['version']} of the layout: update mrl-text")
         self.width: int = self._facts["width"]
@@ -273,12 +242,11 @@ class QdrantStore(Store):
 
     def _refresh(self) -> set[str]:
         """Learn what others may have changed; returns the names of the vectors that are there."""
-        self._learn(self._call(lambda: self._client.get_collection(self._collection)))
+        self._learn(self._call("get_collection"))
         return self._vectors
 
     def _keep(self, facts: dict[str, Any]) -> None:
-        metadata = {_FACTS: json.dumps(facts)}
-        self._call(partial(self._client.update_collection, self._collection, metadata=metadata))
+        self._call("update_collection", metadata={_FACTS: json.dumps(facts)})
 
     def _learn_columns(self, own: Mapping[str, Sequence[Any]]) -> None:
         """Note columns that are new, with an index for each where there is a server, before rows have them."""
@@ -289,15 +257,13 @@ class QdrantStore(Store):
         self._refresh()
         merged = merge_types(self._columns, own)
         for name in merged.keys() - self._columns.keys() if self._remote else ():
-            schema = requests.INDEX_TYPES[merged[name]]
-            key = requests.payload_key(name)
-            self._call(partial(self._client.create_payload_index, self._collection, key, schema, wait=True))
+            index = requests.payload_key(name), requests.INDEX_TYPES[merged[name]]
+            self._call("create_payload_index", *index, wait=True)
         self._keep({**self._facts, "columns": merged})
         self._refresh()
 
     def _followed(self, plan: SearchPlan) -> SearchPlan:
         """This plan, if the collection has what it needs."""
-        requests.check_plan(plan, self.width)
         missing = requests.vectors_config(plan, self.width).keys() - self._vectors
         scan = plan.kind == "flat" and plan.precision in ("float32", "float16")
         if missing or not (scan or (self._plan is not None and plan.shares_shortlist(self._plan))):
@@ -311,9 +277,11 @@ class QdrantStore(Store):
         condition = requests.condition_filter(check_where(where, self._columns), self._columns)
         found = Found.nothing(len(vectors), k)
         for first in range(0, len(vectors), _QUERIES):
-            ask = partial(requests.search_request, k=k, plan=plan, condition=condition, parameters=self._remote)
-            some = [ask(one) for one in vectors[first : first + _QUERIES]]
-            answers = self._call(partial(self._client.query_batch_points, self._collection, requests=some))
+            some = [
+                requests.search_request(one, k, plan, condition, parameters=self._remote)
+                for one in vectors[first : first + _QUERIES]
+            ]
+            answers = self._call("query_batch_points", requests=some)
             for row, answer in enumerate(answers, first):
                 for place, point in enumerate(answer.points):
                     found.ids[row, place], found.scores[row, place] = point.payload[ID], point.score
@@ -323,25 +291,20 @@ class QdrantStore(Store):
         """Points of rows that are there, in lists."""
         for first in range(0, len(ids), _POINTS):
             points = [requests.point_id(id_) for id_ in ids[first : first + _POINTS]]
-            yield self._call(partial(self._client.retrieve, self._collection, points, with_payload=payload))
+            yield self._call("retrieve", points, with_payload=payload)
 
     def _add_vector(self, name: str, params: Any) -> None:
-        dense = models.DenseVectorConfig(
-            size=params.size,
-            distance=params.distance,
-            datatype=models.VectorStorageDatatype(params.datatype.value),
-        )
-        config = models.DenseVectorNameConfig(dense=dense)
+        datatype = models.VectorStorageDatatype(params.datatype.value)
+        dense = models.DenseVectorConfig(size=params.size, distance=params.distance, datatype=datatype)
         try:
-            self._call(partial(self._client.create_vector_name, self._collection, name, config))
+            self._call("create_vector_name", name, models.DenseVectorNameConfig(dense=dense))
         except FileNotFoundError:
             raise ValueError(
                 f"{self._address} is older than 1.18 and cannot add a size to a collection: make a new store with that"
                 " plan, and push to it"
             ) from None
         if self._remote:  # before rows have it, so that it is built once
-            change = {name: requests.config_change(params)}
-            self._call(partial(self._client.update_collection, self._collection, vectors_config=change))
+            self._call("update_collection", vectors_config={name: requests.config_change(params)})
 
     def _fill(self, name: str) -> None:
         """Cut the vectors of a size from the full ones, for all rows that lack them."""
@@ -351,14 +314,14 @@ class QdrantStore(Store):
         lacking = models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
         offset: Any = None
         while True:
-            scroll = partial(self._client.scroll, self._collection, scroll_filter=lacking, limit=_MOVED, offset=offset)
-            records, offset = self._call(partial(scroll, with_payload=False, with_vectors=[full]))
+            some = {"scroll_filter": lacking, "limit": _MOVED, "offset": offset}
+            records, offset = self._call("scroll", **some, with_payload=False, with_vectors=[full])
             if records:
                 cut = truncate(np.array([record.vector[full] for record in records], dtype=np.float32), dim)
                 points = [
                     models.PointVectors(id=record.id, vector={name: numbers})
                     for record, numbers in zip(records, requests.numbers(cut), strict=True)
                 ]
-                self._call(partial(self._client.update_vectors, self._collection, points=points, wait=True))
+                self._call("update_vectors", points=points, wait=True)
             if offset is None:
                 return

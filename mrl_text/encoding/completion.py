@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow import parquet
 
 from mrl_text.encoding.folder import IDS, SHARDS, vectors_of
 from mrl_text.encoding.job import Job, column_name
@@ -20,19 +21,7 @@ PROBLEMS = "problems.jsonl"
 
 
 def finish(folder: Path, job: Job, manifest: dict[str, Any], count: int) -> dict[str, Any]:
-    """Complete a folder whose shards are all there; may be interrupted and called again.
-
-    Args:
-        folder: of the encoding.
-        job: as it was prepared.
-        manifest: as it was begun.
-        count: number of shards.
-
-    Returns:
-        The complete manifest, as written.
-    """
-    from pyarrow import parquet
-
+    """Complete a folder whose shards are all there; may be interrupted and called again. Gives the manifest."""
     files = [folder / SHARDS / f"{number:05d}.parquet" for number in range(count)]
     counts: Counter[str] = Counter()
     shards = []
@@ -60,8 +49,6 @@ def finish(folder: Path, job: Job, manifest: dict[str, Any], count: int) -> dict
 
 def _assemble(folder: Path, job: Job, files: list[Path], rows: int) -> None:
     """One .npy per size and precision, and ids with the kept columns, shard by shard."""
-    from pyarrow import parquet
-
     names = [column_name(dim, precision) for dim in job.dims for precision in job.precisions]
     for name in names:
         partial = folder / f".{name}.npy"
