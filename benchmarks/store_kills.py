@@ -22,7 +22,7 @@ from killing import finish, kill
 from stores import server_url
 
 from mrl_text.search import Store, open_store
-from mrl_text.search.push_journal import Journal
+from mrl_text.search.push import Journal
 
 _NAMES = {"postgres": "PostgreSQL", "faiss": "FAISS", "qdrant": "Qdrant (local)"}
 

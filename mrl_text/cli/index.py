@@ -69,7 +69,7 @@ def build(
     dtype: AutoDtypeOption = "float32",
 ) -> None:
     """Encode a corpus of any size into an index; interrupted, the same command goes on."""
-    sizes = whole_numbers(dims, "--dims", "64,128,256")
+    sizes = whole_numbers(dims)
     from mrl_text.search import AdaptiveIndex
     from mrl_text.search.build import build as run_build
 
@@ -102,8 +102,7 @@ def build(
 def push(
     store: StoreUrl,
     sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE...", help="A folder of mrl-text encode; or corpus files."),
+        list[str], typer.Argument(metavar="SOURCE...", help="A folder of mrl-text encode; or corpus files.")
     ],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Encodes corpus files.")] = None,
     dims: Dims = None,
@@ -124,7 +123,7 @@ def push(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Put a corpus into a folder, PostgreSQL or Qdrant; rows there are replaced by id. Interrupted, it goes on."""
-    sizes = whole_numbers(dims, "--dims", "64,128,256")
+    sizes = whole_numbers(dims)
     given = {"kind": kind, "precision": precision, "shortlist": shortlist, "effort": effort}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if options and plan_dim is None:
@@ -182,7 +181,7 @@ def tune(
 ) -> None:
     """Find the fastest plan that keeps the target on sample queries, and keep it with the index or store."""
     check_share(keep)
-    sizes = whole_numbers(dims, "--dims", "64,128,256")
+    sizes = whole_numbers(dims)
     loaded_with = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     from mrl_text.search.open import engine_of, open_store
     from mrl_text.search.tune import tune as run_tune
@@ -226,7 +225,7 @@ def figure(
     dtype: DtypeOption = "float32",
 ) -> None:
     """Draw recall@10 and nDCG@10 against time per query and memory."""
-    sizes = whole_numbers(dims, "--dims", "64,128,256")
+    sizes = whole_numbers(dims)
     loaded_with = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     from mrl_text.search.faiss.figure import figure as draw
     from mrl_text.search.faiss.store import FaissStore
@@ -291,11 +290,9 @@ def _print_tuning(found: Tuning) -> None:
     )
     if found.exact and found.exact.timing and plan.timing:
         faster = found.exact.timing.single / plan.timing.single
-        if plan.ram and found.exact.ram:
-            smaller = f", {found.exact.ram / plan.ram:.1f} times smaller"
-            typer.echo(f"against all full vectors in memory: {faster:.1f} times faster{smaller}")
-        else:
-            typer.echo(f"against exact search: {faster:.1f} times faster")
+        smaller = f", {found.exact.ram / plan.ram:.1f} times smaller" if plan.ram and found.exact.ram else ""
+        compared = "all full vectors in memory" if smaller else "exact search"
+        typer.echo(f"against {compared}: {faster:.1f} times faster{smaller}")
     if found.refused:
         typer.echo(f"{found.refused} cheaper plans held on the first half and not on the other")
     if not found.confirmed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,6 @@ import typer
 from mrl_text.cli.common import Device, StoreUrl, TrustRemoteCode, command, print_table
 
 _SHOWN_TEXT = 160
-Results = list[dict[str, Any]]
 
 
 @command
@@ -49,25 +47,16 @@ def search(
         hits = hits or (opened.exact if exact else opened.search)(vector, k, where=conditions)
         ids = [name for name in hits.ids[0] if name is not None]
         documents = opened.documents(ids)
-    found: Results = []
+    found: list[dict[str, Any]] = []
     for rank, (name, score, document) in enumerate(zip(ids, hits.scores[0], documents, strict=False), start=1):
         columns = {"columns": document.columns} if document and document.columns else {}
         text = document.text if document else None
         found.append({"rank": rank, "score": round(float(score), 4), "id": name, "text": text, **columns})
-    steps = [
-        {
-            "step": cost.name,
-            "dim": cost.dim,
-            "candidates": cost.candidates,
-            "milliseconds": round(1000 * cost.seconds, 3),
-            "kilobytes_read": round(cost.bytes_read / 1024, 1),
-        }
-        for cost in costs
-    ]
-    _show(query, found, steps, as_json)
-
-
-def _show(query: str, found: Results, steps: Sequence[dict[str, Any]], as_json: bool) -> None:
+    steps = []
+    for cost in costs:
+        spent, read = round(1000 * cost.seconds, 3), round(cost.bytes_read / 1024, 1)
+        step = {"step": cost.name, "dim": cost.dim, "candidates": cost.candidates}
+        steps.append({**step, "milliseconds": spent, "kilobytes_read": read})
     if as_json:
         content = {"query": query, "results": found, **({"steps": steps} if steps else {})}
         typer.echo(json.dumps(content, ensure_ascii=False))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from mrl_text.choices import OnDuplicate, OnError
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.search.faiss.index import AdaptiveIndex
 from mrl_text.search.faiss.store import FaissStore
 from mrl_text.search.push import PushReport, send
-from mrl_text.search.push_rows import encode_corpus
+from mrl_text.search.push_rows import EncodingOptions, check_options, encode_corpus
 from mrl_text.suggest import check_choice
 from mrl_text.tables.corpus import CorpusFile, open_corpus
 from mrl_text.truncation import check_dims
@@ -21,8 +22,7 @@ from mrl_text.truncation import check_dims
 if TYPE_CHECKING:
     from mrl_text.search.store import Store
 
-_Entry = dict[str, Any]
-"""What an index knows of a file: size, time of change, columns, and how many of its rows were read."""
+_Entry = dict[str, Any]  # what an index knows of a file: size, time of change, columns, how many of its rows were read
 
 
 def build(
@@ -31,16 +31,9 @@ def build(
     *,
     model: str,
     dims: Sequence[int] | None = None,
-    text_columns: Sequence[str] = (),
-    id_column: str | None = None,
-    limit: int | None = None,
-    on_error: OnError = "skip",
     on_duplicate: OnDuplicate = "fail",
-    device: str | None = None,
-    dtype: str = "float32",
-    shard_rows: int = 8192,
-    trust_remote_code: bool = False,
     progress: bool = False,
+    **encoding: Unpack[EncodingOptions],
 ) -> PushReport:
     """Encode a corpus at full width and push it into an index that knows which rows of which files it has.
 
@@ -52,33 +45,25 @@ def build(
         model: folder, hub id or packaged model; must be that of an index that is continued.
         dims: sizes the model may be cut to, for the plan and for tuning; None takes the trained ones, and halves of
             the width where the model does not tell.
-        text_columns: as for :func:`mrl_text.search.push.push`.
-        id_column: likewise. A row without an id is called after its number, in further files ``file:number``.
-        limit: rows to take of the files together, at most.
-        on_error: leave out rows without text, or that cannot be read, and report them; or fail at the first.
         on_duplicate: what to do with an id that is there: fail, keep the first row or the last.
-        device: where to encode; None is the best there is.
-        dtype: what the model computes in: ``float32``, ``bfloat16`` or ``auto``.
-        shard_rows: rows encoded together; what an interruption may lose.
-        trust_remote_code: allow code that comes with the model to run.
         progress: show a progress bar on stderr.
-
-    Returns:
-        What was done.
+        **encoding: :class:`mrl_text.search.push_rows.EncodingOptions`; float32 unless ``dtype`` says otherwise.
 
     Raises:
         FileNotFoundError: a file or the model is not there.
         ValueError: files that cannot be read, or changed since they were begun; another model than before; an id
             twice; a row without text where ``on_error`` is ``fail``.
     """
-    check_choice("on_error", on_error, OnError)
+    check_options(encoding)
+    limit, options = encoding.get("limit"), EncodingOptions(dtype="float32") | encoding
+    check_choice("on_error", encoding.get("on_error", "skip"), OnError)
     check_choice("on_duplicate", on_duplicate, OnDuplicate)
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 row, got {limit}")
-    files = [open_corpus(path, text_columns, id_column) for path in corpus]
+    files = [open_corpus(path, options.get("text_columns", ()), options.get("id_column")) for path in corpus]
     if not files or len({file.path for file in files}) < len(files):
         raise ValueError(f"{'a corpus file is named twice' if files else 'no corpus file was named'}")
-    found = find_model(model, trust_remote_code=trust_remote_code)
+    found = find_model(model, trust_remote_code=options.get("trust_remote_code", False))
     check_dims(dims or [1], peek_width(found))
     place = Path(folder).expanduser()
     index = _existing(place, found, files)
@@ -94,22 +79,8 @@ def build(
             return _unchanged(place)
     # other rows than the last build left are those of one that was interrupted, which come again
     whole = index is not None and len(index) == index.facts.get("build", {}).get("rows", len(index) if known else None)
-    source = encode_corpus(
-        [file.path for file in files],
-        model,
-        on_duplicate=on_duplicate,
-        known=index if whole else None,
-        text_columns=text_columns,
-        id_column=id_column,
-        limit=limit,
-        on_error=on_error,
-        shard_rows=shard_rows,
-        dtype=dtype,
-        device=device,
-        done=done,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-    )
+    paths, old = [file.path for file in files], index if whole else None
+    source = encode_corpus(paths, model, on_duplicate=on_duplicate, known=old, done=done, progress=progress, **options)
     if not source.encoded.rows and not index:
         raise ValueError(f"nothing was indexed: no row of {', '.join(map(str, corpus))} has text")
 
@@ -141,14 +112,11 @@ def _existing(folder: Path, found: ModelSource, files: Sequence[CorpusFile]) -> 
         if entry is None:
             continue
         if any(entry[name] != now[name] for name in file.table.stamp()):
-            raise ValueError(
-                f"{file.path} has changed since {entry['rows']} rows of it were indexed: build into another folder"
-            )
+            since = f"since {entry['rows']} rows of it were indexed"
+            raise ValueError(f"{file.path} has changed {since}: build into another folder")
         if (entry["text_columns"], entry["id_column"]) != (now["text_columns"], now["id_column"]):
-            raise ValueError(
-                f"{file.path} was indexed by the columns {', '.join(entry['text_columns'])} with the id"
-                f" {entry['id_column']}: build into another folder to choose others"
-            )
+            by = f"{', '.join(entry['text_columns'])} with the id {entry['id_column']}"
+            raise ValueError(f"{file.path} was indexed by the columns {by}: build into another folder to choose others")
     return index
 
 
@@ -159,16 +127,15 @@ def _entry(file: CorpusFile, rows: int) -> _Entry:
 def _entries(files: Sequence[CorpusFile], limit: int | None) -> dict[str, _Entry]:
     """What the index is to know of each file by path, once ``limit`` rows of all of them are in it."""
     entries: dict[str, _Entry] = {}
-    left = limit
+    left = math.inf if limit is None else limit
     for file in files:
-        rows = file.table.count() if left is None else min(file.table.count(), left)
-        left = None if left is None else left - rows
+        rows = int(min(file.table.count(), left))
+        left -= rows
         entries[str(file.path)] = _entry(file, rows)
     return entries
 
 
 def _unchanged(folder: Path) -> PushReport:
-    """There is nothing to add."""
     with contextlib.closing(FaissStore.open(str(folder))) as store:
         plan = store.plan or store.starting_plan(store.count(), store.width, store.dims)
         return PushReport(str(folder), None, 0, 0, store.count(), 0, [], plan, 0.0, 0)

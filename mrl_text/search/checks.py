@@ -12,25 +12,16 @@ from mrl_text.truncation import truncate, usable
 
 
 def check_vectors(embeddings: np.ndarray, width: int, word: str = "embedding") -> np.ndarray:
-    """Unit vectors of float vectors of any length.
-
-    Args:
-        embeddings: float array (n, width).
-        width: numbers each must have.
-        word: what one is called in the error.
-
-    Returns:
-        float32 (n, width), unit length, C-contiguous.
+    """Unit vectors of float vectors (n, width) of any length: float32 (n, width), C-contiguous.
 
     Raises:
-        ValueError: another shape or type, or a vector that is zero or not finite (with its position).
+        ValueError: another shape or type, or a vector (``word``) that is zero or not finite, with its position.
     """
     array = np.asarray(embeddings)
     if array.ndim != 2 or array.shape[1] != width or array.dtype.kind != "f":
-        raise ValueError(
-            f"expected float vectors of shape (n, {width}), the width of the index; got {array.dtype} of shape"
-            f" {array.shape}: full vectors go in, the index cuts them"
-        )
+        wanted = f"expected float vectors of shape (n, {width}), the width of the index"
+        got = f"got {array.dtype} of shape {array.shape}"
+        raise ValueError(f"{wanted}; {got}: full vectors go in, the index cuts them")
     array = array.astype(np.float32, copy=False)
     bad = ~usable(array)
     if bad.any():
@@ -46,11 +37,7 @@ def check_rows(
     width: int,
     reserved: Sequence[str] = (),
 ) -> tuple[np.ndarray, dict[str, list[Any]]]:
-    """Unit vectors and columns of rows that can be stored.
-
-    Raises:
-        ValueError, TypeError: as :func:`check_vectors`, :func:`check_ids`, :func:`check_texts`, :func:`check_columns`.
-    """
+    """Unit vectors and columns of rows that can be stored; errors as of the checks of each part, below."""
     vectors = check_vectors(embeddings, width)
     check_ids(ids, len(vectors))
     if texts is not None:
@@ -59,15 +46,7 @@ def check_rows(
 
 
 def check_queries(queries: np.ndarray, k: int, width: int) -> np.ndarray:
-    """Unit vectors of one query or several, and a ``k`` that can be searched for.
-
-    Args:
-        queries: float array (n, width) or (width,).
-        k: results wanted.
-        width: numbers each must have.
-
-    Returns:
-        float32 (n, width), unit length, C-contiguous.
+    """Unit vectors float32 (n, width) of queries (n, width) or (width,), and a ``k`` that can be searched for.
 
     Raises:
         ValueError: ``k`` is not a whole number above 0, or as :func:`check_vectors`.
@@ -79,12 +58,7 @@ def check_queries(queries: np.ndarray, k: int, width: int) -> np.ndarray:
 
 
 def check_strings(values: Sequence[str], count: int, word: str) -> None:
-    """Raise unless there are ``count`` strings.
-
-    Raises:
-        ValueError: another number of them, or a single string.
-        TypeError: one that is not a string (with its position).
-    """
+    """Raise ValueError unless there are so many, and TypeError for one that is not a string, with its position."""
     if isinstance(values, str) or len(values) != count:
         raise ValueError(f"{count} embeddings need as many {word}, got {len(values)}")
     for position, value in enumerate(values):
@@ -108,12 +82,7 @@ def is_unicode(text: str) -> bool:
 
 
 def check_texts(values: Sequence[str], count: int, word: str) -> None:
-    """Raise unless there are ``count`` strings that can be stored.
-
-    Raises:
-        ValueError: another number of them, or half of a surrogate pair in one (with its position).
-        TypeError: one that is not a string.
-    """
+    """As :func:`check_strings`; ValueError for half of a surrogate pair in one, too (with its position)."""
     check_strings(values, count, word)
     for position, value in enumerate(values):
         _check_unicode(value, word, position)
@@ -125,12 +94,7 @@ def _check_unicode(text: str, word: str, position: int) -> None:
 
 
 def check_ids(ids: Sequence[str], count: int) -> None:
-    """Raise unless there are ``count`` different strings that can be stored.
-
-    Raises:
-        ValueError: another number of them, one that comes twice, or half of a surrogate pair in one.
-        TypeError: one that is not a string.
-    """
+    """As :func:`check_texts`; ValueError for one that comes twice, too."""
     check_texts(ids, count, "ids")
     if len(set(ids)) < len(ids):
         [(twice, _)] = Counter(ids).most_common(1)
@@ -140,15 +104,12 @@ def check_ids(ids: Sequence[str], count: int) -> None:
 def check_columns(
     columns: Mapping[str, Sequence[Any]] | None, count: int, reserved: Sequence[str] = ()
 ) -> dict[str, list[Any]]:
-    """The user's own columns as plain Python values: str, int, float, bool or None.
+    """The user's own columns as plain Python values: lists of str, int, float, bool or None by name.
 
     Args:
         columns: a sequence of ``count`` values by name; numpy's scalars are taken for what they hold.
         count: rows.
         reserved: names that the store uses itself.
-
-    Returns:
-        Lists by name; empty for None.
 
     Raises:
         ValueError: a name that is empty or reserved, another number of values, values of several types in one column,
@@ -173,10 +134,7 @@ def check_columns(
 def column_type(name: str, values: Sequence[Any]) -> type | None:
     """Type of a column's values: str, int, float or bool; None where all are None.
 
-    Whole numbers among floats are floats.
-
-    Raises:
-        ValueError: values of several types.
+    Whole numbers among floats are floats; ValueError for other mixtures.
     """
     types = {type(value) for value in values if value is not None}
     if types == {int, float}:
@@ -188,14 +146,11 @@ def column_type(name: str, values: Sequence[Any]) -> type | None:
 
 
 def _plain(value: Any, name: str, position: int) -> Any:
-    """A value as Python's own type."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is not None and not isinstance(value, (str, int, float, bool)):
-        raise TypeError(
-            f"column {name!r} may have text, whole numbers, floats, booleans or None; at position {position} is"
-            f" {type(value).__name__}: {value!r:.60}"
-        )
+        there = f"at position {position} is {type(value).__name__}: {value!r:.60}"
+        raise TypeError(f"column {name!r} may have text, whole numbers, floats, booleans or None; {there}")
     if isinstance(value, float) and not np.isfinite(value):
         raise ValueError(f"column {name!r} has {value} at position {position}: use None where there is no number")
     if isinstance(value, str):

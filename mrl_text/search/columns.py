@@ -22,15 +22,11 @@ def field_name(column: str) -> str:
 
 
 def merge_types(known: Mapping[str, ColumnType], columns: Mapping[str, Sequence[Any]]) -> dict[str, ColumnType]:
-    """Types of all columns once these values are added.
+    """Types of all columns (``text``, ``int``, ``float`` or ``bool``) by name once these values are added.
 
     Args:
         known: types by name so far.
-        columns: values by name, as :func:`mrl_text.search.checks.check_columns` gives them. A column without any
-            value gets no type.
-
-    Returns:
-        Types by name: ``text``, ``int``, ``float`` or ``bool``.
+        columns: values by name, as :func:`mrl_text.search.checks.check_columns` gives them; without any, no type.
 
     Raises:
         ValueError: values of another type than the column has (whole numbers may join floats), or a whole number

@@ -18,14 +18,11 @@ _BOUNDS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 
 
 def parse_where(conditions: Sequence[str]) -> Where | None:
-    """What rows must be, from conditions that must all hold.
+    """What rows must be, values and ranges by column, from conditions that must all hold; None without any.
 
     Args:
         conditions: ``column=value``, ``column=one,other`` (any of them), and ``>``, ``>=``, ``<``, ``<=`` with a
             number. Numbers and true, false are taken for what they are; in double quotes everything is text.
-
-    Returns:
-        Values and ranges by column; None without conditions.
 
     Raises:
         ValueError: another form, a bound that is no number, or two conditions on a column that cannot be joined.
@@ -39,10 +36,8 @@ def parse_where(conditions: Sequence[str]) -> Where | None:
         match = _CONDITION.fullmatch(condition)
         values = [_value(part.strip()) for part in _PART.findall(match[3])] if match else []
         if match is None or not values:
-            raise ValueError(
-                f"--where {condition!r}: expected column=value, column=one,other, or a column and a bound such as"
-                " 'year>=2020'"
-            )
+            forms = "column=value, column=one,other, or a column and a bound such as 'year>=2020'"
+            raise ValueError(f"--where {condition!r}: expected {forms}")
         name, sign, bound = match[1], match[2], values[0]
         known = found.get(name)
         if sign == "=" and known is None:

@@ -12,31 +12,22 @@ import pyarrow as pa
 from pyarrow import compute
 
 from mrl_text.search.columns import ColumnType
-from mrl_text.search.store import Range, Where
+from mrl_text.search.store import Range, Value, Where
 from mrl_text.suggest import did_you_mean
 
-Conditions = dict[str, Range | tuple[str | int | float | bool, ...]]
-"""Columns with a range, or with the values of which one must be there."""
-
-_HOLDS: dict[ColumnType, tuple[type, ...]] = {
-    "text": (str,),
-    "int": (int, float),
-    "float": (int, float),
-    "bool": (bool,),
-}
+Conditions = dict[str, Range | tuple[Value, ...]]  # columns with a range, or with values of which one must be there
+_NUMBER = (int, float)
+_HOLDS: dict[ColumnType, tuple[type, ...]] = {"text": (str,), "int": _NUMBER, "float": _NUMBER, "bool": (bool,)}
 _LARGEST = 2**63
 _BOUNDS = {"gt": compute.greater, "gte": compute.greater_equal, "lt": compute.less, "lte": compute.less_equal}
 
 
 def check_where(where: Where | None, columns: Mapping[str, ColumnType]) -> Conditions:
-    """The conditions of a filter, one for each column.
+    """The conditions of a filter by column, a :class:`Range` or a tuple of values; empty where everything is searched.
 
     Args:
         where: columns and what they must be.
         columns: types of the columns that the store has.
-
-    Returns:
-        A :class:`Range`, or a tuple of values, by column; empty where everything is searched.
 
     Raises:
         ValueError: a column that the store does not have, a value of another type than the column's, or a range over
@@ -58,8 +49,7 @@ def check_where(where: Where | None, columns: Mapping[str, ColumnType]) -> Condi
             if type_ == "int":
                 checked[name] = _whole(bounds)
             else:
-                given = {bound: float(value) for bound, value in bounds.items() if value is not None}
-                checked[name] = Range(**given)
+                checked[name] = Range(**{bound: float(one) for bound, one in bounds.items() if one is not None})
             continue
         single = isinstance(wanted, str) or not isinstance(wanted, Collection)
         values = tuple(_plain(value) for value in ([wanted] if single else wanted))  # type: ignore[union-attr]
@@ -74,15 +64,7 @@ def check_where(where: Where | None, columns: Mapping[str, ColumnType]) -> Condi
 
 
 def row_mask(conditions: Conditions, column: Callable[[str], pa.ChunkedArray]) -> np.ndarray | None:
-    """Rows for which all conditions hold.
-
-    Args:
-        conditions: as :func:`check_where` gives them.
-        column: a column's values for all rows, by name.
-
-    Returns:
-        bool (rows,); None where there is no condition.
-    """
+    """Rows for which all conditions hold, bool (rows,), None without any; ``column`` gives a column's values."""
     mask: np.ndarray | None = None
     for name, wanted in conditions.items():
         values = column(name)

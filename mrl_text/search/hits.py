@@ -9,15 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found, best first.
+    """What a search found, best first."""
 
-    Attributes:
-        ids: object array (n, k) of str; None where fewer rows were found.
-        scores: float32 (n, k), the cosine at the plan's last size; minus infinity where there is no row.
-    """
-
-    ids: np.ndarray
-    scores: np.ndarray
+    ids: np.ndarray  # object (n, k) of str; None where fewer rows were found
+    scores: np.ndarray  # float32 (n, k), the cosine at the plan's last size; minus infinity where there is no row
 
     @classmethod
     def nothing(cls, count: int, k: int) -> Found:
@@ -27,31 +22,18 @@ class Found:
 
 @dataclass(frozen=True)
 class Hits(Found):
-    """What an index of ours found.
+    """What an index of ours found."""
 
-    Attributes:
-        positions: int64 (n, k), rows in the order they were added; -1 where there is none.
-    """
-
-    positions: np.ndarray
+    positions: np.ndarray  # int64 (n, k), rows in the order they were added; -1 where there is none
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one step of a search cost.
+    """What one step of a search cost."""
 
-    Attributes:
-        name: ``shortlist`` or ``rerank``.
-        dim: numbers compared.
-        candidates: vectors the step was given; for a shortlist all rows, or those in the cells looked into (about).
-        kept: vectors it handed on.
-        seconds: least of nine runs, beyond what the steps before it took.
-        bytes_read: of vectors kept on disk; they come from memory where the system has them cached.
-    """
-
-    name: str
-    dim: int
-    candidates: int
-    kept: int
-    seconds: float
-    bytes_read: int
+    name: str  # shortlist or rerank
+    dim: int  # numbers compared
+    candidates: int  # vectors it was given; for a shortlist all rows, or those in the cells looked into (about)
+    kept: int  # vectors it handed on
+    seconds: float  # least of nine runs, beyond what the steps before it took
+    bytes_read: int  # of vectors kept on disk; they come from memory where the system has them cached

@@ -27,15 +27,10 @@ _BUDGET = 1.0  # seconds of each of the two measurements; slow searches are repe
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per query.
+    """Seconds per query."""
 
-    Attributes:
-        single: queries one after the other, as a server meets them.
-        batch: all queries in one call.
-    """
-
-    single: float
-    batch: float
+    single: float  # queries one after the other, as a server meets them
+    batch: float  # all queries in one call
 
 
 def measure(search: Callable[[np.ndarray], object], queries: np.ndarray) -> Timing:
@@ -44,17 +39,10 @@ def measure(search: Callable[[np.ndarray], object], queries: np.ndarray) -> Timi
     Args:
         search: takes float32 queries (n, width).
         queries: float32 (n, width); the first 50 are searched one by one, all of them as a batch.
-
-    Returns:
-        Seconds per query.
     """
     alone = [queries[row : row + 1] for row in range(min(_SINGLE_QUERIES, len(queries)))]
-
-    def one_by_one() -> None:
-        for query in alone:
-            search(query)
-
-    return Timing(_median(one_by_one) / len(alone), _median(lambda: search(queries)) / len(queries))
+    one_by_one = _median(lambda: [search(query) for query in alone])
+    return Timing(one_by_one / len(alone), _median(lambda: search(queries)) / len(queries))
 
 
 def _median(work: Callable[[], object]) -> float:
@@ -69,49 +57,28 @@ def _median(work: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let FAISS and the libraries of linear algebra use that many threads, and what they used before afterwards.
-
-    Raises:
-        ValueError: fewer than one.
-    """
+    """Let FAISS and linear algebra use that many threads, and what they used before afterwards; ValueError below 1."""
     if count < 1:
         raise ValueError(f"threads must be at least 1, got {count}")
-    with threadpool_limits(count), _faiss_threads(count) if find_spec("faiss") else contextlib.nullcontext():
+    with threadpool_limits(count), contextlib.ExitStack() as stack:
+        if find_spec("faiss"):
+            from mrl_text.search.faiss.engine import faiss_threads
+
+            stack.enter_context(faiss_threads(count))
         yield
-
-
-@contextlib.contextmanager
-def _faiss_threads(count: int) -> Iterator[None]:
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(count)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One plan and what came of it.
-
-    Attributes:
-        plan: as it was tried.
-        note: why it was not measured, or not chosen; empty otherwise.
-        retention: score over that of exact full-width search, on the queries to choose by and on the others; None
-            where it was not looked at.
-        timing: seconds per query; None where it was not measured.
-        ram: bytes of the index that finds the candidates; None where the store does not tell.
-        interval: of the retention on all queries, 95 %: what other queries of the same kind may give.
-    """
+    """One plan and what came of it; what was not measured, or what the store does not tell, is None."""
 
     plan: SearchPlan
-    note: str = ""
+    note: str = ""  # why it was not measured, or not chosen
+    # score over that of exact full-width search, on the queries to choose by and on the others
     retention: tuple[float, float] | None = None
     timing: Timing | None = None
-    ram: int | None = None
-    interval: tuple[float, float] | None = None
+    ram: int | None = None  # bytes of the index that finds the candidates
+    interval: tuple[float, float] | None = None  # 95 % of the retention: what other queries of the same kind may give
 
     def to_json(self) -> dict[str, Any]:
         """The trial as JSON values."""
@@ -123,44 +90,26 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was tried, and what was chosen.
+    """What was tried, and what was chosen."""
 
-    Attributes:
-        chosen: the trial whose plan the index now has.
-        confirmed: whether it keeps the target on the queries that it was not chosen by.
-        trials: everything that was tried, in that order; the exact search of all full vectors among them.
-        metric: ``ndcg@10`` or ``recall@10``.
-        keep: share of the exact score that was asked for.
-        scores: of exact full-width search, on the queries to choose by and on the others.
-        queries: how many there are of these.
-        threads: that searches were timed with.
-        documents: of the index.
-        refused: plans that held on the first half, were cheaper, and failed on the other.
-        exact: comparing with every full vector: of a folder float32 in memory, None where ``max_ram`` forbids it; of a
-            database its own exact search.
-    """
-
-    chosen: Trial
-    confirmed: bool
-    trials: list[Trial]
-    metric: str
-    keep: float
-    scores: tuple[float, float]
-    queries: tuple[int, int]
-    threads: int
+    chosen: Trial  # whose plan the index now has
+    confirmed: bool  # whether it keeps the target on the queries that it was not chosen by
+    trials: list[Trial]  # in the order they were tried; the exact search of all full vectors among them
+    metric: Metric
+    keep: float  # share of the exact score that was asked for
+    scores: tuple[float, float]  # of exact full-width search, on the queries to choose by and on the others
+    queries: tuple[int, int]  # how many there are of these
+    threads: int  # that searches were timed with
     documents: int
-    refused: int
+    refused: int  # plans that held on the first half, were cheaper, and failed on the other
+    # comparing with every full vector: of a folder float32 in memory, None where max_ram forbids it; of a database its
+    # own exact search
     exact: Trial | None
 
     def to_json(self) -> dict[str, Any]:
         """The tuning as JSON values."""
-        trials = [trial.to_json() for trial in self.trials]
-        return {
-            **vars(self),
-            "chosen": self.chosen.to_json(),
-            "exact": self.exact and self.exact.to_json(),
-            "trials": trials,
-        }
+        named = {"chosen": self.chosen.to_json(), "exact": self.exact and self.exact.to_json()}
+        return {**vars(self), **named, "trials": [trial.to_json() for trial in self.trials]}
 
 
 class PlanTrials:
@@ -171,20 +120,11 @@ class PlanTrials:
         queries: float32 (n, width).
         judged: the same queries; their judgements are needed for nDCG.
         metric: what is kept.
-        halves: rows of the queries to choose by, and of the others.
-
-    Attributes:
-        store: as given.
-        scores: of exact full-width search: on the queries to choose by, and on the others.
+        halves: rows of the queries to choose by, and of the others; ``scores`` are those of exact search on them.
     """
 
     def __init__(
-        self,
-        store: Store,
-        queries: np.ndarray,
-        judged: Judged,
-        metric: Metric,
-        halves: tuple[np.ndarray, np.ndarray],
+        self, store: Store, queries: np.ndarray, judged: Judged, metric: Metric, halves: tuple[np.ndarray, np.ndarray]
     ) -> None:
         self.store = store
         self._queries, self._judged, self._metric, self._halves = queries, judged, metric, halves
@@ -198,11 +138,8 @@ class PlanTrials:
     def use(self, plan: SearchPlan) -> None:
         """Have what the plan needs; a store in this process also makes the sizes between that it lacks."""
         current = self.store.plan
-        if (
-            current is None
-            or not current.shares_shortlist(plan)
-            or (self.store.abilities.in_process and current != plan)
-        ):
+        fits = current is not None and current.shares_shortlist(plan) and not self.store.abilities.in_process
+        if current != plan and not fits:
             self.store.set_plan(plan)
 
     def retention(self, plan: SearchPlan, half: int = 0) -> float:
@@ -246,9 +183,6 @@ def ratio_interval(part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
     Args:
         part: (n,) values above the line, two at least.
         whole: (n,) below it.
-
-    Returns:
-        Lower and upper bound.
     """
     ratio = part.mean() / whole.mean()
     half = 1.96 * np.std(part - ratio * whole, ddof=1) / (whole.mean() * len(part) ** 0.5)

@@ -11,12 +11,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.store import Store
 
-_ENGINES = {
-    "postgresql": ("postgres", "PostgresStore"),
-    "postgres": ("postgres", "PostgresStore"),
-    "qdrant": ("qdrant", "QdrantStore"),
-    "qdrants": ("qdrant", "QdrantStore"),
-}
+_POSTGRES, _QDRANT = ("postgres", "PostgresStore"), ("qdrant", "QdrantStore")
+_ENGINES = {"postgresql": _POSTGRES, "postgres": _POSTGRES, "qdrant": _QDRANT, "qdrants": _QDRANT}
 _FORMS = (
     "a folder (FAISS), postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION (qdrants:// for TLS),"
     " or qdrant:FOLDER#COLLECTION (embedded)"
@@ -25,14 +21,11 @@ _SECRET = ("password", "sslpassword", "api_key", "token")
 
 
 def open_store(url: str | Path) -> Store:
-    """A store that is there.
+    """A store that is there, as it was left.
 
     Args:
         url: a folder (FAISS), ``postgresql://USER@HOST/DATABASE?table=NAME``, ``qdrant://HOST:6333/COLLECTION``
             (``qdrants://`` for TLS), or ``qdrant:FOLDER#COLLECTION`` (embedded).
-
-    Returns:
-        The store, as it was left.
 
     Raises:
         FileNotFoundError: there is none.
@@ -51,7 +44,7 @@ def create_store(
     model: str | None = None,
     dims: Sequence[int] | None = None,
 ) -> Store:
-    """A new, empty store.
+    """A new, empty store; errors as of :func:`open_store`.
 
     Args:
         url: as for :func:`open_store`.
@@ -60,25 +53,15 @@ def create_store(
         model: name or folder of the model that makes the vectors, for whoever searches by text.
         dims: sizes the model may be cut to; None is the width alone.
 
-    Returns:
-        The store.
-
     Raises:
         FileExistsError: there is one already.
-        ModuleNotFoundError: the extra for it is not installed.
-        ValueError: a URL of another form, or a plan that the engine cannot follow.
-        StoreUnavailableError: no answer.
+        ValueError: a plan that the engine cannot follow.
     """
     return engine_of(url).create(str(url), width=width, plan=plan, model=model, dims=dims)
 
 
 def engine_of(url: str | Path) -> type[Store]:
-    """The class of the store that a URL is for; nothing is opened.
-
-    Raises:
-        ModuleNotFoundError: the extra for it is not installed.
-        ValueError: a URL of another form.
-    """
+    """The class of the store that a URL is for; nothing is opened. Errors as of :func:`open_store`."""
     text = str(url)
     scheme, colon, rest = text.partition(":")
     server = rest.startswith("//")

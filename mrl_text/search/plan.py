@@ -93,16 +93,7 @@ class SearchPlan:
     def funnel(cls, dims: Sequence[int], *, shortlist: int = 200, **options: Any) -> SearchPlan:
         """Shortlists that halve while sizes grow: 200 → 100 → 50 → 25 → ..., the paper's shape.
 
-        Args:
-            dims: two sizes or more; the first finds, the last orders.
-            shortlist: candidates of the first.
-            **options: as for :class:`SearchPlan`.
-
-        Returns:
-            The plan.
-
-        Raises:
-            ValueError: fewer than two sizes, or an option that does not fit.
+        Two ``dims`` at least, else ValueError: the first finds, the last orders. Options as for :class:`SearchPlan`.
 
         Example:
             >>> SearchPlan.funnel([32, 64, 128, 384]).rerank
@@ -129,14 +120,9 @@ class SearchPlan:
         return f"{found}, {self.shortlist}{between} → {self.final or 'full'}"
 
     def steps(self, width: int, k: int) -> list[tuple[int, int]]:
-        """What follows the shortlist of a search for ``k``: sizes, each with the candidates it is given.
+        """What follows the shortlist of a search for ``k`` results: (size, candidates) of each step; maybe none.
 
-        Args:
-            width: full width of the vectors.
-            k: results wanted; no step hands over fewer.
-
-        Returns:
-            (size, candidates) of each step; empty where the prefix alone decides.
+        ``width`` is that of the full vectors; no step hands over fewer than ``k``.
         """
         coarse = self.precision in ("int8", "int4", "binary")  # then the same numbers in full still sort better
         if self.single or (self.dim == width and not self.rerank and not coarse):
@@ -149,11 +135,7 @@ class SearchPlan:
         return self.dim if self.single else self.final or width
 
     def check(self, width: int) -> SearchPlan:
-        """This plan, if vectors of that width can be searched by it.
-
-        Raises:
-            ValueError: a size above ``width``.
-        """
+        """This plan, if vectors of that width can be searched by it; ValueError for a size above ``width``."""
         for dim in (self.dim, *(dim for dim, _ in self.rerank), *([self.final] if self.final else [])):
             check_dim(dim, width)
         if self.rerank and self.final is None and self.rerank[-1][0] >= width:
@@ -173,16 +155,12 @@ class SearchPlan:
         return bytes_per_vector(self.dim, self.precision) + place + (8 if self.precision == "binary" else 0)
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as JSON values; the inverse of :meth:`from_json`."""
+        """The plan as JSON values."""
         return {**asdict(self), "rerank": [list(step) for step in self.rerank]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> SearchPlan:
-        """The plan that :meth:`to_json` gave.
-
-        Raises:
-            ValueError: a name that no plan has.
-        """
+        """The plan that :meth:`to_json` gave; ValueError for a name that no plan has."""
         known = {field.name for field in fields(cls)}
         if unknown := set(values) - known:
             raise ValueError(f"a search plan has no {sorted(unknown)[0]!r}{did_you_mean(sorted(unknown)[0], known)}")

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from mrl_text.choices import OnDuplicate, OnError
+from mrl_text.choices import OnDuplicate
+from mrl_text.files import write_atomically
 from mrl_text.models import find_model, peek_width
 from mrl_text.search.open import create_store, engine_of, open_store, without_password
 from mrl_text.search.plan import SearchPlan
-from mrl_text.search.push_journal import Journal
-from mrl_text.search.push_rows import PushSource, open_push_source
+from mrl_text.search.push_rows import EncodingOptions, PushSource, check_options, open_push_source
 from mrl_text.search.store import Store
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, halves
@@ -29,40 +31,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH_ROWS = 2000
-"""Rows sent together; at width 384 about 3 MB."""
-
+BATCH_ROWS = 2000  # sent together; at width 384 about 3 MB
 _CHECKPOINT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class PushReport:
-    """What a push did.
+    """What a push did."""
 
-    Attributes:
-        url: of the store, without a password.
-        rows: that the source holds.
-        pushed: of them, sent in this call; the others had been confirmed before.
-        stored: rows in the store now.
-        folder: where the vectors are kept; None where they were removed when all was stored.
-        left_out: rows of corpus files without a vector: no text, or not readable.
-        problems: the first ten rows of corpus files that were left out or cut, with their place; all of them are in
-            ``problems.jsonl`` of the folder, which is kept then.
-        plan: how the store searches.
-        seconds: of the whole call.
-        duplicates: rows that another with the same id replaces or keeps out.
-    """
-
-    url: str
-    folder: Path | None
-    rows: int
-    pushed: int
-    stored: int
-    left_out: int
-    problems: list[str]
-    plan: SearchPlan
-    seconds: float
-    duplicates: int
+    url: str  # of the store, without a password
+    folder: Path | None  # where the vectors are kept; None where they were removed when all was stored
+    rows: int  # that the source holds
+    pushed: int  # of them, sent in this call; the others had been confirmed before
+    stored: int  # rows in the store now
+    left_out: int  # rows of corpus files without a vector: no text, or not readable
+    problems: list[str]  # the first ten left out or cut, with their place; all are in the folder's problems.jsonl
+    plan: SearchPlan  # how the store searches
+    seconds: float  # of the whole call
+    duplicates: int  # rows that another with the same id replaces or keeps out
 
 
 def push(
@@ -73,18 +59,12 @@ def push(
     dims: Sequence[int] | None = None,
     plan: SearchPlan | None = None,
     keep: Sequence[str] = (),
-    text_columns: Sequence[str] = (),
-    id_column: str | None = None,
-    limit: int | None = None,
-    on_error: OnError = "skip",
     on_duplicate: OnDuplicate = "fail",
     work: str | Path | None = None,
-    device: str | None = None,
-    shard_rows: int = 8192,
     batch_rows: int = BATCH_ROWS,
     checkpoint_seconds: float = _CHECKPOINT_SECONDS,
-    trust_remote_code: bool = False,
     progress: bool = False,
+    **encoding: Unpack[EncodingOptions],
 ) -> PushReport:
     """Put the rows of an encoded folder, or of corpus files, into a store.
 
@@ -103,21 +83,12 @@ def push(
         plan: how to search; None keeps the store's, and gives a new one a safe plan
             (:meth:`mrl_text.search.Store.starting_plan`).
         keep: columns to store beside id and text. Of a folder: none takes all that it has.
-        text_columns: of corpus files: what to encode, joined by a blank; none takes title and text.
-        id_column: of corpus files: None takes ``_id``, ``id`` or the number of the row.
-        limit: rows of corpus files to take, at most.
-        on_error: leave out rows of corpus files without text, or fail at the first.
         on_duplicate: fail if an id comes twice, before anything is encoded or sent; or take the first or the last row.
         work: folder for the vectors of corpus files, kept; None is one in the cache, removed when all is stored.
-        device: where to encode.
-        shard_rows: rows of corpus files encoded together; what an interruption may lose.
         batch_rows: rows sent together.
         checkpoint_seconds: least time between two notes of the position.
-        trust_remote_code: of corpus files: allow code that comes with the model to run.
         progress: show a progress bar on stderr.
-
-    Returns:
-        What was done.
+        **encoding: of corpus files, :class:`mrl_text.search.push_rows.EncodingOptions`.
 
     Raises:
         FileNotFoundError: no such file, folder or model.
@@ -127,23 +98,12 @@ def push(
     """
     started = time.monotonic()
     check_choice("on_duplicate", on_duplicate, OnDuplicate)
+    check_options(encoding)
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
     _check_before(store_url, model, dims)
     source = open_push_source(
-        sources,
-        model=model,
-        keep=keep,
-        work=work,
-        device=device,
-        progress=progress,
-        text_columns=text_columns,
-        id_column=id_column,
-        limit=limit,
-        on_error=on_error,
-        on_duplicate=on_duplicate,
-        shard_rows=shard_rows,
-        trust_remote_code=trust_remote_code,
+        sources, model=model, keep=keep, work=work, on_duplicate=on_duplicate, progress=progress, **encoding
     )
     return send(
         source,
@@ -192,9 +152,8 @@ def send(
         there = set() if replace or on_duplicate == "fail" else _there(store, source, start)
         left_out |= there if on_duplicate == "first" else set()
         store.expect(rows - start)
-        checkpoint = _Checkpoint(journal, store.confirm, start, checkpoint_seconds)
         with tqdm(total=rows, initial=start, unit="row", desc="Pushing", disable=not progress) as bar:
-            _load(store, source.batches(start, batch_rows, keep), left_out, checkpoint, bar)
+            _load(store, source.batches(start, batch_rows, keep), left_out, journal, checkpoint_seconds, bar)
         store.flush()
         chosen = plan or store.plan or store.starting_plan(store.count(), store.width, store.dims)
         if chosen != store.plan:
@@ -206,18 +165,10 @@ def send(
     journal.remove()
     if source.temporary:
         shutil.rmtree(source.encoded.path, ignore_errors=True)
-    return PushReport(
-        url=without_password(store_url),
-        folder=None if source.temporary else source.encoded.path,
-        rows=rows,
-        pushed=rows - start,
-        stored=stored,
-        left_out=source.left_out,
-        problems=source.problems,
-        plan=chosen,
-        seconds=time.monotonic() - started,
-        duplicates=len(left_out | there),
-    )
+    seconds, url = time.monotonic() - started, without_password(store_url)
+    folder, duplicates = None if source.temporary else source.encoded.path, len(left_out | there)
+    lost, problems = source.left_out, source.problems
+    return PushReport(url, folder, rows, rows - start, stored, lost, problems, chosen, seconds, duplicates)
 
 
 def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None) -> None:
@@ -302,32 +253,64 @@ def _there(store: Store, source: PushSource, start: int) -> set[int]:
     return {position for position in there if position >= start}
 
 
-class _Checkpoint:
-    """Counts the rows that were sent, and notes now and then how many are in the store for good."""
-
-    def __init__(self, journal: Journal, confirm: Callable[[], None], start: int, seconds: float) -> None:
-        self._journal, self._confirm = journal, confirm
-        self.rows, self._seconds = start, seconds
-        self._noted = time.monotonic()
-
-    def sent(self, rows: int) -> None:
-        """So many more rows were sent."""
-        self.rows += rows
-        if time.monotonic() - self._noted >= self._seconds:
-            self._confirm()
-            self._journal.write(self.rows)
-            self._noted = time.monotonic()
-
-
 def _load(
-    store: Store, batches: Iterable[EncodedBatch], left_out: Collection[int], checkpoint: _Checkpoint, bar: tqdm
+    store: Store, batches: Iterable[EncodedBatch], left_out: Collection[int], journal: Journal, every: float, bar: tqdm
 ) -> None:
-    """Send rows batch by batch."""
+    """Send rows batch by batch, and note now and then how many are in the store for good."""
+    sent, noted = int(bar.n), time.monotonic()
     for batch in batches:
-        rows = [row for row in range(len(batch.ids)) if checkpoint.rows + row not in left_out]
+        rows = [row for row in range(len(batch.ids)) if sent + row not in left_out]
         texts = None if batch.texts is None else [batch.texts[row] for row in rows]
         columns = {name: [values[row] for row in rows] for name, values in batch.columns.items()}
         if rows:
             store.add([batch.ids[row] for row in rows], batch.vectors[rows].astype(np.float32), texts, columns)
-        checkpoint.sent(len(batch.ids))
+        sent += len(batch.ids)
         bar.update(len(batch.ids))
+        if time.monotonic() - noted >= every:
+            store.confirm()
+            journal.write(sent)
+            noted = time.monotonic()
+
+
+class Journal:
+    """Rows, from the first on, of an encoded folder that a store has confirmed: ``rows``.
+
+    A note counts for one store, one state of the folder and one choice of columns. It is there while a push is
+    unfinished only: a finished one that is called again sends everything again. It is a small file in ``folder``; a
+    password in ``url`` is not written down.
+    """
+
+    def __init__(self, folder: Path, url: str | Path, keep: Sequence[str] = ()) -> None:
+        self._keep = sorted(set(keep))
+        self._url = without_password(url)
+        name = hashlib.sha256(self._url.encode()).hexdigest()[:16]
+        self._file = folder / f"push-{name}.json"
+        self._manifest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+        self.rows: int = self._read().get("rows", 0)
+        self._warned = False
+
+    def write(self, rows: int) -> None:
+        """Note that so many rows, from the first on, are in the store for good."""
+        self.rows = rows
+        note = {"store": self._url, "manifest": self._manifest, "keep": self._keep, "rows": rows}
+        try:
+            write_atomically(self._file, json.dumps(note, indent=1).encode())
+        except OSError as error:
+            if not self._warned:
+                logger.warning("an interrupted push will begin anew: %s cannot be written (%s)", self._file, error)
+            self._warned = True
+
+    def remove(self) -> None:
+        """The push is finished."""
+        self.rows = 0
+        with contextlib.suppress(OSError):  # it could not be written either
+            self._file.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            known = json.loads(self._file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        wanted = {"store": self._url, "manifest": self._manifest, "keep": self._keep}
+        fits = isinstance(known, dict) and all(known.get(name) == value for name, value in wanted.items())
+        return known if fits else {}

@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from mrl_text.choices import OnDuplicate
+from mrl_text.choices import AutoDtype, OnDuplicate, OnError
 from mrl_text.encoding.folder import IDS, MANIFEST, SHARDS, EncodedBatch, EncodedFolder, open_encoded
 from mrl_text.files import cache_dir
 from mrl_text.models import ModelSource, find_model
@@ -32,21 +32,33 @@ _HELD = re.compile(
 """Arrow's names of the types of columns that go into a store."""
 
 
+class EncodingOptions(TypedDict, total=False):
+    """How corpus files are read and encoded: options of :func:`mrl_text.encoding.encode_files`."""
+
+    text_columns: Sequence[str]  # what to encode, joined by a blank; none takes title and text
+    id_column: str | None  # None takes _id, id or the number of the row, in further files file:number
+    limit: int | None  # rows to take of the files together, at most
+    on_error: OnError  # leave out rows without text, or that cannot be read, and report them; or fail at the first
+    device: str | None  # where to encode; None is the best there is
+    dtype: AutoDtype  # what the model computes in
+    shard_rows: int  # rows encoded together; what an interruption may lose
+    trust_remote_code: bool  # allow code that comes with the model to run
+
+
+def check_options(options: EncodingOptions) -> None:
+    """Raise TypeError for a name that is none of these options."""
+    if unknown := sorted(options.keys() - EncodingOptions.__annotations__.keys()):
+        raise TypeError(f"there is no option {unknown[0]!r}{did_you_mean(unknown[0], EncodingOptions.__annotations__)}")
+
+
 @dataclass(frozen=True)
 class PushSource:
-    """Rows with full vectors.
+    """Rows with full vectors."""
 
-    Attributes:
-        encoded: where they are.
-        temporary: whether the folder is ours, to be removed when all is stored.
-        left_out: rows of the corpus without a vector.
-        problems: the first ten of the rows that were left out or cut, with their place.
-    """
-
-    encoded: EncodedFolder
-    temporary: bool = False
-    left_out: int = 0
-    problems: list[str] = field(default_factory=list)
+    encoded: EncodedFolder  # where they are
+    temporary: bool = False  # whether the folder is ours, to be removed when all is stored
+    left_out: int = 0  # rows of the corpus without a vector
+    problems: list[str] = field(default_factory=list)  # the first ten rows that were left out or cut, with their place
 
     @property
     def width(self) -> int:
@@ -67,15 +79,14 @@ class PushSource:
         precision = next(one for one in _FULL if one in self.encoded.manifest["precisions"])
         for batch in self.encoded.batches(self.width, precision, batch_rows=rows, start=start):
             kept = {name: values for name, values in batch.columns.items() if not keep or name in keep}
-            columns = {name: [None if _missing(one) else one for one in values] for name, values in kept.items()}
+            columns = {
+                name: [None if isinstance(one, float) and math.isnan(one) else one for one in values]
+                for name, values in kept.items()
+            }
             yield replace(batch, columns=columns)
 
     def check_columns(self, keep: Sequence[str]) -> None:
-        """Raise unless the rows have these columns, none being all, in types that stores hold.
-
-        Raises:
-            ValueError: names one that they lack, or that holds dates, lists or the like.
-        """
+        """Raise ValueError unless the rows have these columns, none being all, in types that stores hold."""
         types = self.encoded.manifest["columns"]
         known = [name for name in types if not name.startswith("embedding_")]
         if unknown := [name for name in keep if name not in known]:
@@ -88,11 +99,7 @@ class PushSource:
                 )
 
     def repeats(self, policy: OnDuplicate) -> set[int]:
-        """Positions of the rows to leave out, as each id may be there once.
-
-        Raises:
-            ValueError: an id comes twice, and the policy is to fail.
-        """
+        """Positions of the rows to leave out, as each id may be there once; ValueError where the policy is to fail."""
         found = repeats(lambda: (name for names in self.ids() for name in names))
         if found and policy == "fail":
             raise ValueError(
@@ -148,10 +155,9 @@ def _spread(count: int) -> list[int]:
 
 
 def repeats(ids: Callable[[], Iterable[str]]) -> dict[str, list[int]]:
-    """Positions of each id that comes more than once.
+    """Positions of each id that comes more than once. Eight bytes are held for each id.
 
-    Args:
-        ids: gives them in order; called again only where some may be equal. Eight bytes are held for each.
+    ``ids`` gives them in order; it is called again only where some may be equal.
     """
     hashes = np.fromiter(map(hash, ids()), np.int64)
     values, counts = np.unique(hashes, return_counts=True)
@@ -166,18 +172,9 @@ def repeats(ids: Callable[[], Iterable[str]]) -> dict[str, list[int]]:
 def open_push_source(
     sources: str | Path | Sequence[str | Path], *, model: str | None, keep: Sequence[str], **options: Any
 ) -> PushSource:
-    """The rows to send; corpus files are encoded here, and go on where an earlier call was.
+    """The rows to send, of one encoded folder; or corpus files are encoded here, and go on where an earlier call was.
 
-    Args:
-        sources: one encoded folder, or corpus files.
-        model: for corpus files.
-        keep: columns to store.
-        **options: for corpus files, of :func:`encode_corpus`.
-
-    Raises:
-        FileNotFoundError: no such file, folder or model.
-        ValueError: a folder without full vectors in float32 or float16, an unfinished one, corpus files without a
-            model, or as of encoding.
+    Options are those of :func:`encode_corpus`; errors as :func:`mrl_text.search.push.push`.
     """
     paths = [Path(one).expanduser() for one in ([sources] if isinstance(sources, str | Path) else sources)]
     folders = [path for path in paths if path.is_dir()]
@@ -213,7 +210,7 @@ def encode_corpus(
         work: folder for the vectors; None is one in the cache, to be removed when all is stored.
         on_duplicate: to fail at an id that comes twice before anything is encoded.
         known: ids that may not come either, to fail.
-        **options: of :func:`mrl_text.encoding.encode_files`.
+        **options: :class:`EncodingOptions`, and others of :func:`mrl_text.encoding.encode_files`.
     """
     from mrl_text.encoding import encode_files
 
@@ -268,15 +265,9 @@ def _work_folder(
     return cache_dir() / "push" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _missing(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
 def _check_full(encoded: EncodedFolder) -> None:
     manifest = encoded.manifest
     if manifest["width"] not in manifest["dims"] or not any(one in manifest["precisions"] for one in _FULL):
-        raise ValueError(
-            f"{encoded.path} holds {', '.join(map(str, manifest['dims']))} numbers in"
-            f" {', '.join(manifest['precisions'])}: a store needs the full width, {manifest['width']}, in float32 or"
-            " float16"
-        )
+        dims, precisions = ", ".join(map(str, manifest["dims"])), ", ".join(manifest["precisions"])
+        needed = f"a store needs the full width, {manifest['width']}, in float32 or float16"
+        raise ValueError(f"{encoded.path} holds {dims} numbers in {precisions}: {needed}")

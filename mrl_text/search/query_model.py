@@ -33,27 +33,22 @@ def load_model(
         dtype: what the model computes in.
         trust_remote_code: allow code that comes with the model to run.
 
-    Returns:
-        The model.
-
     Raises:
         FileNotFoundError: the model is not where it was.
         ValueError: the store names none, or the model's vectors have another width.
     """
-    chosen = name or store.model
+    chosen, shown = name or store.model, without_password(store.url)
     if chosen is None:
-        raise ValueError(f"{without_password(store.url)} names no model to encode queries with: give --model")
+        raise ValueError(f"{shown} names no model to encode queries with: give --model")
     from mrl_text.loading import load
 
     found = find_model(chosen, trust_remote_code=trust_remote_code)
     if name is None and found.is_local and store.revision not in (None, found.revision):
-        logger.warning(
-            "%s has changed since %s was filled: results may be poor", found.path, without_password(store.url)
-        )
+        logger.warning("%s has changed since %s was filled: results may be poor", found.path, shown)
     model = load(found, dtype=dtype, device=device)
     if model.width is not None and model.width != store.width:
         raise ValueError(
-            f"{chosen} gives vectors of width {model.width}, {without_password(store.url)} holds {store.width}:"
-            " give the model it was filled with, --model"
+            f"{chosen} gives vectors of width {model.width}, {shown} holds {store.width}: give the model it was filled"
+            " with, --model"
         )
     return model

@@ -15,31 +15,24 @@ from mrl_text.search.store import StoreUnavailableError
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-WAIT = 30.0
-"""Seconds in which a lost connection is tried again, unless the URL says otherwise."""
-
-_FIRST_WAIT = 0.1
-_LONGEST_WAIT = 5.0
+WAIT = 30.0  # seconds in which a lost connection is tried again, unless the URL says otherwise
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
 
 def retrying(action: Callable[[], T], *, transient: tuple[type[Exception], ...], seconds: float = 30, what: str) -> T:
-    """What ``action`` returns, tried again while it fails for a reason that may pass.
+    """What ``action`` returns, tried again while it fails for a reason that may pass; it must be safe to repeat.
 
     Waits double from a tenth of a second up to five, each shortened by a random part so that clients that lost one
-    server do not come back together. The action must be safe to repeat.
+    server do not come back together.
 
     Args:
         action: called without arguments; the time of its last call is not bounded here.
         transient: errors after which it is called again; any other is raised as it is.
-        seconds: time after the first failure in which it is called again.
+        seconds: time after the first failure in which it is called again; ValueError for less than 0.
         what: the server, as a person knows it, and what to check: ``"PostgreSQL at db:5432 (is it running?)"``.
-
-    Returns:
-        What the action returned.
 
     Raises:
         StoreUnavailableError: it still failed when the time was over; names ``what`` and the last reason.
-        ValueError: ``seconds`` is negative.
     """
     if seconds < 0:
         raise ValueError(f"seconds must be 0 or more, got {seconds}")
@@ -62,11 +55,7 @@ def retrying(action: Callable[[], T], *, transient: tuple[type[Exception], ...],
 
 
 def wait_seconds(text: str | None) -> float:
-    """What ``wait`` in a URL says, or :data:`WAIT`.
-
-    Raises:
-        ValueError: no number of seconds.
-    """
+    """What ``wait`` in a URL says, or :data:`WAIT`; ValueError for no number of seconds."""
     try:
         seconds = WAIT if text is None else float(text)
     except ValueError:

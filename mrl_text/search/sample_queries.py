@@ -19,23 +19,16 @@ from mrl_text.tables.columns import Problems
 
 logger = logging.getLogger(__name__)
 
-K = 10
-"""Results that both metrics look at."""
+K = 10  # results that both metrics look at
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Queries and what is known about their answers.
+    """Queries and what is known about their answers."""
 
-    Attributes:
-        ids: one for each query.
-        texts: the queries.
-        relevant: query -> document -> grade, for every query; None without judgements.
-    """
-
-    ids: list[str]
+    ids: list[str]  # one for each query
     texts: list[str]
-    relevant: dict[str, dict[str, int]] | None = None
+    relevant: dict[str, dict[str, int]] | None = None  # query -> document -> grade, for every query
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,16 +40,9 @@ class Judged:
         return Judged(ids, [self.texts[row] for row in rows], kept)
 
     def ndcg(self, found: np.ndarray) -> np.ndarray:
-        """nDCG@10 of each query, as trec_eval computes it.
+        """nDCG@10 of each query, float64 (n,), as trec_eval computes it; ValueError without judgements.
 
-        Args:
-            found: document ids (n, k), best first; None where fewer were found.
-
-        Returns:
-            float64 (n,).
-
-        Raises:
-            ValueError: there are no judgements.
+        ``found`` are document ids (n, k), best first; None where fewer were found.
         """
         if self.relevant is None:
             raise ValueError("nDCG needs judgements: give --qrels")
@@ -64,26 +50,19 @@ class Judged:
             name: {str(one): float(-rank) for rank, one in enumerate(row) if one is not None}
             for name, row in zip(self.ids, found, strict=True)
         }
-        scores = pytrec_eval.RelevanceEvaluator(self.relevant, {f"ndcg_cut.{K}"}).evaluate(
-            {name: row for name, row in ranked.items() if row}
-        )
+        evaluator = pytrec_eval.RelevanceEvaluator(self.relevant, {f"ndcg_cut.{K}"})
+        scores = evaluator.evaluate({name: row for name, row in ranked.items() if row})
         return np.array([scores.get(name, {}).get(f"ndcg_cut_{K}", 0.0) for name in self.ids])
 
 
 def recall(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """Share of the exact results that were found, for each query.
+    """Share of the exact results that were found, float64 (n,); 1 where the exact search found nothing.
 
-    Args:
-        found: ids or positions (n, k).
-        exact: the same of the exact search (n, k); None or -1 where there are fewer.
-
-    Returns:
-        float64 (n,); 1 where the exact search found nothing.
+    Both are ids or positions (n, k); None or -1 where there are fewer.
     """
     wanted = [{one for one in row.tolist() if one not in (None, -1)} for row in exact]
-    return np.array(
-        [len(one & set(row.tolist())) / len(one) if one else 1.0 for one, row in zip(wanted, found, strict=True)]
-    )
+    there = zip(wanted, found, strict=True)
+    return np.array([len(one & set(row.tolist())) / len(one) if one else 1.0 for one, row in there])
 
 
 def read_judged(
@@ -140,8 +119,7 @@ def _relevant(file: Path, known: Callable[[str], bool] | None) -> Relevant:
 def check_metric(metric: str | None, judgements: bool) -> Metric:
     """The metric that was asked for; None is nDCG@10 with judgements, recall@10 of the exact results without.
 
-    Raises:
-        ValueError: an unknown metric, or nDCG@10 without judgements.
+    ValueError for an unknown metric, and for nDCG@10 without judgements.
     """
     if metric is None:
         return "ndcg@10" if judgements else "recall@10"

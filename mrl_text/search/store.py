@@ -20,14 +20,7 @@ _FEW_ROWS = 10_000  # a database compares so many prefixes in milliseconds, with
 
 @dataclass(frozen=True)
 class Range:
-    """Values between two bounds; a bound that is None is open.
-
-    Attributes:
-        gt: above.
-        gte: at or above.
-        lt: below.
-        lte: at or below.
-    """
+    """Values above (or at) one bound and below (or at) another; a bound that is None is open."""
 
     gt: float | None = None
     gte: float | None = None
@@ -45,37 +38,26 @@ Columns = Mapping[str, Sequence[Any]] | None
 
 @dataclass(frozen=True)
 class Document:
-    """A row of a store without its vector.
-
-    Attributes:
-        id: any string.
-        text: None where it was added without.
-        columns: the user's own columns by name.
-    """
+    """A row of a store without its vector."""
 
     id: str
-    text: str | None
-    columns: dict[str, Any]
+    text: str | None  # None where it was added without
+    columns: dict[str, Any]  # the user's own, by name
 
 
 @dataclass(frozen=True)
 class Abilities:
     """What an engine is good for.
 
-    Attributes:
-        in_process: it computes here, from files: its memory can be bounded, the steps of a search can be timed, and
-            comparing with all rows needs nothing that takes long to build.
-        precisions: of prefixes, that are worth trying.
-        kinds: of indexes for many rows, that are worth trying.
-        longest: candidates that a search can take, at most.
-        effort: of a graph, at most.
+    One that works in this process, from files, can have its memory bounded and the steps of a search timed; comparing
+    with all rows needs nothing that takes long to build.
     """
 
     in_process: bool = False
-    precisions: tuple[Code, ...] = ("float16", "binary")
-    kinds: tuple[Kind, ...] = ("hnsw",)
-    longest: int = 1000
-    effort: int = 1000
+    precisions: tuple[Code, ...] = ("float16", "binary")  # of prefixes, that are worth trying
+    kinds: tuple[Kind, ...] = ("hnsw",)  # of indexes for many rows, that are worth trying
+    longest: int = 1000  # candidates that a search can take
+    effort: int = 1000  # of a graph, at most
 
 
 class StoreUnavailableError(ConnectionError):
@@ -88,23 +70,14 @@ class Store(Protocol):
 
     Full unit vectors go in; the store cuts them. What a method has returned from is durable, and can be found, after
     :meth:`flush`. A lost connection is tried again for a bounded time, then :class:`StoreUnavailableError` is raised.
-
-    Attributes:
-        url: what opens it again.
-        width: numbers of the full vectors.
-        model: name or folder of the model that made the vectors; None where it was not told.
-        revision: of that model; None where it is not known.
-        dims: the sizes that the model may be cut to, ascending, the width among them.
-        path: folder that is this store and nothing else; None in a database.
-        abilities: of the engine.
     """
 
-    url: str
-    width: int
-    model: str | None
-    dims: tuple[int, ...]
-    revision: str | None = None
-    path: Path | None = None
+    url: str  # what opens it again
+    width: int  # numbers of the full vectors
+    model: str | None  # name or folder of the model that made the vectors; None where it was not told
+    dims: tuple[int, ...]  # the sizes that the model may be cut to, ascending, the width among them
+    revision: str | None = None  # of that model; None where it is not known
+    path: Path | None = None  # folder that is this store and nothing else; None in a database
     abilities: ClassVar[Abilities] = Abilities()
 
     @classmethod
@@ -125,15 +98,10 @@ class Store(Protocol):
 
     @staticmethod
     def starting_plan(rows: int, width: int, dims: Sequence[int]) -> SearchPlan:
-        """A plan that is safe to start with; ``mrl-text index tune`` finds a better one.
+        """A plan for so many rows that is safe to start with; ``mrl-text index tune`` finds a better one.
 
         A database gets a graph over the smallest of ``dims`` that is at least a third of the width; up to 10,000 rows
         it compares every prefix. A folder has its own rule.
-
-        Args:
-            rows: in the store.
-            width: of full vectors.
-            dims: sizes the model may be cut to.
         """
         dim = min((dim for dim in dims if 3 * dim >= width), default=width)
         final = dim if dim == width else None
@@ -195,8 +163,7 @@ class Store(Protocol):
     def explain(self, query: np.ndarray, k: int = 10) -> tuple[Found, list[StageCost]]:
         """Search for one query, step by step: what :meth:`search` gives, and what each step cost.
 
-        Raises:
-            ValueError: an engine that does not tell, or more than one query.
+        ValueError for an engine that does not tell, or more than one query.
         """
         raise ValueError(f"{self.url} does not tell what the steps of a search cost: a folder does")
 
@@ -216,8 +183,7 @@ class Store(Protocol):
     def set_plan(self, plan: SearchPlan | None) -> None:
         """Search in another way from now on, and build what that needs; kept with the store, after :meth:`flush`.
 
-        Raises:
-            ValueError: a plan that the engine cannot follow, with what it can.
+        ValueError for a plan that the engine cannot follow, with what it can.
         """
 
     def close(self) -> None:

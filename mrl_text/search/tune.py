@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -25,9 +26,7 @@ from mrl_text.truncation import check_dims
 
 logger = logging.getLogger(__name__)
 
-FILE = "tune.json"
-"""Written into the folder of an index."""
-
+FILE = "tune.json"  # written into the folder of an index
 _SMALL_CORPUS = 10_000  # rows; below, comparing with all is fast, and a graph or cells have nothing to save
 _FEW_QUERIES = 50
 _WORTH_A_FUNNEL = 40  # candidates
@@ -66,13 +65,12 @@ def tune(
     best.
 
     Args:
-        store: its plan is replaced, and ``tune.json`` written where it is a folder of ours; what it had is set again if
-            nothing is chosen.
+        store: its plan is replaced, or set again if nothing is chosen; a folder of ours gets ``tune.json``.
         queries: float32 (n, width), encoded at full width.
         judged: the same queries, with judgements or without.
         keep: share of the score of exact full-width search to keep.
-        metric: ``ndcg@10`` needs judgements; ``recall@10`` is the share of the exact ten results found. None takes
-            nDCG where there are judgements.
+        metric: ``ndcg@10`` needs judgements and is taken where there are some; ``recall@10`` is the share of the exact
+            ten results found.
         threads: that searches are timed with. Shortlists are built with all there are; a server uses what it is set to.
         max_ram: bytes that the shortlist may take, of a folder; None is no limit.
         dims: prefixes to try; None takes those of the store.
@@ -81,9 +79,6 @@ def tune(
         minutes: no graph, cells or index is begun to be built after that.
         seed: of the halves.
         progress: show a progress bar on stderr.
-
-    Returns:
-        What was tried and what was chosen.
 
     Raises:
         ValueError: an impossible option, too few queries, an empty store, queries whose relevant documents exact
@@ -106,11 +101,7 @@ def tune(
     trials = PlanTrials(store, queries, judged, checked_metric, halves)
     search = _Search(trials, keep, sizes, rows, max_ram=max_ram, seconds=60 * minutes)
     try:
-        with (
-            limited_threads(threads),
-            contextlib.closing(tqdm(desc="Tuning", unit="plan", disable=not progress)) as bar,
-        ):
-            search.bar = bar
+        with limited_threads(threads), tqdm(desc="Tuning", unit="plan", disable=not progress) as search.bar:
             exact = search.run(kinds, precisions or abilities.precisions)
         chosen, confirmed, refused = search.choose()
         store.set_plan(chosen.plan)
@@ -119,45 +110,24 @@ def tune(
         if store.plan != before and not abilities.in_process:  # what is in a folder was not saved
             store.set_plan(before)
         raise
-    found = Tuning(
-        chosen=chosen,
-        confirmed=confirmed,
-        trials=search.tried,
-        metric=checked_metric,
-        keep=keep,
-        scores=trials.scores,
-        queries=(len(halves[0]), len(halves[1])),
-        threads=threads,
-        documents=rows,
-        refused=refused,
-        exact=exact,
-    )
+    used, scores = (len(halves[0]), len(halves[1])), trials.scores
+    found = Tuning(chosen, confirmed, search.tried, checked_metric, keep, scores, used, threads, rows, refused, exact)
     if store.path is not None:
         write_atomically(store.path / FILE, json.dumps(found.to_json(), indent=1).encode())
     return found
 
 
 def _halves(queries: np.ndarray, keep: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two halves of the queries: rows to choose by and rows to confirm on.
-
-    Raises:
-        ValueError: an impossible share, or fewer than four queries.
-    """
+    """Two halves of the queries: rows to choose by and rows to confirm on."""
     if not 0 < keep <= 1:
         raise ValueError(f"keep {keep}: expected a share of the exact score, such as 0.99")
     if len(queries) < 4:
         raise ValueError(f"tuning needs 4 queries at least, and gives reliable results from 100 on; got {len(queries)}")
     if len(queries) < _FEW_QUERIES:
-        logger.warning(
-            "with %d queries the plan is chosen by luck as much as by quality: take 100 or more", len(queries)
-        )
+        advice = "with %d queries the plan is chosen by luck as much as by quality: take 100 or more"
+        logger.warning(advice, len(queries))
     order = np.random.default_rng(seed).permutation(len(queries))
     return np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-
-
-def _single(dim: int, kind: Kind, precision: Code) -> SearchPlan:
-    """The plan by which the prefix alone decides."""
-    return SearchPlan(dim, kind, precision, shortlist=K, final=dim)
 
 
 @dataclass(frozen=True)
@@ -170,20 +140,7 @@ class _Enough:
 
 
 class _Search:
-    """Goes through plans and notes what came of them.
-
-    Args:
-        trials: measure them.
-        keep: share of the exact score to keep.
-        sizes: that prefixes and funnels may take, ascending.
-        rows: of the store.
-        max_ram: bytes that the shortlist may take; None is no limit.
-        seconds: for graphs, cells and indexes of databases; none is begun after that.
-
-    Attributes:
-        tried: every trial, in order.
-        bar: the progress bar.
-    """
+    """Goes through plans and notes what came of them, in ``tried``; no index is begun after ``seconds``."""
 
     bar: tqdm
     _until: float
@@ -201,7 +158,7 @@ class _Search:
     def run(self, kinds: Sequence[Kind] | None, precisions: Sequence[Code]) -> Trial | None:
         """Try everything that could win; returns the trial of comparing with every full vector."""
         small = self._rows < _SMALL_CORPUS
-        full = _single(self._width, "flat", "float32")
+        full = SearchPlan(self._width, "flat", "float32", shortlist=K, final=self._width)
         if self._abilities.in_process:  # comparing with all rows bounds what the others can save
             self._compare_with_all(precisions)
             self._until = time.monotonic() + self._seconds
@@ -229,7 +186,7 @@ class _Search:
         if any(one.precision == "float32" for one in missed):
             self._note(plan, "misses the target, as float32 does at this size")
             return
-        alone = _single(plan.dim, "flat", plan.precision)
+        alone = SearchPlan(plan.dim, "flat", plan.precision, shortlist=K, final=plan.dim)
         if self._holds(alone):
             self._measure(alone)
         if plan.dim == self._width:
@@ -312,21 +269,15 @@ class _Search:
     def choose(self) -> tuple[Trial, bool, int]:
         """The fastest that holds on both halves; among those about as fast, the one with the least memory.
 
-        Returns:
-            The trial, whether it holds on the second half, and how many were refused for not doing so.
-
-        Raises:
-            ValueError: nothing holds on the first half.
+        Returns the trial, whether it holds on the second half, and how many were refused for not doing so.
         """
         left = [trial for trial in self.tried if trial.retention and trial.retention[0] >= self._keep - _ROUNDING]
         if self._max_ram is not None:
             left = [trial for trial in left if (trial.ram or 0) <= self._max_ram]
         if not left:
             limit = f" with {self._max_ram:,} bytes for the shortlist" if self._max_ram is not None else ""
-            raise ValueError(
-                f"no plan keeps {self._keep:.2%} of the exact score{limit}: lower --keep"
-                + " or raise --max-ram" * (self._max_ram is not None)
-            )
+            more = " or raise --max-ram" * (self._max_ram is not None)
+            raise ValueError(f"no plan keeps {self._keep:.2%} of the exact score{limit}: lower --keep{more}")
         order: list[Trial] = []
         while left:
             fastest = min(seconds(trial) for trial in left)
@@ -357,8 +308,7 @@ class _Search:
             least = smallest(efforts, lambda level, longer=longer: self._holds(replace(longer, effort=level)))  # type: ignore[misc]
             if least is None:
                 continue
-            if graph:
-                least = max(least, shortlist)  # the walk keeps at least these in view
+            least = max(least, shortlist) if graph else least  # the walk keeps at least these in view
             spent = self._measure(replace(longer, effort=least))
             measured += 1
             if spent > _NEAR * self._best():
@@ -376,19 +326,16 @@ class _Search:
         between = [dim for dim in self._sizes if plan.dim < dim < self._width]
         if plan.shortlist < _WORTH_A_FUNNEL or not between:
             return
-        options = {"kind": plan.kind, "precision": plan.precision, "effort": plan.effort}
-
-        def funnel(shortlist: int) -> SearchPlan:
-            dims = [plan.dim, *between, self._width]
-            return SearchPlan.funnel(dims, shortlist=shortlist, **options)
+        options: dict[str, Any] = {"kind": plan.kind, "precision": plan.precision, "effort": plan.effort}
+        funnel = partial(SearchPlan.funnel, [plan.dim, *between, self._width], **options)
 
         try:
-            shortlist = smallest(self._longer(plan.shortlist), lambda level: self._holds(funnel(level)))
+            shortlist = smallest(self._longer(plan.shortlist), lambda level: self._holds(funnel(shortlist=level)))
         except ValueError as error:  # sizes between that the store does not hold
             self._note(plan, f"no funnel on this store: {error}")
             return
         if shortlist is not None:
-            self._measure(funnel(shortlist))
+            self._measure(funnel(shortlist=shortlist))
 
     def _longer(self, shortlist: int) -> list[int]:
         """That many candidates, twice and four times as many: what just holds on one half may fail on the other."""

@@ -167,18 +167,19 @@ def test_an_index_that_is_saved_while_it_is_opened(tmp_path: Path, monkeypatch: 
     writer = AdaptiveIndex.create(tmp_path / "index", width=WIDTH, plan=SearchPlan(8))
     writer.add(names(0, 10), vectors(10))
     writer.save()
-    read = shortlist.read_shortlist
+    read = shortlist.faiss.read_index
     opened: list[Path] = []
 
-    def saved_meanwhile(file: Path) -> Any:
+    def saved_meanwhile(name: str) -> Any:
+        file = Path(name)
         opened.append(file)
         if len(opened) == 1:
             writer.add(["late"], vectors(1, seed=1))
             writer.save()
             assert not file.exists()
-        return read(file)
+        return read(name)
 
-    monkeypatch.setattr(shortlist, "read_shortlist", saved_meanwhile)
+    monkeypatch.setattr(shortlist.faiss, "read_index", saved_meanwhile)
     reader = AdaptiveIndex.load(tmp_path / "index")
     assert len(opened) == 2
     assert reader.search(vectors(1, seed=1), 1).ids.tolist() == [["late"]]

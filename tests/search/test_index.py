@@ -348,7 +348,7 @@ def test_other_bad_input_is_refused(index: AdaptiveIndex) -> None:
 
 
 def test_hashes_that_collide_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrl_text.search.faiss.ids._hashes", lambda ids: np.zeros(len(ids), dtype=np.uint64))
+    monkeypatch.setattr("mrl_text.search.faiss.stored_rows._hashes", lambda ids: np.zeros(len(ids), dtype=np.uint64))
     with AdaptiveIndex.create(width=WIDTH) as made:
         made.add(names(20), vectors(20))
         assert made.remove(["row 3", "row 19", "row 77"]) == 2

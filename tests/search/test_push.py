@@ -29,8 +29,7 @@ from mrl_text.search import Document, create_store, open_store
 from mrl_text.search.faiss.store import FaissStore
 from mrl_text.search.open import engine_of, without_password
 from mrl_text.search.plan import SearchPlan
-from mrl_text.search.push import PushReport, push
-from mrl_text.search.push_journal import Journal
+from mrl_text.search.push import Journal, PushReport, push
 from tests.conftest import WORDS
 
 ROWS = 240
@@ -253,7 +252,7 @@ def test_a_folder_that_cannot_be_written_is_pushed_all_the_same(
     def refused(path: Path, content: bytes) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("mrl_text.search.push_journal.write_atomically", refused)
+    monkeypatch.setattr("mrl_text.search.push.write_atomically", refused)
     assert push(tmp_path / "index", folder, checkpoint_seconds=0).stored == ROWS
     assert caplog.text.count("an interrupted push will begin anew") == 1
 
@@ -437,3 +436,9 @@ def test_a_report_says_what_was_done(folder: Path, tmp_path: Path) -> None:
     assert isinstance(report, PushReport)
     assert report.url == str(tmp_path / "index")
     assert report.seconds > 0
+
+
+def test_an_option_that_there_is_not_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"no option 'text_column'.*text_columns"):
+        push(tmp_path / "index", folder, text_column=["title"])
+    assert not (tmp_path / "index").exists()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
+import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -30,8 +30,8 @@ class Engine:
     """A shortlist and the sizes that put its candidates in order, ready to search.
 
     Args:
-        plan: how to search.
-        width: of the vectors.
+        plan: how to search vectors of ``width`` numbers.
+        width: likewise.
         shortlist: trained prefix index with all rows.
         sizes: size -> float16 array (n, size) of unit vectors, memory-mapped or not; one for each step of the plan.
     """
@@ -61,8 +61,7 @@ class Engine:
             queries: float32 unit vectors (n, width), contiguous.
             k: results wanted.
             allowed: bool (rows,); None allows all.
-            levels: take only the first so many steps after the shortlist; then as many results come back as that step
-                hands over. None takes all.
+            levels: take only so many steps after the shortlist, and as many results as they hand over; None takes all.
 
         Returns:
             Scores float32 (n, k), largest first, and positions int64 (n, k), -1 where fewer rows were found. A score is
@@ -76,23 +75,13 @@ class Engine:
         if parameters is None:
             parameters = self._parameters[wanted] = self._refine_parameters(wanted, None)
         alone = len(queries) == 1 and self._scanned() < _WORTH_THREADS
-        with _one_thread() if alone else contextlib.nullcontext():
+        with faiss_threads(1) if alone else contextlib.nullcontext():
             scores, positions = self._levels[len(steps)].search(queries, k, params=parameters[0])
         scores[positions < 0] = -np.inf
         return scores, positions
 
     def costs(self, query: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[StageCost]:
-        """What each step of a search costs.
-
-        Args:
-            query: float32 unit vector (1, width), contiguous.
-            k: results wanted.
-            rows: that can be found.
-            allowed: as for :meth:`search`.
-
-        Returns:
-            The shortlist, then each size that puts candidates in order.
-        """
+        """What each step of such a search costs for one query (1, width), ``rows`` of which can be found."""
         costs: list[StageCost] = []
         spent = 0.0
         steps = [(self.plan.dim, rows), *self.plan.steps(self.width, k)]
@@ -156,19 +145,14 @@ class Engine:
 
 def least_seconds(run: Callable[[], object]) -> float:
     """Time of a call: the least of nine."""
-    seconds: list[float] = []
-    while len(seconds) < _REPEATS:
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return min(timeit.repeat(run, number=1, repeat=_REPEATS))
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread of OpenMP for what this thread calls."""
+def faiss_threads(count: int) -> Iterator[None]:
+    """So many threads of OpenMP for what this thread calls."""
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
+    faiss.omp_set_num_threads(count)
     try:
         yield
     finally:
@@ -190,12 +174,12 @@ def exact_search(
 
     Args:
         queries: float32 unit vectors (n, dim), contiguous.
-        blocks: position of a block's first row, its float32 unit vectors (m, dim), and, where the rows of a block are
-            not consecutive, their positions int64 (m,).
+        blocks: position of a block's first row, its float32 unit vectors (m, dim), and, where its rows are not
+            consecutive, their positions int64 (m,).
         k: results wanted.
 
     Returns:
-        Scores float32 (n, k), largest first, and positions int64 (n, k), -1 where there are fewer rows.
+        As :meth:`Engine.search`.
     """
     best = faiss.ResultHeap(len(queries), k, keep_max=True)
     for first, rows, positions in blocks:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,31 +40,6 @@ _LABELS = {"recall": "recall@10 of the exact results (x100)", "ndcg": "nDCG@10 (
 _COSTS = {"milliseconds": "time per query, one at a time (ms)", "ram_mb": "memory of the shortlist (MB)"}
 
 
-@dataclass(frozen=True)
-class Point:
-    """One way to search and what it gives.
-
-    Attributes:
-        line: the family it belongs to.
-        label: of the plan.
-        effort: of the plan, where its kind has a use for it.
-        recall: share of the exact ten results that were found.
-        ndcg: nDCG@10; None without judgements.
-        milliseconds: per query, one at a time.
-        milliseconds_in_batch: per query, all in one call.
-        ram_mb: shortlist in memory, MB of 2**20 bytes.
-    """
-
-    line: str
-    label: str
-    effort: int | None
-    recall: float
-    ndcg: float | None
-    milliseconds: float
-    milliseconds_in_batch: float
-    ram_mb: float
-
-
 def figure(
     index: AdaptiveIndex,
     queries: np.ndarray,
@@ -75,7 +51,7 @@ def figure(
     dim: int | None = None,
     progress: bool = False,
 ) -> list[Path]:
-    """Measure ways to search an index and draw them; writes ``search.png`` and ``search.csv``.
+    """Measure ways to search an index and draw them; writes ``search.png`` and ``search.csv``, and returns their paths.
 
     Exact search at full width, each size alone, HNSW at full width, a shortlist with rerank (all rows, and HNSW on
     int8), a funnel over all sizes, and the index's own plan. Lines vary the shortlist, or the effort of the graph.
@@ -90,9 +66,6 @@ def figure(
         dim: prefix of the shortlists; None takes that of the index's plan.
         progress: show a progress bar on stderr.
 
-    Returns:
-        The files.
-
     Raises:
         ValueError: a size that the index does not have, or no query.
     """
@@ -100,27 +73,30 @@ def figure(
         raise ValueError("there are no queries to measure with")
     sizes = check_dims([*(dims or index.facts.get("dims") or []), index.width], index.width)
     plans = list(_plans(index, sizes, dim))
+    rows: list[dict[str, Any]] = []
     with limited_threads(threads):
         exact = index.exact(queries, K).ids
-        points = []
         for line, plan in tqdm(plans, desc="Measuring", unit="plan", disable=not progress):
             index.set_plan(plan)
             found = index.search(queries, K).ids
             timing = measure(lambda some: index.search(some, K), queries)
-            ndcg = float(judged.ndcg(found).mean()) if judged.relevant is not None else None
-            single, batch = 1000 * timing.single, 1000 * timing.batch
-            effort = None if plan.kind == "flat" else plan.effort
-            ram = index.ram() / 2**20
-            quality = float(recall(found, exact).mean())
-            points.append(Point(line, plan.label, effort, quality, ndcg, single, batch, ram))
-    table = pd.DataFrame([asdict(point) for point in points])
+            rows.append(
+                {
+                    "line": line,
+                    "label": plan.label,
+                    "effort": None if plan.kind == "flat" else plan.effort,
+                    "recall": float(recall(found, exact).mean()),
+                    "ndcg": None if judged.relevant is None else float(judged.ndcg(found).mean()),
+                    "milliseconds": 1000 * timing.single,
+                    "milliseconds_in_batch": 1000 * timing.batch,
+                    "ram_mb": index.ram() / 2**20,
+                }
+            )
+    table = pd.DataFrame(rows)
     facts = f"{len(index):,} documents, {len(queries):,} queries, {threads} thread{'s'[: threads > 1]}"
     file = Path(folder) / "search.csv"
     write_atomically(file, table.to_csv(index=False, float_format="%.6g").encode())
-    return [
-        file,
-        *save_figure(_draw(table, facts), Path(folder) / "search.png"),
-    ]
+    return [file, *save_figure(_draw(table, facts), Path(folder) / "search.png")]
 
 
 def _plans(index: AdaptiveIndex, sizes: Sequence[int], dim: int | None) -> Iterator[tuple[str, SearchPlan]]:
@@ -129,9 +105,8 @@ def _plans(index: AdaptiveIndex, sizes: Sequence[int], dim: int | None) -> Itera
     own = index.plan
     if own is not None:
         yield "this index", own
-    prefix = dim or (
-        own.dim if own is not None and own.dim < width else FaissStore.starting_plan(len(index), width, sizes).dim
-    )
+    best = own if own is not None and own.dim < width else FaissStore.starting_plan(len(index), width, sizes)
+    prefix = dim or best.dim
     for size in sizes:
         single = SearchPlan(size, "flat", "float32", shortlist=K, final=size)
         yield ("exact, full width" if size == width else "one size, all rows"), single
@@ -164,11 +139,10 @@ def _draw_panel(axes: Axes, table: pd.DataFrame, metric: str, cost: str) -> None
     axes.set_xscale("log")
     for name, (marker, color) in _STYLES.items():
         points = table[table["line"] == name]
-        if len(points) == 0:
-            continue
         alone = len(points) == 1
         style = {"linestyle": "", "markersize": 12, "zorder": 3} if alone else {"linewidth": 1.4, "markersize": 5}
-        axes.plot(points[cost], 100 * points[metric], marker=marker, color=color, label=name, **style)
+        if len(points):
+            axes.plot(points[cost], 100 * points[metric], marker=marker, color=color, label=name, **style)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

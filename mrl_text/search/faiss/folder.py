@@ -34,9 +34,6 @@ _SCHEMA = pa.schema([("id", pa.large_string()), ("text", pa.large_string())])
 class IndexFolder:
     """The files of one index.
 
-    Args:
-        path: the folder.
-
     Attributes:
         manifest: what was saved last: ``width``, ``count``, ``segments``, ``files`` and what the index adds.
     """
@@ -49,11 +46,7 @@ class IndexFolder:
 
     @classmethod
     def create(cls, path: Path, manifest: dict[str, Any]) -> IndexFolder:
-        """A new folder with no rows.
-
-        Raises:
-            FileExistsError: the folder has files already.
-        """
+        """A new folder with no rows; FileExistsError where it has files already."""
         if path.exists() and any(path.iterdir()):
             what = "is an index already: load it" if (path / MANIFEST).exists() else "has files already"
             raise FileExistsError(f"{path} {what}, or choose another folder")
@@ -73,16 +66,14 @@ class IndexFolder:
             ValueError: a file is shorter or other than when it was saved, or a newer version wrote it.
         """
         folder = cls(path)
-        folder.manifest = _read_manifest(path)
+        folder.manifest = read_manifest(path)
         for name, size in folder._expected_sizes().items():
             file = path / name
             if not file.is_file():
                 raise FileNotFoundError(f"{file} is missing: the index is incomplete, copy it again or build it anew")
             if file.stat().st_size < size:
-                raise ValueError(
-                    f"{file} has {file.stat().st_size} bytes and {size} were saved: the index is damaged, copy it again"
-                    " or build it anew"
-                )
+                found, mend = file.stat().st_size, "the index is damaged, copy it again or build it anew"
+                raise ValueError(f"{file} has {found} bytes and {size} were saved: {mend}")
         return folder
 
     @property
@@ -93,8 +84,7 @@ class IndexFolder:
     def lock(self) -> None:
         """Become the one process that may write, and drop what an interrupted writer left behind.
 
-        Raises:
-            ValueError: another process writes, or has saved since this one read.
+        ValueError where another process writes, or has saved since this one read.
         """
         if self._lock is not None:
             return
@@ -106,7 +96,7 @@ class IndexFolder:
         self._lock = lock
         if not (self.path / MANIFEST).exists():
             return
-        if _read_manifest(self.path)["generation"] != self.manifest["generation"]:
+        if read_manifest(self.path)["generation"] != self.manifest["generation"]:
             lock.release()
             self._lock = None
             raise ValueError(f"{self.path} was changed by another process since it was loaded: load it again")
@@ -121,7 +111,6 @@ class IndexFolder:
             self._lock = None
 
     def _drop_leftovers(self) -> None:
-        """Delete what was written and not saved."""
         expected = self._expected_sizes()
         for file in self.path.iterdir():
             if file.name in expected and file.suffix == ".f16":
@@ -130,14 +119,9 @@ class IndexFolder:
                 file.unlink()
 
     def write_rows(self, name: str, rows: np.ndarray, first: int) -> None:
-        """Write rows to a file of vectors from position ``first`` on, and nothing behind them.
+        """Write float rows (n, size) as float16 to a file of vectors from position ``first`` on, and nothing behind.
 
         They count from the next :meth:`commit` on. What a failed or interrupted write left is overwritten.
-
-        Args:
-            name: of the file, ending in ``.f16``.
-            rows: float array (n, size), stored as float16.
-            first: position of the first of them; the file has all before it.
         """
         file = self.path / name
         file.touch()
@@ -179,8 +163,7 @@ class IndexFolder:
     ) -> dict[str, Any]:
         """Write ids, texts and further columns of the rows since the last commit as an Arrow file.
 
-        Returns:
-            What the manifest needs: of the file as :meth:`write`, the number of rows, and a checksum of their vectors.
+        Returns what the manifest needs: as :meth:`write`, the number of rows, and a checksum of their vectors.
         """
         stream = io.BytesIO()
         table = pa.table({"id": list(ids), "text": list(texts)}, schema=_SCHEMA)
@@ -216,11 +199,7 @@ class IndexFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def verify(self) -> None:
-        """Read every file that has a checksum and compare.
-
-        Raises:
-            ValueError: a file is not what was saved.
-        """
+        """Read every file that has a checksum; ValueError where one is not what was saved."""
         for entry in [*self.manifest["files"].values(), *self.manifest["segments"]]:
             if _digest((self.path / entry["name"]).read_bytes()) != entry["blake2b"]:
                 raise ValueError(f"{self.path / entry['name']} is not what was saved: copy the index again")
@@ -246,17 +225,8 @@ class IndexFolder:
         write_atomically(self.path / MANIFEST, json.dumps(self.manifest, indent=1).encode())
 
 
-def saved_generation(path: Path) -> int:
-    """Number of the state that counts now; it grows with every save.
-
-    Raises:
-        FileNotFoundError: no index there.
-        ValueError: what is there describes none, or is of a newer version.
-    """
-    return int(_read_manifest(path)["generation"])
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The state that counts now; ValueError for another file or a newer version, FileNotFoundError without an index."""
     file = path / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(f"no index at {path} (it has no {MANIFEST}): build one with mrl-text index build")

@@ -14,7 +14,7 @@ from mrl_text.files import replaced_folder
 from mrl_text.search.checks import check_collection, check_queries, check_rows
 from mrl_text.search.columns import ColumnType, merge_types
 from mrl_text.search.faiss.engine import Engine, exact_search, least_seconds
-from mrl_text.search.faiss.folder import IndexFolder, saved_generation
+from mrl_text.search.faiss.folder import IndexFolder, read_manifest
 from mrl_text.search.faiss.shortlist import Shortlist, check_plan
 from mrl_text.search.faiss.stored_rows import Rows, vector_files
 from mrl_text.search.hits import Hits, StageCost
@@ -62,15 +62,11 @@ class AdaptiveIndex:
         """A new, empty index.
 
         Args:
-            folder: where it lives; new or empty. None is a temporary folder that goes with the index, unless it is
-                saved elsewhere.
+            folder: new or empty. None is a temporary folder that goes with the index, unless it is saved elsewhere.
             width: numbers of the full vectors.
             plan: how to search; None compares with every full vector until :meth:`set_plan` is called.
             model: name or folder of the model that made the vectors, for whoever searches by text.
             facts: JSON values to keep with the index.
-
-        Returns:
-            The index.
 
         Raises:
             ValueError: a plan that does not fit the width.
@@ -92,14 +88,11 @@ class AdaptiveIndex:
 
     @classmethod
     def load(cls, folder: Path | str, *, verify: bool = False) -> AdaptiveIndex:
-        """An index as it was last saved.
+        """An index as it was last saved; its vectors and texts stay on disk.
 
         Args:
             folder: of the index.
             verify: read all files and compare their checksums, not only their sizes.
-
-        Returns:
-            The index; its vectors and texts stay on disk.
 
         Raises:
             FileNotFoundError: there is no index, or a file of it is missing.
@@ -107,14 +100,14 @@ class AdaptiveIndex:
         """
         path = Path(folder)
         while True:
-            generation = saved_generation(path)
+            generation = read_manifest(path)["generation"]
             try:
                 read = IndexFolder.load(path)
                 if verify:
                     read.verify()
                 return cls(read)
             except (OSError, RuntimeError, ValueError):  # FAISS raises RuntimeError
-                if saved_generation(path) == generation:
+                if read_manifest(path)["generation"] == generation:
                     raise
                 # else another process saved meanwhile, and deleted files that only the state before needed
 
@@ -154,11 +147,7 @@ class AdaptiveIndex:
         return dict(self._rows.column_types)
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """One of the user's columns, for all rows in the order they were added, removed ones included.
-
-        Raises:
-            KeyError: no such column.
-        """
+        """One of the user's columns, all rows in the order they were added, removed ones included; or KeyError."""
         return self._rows.column(name)
 
     def columns(self, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
@@ -187,9 +176,8 @@ class AdaptiveIndex:
             columns: the user's own columns, a value for each row (text, whole number, float, boolean or None).
 
         Raises:
-            ValueError: numbers of ids, vectors, texts and values that differ, an id that comes twice, a vector of
-                another width, zero or not finite (with its position), values of another type than their column has,
-                or another process that writes.
+            ValueError: as :func:`mrl_text.search.checks.check_rows`, values of another type than their column has, or
+                another process that writes.
             TypeError: an id or text that is not a string, or a value of another type.
         """
         vectors, own = check_rows(ids, embeddings, texts, columns, self.width)
@@ -205,13 +193,9 @@ class AdaptiveIndex:
             self._shortlist.add(self._plan, vectors, self._rows.count)
 
     def remove(self, ids: Collection[str]) -> int:
-        """Take rows out; they are not found any more. :meth:`save` to another folder leaves them out for good.
+        """Take rows out, and count them; ids that are not there are ignored.
 
-        Args:
-            ids: of the rows; those that are not there are passed over.
-
-        Returns:
-            How many rows were taken out.
+        :meth:`save` to another folder leaves them out for good.
 
         Raises:
             ValueError: another process writes.
@@ -232,18 +216,15 @@ class AdaptiveIndex:
         among: Collection[str] | np.ndarray | None = None,
         plan: SearchPlan | None = None,
     ) -> Hits:
-        """The ``k`` best rows for each query, by the plan.
+        """The ``k`` best rows for each query, by the plan: arrays (n, k).
 
         Args:
             queries: float array (n, width) or (width,), any length but zero.
             k: results wanted.
-            among: ids to search, of which those that are not there are passed over, or a mask of rows, bool (rows,),
-                as :meth:`column` has them. None searches all.
+            among: ids to search, of which those that are not there are ignored, or a mask of rows, bool (rows,), as
+                :meth:`column` has them. None searches all.
             plan: another plan on the same shortlist: it may differ in ``shortlist``, ``effort``, ``rerank`` and
                 ``final``, as far as the sizes to rerank by are there.
-
-        Returns:
-            Arrays of shape (n, k).
 
         Raises:
             ValueError: vectors of another width, zero or not finite, ``k`` below 1, or a plan for another shortlist.
@@ -292,12 +273,8 @@ class AdaptiveIndex:
     def set_plan(self, plan: SearchPlan | None) -> None:
         """Search in another way from now on; kept by the next :meth:`save`.
 
-        Args:
-            plan: None compares with every full vector. What the new plan needs is built here, from the vectors on
-                disk.
-
-        Raises:
-            ValueError: a plan that does not fit the width, or another process that writes.
+        What that needs is built here, from the vectors on disk; None compares with every full vector. ValueError for a
+        plan that does not fit, or while another process writes.
         """
         if plan is not None:
             check_plan(plan, self.width)
@@ -316,15 +293,12 @@ class AdaptiveIndex:
         self._engines.clear()
 
     def save(self, folder: Path | str | None = None, *, build: bool = True) -> Path:
-        """Keep the index as it is now. A process killed while it saves leaves what was saved before.
+        """Keep the index as it is now, and return its folder; a process killed meanwhile leaves what was saved before.
 
         Args:
             folder: None is the folder of the index. Another one, new or empty, gets a copy without removed rows, and
                 the index stays where it is.
             build: False leaves a shortlist that is not there to the next search or save.
-
-        Returns:
-            The folder.
 
         Raises:
             FileExistsError: another folder that has files.
@@ -347,9 +321,8 @@ class AdaptiveIndex:
     def memory(self) -> dict[str, int]:
         """Bytes by what they are for.
 
-        Returns:
-            In memory: the parts of the shortlist (``codes``, ``graph``, ``cells``), ``ids`` once ids were looked up,
-            and ``removed``. On disk: ``disk``, all files.
+        In memory: the parts of the shortlist (``codes``, ``graph``, ``cells``), ``ids`` once ids were looked up, and
+        ``removed``. On disk: ``disk``, all files.
         """
         disk = sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
         return {**self._shortlist.nbytes(), **self._rows.nbytes, "disk": disk}
@@ -402,7 +375,6 @@ class AdaptiveIndex:
         return Hits(ids, scores, positions)
 
     def _copy(self, folder: Path) -> Path:
-        """A copy without removed rows."""
         with replaced_folder(folder, None, "index") as beside:
             copy = AdaptiveIndex.create(
                 beside, width=self.width, plan=self._plan, model=self.model, facts=dict(self.facts)

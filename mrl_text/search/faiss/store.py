@@ -22,12 +22,9 @@ _SMALL_SHARE = 0.1  # of new rows: fewer are put into the shortlist that is ther
 
 
 class FaissStore(Store):
-    """An :class:`~mrl_text.search.AdaptiveIndex` as a :class:`~mrl_text.search.Store`.
+    """An :class:`~mrl_text.search.AdaptiveIndex` as a :class:`~mrl_text.search.Store`, which closes it.
 
     One process writes at a time (others get ValueError), any number may read. What was added can be found at once.
-
-    Args:
-        index: opened index; the store closes it.
     """
 
     abilities = Abilities(in_process=True, precisions=CODES, kinds=KINDS, longest=5000, effort=1024)

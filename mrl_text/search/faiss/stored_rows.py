@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,12 +14,9 @@ import pyarrow as pa
 from mrl_text.search.checks import check_collection
 from mrl_text.search.columns import ColumnType, as_array, empty_array, field_name, merge_types
 from mrl_text.search.faiss.folder import VECTORS, IndexFolder
-from mrl_text.search.faiss.ids import IdLookup
 from mrl_text.truncation import truncate
 
-_FEW, _FEW_ROWS = 0.05, 1000
-"""Where a filter leaves a smaller share of the rows, or fewer, comparing with all of these beats searching around the
-others."""
+_FEW, _FEW_ROWS = 0.05, 1000  # where a filter leaves a smaller share, or fewer, comparing with each of them is faster
 _BLOCK = 16_384
 _ONE_BY_ONE = 32  # for fewer strings, setting up a vectorised lookup costs more than it saves
 
@@ -30,9 +28,6 @@ def vector_files(width: int, sizes: Collection[int]) -> dict[str, int]:
 
 class Rows:
     """Rows by position, in the order they were added; those added since the last save included.
-
-    Args:
-        folder: of the index.
 
     Attributes:
         width: numbers of a full vector.
@@ -116,10 +111,7 @@ class Rows:
             self._lookup.remove(positions)
 
     def allowed(self, among: Collection[str] | np.ndarray | None) -> np.ndarray | None:
-        """Rows that a search may return, bool (count,); None for all.
-
-        Args:
-            among: ids, or a mask of rows, bool (count,).
+        """Rows that a search may return, bool (count,), of ids or a mask of rows, bool (count,); None for all.
 
         Raises:
             TypeError: a single string instead of a collection of them.
@@ -190,11 +182,7 @@ class Rows:
         return self._column("text", positions, self._pending_texts)
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """One of the user's columns, for all rows in order, removed ones included; memory-mapped where saved.
-
-        Raises:
-            KeyError: no such column.
-        """
+        """One of the user's columns, removed rows included, or KeyError; memory-mapped where saved."""
         type_, field = self.column_types[name], field_name(name)
         chunks: list[pa.Array] = []
         for segment in self.folder.manifest["segments"]:
@@ -205,9 +193,7 @@ class Rows:
 
     def columns(self, positions: np.ndarray) -> list[dict[str, Any]]:
         """The user's columns of rows by position: a value by name, None for a row without."""
-        values = {
-            name: self._column(field_name(name), positions, self._pending_column(name)) for name in self.column_types
-        }
+        values = self._values_by_name(positions)
         return [{name: values[name][row] for name in values} for row in range(len(positions))]
 
     def live_positions(self, start: int, stop: int) -> np.ndarray:
@@ -219,10 +205,7 @@ class Rows:
         """Append all rows but removed ones to other, empty ones."""
         for first, block in self.blocks():
             positions = self.live_positions(first, first + len(block))
-            columns = {
-                name: self._column(field_name(name), positions, self._pending_column(name))
-                for name in self.column_types
-            }
+            columns = self._values_by_name(positions)
             other.append(self.ids(positions), block[positions - first], self.texts(positions), columns)
 
     def write(self) -> dict[str, Any]:
@@ -230,10 +213,8 @@ class Rows:
         manifest = self.folder.manifest
         segments, files = list(manifest["segments"]), dict(manifest["files"])
         if self._pending_ids:
-            arrays = {
-                field_name(name): as_array(self._pending_column(name), type_)
-                for name, type_ in self.column_types.items()
-            }
+            types = self.column_types.items()
+            arrays = {field_name(name): as_array(self._pending_column(name), type_) for name, type_ in types}
             segments.append(self.folder.write_texts(self._pending_ids, self._pending_texts, arrays))
         if self._changed and self.live is not None:
             stream = io.BytesIO()
@@ -246,6 +227,9 @@ class Rows:
     def written(self) -> None:
         """To be called once the manifest says what :meth:`write` returned."""
         self._pending_ids, self._pending_texts, self._pending_columns, self._changed = [], [], {}, False
+
+    def _values_by_name(self, positions: np.ndarray) -> dict[str, list[Any]]:
+        return {n: self._column(field_name(n), positions, self._pending_column(n)) for n in self.column_types}
 
     def _pending_column(self, name: str) -> list[Any]:
         return self._pending_columns.get(name) or [None] * len(self._pending_ids)
@@ -276,3 +260,61 @@ class Rows:
             return [column[position - first].as_py() for position in positions.tolist()]
         values: list[Any] = column.take(positions - first).to_pylist()
         return values
+
+
+class IdLookup:
+    """Sorted 64-bit hashes of ids, which are any strings, and the positions of their rows: 16 bytes a row.
+
+    A hash that matches is not yet an id that matches, so what is found is compared with the id of its row.
+
+    Args:
+        id_at: ids of rows by position: int64 (n,) to a list of n strings.
+    """
+
+    def __init__(self, id_at: Callable[[np.ndarray], list[str]]) -> None:
+        self._id_at = id_at
+        self._keys = np.zeros(0, dtype=np.uint64)
+        self._positions = np.zeros(0, dtype=np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the lookup."""
+        return int(self._keys.nbytes + self._positions.nbytes)
+
+    def add(self, ids: Sequence[str], positions: np.ndarray) -> None:
+        """Learn rows whose ids are not known yet: positions int64, one for each id."""
+        keys = _hashes(ids)
+        order = np.argsort(keys, kind="stable")
+        places = np.searchsorted(self._keys, keys[order])
+        self._keys = np.insert(self._keys, places, keys[order])
+        self._positions = np.insert(self._positions, places, positions[order])
+
+    def find(self, ids: Sequence[str]) -> np.ndarray:
+        """Positions int64 (n,), -1 for an id that is not there."""
+        found = np.full(len(ids), -1, dtype=np.int64)
+        if not len(self._keys) or not len(ids):
+            return found
+        keys = _hashes(ids)
+        place = np.searchsorted(self._keys, keys)
+        open_ = np.arange(len(ids))
+        while len(open_):  # again only where two ids share a hash
+            open_ = open_[place[open_] < len(self._keys)]
+            open_ = open_[self._keys[place[open_]] == keys[open_]]
+            if not len(open_):
+                break
+            positions = self._positions[place[open_]]
+            same = np.array([ids[at] == there for at, there in zip(open_, self._id_at(positions), strict=True)])
+            found[open_[same]] = positions[same]
+            open_ = open_[~same]
+            place[open_] += 1
+        return found
+
+    def remove(self, positions: np.ndarray) -> None:
+        """Forget rows by position."""
+        keep = ~np.isin(self._positions, positions)
+        self._keys, self._positions = self._keys[keep], self._positions[keep]
+
+
+def _hashes(ids: Sequence[str]) -> np.ndarray:
+    digests = b"".join(hashlib.blake2b(one.encode("utf-8", "surrogatepass"), digest_size=8).digest() for one in ids)
+    return np.frombuffer(digests, dtype=np.uint64)
