@@ -107,9 +107,12 @@ def draw_panels(panels: Sequence[Panel], file: Path) -> Path:
         for one in panel.series:
             shown[one.name] = _draw_series(axes, one, styles[one.name])
     figure.legend(
-        handles=[shown[name] for name in styles], frameon=False, loc="outside upper center",
-        ncols=min(4, len(styles)), fontsize=9,
-    )  # fmt: skip
+        handles=[shown[name] for name in styles],
+        frameon=False,
+        loc="outside upper center",
+        ncols=min(4, len(styles)),
+        fontsize=9,
+    )
     save_figure(figure, file, dpi=130)
     return file
 

@@ -51,9 +51,14 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
     model = train(recipe, output, resume=True)
     notes.print("[bold]2/4 Evaluating[/bold] the untrained base and the trained model on packages held out of training")
     result = sweep(
-        [str(model)], [TASK], output=output / "eval", dims=recipe.eval.dims, precisions=["float32"], controls=["base"],
+        [str(model)],
+        [TASK],
+        output=output / "eval",
+        dims=recipe.eval.dims,
+        precisions=["float32"],
+        controls=["base"],
         dtype=fastest_dtype(),
-    )  # fmt: skip
+    )
     notes.print("[bold]3/4 Drawing[/bold] the curve")
     report, picture, _ = write_report(result)
     show(comparison(result))

@@ -99,13 +99,23 @@ def eval_results(results: Results, own: Line) -> list[EvalResult]:
         task, (kind, data, revision) = str(row["task"]), facts[row["task"]]
         first = names.setdefault((kind, data, revision, row["subset"], row["split"]), task)
         name = metric if first == task else f"{task}: {metric}"  # the hub would take both tasks for one
-        found.append(EvalResult(
-            task_type=kind, task_name=str(row["type"]), dataset_type=data, dataset_name=f"{task} ({row['subset']})",
-            dataset_config=str(row["subset"]), dataset_split=str(row["split"]), dataset_revision=revision,
-            metric_type=metric, metric_name=name if dim == widest else f"{name} (dim {dim})",
-            metric_value=float(row["score"]), metric_args=arguments or None,
-            source_name=SOURCE_NAME, source_url=SOURCE_URL,
-        ))  # fmt: skip
+        found.append(
+            EvalResult(
+                task_type=kind,
+                task_name=str(row["type"]),
+                dataset_type=data,
+                dataset_name=f"{task} ({row['subset']})",
+                dataset_config=str(row["subset"]),
+                dataset_split=str(row["split"]),
+                dataset_revision=revision,
+                metric_type=metric,
+                metric_name=name if dim == widest else f"{name} (dim {dim})",
+                metric_value=float(row["score"]),
+                metric_args=arguments or None,
+                source_name=SOURCE_NAME,
+                source_url=SOURCE_URL,
+            )
+        )
     return found
 
 

@@ -43,9 +43,22 @@ def classify(
     from mrl_text.classification.run import print_classification
 
     result = run(
-        model, train, output, test=test, text=text, label=label, dims=sizes, tied=tied, keep=keep, cost=cost, seed=seed,
-        expected_dims=expected_dims, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code,
-    )  # fmt: skip
+        model,
+        train,
+        output,
+        test=test,
+        text=text,
+        label=label,
+        dims=sizes,
+        tied=tied,
+        keep=keep,
+        cost=cost,
+        seed=seed,
+        expected_dims=expected_dims,
+        batch_size=batch_size,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
     print_classification(result, Console())
     typer.echo("\n".join(map(str, result.files)))
 

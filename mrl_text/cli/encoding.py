@@ -40,12 +40,26 @@ def encode(
     from mrl_text.encoding import encode_files
 
     report = encode_files(
-        inputs, output, model=model, dims=sizes, id_column=id_column, limit=limit, on_error=on_error, on_long=on_long,
+        inputs,
+        output,
+        model=model,
+        dims=sizes,
+        id_column=id_column,
+        limit=limit,
+        on_error=on_error,
+        on_long=on_long,
         precisions=common.names(precision),  # type: ignore[arg-type]  # checked there
-        keep=common.names(keep), text_columns=common.names(text_column), shard_rows=shard_rows, format=format,
-        dtype=dtype, device=device, trust_remote_code=trust_remote_code, token_budget=token_budget, engine=engine,
+        keep=common.names(keep),
+        text_columns=common.names(text_column),
+        shard_rows=shard_rows,
+        format=format,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        token_budget=token_budget,
+        engine=engine,
         progress=True,
-    )  # fmt: skip
+    )
     if count := report.left_out + report.cut + report.misfits:
         more = f"\n... all in {report.folder / 'problems.jsonl'}" * (count > len(report.problems))
         typer.echo("\n".join(report.problems) + more, err=True)

@@ -58,14 +58,28 @@ def evaluate(
         if not file.is_file():
             raise FileNotFoundError(f"no reference file at {file}")
     result = sweep(
-        models, chosen, output=output, benchmark=benchmark, data=data or (), as_=as_, languages=common.names(languages),
-        subsets=common.names(subsets), splits=common.names(splits),
+        models,
+        chosen,
+        output=output,
+        benchmark=benchmark,
+        data=data or (),
+        as_=as_,
+        languages=common.names(languages),
+        subsets=common.names(subsets),
+        splits=common.names(splits),
         dims=sizes or (planned.dims if len(models) == 1 else None) or None,
         precisions=common.names(precisions),  # type: ignore[arg-type]  # checked by sweep
         controls=[] if controls == "none" else common.names(controls),  # type: ignore[arg-type]
-        mirror=mirror, cache=cache, pca_texts=texts, keep_going=keep_going, batch_size=batch_size, device=device,
-        trust_remote_code=trust_remote_code, dtype=dtype, layers=depths or planned.layers or None,
-    )  # fmt: skip
+        mirror=mirror,
+        cache=cache,
+        pca_texts=texts,
+        keep_going=keep_going,
+        batch_size=batch_size,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        layers=depths or planned.layers or None,
+    )
     from mrl_text.eval.reference import read_references
 
     references = read_references(reference or (), result)
@@ -140,12 +154,26 @@ def paper(
     from mrl_text.paper import paper as run_paper
 
     page = run_paper(
-        model, output, base=base, independent=independent or (), mirror=mirror, data=data or (),
-        tasks=common.names(tasks) or None, train=train or (), train_limit=train_limit,
-        questions=common.names(questions) or None, search=search, classification=classification, dims=sizes,
-        seeds=seeds, cache=cache, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code,
+        model,
+        output,
+        base=base,
+        independent=independent or (),
+        mirror=mirror,
+        data=data or (),
+        tasks=common.names(tasks) or None,
+        train=train or (),
+        train_limit=train_limit,
+        questions=common.names(questions) or None,
+        search=search,
+        classification=classification,
+        dims=sizes,
+        seeds=seeds,
+        cache=cache,
+        batch_size=batch_size,
+        device=device,
+        trust_remote_code=trust_remote_code,
         dtype=dtype,
-    )  # fmt: skip
+    )
     typer.echo(page)
 
 

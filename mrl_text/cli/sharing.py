@@ -84,9 +84,18 @@ def serve(
 
     sizes = common.whole_numbers(dims)
     settings = ServerSettings(
-        host=host, port=port, model_name=model_name, dims=tuple(sizes) if sizes else None, max_inputs=max_inputs,
-        max_batch_tokens=max_batch_tokens, max_wait_ms=max_wait_ms, max_request_bytes=max_request_bytes,
-        max_queue=max_queue, timeout=timeout, grace=grace, token_ids=token_ids,
+        host=host,
+        port=port,
+        model_name=model_name,
+        dims=tuple(sizes) if sizes else None,
+        max_inputs=max_inputs,
+        max_batch_tokens=max_batch_tokens,
+        max_wait_ms=max_wait_ms,
+        max_request_bytes=max_request_bytes,
+        max_queue=max_queue,
+        timeout=timeout,
+        grace=grace,
+        token_ids=token_ids,
         api_key=read_api_key(api_key_env, api_key_file),
-    )  # fmt: skip
+    )
     run(model, settings, dtype=dtype, device=device, trust_remote_code=trust_remote_code, on_ready=typer.echo)

@@ -38,8 +38,13 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     for model in experiment.independent:
         side = Side(f"{model.label}, trained for its size", model)
         rows += as_rows(side, scored(side, experiment.tasks, sorted({*model.dims} & {*sizes}), probes=True))
-    return {"rows": rows, "gains": gains, "texts": len(experiment.train), "model": experiment.model.label,
-            "seeds": experiment.seeds}  # fmt: skip
+    return {
+        "rows": rows,
+        "gains": gains,
+        "texts": len(experiment.train),
+        "model": experiment.model.label,
+        "seeds": experiment.seeds,
+    }
 
 
 def _scored(experiment: Experiment, side: Side) -> Estimates:

@@ -90,11 +90,17 @@ def _accuracies(side: Side, task: Labelled, draws: dict[str, list[np.ndarray]], 
 def _rows(task: str, side: Side, own: Accuracies, model: Accuracies, width: int) -> list[dict[str, Any]]:
     """Accuracy, what it keeps of the full size's, and by how much the model is ahead of its control."""
     return [
-        {**side.named(task), "drawn": drawn, "part": part, "dim": dim, **_interval(values),
-         "gain": _interval(model[drawn, part, dim] - values) if side.control else None,
-         "kept": _interval(values / np.maximum(own[drawn, part, width], 1e-9))}
+        {
+            **side.named(task),
+            "drawn": drawn,
+            "part": part,
+            "dim": dim,
+            **_interval(values),
+            "gain": _interval(model[drawn, part, dim] - values) if side.control else None,
+            "kept": _interval(values / np.maximum(own[drawn, part, width], 1e-9)),
+        }
         for (drawn, part, dim), values in own.items()
-    ]  # fmt: skip
+    ]
 
 
 def _interval(values: np.ndarray) -> dict[str, float]:
@@ -112,8 +118,10 @@ def draw(result: dict[str, Any]) -> list[Panel]:
         if base:
             drawn += [series(f"{name}, base cut", pick(base, drawn=name), control=True) for name in _DRAWN[::2]]
             parts.append(series(f"{TAIL}, base cut", pick(base, part=TAIL), control=True))
-        panels += [Panel(f"{task}: {name}", "accuracy (x100)", some) for name, some in zip(
-                   ("few-shot", LONG_TAIL), (drawn, parts), strict=True)]  # fmt: skip
+        panels += [
+            Panel(f"{task}: {name}", "accuracy (x100)", some)
+            for name, some in zip(("few-shot", LONG_TAIL), (drawn, parts), strict=True)
+        ]
     return panels
 
 

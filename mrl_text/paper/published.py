@@ -27,6 +27,12 @@ UNTRAINED: dict[int, float] = {
 """1-nearest-neighbour accuracy of MRL at sizes it was not trained for (``Interpolation/PLOTS - Sheet12.csv``)."""
 
 CASCADE: tuple[tuple[float, float], ...] = (
-    (13.57, 73.79), (18.86, 75.23), (26.18, 76.06), (37.19, 76.29), (47.21, 76.44), (64.79, 76.53), (94.32, 76.56),
-)  # fmt: skip
+    (13.57, 73.79),
+    (18.86, 75.23),
+    (26.18, 76.06),
+    (37.19, 76.29),
+    (47.21, 76.44),
+    (64.79, 76.53),
+    (94.32, 76.56),
+)
 """Expected size and accuracy of adaptive classification (``Cascades/plots.csv``)."""

@@ -109,11 +109,17 @@ def _kept(scores: Scores, width: int) -> Kept:
 def _rows(side: Side, own: Kept, model: Kept) -> list[dict[str, Any]]:
     """Rows of an answer; those of the control say by how much more the model keeps at the same size."""
     return [
-        {**side.named(task), "case": case, "dim": dim, **as_json(score), "kept": as_json(kept),
-         "more": as_json(more) if more is not None else None,
-         "gain": as_json(model[task, case, dim][1] - kept) if side.control else None}
+        {
+            **side.named(task),
+            "case": case,
+            "dim": dim,
+            **as_json(score),
+            "kept": as_json(kept),
+            "more": as_json(more) if more is not None else None,
+            "gain": as_json(model[task, case, dim][1] - kept) if side.control else None,
+        }
         for (task, case, dim), (score, kept, more) in own.items()
-    ]  # fmt: skip
+    ]
 
 
 def draw(result: dict[str, Any]) -> list[Panel]:

@@ -108,9 +108,16 @@ def paper(
         return Model(one.label, one.revision, one.matryoshka_dims, vectors.embed)
 
     experiment = Experiment(
-        opened(source), opened(control) if control else None, found, sizes, texts, list(map(opened, others)), seeds,
-        Path(search) if search else None, Path(classification) if classification else None,
-    )  # fmt: skip
+        opened(source),
+        opened(control) if control else None,
+        found,
+        sizes,
+        texts,
+        list(map(opened, others)),
+        seeds,
+        Path(search) if search else None,
+        Path(classification) if classification else None,
+    )
     results, missing = _answers(experiment, chosen, Path(output), dtype)
     return write_page(Path(output), QUESTIONS.values(), experiment, results, missing, dtype=dtype)
 

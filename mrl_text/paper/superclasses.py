@@ -60,8 +60,9 @@ def _rows(side: Side, task: Labelled, predicted: dict[int, np.ndarray], group_of
         units[CLASS, dim] = correct(found, task.test_labels)
         units[SUPER, dim] = correct(group_of[found], group_of[task.test_labels])
     drawn, full = resampled(task.name, units), max(predicted)
-    values = {(level, dim): as_json(one) | {"kept": as_json(one / drawn[level, full])}
-              for (level, dim), one in drawn.items()}  # fmt: skip
+    values = {
+        (level, dim): as_json(one) | {"kept": as_json(one / drawn[level, full])} for (level, dim), one in drawn.items()
+    }
     shuffles = [np.random.default_rng(seed).permutation(group_of) for seed in range(_SHUFFLES)]
     for dim, found in predicted.items():
         chance = np.mean([shuffled[found] == shuffled[task.test_labels] for shuffled in shuffles])

@@ -161,10 +161,13 @@ def push(
             logger.info("weights of an earlier version are removed: %s", ", ".join(stale))
         additions = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
         commit = api.create_commit(
-            repo, [*additions, *map(CommitOperationDelete, stale)], revision=revision, create_pr=create_pr,
+            repo,
+            [*additions, *map(CommitOperationDelete, stale)],
+            revision=revision,
+            create_pr=create_pr,
             commit_message=message or f"Upload {repo.partition('/')[2]} with mrl-text",
             parent_commit=info.sha,  # refused if somebody else committed since the card was read
-        )  # fmt: skip
+        )
         return str(commit.pr_url or commit.commit_url)
 
 

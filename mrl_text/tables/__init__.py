@@ -6,5 +6,15 @@ from mrl_text.tables.columns import Columns, Problems, checked, good_rows, read_
 from mrl_text.tables.file_types import SUFFIXES
 from mrl_text.tables.read import Row, Table, open_table
 
-__all__ = ["SUFFIXES", "Columns", "Problems", "Row", "Table",
-           "checked", "good_rows", "open_table", "read_columns", "require"]  # fmt: skip
+__all__ = [
+    "SUFFIXES",
+    "Columns",
+    "Problems",
+    "Row",
+    "Table",
+    "checked",
+    "good_rows",
+    "open_table",
+    "read_columns",
+    "require",
+]

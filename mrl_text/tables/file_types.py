@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 FORMATS = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
     ".txt": "txt",
-}  # fmt: skip
+}
 """Ending of a file -> what is in it. JSON may also be one array of objects, or one object, over any lines."""
 
 SUFFIXES = tuple(FORMATS)

@@ -119,11 +119,19 @@ def test_superclasses_finds_planted_groups() -> None:
 
 def gains(*values: float) -> dict[str, Any]:
     rows = [
-        {"side": side, "control": False, "task": "t", "metric": "1-NN accuracy", "dim": dim,
-         "value": share * 60.0, "low": None, "high": None}
+        {
+            "side": side,
+            "control": False,
+            "task": "t",
+            "metric": "1-NN accuracy",
+            "dim": dim,
+            "value": share * 60.0,
+            "low": None,
+            "high": None,
+        }
         for side in ("m", "random dimensions")
         for dim, share in ((16, 0.8), (384, 1.0))
-    ]  # fmt: skip
+    ]
     drawn = [
         {"dim": dim, "value": one, "low": one - 0.5, "high": one + 0.5}
         for dim, one in zip((16, 64, 128), values, strict=True)
@@ -146,13 +154,20 @@ def typed(more: float, gain: float) -> dict[str, Any]:
 
     rows = [
         {
-            "task": "t", "side": side, "control": side == "b", "case": case, "dim": dim, **around(50.0),
-            "kept": around(90.0), "more": around(more * (dim == 16)), "gain": around(gain) if side == "b" else None,
+            "task": "t",
+            "side": side,
+            "control": side == "b",
+            "case": case,
+            "dim": dim,
+            **around(50.0),
+            "kept": around(90.0),
+            "more": around(more * (dim == 16)),
+            "gain": around(gain) if side == "b" else None,
         }
         for side in ("m", "b")
         for case in ("1 error", "2 errors", "4 errors")
         for dim in (16, 384)
-    ]  # fmt: skip
+    ]
     return {"rows": rows, "model": "m"}
 
 

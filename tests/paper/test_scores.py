@@ -103,8 +103,12 @@ def test_probe_finds_a_direction_that_the_nearest_neighbour_misses_and_minds_no_
 def tasks_and_side() -> tuple[Tasks, Side]:
     generator = np.random.default_rng(4)
     some, labels = texts("t", 60), np.arange(40) % 4
-    retrieval = Retrieval("search", {"a": some[0], "b": some[1]}, {one: one for one in some[10:]},
-                          {"a": {"t 11": 1}, "b": {"t 12": 2, "t 13": 1}})  # fmt: skip
+    retrieval = Retrieval(
+        "search",
+        {"a": some[0], "b": some[1]},
+        {one: one for one in some[10:]},
+        {"a": {"t 11": 1}, "b": {"t 12": 2, "t 13": 1}},
+    )
     tasks = Tasks(
         similar=[Pairs("pairs", some[:20], some[20:40], generator.normal(size=20))],
         searches=[retrieval],
