@@ -29,8 +29,14 @@ def draw_curve(result: Results, folder: Path | None = None, references: Sequence
     One colour a model, one marker a precision, controls dashed in grey, published curves thin. The byte axis is
     logarithmic (base 2). The 95 % interval is shaded around float32 where there is one; a thin step marks the Pareto
     front of the models. With several tasks the mean over tasks is drawn.
-    A published curve that lacks a task is not drawn. The two files are returned; ``folder`` None is the first folder
-    of the results.
+
+    Args:
+        result: finished results.
+        folder: where to write; None is the first folder of the results.
+        references: published curves; one that lacks a task is not drawn.
+
+    Returns:
+        The two files.
     """
     figure = new_figure(10, 5.2)
     axes = figure.subplots()

@@ -45,8 +45,15 @@ def write_report(
 ) -> list[Path]:
     """Write ``report.html``, ``curve.png`` and ``curve.svg``, and ``depths.png`` and ``.svg`` with several depths.
 
-    ``folder`` None is the first folder of the results; ``keep``, ``references`` and ``failed`` are as for
-    :func:`summarize`. Returns the files.
+    Args:
+        result: finished results.
+        folder: where to write; None is the first folder of the results.
+        keep: target of the recommended sizes.
+        references: published curves to overlay.
+        failed: task -> why it was left out.
+
+    Returns:
+        The files.
     """
     folder = folder or result.folders[0]
     data = summarize(result, keep=keep, references=references, failed=failed)

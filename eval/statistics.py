@@ -142,8 +142,13 @@ def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -
     jackknife with :data:`BLOCKS` blocks (Efron and Tibshirani, "An Introduction to the Bootstrap", chapter 11), which
     costs a fraction and agrees to the accuracy of the resampling itself.
 
-    ``key`` seeds the draws: it is the same for all scores that will be compared. Raises ValueError where the ids of
-    the units differ.
+    Args:
+        units: scores with equal ids.
+        key: seed of the draws, the same for all scores that will be compared.
+        resamples: number of replicates.
+
+    Raises:
+        ValueError: the ids differ.
     """
     if not units:
         return []

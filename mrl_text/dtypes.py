@@ -27,6 +27,9 @@ def training_precision(*, use_cpu: bool = False) -> dict[str, bool]:
     bfloat16 on GPUs that have it and on processors with AVX-512 BF16 or AMX, float16 on older CUDA GPUs, otherwise
     float32: on a processor without the instructions bfloat16 is emulated and slower.
 
+    Args:
+        use_cpu: leave GPUs alone.
+
     Returns:
         Some of ``bf16``, ``fp16`` and ``use_cpu``; the Trainer allows bfloat16 on a processor only with ``use_cpu``.
     """
@@ -38,7 +41,11 @@ def training_precision(*, use_cpu: bool = False) -> dict[str, bool]:
 
 
 def fastest_dtype(device: str | torch.device | None = None) -> Literal["float32", "bfloat16"]:
-    """bfloat16 where a device has it natively (AVX-512 BF16, AMX, CUDA GPUs from Ampere on), else float32."""
+    """bfloat16 where a device has it natively (AVX-512 BF16, AMX, CUDA GPUs from Ampere on), else float32.
+
+    Args:
+        device: None is the one that sentence-transformers chooses.
+    """
     if device is None:
         from sentence_transformers.util import get_device_name
 

@@ -301,12 +301,18 @@ class MatryoshkaEncoder(SentenceTransformer):
         return None if prompt_name is None else self.prompts[prompt_name]
 
     def truncate_layers(self, layers: int) -> MatryoshkaEncoder:
-        """Keep the first ``layers`` transformer layers, 1 to all, and drop the others: faster, and a smaller file.
+        """Keep the first ``layers`` transformer layers and drop the others: fewer parameters, faster, smaller file.
 
         In place, as ``half()`` and ``resize_token_embeddings`` are. The configuration follows, so that the saved model
         loads with that depth in plain sentence-transformers. What stands after the layers stays: pooling and, in
         ModernBERT and decoders, the final norm, which is then applied to layer ``layers``. Only a model trained for it
         (:func:`mrl_text.losses.nested_infonce_2d`; arXiv 2402.14776) keeps its quality.
+
+        Args:
+            layers: how many to keep, 1 to all of them.
+
+        Returns:
+            This model.
 
         Raises:
             ValueError: an impossible number, a model without layers (static embeddings), one with a backbone per

@@ -90,9 +90,16 @@ class Panel:
 
 
 def draw_panels(panels: Sequence[Panel], file: Path) -> Path:
-    """Draw at least one panel, side by side, two or three in a row, with one legend; returns ``file``.
+    """Draw panels side by side, two or three in a row, with one legend.
 
     A name has the same colour in every panel. Controls are dashed and grey.
+
+    Args:
+        panels: at least one.
+        file: to write; the ending tells the type.
+
+    Returns:
+        ``file``.
     """
     columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
     rows = -(-len(panels) // columns)

@@ -20,7 +20,11 @@ def cache_dir() -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a run after a crash, sees the whole of it or nothing. Makes missing folders.
+    """Write a file so that a reader, or a run after a crash, sees the whole of it or nothing.
+
+    Args:
+        path: the file; missing parent folders are made.
+        content: its bytes.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; an older version of the file is untouched.
@@ -86,7 +90,10 @@ def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
 def replaced_folder(folder: Path, marker: str | None, what: str) -> Iterator[Path]:
     """Fill a new folder that takes the place of ``folder`` when the block ends; an error leaves all as it was.
 
-    Arguments are those of :func:`check_replaceable`, which is asked again before anything is replaced.
+    Args:
+        folder: as for :func:`check_replaceable`, which is asked again before anything is replaced.
+        marker: likewise.
+        what: likewise.
 
     Yields:
         An empty folder beside it, on the same disk.

@@ -69,8 +69,11 @@ def find_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
     """Resolve a local folder, a packaged model or a hub id, without loading it and without the network.
 
     A hub id whose weights are installed as a package (:data:`PACKAGED_MODELS`) is taken from there. The part
-    ``sentence-transformers/`` may be left out for these. Code that comes
-    with the model runs on loading only with ``trust_remote_code``.
+    ``sentence-transformers/`` may be left out for these.
+
+    Args:
+        name: folder, hub id, or the bare name of a packaged model.
+        trust_remote_code: allow code that comes with the model to run when it is loaded.
 
     Raises:
         FileNotFoundError: the name looks like a path, but no model is there; the message says what is.

@@ -37,6 +37,12 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
 
     Everything lands in ``output``; finished parts are not done again, so an interrupted quick start continues.
 
+    Args:
+        output: folder of the run.
+        console: where the answer goes.
+        notes: where progress notes go.
+        overrides: changes to the ``quickstart`` recipe, ``section.key=value``.
+
     Raises:
         ModuleNotFoundError: the ``quickstart`` extra is not installed.
         KeyboardInterrupt: interrupted; the same call continues.

@@ -23,7 +23,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def check_choice(name: str, value: Choice, known: Any) -> Choice:
-    """Return ``value`` if it is one of the choices, a ``Literal`` type or a collection; ``name`` is for the error.
+    """Return ``value`` if it is one of the choices.
+
+    Args:
+        name: of the option, for the error.
+        value: what was given.
+        known: a ``Literal`` type, or the choices themselves.
 
     Raises:
         ValueError: it is none of them; the nearest one is named.

@@ -23,7 +23,12 @@ _BITS = {"float32": 32, "float16": 16, "int8": 8, "uint8": 8, "binary": 1, "ubin
 
 
 def check_dim(dim: int, full: int | None, trained: Sequence[int] = ()) -> int:
-    """Return ``dim`` as an int if it is a size that vectors of width ``full`` (None: unknown) can be cut to.
+    """Return ``dim`` as an int if it is a size that vectors of width ``full`` can be cut to.
+
+    Args:
+        dim: the wanted number of dimensions.
+        full: the full width; None if the model does not tell.
+        trained: trained sizes, named in the error.
 
     Raises:
         ValueError: ``dim`` is not a whole number, below 1, or above ``full``.
@@ -45,7 +50,15 @@ def check_dims(dims: Sequence[int], full: int | None = None) -> tuple[int, ...]:
 
 
 def halves(width: int, smallest: int = 16) -> tuple[int, ...]:
-    """Sizes to try for a model that does not say what it was trained for: the width, half of it, a quarter, ..."""
+    """Sizes to try for a model that does not say what it was trained for: the width, half of it, a quarter, ...
+
+    Args:
+        width: of the model.
+        smallest: the least size, unless the width itself is below.
+
+    Returns:
+        Sizes, ascending; the last is the width.
+    """
     return tuple(sorted({width, *(size for power in range(32) if (size := width >> power) >= smallest)}))
 
 

@@ -40,8 +40,14 @@ class Measured:
 def write_curve(model_folder: str | Path, results: Results, *, keep: float = 0.99) -> None:
     """Put what ``mrl-text eval`` measured into the card of a model, with the controls, in place of an earlier curve.
 
-    ``keep`` is the share of the full score that the recommended size keeps. Results without scores of these weights are
-    a ValueError, a folder without a model is a FileNotFoundError.
+    Args:
+        model_folder: folder of a run or of a saved model.
+        results: an evaluation in which the model took part.
+        keep: share of the full score that the recommended size keeps.
+
+    Raises:
+        FileNotFoundError: no model there.
+        ValueError: the evaluation holds no scores of these weights.
     """
     source = find_model(str(model_folder))
     text = curve_text(results, *measured_lines(source, results), keep=keep)

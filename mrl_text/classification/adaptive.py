@@ -80,7 +80,12 @@ class AdaptiveClassifier(PrefixEstimator):
     def fit(self, X: Any, y: Any) -> AdaptiveClassifier:
         """Learn thresholds on held-out predictions, then fit all heads on everything.
 
-        As :meth:`NestedClassifier.fit`; a ValueError, too, where no class has two inputs.
+        Args:
+            X: float (n, width), full-width embeddings.
+            y: (n,) labels.
+
+        Raises:
+            ValueError: one class only, no class with two inputs, impossible sizes or parameters, NaN.
         """
         self.check_parameters()
         vectors, labels = self._checked(X, y)
@@ -104,8 +109,10 @@ class AdaptiveClassifier(PrefixEstimator):
     def choose(self, keep: float | None = None, *, expected_dims: float | None = None) -> AdaptiveClassifier:
         """Take other thresholds from the path, without fitting anything again.
 
-        ``keep`` is the share of the largest head's accuracy to keep on held-out inputs, at the smallest size that does;
-        ``expected_dims`` instead the size to stay within, at the best accuracy, counted as ``cost`` counts.
+        Args:
+            keep: share of the largest head's accuracy to keep on held-out inputs, at the smallest size that does.
+            expected_dims: instead of it, the size to stay within on held-out inputs, at the best accuracy; counted as
+                ``cost`` counts.
 
         Raises:
             ValueError: neither or both, ``keep`` outside (0, 1], or a size below what the path offers.
@@ -224,7 +231,11 @@ def oracle(classifier: AdaptiveClassifier | NestedClassifier, X: Any, y: Any) ->
 
     The paper's upper bound (arXiv 2205.13147, section 4.2.1). It looks at the labels, so nothing can use it. An input
     that every head gets wrong stops at the smallest size, since no other would help.
-    ``X`` is float (n, width), ``y`` its labels (n,).
+
+    Args:
+        classifier: fitted.
+        X: float (n, width).
+        y: (n,) labels.
     """
     labels = np.asarray(y)
     if isinstance(classifier, NestedClassifier):

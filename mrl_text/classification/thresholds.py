@@ -26,7 +26,12 @@ def confidence(probabilities: Floats) -> Floats:
 
     Best against second best (Joshi et al. 2009, CVPR). Less likely classes do not count: whether a head has ruled them
     out says little about whether a larger head would choose another label.
-    From float64 (..., classes), two classes or more, to float64 (...).
+
+    Args:
+        probabilities: float64 (..., classes), two classes or more.
+
+    Returns:
+        float64 (...).
     """
     best = np.partition(probabilities, -2, axis=-1)[..., -2:]
     return np.asarray(best[..., 1] / best.sum(axis=-1))

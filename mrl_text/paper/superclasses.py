@@ -42,8 +42,13 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 def superclasses(vectors: np.ndarray, labels: np.ndarray, count: int | None = None) -> np.ndarray:
     """Group classes by the cosine of their means, average linkage (scikit-learn's ``AgglomerativeClustering``).
 
-    Unit vectors (n, width) and labels int64 (n,), counted from 0, are those of training texts. ``count`` is how many
-    groups; None is the root of the number of classes, rounded. Returns the group of each class, int64 (classes,).
+    Args:
+        vectors: unit vectors of training texts (n, width).
+        labels: int64 (n,), 0 to the number of classes.
+        count: groups; None is the root of the number of classes, rounded.
+
+    Returns:
+        Group of each class, int64 (classes,).
     """
     from sklearn.cluster import AgglomerativeClustering
 

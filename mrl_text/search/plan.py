@@ -93,7 +93,16 @@ class SearchPlan:
     def funnel(cls, dims: Sequence[int], *, shortlist: int = 200, **options: Any) -> SearchPlan:
         """Shortlists that halve while sizes grow: 200 → 100 → 50 → 25 → ..., the paper's shape.
 
-        Two ``dims`` at least, else ValueError: the first finds, the last orders. Options as for :class:`SearchPlan`.
+        Args:
+            dims: two sizes or more; the first finds, the last orders.
+            shortlist: candidates of the first.
+            **options: as for :class:`SearchPlan`.
+
+        Returns:
+            The plan.
+
+        Raises:
+            ValueError: fewer than two sizes, or an option that does not fit.
 
         Example:
             >>> SearchPlan.funnel([32, 64, 128, 384]).rerank
@@ -120,9 +129,14 @@ class SearchPlan:
         return f"{found}, {self.shortlist}{between} → {self.final or 'full'}"
 
     def steps(self, width: int, k: int) -> list[tuple[int, int]]:
-        """What follows the shortlist of a search for ``k`` results: (size, candidates) of each step; maybe none.
+        """What follows the shortlist of a search for ``k``: sizes, each with the candidates it is given.
 
-        ``width`` is that of the full vectors; no step hands over fewer than ``k``.
+        Args:
+            width: full width of the vectors.
+            k: results wanted; no step hands over fewer.
+
+        Returns:
+            (size, candidates) of each step; empty where the prefix alone decides.
         """
         coarse = self.precision in ("int8", "int4", "binary")  # then the same numbers in full still sort better
         if self.single or (self.dim == width and not self.rerank and not coarse):

@@ -40,9 +40,16 @@ class Judged:
         return Judged(ids, [self.texts[row] for row in rows], kept)
 
     def ndcg(self, found: np.ndarray) -> np.ndarray:
-        """nDCG@10 of each query, float64 (n,), as trec_eval computes it; ValueError without judgements.
+        """nDCG@10 of each query, as trec_eval computes it.
 
-        ``found`` are document ids (n, k), best first; None where fewer were found.
+        Args:
+            found: document ids (n, k), best first; None where fewer were found.
+
+        Returns:
+            float64 (n,).
+
+        Raises:
+            ValueError: there are no judgements.
         """
         if self.relevant is None:
             raise ValueError("nDCG needs judgements: give --qrels")
@@ -56,9 +63,14 @@ class Judged:
 
 
 def recall(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """Share of the exact results that were found, float64 (n,); 1 where the exact search found nothing.
+    """Share of the exact results that were found, for each query.
 
-    Both are ids or positions (n, k); None or -1 where there are fewer.
+    Args:
+        found: ids or positions (n, k).
+        exact: the same of the exact search (n, k); None or -1 where there are fewer.
+
+    Returns:
+        float64 (n,); 1 where the exact search found nothing.
     """
     wanted = [{one for one in row.tolist() if one not in (None, -1)} for row in exact]
     there = zip(wanted, found, strict=True)

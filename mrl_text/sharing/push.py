@@ -91,8 +91,15 @@ def prepare(
 def write_upload(upload: Upload, folder: str | Path) -> Path:
     """Write what would be published into a folder, which plain sentence-transformers can load.
 
-    The folder is new or empty, or one that an earlier call wrote; FileExistsError if it holds something else, or is the
-    model's own.
+    Args:
+        upload: as of :func:`prepare`.
+        folder: new or empty, or one that an earlier call wrote.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder holds something else, or is the model's own.
     """
     place = Path(folder)
     files = {**upload.files, "README.md": upload.card.compose().encode()}

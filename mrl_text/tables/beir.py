@@ -22,9 +22,10 @@ Relevant = dict[str, dict[str, int]]
 def read_queries(file: str | Path, problems: Problems | None = None) -> tuple[list[str], list[str]]:
     """Ids and texts of queries; a query without an id is called after the number of its line.
 
-    The file is .txt with a query a line, or a table with ``text`` (or ``query``, ``question``) and maybe ``_id`` (or
-    ``id``, ``query-id``, ``qid``). With ``problems``, malformed rows are noted there, to be raised with those of other
-    files; the lists are shorter then.
+    Args:
+        file: a table with ``text`` (or ``query``, ``question``) and maybe ``_id`` (or ``id``, ``query-id``, ``qid``),
+            or .txt with a query a line.
+        problems: where malformed rows are noted, to be raised with those of other files; the lists are shorter then.
 
     Raises:
         FileNotFoundError, ValueError: as for :func:`~mrl_text.tables.read_columns`; no column of texts, rows without
@@ -50,10 +51,13 @@ def read_judgements(
     queries: Callable[[object], str] = identifier,
     documents: Callable[[object], str] = identifier,
 ) -> Relevant:
-    """Judgements of a table with the columns of :data:`QRELS`; grades may be written ``1`` or ``1.0``.
+    """Judgements of a table with the columns of :data:`QRELS`.
 
-    ``queries`` and ``documents`` convert, and check, their ids. The ``problems`` of this file and of those read before
-    it are raised here.
+    Args:
+        file: the table; grades may be written ``1`` or ``1.0``.
+        problems: of this file and of those read before it, which are raised here.
+        queries: converts, and checks, the id of a query.
+        documents: likewise of a document.
 
     Returns:
         For each query in the file its documents with their grades, 0 among them.

@@ -70,9 +70,13 @@ def good_rows(table: Table, problems: Problems, columns: Sequence[str] | None = 
 def read_columns(
     file: str | Path | Table, wanted: Collection[str], problems: Problems, *, required: Sequence[Sequence[str]] = ()
 ) -> Columns:
-    """Read the wanted columns that are there; rows that cannot be read are noted and left out, blank lines left out.
+    """Read the wanted columns; rows that cannot be read are noted and left out, blank lines are left out.
 
-    ``required`` are layouts, of one of which the file must have all columns; none requires nothing.
+    Args:
+        file: a path, or an opened table.
+        wanted: columns to keep, where the file has them.
+        problems: where malformed rows are noted.
+        required: layouts, of one of which the file must have all columns; none requires nothing.
 
     Raises:
         FileNotFoundError, ValueError: as for :func:`~mrl_text.tables.open_table`, no row, or :func:`require`.

@@ -79,11 +79,15 @@ def open_corpus(
 ) -> CorpusFile:
     """Find out where in a file ids and texts are; of JSON the file is read once for its columns.
 
-    Without ``text_columns`` it is ``text`` and, before it, ``title`` where there is one (BEIR). Without ``id_column``
-    it is the first of :data:`ID_COLUMNS` there is, else rows are numbered. Texts bring along the columns ``keep``.
+    Args:
+        path: see :func:`mrl_text.tables.open_table`.
+        text_columns: what to encode; none takes ``text`` and, before it, ``title`` where there is one (BEIR).
+        id_column: None takes the first of :data:`ID_COLUMNS` there is, else numbers the rows.
+        keep: columns that texts bring along.
 
     Raises:
-        FileNotFoundError, ValueError: as for :func:`mrl_text.tables.open_table`, or no such column.
+        FileNotFoundError: no such file.
+        ValueError: a type of file that cannot be read, an empty or broken one, or no such column.
     """
     table = open_table(path)
     known = table.columns

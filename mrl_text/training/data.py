@@ -34,10 +34,14 @@ def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
 
 
 def load_source(source: SourceConfig) -> Dataset:
-    """Load one source: a data set of strings, none blank.
+    """Load one source.
 
-    Its columns are ``anchor``, ``positive`` and, where there are any, ``negative``, ``negative_2``...; ``anchor`` alone
-    for a source of one column.
+    Args:
+        source: its description in a recipe.
+
+    Returns:
+        Data set whose columns are ``anchor``, ``positive`` and, where there are any, ``negative``,
+        ``negative_2``...; ``anchor`` alone for a source of one column. All strings, none blank.
 
     Raises:
         FileNotFoundError: a local path that is not there, or a hub data set that cannot be reached.

@@ -49,7 +49,15 @@ def evaluation_hashes(check_against: Iterable[str], mirror: str | None = None) -
 
 
 def leaked_rows(hashes: np.ndarray, evaluation: np.ndarray) -> np.ndarray:
-    """Rows with a text of the evaluation data: uint64 (n, columns) and :func:`evaluation_hashes` to bool (n,)."""
+    """Rows with a text of the evaluation data.
+
+    Args:
+        hashes: of the training texts, uint64 (n, columns).
+        evaluation: from :func:`evaluation_hashes`.
+
+    Returns:
+        bool (n,).
+    """
     return np.asarray(np.isin(hashes, evaluation).any(axis=1))
 
 

@@ -193,9 +193,13 @@ class AdaptiveIndex:
             self._shortlist.add(self._plan, vectors, self._rows.count)
 
     def remove(self, ids: Collection[str]) -> int:
-        """Take rows out, and count them; ids that are not there are ignored.
+        """Take rows out; they are not found any more. :meth:`save` to another folder leaves them out for good.
 
-        :meth:`save` to another folder leaves them out for good.
+        Args:
+            ids: of the rows; those that are not there are passed over.
+
+        Returns:
+            How many rows were taken out.
 
         Raises:
             ValueError: another process writes.
@@ -273,8 +277,12 @@ class AdaptiveIndex:
     def set_plan(self, plan: SearchPlan | None) -> None:
         """Search in another way from now on; kept by the next :meth:`save`.
 
-        What that needs is built here, from the vectors on disk; None compares with every full vector. ValueError for a
-        plan that does not fit, or while another process writes.
+        Args:
+            plan: None compares with every full vector. What the new plan needs is built here, from the vectors on
+                disk.
+
+        Raises:
+            ValueError: a plan that does not fit the width, or another process that writes.
         """
         if plan is not None:
             check_plan(plan, self.width)
