@@ -169,9 +169,9 @@ def test_bad_requests_are_refused_before_a_model_is_loaded(
         sweep([model], ["TinySTS"], output=tmp_path, dims=[0])
     with pytest.raises(FileNotFoundError, match=r"CQADupstackEnglishRetrieval \(the mirror .* has no data set"):
         sweep([model], ["CQADupstackRetrieval"], output=tmp_path, mirror=tmp_path)
-    with pytest.raises(ValueError, match="no precision named 'int4'; there are float32"):
+    with pytest.raises(ValueError, match="precision 'int4' is unknown"):
         sweep([model], ["TinySTS"], output=tmp_path, precisions=["int4"])
-    with pytest.raises(ValueError, match="no control named 'pcs'; there are base, pca, random"):
+    with pytest.raises(ValueError, match="control 'pcs' is unknown; did you mean 'pca'"):
         sweep([model], ["TinySTS"], output=tmp_path, controls=["pcs"])
     with pytest.raises(ValueError, match="no task"):
         sweep([model], [], output=tmp_path)

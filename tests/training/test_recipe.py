@@ -298,6 +298,7 @@ def test_a_recipe_written_as_yaml_is_the_same_recipe_again(write: Writer, name: 
 def test_a_recipe_is_written_with_its_defaults_so_that_a_later_version_reads_the_same() -> None:
     written = yaml.safe_load(Recipe.model_validate(MINIMAL).to_yaml())
     defaults = {"freeze_embeddings": False, "prompts": {}, "rotation": False, "blend": 1.0}
+    defaults["trust_remote_code"] = False
     assert written["model"] == {**MINIMAL["model"], **defaults}
     assert written["loss"].items() >= {"dims": [8, 16, 32], "name": "nested_infonce", "scale": 20.0}.items()
     assert Recipe.model_validate(written) == Recipe.model_validate(MINIMAL)
