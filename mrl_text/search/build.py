@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -54,6 +55,7 @@ def build(
         ValueError: files that cannot be read, or changed since they were begun; another model than before; an id
             twice; a row without text where ``on_error`` is ``fail``.
     """
+    started = time.monotonic()
     check_options(encoding)
     limit, options = encoding.get("limit"), EncodingOptions(dtype="float32") | encoding
     check_choice("on_error", encoding.get("on_error", "skip"), OnError)
@@ -92,7 +94,8 @@ def build(
         store.flush()
 
     source = dataclasses.replace(source, temporary=True)
-    return send(source, place, dims=dims, on_duplicate=on_duplicate, replace=False, progress=progress, finish=finish)
+    sending: dict[str, Any] = {"dims": dims, "on_duplicate": on_duplicate, "replace": False, "progress": progress}
+    return send(source, place, finish=finish, started=started, **sending)
 
 
 def _existing(folder: Path, found: ModelSource, files: Sequence[CorpusFile]) -> AdaptiveIndex | None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mrl_text.search import AdaptiveIndex, SearchPlan
 from mrl_text.search.build import build
 from mrl_text.search.faiss.store import FaissStore
 from mrl_text.search.push import PushReport
+from mrl_text.search.push_rows import encode_corpus
 from mrl_text.search.query_model import load_model
 from tests.conftest import WORDS
 
@@ -310,3 +312,14 @@ def test_a_build_that_is_interrupted_goes_on_to_the_same_index(
     assert (ids, texts) == (whole_ids, whole_texts)
     np.testing.assert_array_equal(vectors, whole_vectors)
     assert not list((own_cache / "push").iterdir())
+
+
+def test_the_seconds_are_those_of_the_whole_build(
+    tmp_path: Path, corpus: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.5)
+        return encode_corpus(*arguments, **options)
+
+    monkeypatch.setattr("mrl_text.search.build.encode_corpus", slowly)
+    assert build([corpus], tmp_path / "index", model=str(tiny_bert)).seconds >= 0.5
