@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,8 @@ def test_the_quick_start_runs_without_network_and_a_second_run_only_reads(tmp_pa
     assert (tmp_path / "run" / "eval" / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 3
     for score in (base[32], base[384]):
-        assert f"{100 * score:.2f}" in first.stdout
+        printed = [float(number) for number in re.findall(r"\d+\.\d\d", first.stdout)]
+        assert min(abs(number - 100 * score) for number in printed) < 0.0051  # a tie may be rounded either way
     assert first.stdout.count("->") == 3  # the three searches
     assert "Warning" not in first.stderr
 
