@@ -7,23 +7,26 @@ first use, so ``import mrl_text`` costs nothing.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mrl_text.encoder import MatryoshkaEncoder
     from mrl_text.loading import encode
 
-try:
-    __version__ = version("mrl-text")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+    __version__: str
 
 _HOMES = {"MatryoshkaEncoder": "encoder", "encode": "loading"}
 __all__ = ["MatryoshkaEncoder", "__version__", "encode"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("mrl-text")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+unknown"
     if name in _HOMES:
         return getattr(import_module(f"mrl_text.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

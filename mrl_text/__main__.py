@@ -1,8 +1,19 @@
-"""``python -m mrl_text`` and ``torchrun -m mrl_text``: the command line."""
+"""``mrl-text``, ``python -m mrl_text`` and ``torchrun -m mrl_text``: the command line."""
 
 from __future__ import annotations
 
-from mrl_text.cli import main
+import sys
+
+
+def main() -> None:
+    """Entry point of the console script; an interrupt while it still imports ends it quietly, too."""
+    try:
+        from mrl_text.cli import app
+
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

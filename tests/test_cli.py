@@ -15,7 +15,8 @@ from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 import mrl_text
-from mrl_text.cli import app, main
+from mrl_text.__main__ import main
+from mrl_text.cli import app
 from mrl_text.eval.tasks import TaskLoader
 from mrl_text.training.recipe_files import load_recipe
 from tests.conftest import WORDS, invoke
@@ -33,10 +34,10 @@ pytestmark = pytest.mark.usefixtures("command_line")
     "code",
     [
         "import mrl_text; mrl_text.__version__",
-        "from mrl_text.cli import main; sys.argv[1:] = ['--help']; main()",
-        "from mrl_text.cli import main; sys.argv[1:] = ['--version']; main()",
-        "from mrl_text.cli import main; sys.argv[1:] = ['train', '--help']; main()",
-        "from mrl_text.cli import main; sys.argv[1:] = ['recipes', 'show', 'quickstart']; main()",
+        "from mrl_text.__main__ import main; sys.argv[1:] = ['--help']; main()",
+        "from mrl_text.__main__ import main; sys.argv[1:] = ['--version']; main()",
+        "from mrl_text.__main__ import main; sys.argv[1:] = ['train', '--help']; main()",
+        "from mrl_text.__main__ import main; sys.argv[1:] = ['recipes', 'show', 'quickstart']; main()",
     ],
     ids=["import", "help", "version", "train-help", "recipes-show"],
 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from typing import Annotated
 
 import typer
 
+from mrl_text import library_logging
 from mrl_text.cli.classification import classify, label
 from mrl_text.cli.encoding import encode
+from mrl_text.cli.errors import OneLineErrors
 from mrl_text.cli.evaluation import evaluate, leaderboard, mirror, paper
 from mrl_text.cli.index import index_app
 from mrl_text.cli.search import search
@@ -16,6 +20,7 @@ from mrl_text.cli.training import adapt, quickstart, recipes_app, train
 
 app = typer.Typer(
     name="mrl-text",
+    cls=OneLineErrors,
     help="Sentence embeddings that can be cut to any size: train, evaluate, use.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,11 +33,6 @@ for used in (leaderboard, search, classify, label, serve, push, mirror, paper, q
     app.command()(used)
 app.add_typer(index_app, name="index")
 app.add_typer(recipes_app, name="recipes")
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()
 
 
 def _show_version(value: bool) -> None:
@@ -49,4 +49,6 @@ def _main(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("mrl_text").setLevel(logging.INFO)
+    library_logging.quiet_libraries()

@@ -16,7 +16,6 @@ from mrl_text.cli import common
 Text = Annotated[str, Option(help="Name of the column of texts.")]
 
 
-@common.command
 def classify(
     model: common.Model,
     train: Annotated[Path, Argument(help="CSV, TSV, JSON lines or Parquet with texts and labels.")],
@@ -63,7 +62,6 @@ def classify(
     typer.echo("\n".join(map(str, result.files)))
 
 
-@common.command
 def label(
     folder: Annotated[Path, Argument(metavar="DIR", help="What mrl-text classify wrote.")],
     texts: Annotated[Path, Argument(help="CSV, TSV, JSON lines or Parquet with texts.")],

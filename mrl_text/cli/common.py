@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from mrl_text import library_logging
 from mrl_text.choices import AutoDtype, Dtype, OnError
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 _ANY_MODEL = "Folder, hub id or packaged model."
 
 Model = Annotated[str, Argument(help=_ANY_MODEL)]
@@ -49,32 +43,6 @@ def dims_option(default: str) -> Any:
 def output_option(what: str) -> Any:
     """The option ``--output``, which says what is written there."""
     return Option("--output", "-o", help=what)
-
-
-def command(function: Command) -> Command:
-    """Keep other libraries quiet; turn errors into one line and exit code 2, an interrupt into exit code 130."""
-
-    again = "Run the same command again to continue."
-    if function.__name__ == "train":
-        again = "To continue a run that has begun: mrl-text train RUN_FOLDER --resume"
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("mrl_text").setLevel(logging.INFO)
-        library_logging.quiet_libraries()
-        try:
-            return function(*args, **kwargs)
-        except KeyboardInterrupt as interrupt:
-            typer.echo(f"\nInterrupted{f': {interrupt}' if str(interrupt) else ''}. {again}", err=True)
-            raise typer.Exit(130) from None
-        except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
-            if os.environ.get("MRL_TEXT_DEBUG"):
-                raise
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from None
-
-    return run  # type: ignore[return-value]
 
 
 def names(text: str | None) -> list[str]:

@@ -12,7 +12,6 @@ from mrl_text.choices import EncodedFormat, EngineName, OnLong
 from mrl_text.cli import common
 
 
-@common.command
 def encode(
     inputs: common.Corpus,
     output: Annotated[Path, common.output_option("Folder; one that was begun goes on.")],

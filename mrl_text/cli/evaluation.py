@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mrl_text.eval import SweepResult
 
 
-@common.command
 def evaluate(
     models: Annotated[list[str], Argument(help="Folders of runs or models, hub ids, packaged models.")],
     tasks: Annotated[str | None, Option(help="mteb tasks, comma-separated; default: those of the recipe.")] = None,
@@ -91,7 +90,6 @@ def evaluate(
     _write_cards(models, result, keep)
 
 
-@common.command
 def leaderboard(
     results: Annotated[list[Path], Argument(help="Output folders of mrl-text eval.")],
     format_: Annotated[TableFormat, Option("--format", help="What to print.")] = "terminal",
@@ -108,7 +106,6 @@ def leaderboard(
     typer.echo(text, nl=False)
 
 
-@common.command
 def mirror(
     arguments: Annotated[list[str], Argument(metavar="TASKS... DIR", help="mteb tasks, then the folder.")],
     benchmark: Annotated[str | None, Option(help="mteb benchmark, instead of or besides tasks.")] = None,
@@ -123,7 +120,6 @@ def mirror(
     typer.echo(f"Evaluate with  mrl-text eval MODEL --tasks ... --mirror {folder}")
 
 
-@common.command
 def paper(
     model: Annotated[str, Argument(help="Folder, hub id or packaged model; a Matryoshka one.")],
     mirror: common.Mirror = None,

@@ -24,7 +24,6 @@ from mrl_text.cli.common import (
     TextColumn,
     TrustRemoteCode,
     check_share,
-    command,
     dims_option,
     names,
     output_option,
@@ -53,7 +52,6 @@ OnDuplicateOption = Annotated[OnDuplicate, typer.Option(help="What to do with an
 
 
 @index_app.command("build")
-@command
 def build(
     corpus: Corpus,
     output: Annotated[Path, output_option("Folder for the index; one that is there goes on.")],
@@ -98,7 +96,6 @@ def build(
 
 
 @index_app.command("push")
-@command
 def push(
     store: StoreUrl,
     sources: Annotated[
@@ -158,7 +155,6 @@ def push(
 
 
 @index_app.command("tune")
-@command
 def tune(
     store: StoreUrl,
     queries: Queries,
@@ -210,7 +206,6 @@ def tune(
 
 
 @index_app.command("figure")
-@command
 def figure(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the index.")],
     queries: Queries,

@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from mrl_text.cli.common import Device, StoreUrl, TrustRemoteCode, command, print_table
+from mrl_text.cli.common import Device, StoreUrl, TrustRemoteCode, print_table
 
 _SHOWN_TEXT = 160
 
 
-@command
 def search(
     store: StoreUrl,
     query: Annotated[str, typer.Argument(help="What to look for.")],

@@ -12,7 +12,6 @@ from mrl_text.choices import CardChoice
 from mrl_text.cli import common
 
 
-@common.command
 def push(
     model: Annotated[str, Argument(help="Folder of a run or of a saved model.")],
     repo: Annotated[str, Argument(help="Repository on the hub: owner/name.")],
@@ -53,7 +52,6 @@ def push(
     typer.echo(f"\n{describe_card(folder / 'README.md')}\n\nWritten to {folder}. Nothing was sent.")
 
 
-@common.command
 def serve(
     model: common.Model,
     host: Annotated[str, Option(help="Address to listen on; the default is for this machine only.")] = "127.0.0.1",

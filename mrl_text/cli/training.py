@@ -21,7 +21,6 @@ def _recipes(context: typer.Context) -> None:
 
 
 @recipes_app.command("list")
-@common.command
 def list_recipes() -> None:
     """Print every shipped recipe with its description."""
     from mrl_text.training.recipe_files import recipe_description, shipped_recipes
@@ -31,7 +30,6 @@ def list_recipes() -> None:
 
 
 @recipes_app.command("show")
-@common.command
 def show_recipe(name: Annotated[str, Argument(help="Name of a shipped recipe.")]) -> None:
     """Print a recipe."""
     from mrl_text.training.recipe_files import recipe_text
@@ -40,7 +38,6 @@ def show_recipe(name: Annotated[str, Argument(help="Name of a shipped recipe.")]
 
 
 @recipes_app.command("copy")
-@common.command
 def copy_recipe(
     name: Annotated[str, Argument(help="Name of a shipped recipe.")],
     file: Annotated[Path, Argument(help="File to write; an existing one is not overwritten.")],
@@ -58,7 +55,6 @@ def copy_recipe(
     typer.echo(f"{file}: edit it, then run  mrl-text train {file}")
 
 
-@common.command
 def train(
     recipe: Annotated[str, Argument(help="Name of a shipped recipe, a YAML file, or the folder of a run.")],
     overrides: Annotated[list[str] | None, Argument(help="section.key=value, as often as you like.")] = None,
@@ -78,7 +74,6 @@ def train(
     typer.echo(run_training(loaded, folder, resume=resume))
 
 
-@common.command
 def adapt(
     model: Annotated[str | None, Argument(help="Folder, hub id or packaged model; not with --embeddings.")] = None,
     texts: Annotated[
@@ -119,7 +114,6 @@ def adapt(
         typer.echo(run_adapt(str(model), texts or [], output, **shared, **options))
 
 
-@common.command
 def quickstart(
     overrides: Annotated[list[str] | None, Argument(help="Changes to the recipe: section.key=value.")] = None,
     output: Annotated[Path, common.output_option("Folder of the run.")] = Path("runs/quickstart"),

@@ -136,7 +136,7 @@ def test_the_command(tiny_bert: Path, tmp_path: Path):
     (tmp_path / "key").write_text("a-long-random-token\n")
     options = ["--port", "0", "--api-key-file", str(tmp_path / "key"), "--host", "0.0.0.0", "--dims", "8,16"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from mrl_text.cli import main; main()", "serve", str(tiny_bert), *options],
+        [sys.executable, "-c", "from mrl_text.__main__ import main; main()", "serve", str(tiny_bert), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
