@@ -83,7 +83,7 @@ def explain(error: Exception, arguments: Sequence[str] = ()) -> tuple[int, str]:
     if isinstance(error, ValueError | OSError | ModuleNotFoundError | FloatingPointError):
         return 2, f"error: {str(error) or type(error).__name__}"
     return 1, (
-        f"error: {type(error).__name__} in {_place(error)}: {str(error) or 'no message'}. This is most likely a fault of "
+        f"error: {type(error).__name__} in {_place(error)}: {str(error) or 'no message'}. Most likely a fault of "
         f"mrl-text: please report it with all that this prints: MRL_TEXT_DEBUG=1 mrl-text {' '.join(arguments)}"
     )
 
