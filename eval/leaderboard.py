@@ -110,8 +110,10 @@ def write_leaderboard(
         keep, references: of the HTML page: target of the recommended sizes, and tables of published scores.
 
     Raises:
-        ValueError: unknown kind.
+        ValueError: unknown kind, or references for another kind than ``html``.
     """
+    if references and kind != "html":
+        raise ValueError(f"published scores are drawn in the HTML page, and this is {kind}: give --output FILE.html")
     table = leaderboard(results)
     if kind == "terminal":
         text = _terminal(table)

@@ -54,9 +54,12 @@ def mirror_tasks(tasks: Sequence[AbsTask], folder: str | Path) -> dict[str, Path
         ValueError: two tasks need different revisions of one data set, a data set needs a loading script, the
             folder has files of something else, or its manifest cannot be read.
         FileNotFoundError: the hub does not have the data set or the revision, or shows it only to others.
-        OSError: not enough room on the disk, an incomplete download, or as :func:`.availability.look_up`.
+        OSError: a file where the folder should be, not enough room on the disk, an incomplete download, or as
+            :func:`.availability.look_up`.
     """
     root = Path(folder).expanduser()
+    if root.is_file():
+        raise FileExistsError(f"{root} is a file: name a folder for the copies")
     repositories = _repositories(tasks)
     manifest = _read_manifest(root)
     listings: dict[str, DatasetInfo] = {}

@@ -6,10 +6,12 @@ import functools
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from mrl_text.choices import Dtype
 from mrl_text.dtypes import compute_dtype
@@ -59,9 +61,12 @@ def load(
         model = MatryoshkaEncoder(
             source.path, device=device, backend=backend, trust_remote_code=source.trust_remote_code, **kwargs
         )
-    except OSError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FileNotFoundError(f"model {source.name} cannot be loaded: {reason}") from error
+    except (OSError, EOFError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        fix = "copy or save the folder again, whole" if source.is_local else "check the name, the network and HF_TOKEN"
+        reason = " ".join(str(error).split()).partition(". ")[0][:200]
+        raise FileNotFoundError(f"model {source.name} cannot be loaded from {source.path}; {fix} ({reason})") from error
     except ValueError as error:
         if source.trust_remote_code or "trust_remote_code" not in str(error):
             raise

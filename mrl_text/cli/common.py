@@ -46,8 +46,11 @@ def output_option(what: str) -> Any:
 
 
 def names(text: str | None) -> list[str]:
-    """The names of an option that takes several, separated by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()] if text else []
+    """The names of an option that takes several; None gives none, and text without a name raises ``ValueError``."""
+    found = [name.strip() for name in (text or "").split(",") if name.strip()]
+    if text is not None and not found:
+        raise ValueError(f"{text!r} names nothing: give names separated by commas, or leave the option out")
+    return found
 
 
 def whole_numbers(text: str | None, option: str = "--dims", example: str = "64,128,256") -> list[int] | None:

@@ -31,6 +31,7 @@ _ADVICE = {
     errno.EROFS: "choose a folder that can be written",
     errno.EMFILE: "allow more open files with ulimit -n",
     errno.ENOENT: "check the path",
+    errno.EEXIST: "choose another name",
     errno.ENOTDIR: "a part of this path is a file; choose another",
     errno.EISDIR: "this is a folder; give the path of a file",
     errno.ENAMETOOLONG: "choose a shorter name",
@@ -75,9 +76,9 @@ def explain(error: Exception, arguments: Sequence[str] = ()) -> tuple[int, str]:
     """
     if isinstance(error, _UsageError):
         return 2, f"error: {_usage(error, arguments)}"
-    if isinstance(error, OSError) and error.errno in _ADVICE and error.strerror:
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
         path = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        return 2, f"error: {path}{error.strerror.lower()}; {_ADVICE[error.errno]}"
+        return 2, f"error: {path}{error.strerror.lower()}; {_ADVICE.get(error.errno, 'run the same command again')}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return 2, f"error: not enough memory ({error}); use a smaller --batch-size, or fewer rows with --limit"
     if isinstance(error, ValueError | OSError | ModuleNotFoundError | FloatingPointError):

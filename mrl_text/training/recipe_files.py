@@ -57,6 +57,8 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
             text, label = file.read_text(encoding="utf-8"), name_or_file
         except UnicodeDecodeError:
             raise ValueError(f"{name_or_file}: not a text file in UTF-8") from None
+    elif file.is_dir() and name_or_file not in shipped_recipes():
+        raise FileNotFoundError(f"{file} holds no recipe.yaml, so it is no run: give a recipe, or the folder of a run")
     elif file.suffix in (".yaml", ".yml") or "/" in name_or_file:
         raise FileNotFoundError(f"no recipe file at {name_or_file}")
     else:
@@ -123,5 +125,7 @@ def _first_problem(error: ValidationError) -> str:
         parent = next((part for part in reversed(path[:-1]) if part in _SECTIONS), "")
         known = _SECTIONS.get(parent, Recipe).model_fields
         return f"{where}: unknown key{did_you_mean(path[-1], known)}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message, given = problem["msg"].removeprefix("Value error, "), repr(problem["input"])
+    if problem["type"] != "value_error" and len(given) < 80:  # our own checks name the value themselves
+        message += f", got {given}"
     return f"{where}: {message}" if where else message
