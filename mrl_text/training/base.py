@@ -80,7 +80,7 @@ def _set_options(model: MatryoshkaEncoder, config: ModelConfig) -> None:
         model.max_seq_length = config.max_seq_length
     if (most := model.max_seq_length) and (config.train_seq_length or 0) > most:
         raise ValueError(
-            f"model.train_seq_length={config.train_seq_length} is more than the model reads, {most} tokens"
+            f"model.train_seq_length={config.train_seq_length}, but the model reads {most} tokens: lower it"
         )
     if config.dropout is not None:
         for module in model.modules():

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import platform
 import shutil
 import zipfile
@@ -19,6 +18,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from mrl_text.files import read_json, write_atomically
+from mrl_text.loading import tensors_are_whole
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.recipe_files import load_recipe
 
@@ -63,6 +63,8 @@ class RunFolder:
                 changed = _first_difference(previous.to_yaml(), recipe.to_yaml())
                 raise ValueError(f"cannot resume {self.path} with another recipe ({changed}); choose another --output")
             return
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"{self.path} is a file: choose a folder as --output")
         if self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
             raise FileExistsError(f"{self.path} is not empty and holds no run: choose another --output")
 
@@ -198,22 +200,11 @@ def _is_whole(checkpoint: Path) -> bool:
     """Whether every file of a checkpoint is there to its end; the Trainer writes its state file last."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        tensors = [file for file in checkpoint.rglob("*.safetensors") if not _tensors_are_whole(file)]
+        tensors = [file for file in checkpoint.rglob("*.safetensors") if not tensors_are_whole(file)]
     except (OSError, ValueError):
         return False
     archives = (file for pattern in ("*.pt", "*.pth") for file in checkpoint.glob(pattern))
     return not tensors and all(zipfile.is_zipfile(file) for file in archives)
-
-
-def _tensors_are_whole(file: Path) -> bool:
-    """Whether a safetensors file is as long as its head says; see the format's description at huggingface.co."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length < os.fstat(stream.fileno()).st_size:
-            return False
-        head = json.loads(stream.read(length))
-    ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
-    return file.stat().st_size == 8 + length + max(ends, default=0)
 
 
 def _versions() -> dict[str, str]:

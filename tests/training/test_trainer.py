@@ -293,7 +293,7 @@ MISTAKES = [
     ("loss.dims=[8,64]", ValueError, "loss.dims asks for 64, but .*tiny-bert.* has width 32"),
     ("eval.dims=[48]", ValueError, "eval.dims asks for 48, but .*tiny-bert.* has width 32"),
     ("data.train[0].source=/nowhere/pairs.jsonl", FileNotFoundError, "no training data at /nowhere/pairs.jsonl"),
-    ("data.validation[0].source=nowhere.csv", FileNotFoundError, "no training data at nowhere.csv"),
+    ("data.validation[0].source=nowhere.csv", FileNotFoundError, "no validation data at nowhere.csv"),
     ("data.train=[{source: docstrings, packages: [json]}]", ValueError, "json are held out for evaluation"),
     ("model.name=/nowhere/model", FileNotFoundError, "no model at /nowhere/model"),
     ("model.width=48", ValueError, "^model.width=48, but .*tiny-bert.* has only 32"),
@@ -337,6 +337,7 @@ MISTAKES = [
         "^training.metric_for_best_model 'loss' is unknown; known: valid",
     ),
     ("training.learning_rate=fast", ValueError, "^training.*learning_rate"),
+    ("training.max_steps=0", ValueError, "^training.max_steps=0: must be at least 1, or -1 to go by num_train_epochs"),
     ("training.max_steps=many", ValueError, "^training.*max_steps"),
     ("training.seed=lucky", ValueError, "^training.*seed"),
     ("training.per_device_train_batch_size=0", ValueError, "^training.*per_device_train_batch_size"),
@@ -375,7 +376,7 @@ def test_a_run_that_broke_off_before_its_first_checkpoint_can_be_begun_anew(
 ) -> None:
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(
-        FloatingPointError, match="the loss is nan at step 1, before any weight was changed: lower loss.scale"
+        FloatingPointError, match=r"the loss is nan at step 1, before any weight was changed: lower loss.scale"
     ):
         train(make_recipe("loss.scale=1e39"), folder.path)
     (folder.path / "notes.txt").write_text("mine", encoding="utf-8")
@@ -485,6 +486,35 @@ def test_the_best_step_is_chosen_by_the_largest_size_unless_told_otherwise(
         tmp_path,
     )
     assert told.metric_for_best_model == "eval_validation_dim8_ndcg@10"
+
+
+def test_a_damaged_score_of_the_start_is_measured_again(
+    finished: RunFolder, make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(finished.path, folder.path)
+    folder.result.unlink()
+    folder.before.write_text('{"8": 0.', encoding="utf-8")
+    train(make_recipe(), folder.path, resume=True)
+    assert f"{folder.before} is damaged: the starting model is measured again" in caplog.text
+    assert folder.before.read_bytes() == finished.before.read_bytes()
+
+
+def test_a_checkpoint_of_weights_alone_cannot_be_gone_on_from(
+    finished: RunFolder, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(finished.path, folder.path)
+    folder.result.unlink()
+    checkpoint = folder.last_checkpoint()
+    assert checkpoint is not None
+    (checkpoint / "optimizer.pt").unlink()
+    monkeypatch.setattr(base_module, "MatryoshkaEncoder", refuse_model)
+    before = contents(folder.path)
+    message = "checkpoint-8 has no optimizer, .* warm-up and Adam would start over: train from its weights into another"
+    with pytest.raises(ValueError, match=message):
+        train(make_recipe(), folder.path, resume=True)
+    assert contents(folder.path) == {**before, ".lock": contents(folder.path)[".lock"]}
 
 
 def test_weights_that_broke_in_the_last_step_are_not_saved(make_recipe: MakeRecipe, tmp_path: Path) -> None:
