@@ -86,7 +86,9 @@ def _set_options(model: MatryoshkaEncoder, config: ModelConfig) -> None:
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = config.dropout
-    if config.freeze_embeddings and model.transformers_model is not None:
+    if config.freeze_embeddings:
+        if model.transformers_model is None:
+            raise ValueError(f"model.freeze_embeddings=true, but {config.name} is no transformer: leave it out")
         model.transformers_model.get_input_embeddings().requires_grad_(False)
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from mrl_text.files import read_json, write_atomically
+from mrl_text.files import peek_json, read_json, write_atomically
 from mrl_text.loading import tensors_are_whole
+from mrl_text.training.base import located
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.recipe_files import load_recipe
 
@@ -59,7 +60,7 @@ class RunFolder:
                 raise FileExistsError(
                     f"{self.path} already holds a run: continue it with --resume, or choose another --output"
                 )
-            if resume and (previous := load_recipe(str(self.recipe))) != recipe:
+            if resume and (previous := located(load_recipe(str(self.recipe)))) != recipe:
                 changed = _first_difference(previous.to_yaml(), recipe.to_yaml())
                 raise ValueError(f"cannot resume {self.path} with another recipe ({changed}); choose another --output")
             return
@@ -101,7 +102,7 @@ class RunFolder:
         if not self.recipe.exists():
             write_atomically(self.recipe, recipe.to_yaml().encode())  # first: with it the folder holds a run
         for file, content in contents.items():
-            if content is not None and not file.exists():
+            if content is not None and peek_json(file) is None:
                 write_atomically(file, json.dumps(content, indent=2).encode())
 
     def last_checkpoint(self) -> Path | None:
@@ -131,17 +132,18 @@ class RunFolder:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _all_checkpoints(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of)
+        found = self.checkpoints.glob("checkpoint-*")
+        return sorted((folder for folder in found if folder.name.rpartition("-")[2].isdecimal()), key=_step_of)
 
     def _rewind_metrics(self, step: int) -> None:
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
                 if json.loads(line)["step"] > step:
                     break
-            except ValueError:  # half a line, written as the power went off
+            except (ValueError, KeyError, TypeError):  # half a line, written as the power went off
                 break
             kept.append(line)
         write_atomically(self.metrics, "".join(kept).encode())
