@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from mrl_text.choices import Dtype
 from mrl_text.dtypes import compute_dtype
@@ -61,24 +61,83 @@ def load(
         model = MatryoshkaEncoder(
             source.path, device=device, backend=backend, trust_remote_code=source.trust_remote_code, **kwargs
         )
-    except (OSError, EOFError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (ImportError, torch.OutOfMemoryError):  # an own code's package, which the error names; no memory
+        raise
+    except Exception as error:  # of a damaged file each of the many readers raises what it likes
+        if "trust_remote_code" in str(error) and not source.trust_remote_code:
+            where = f"in {source.path}" if source.is_local else f"at https://huggingface.co/{source.path}"
+            raise ValueError(
+                f"model {source.name} comes with code of its own, which would run here with your rights: read it"
+                f" {where}, then allow it with --trust-remote-code (trust_remote_code=True)"
+            ) from error
+        reason = _damaged_file(source) or " ".join(str(error).split()).partition(". ")[0][:200]
         fix = "copy or save the folder again, whole" if source.is_local else "check the name, the network and HF_TOKEN"
-        reason = " ".join(str(error).split()).partition(". ")[0][:200]
-        raise FileNotFoundError(f"model {source.name} cannot be loaded from {source.path}; {fix} ({reason})") from error
-    except ValueError as error:
-        if source.trust_remote_code or "trust_remote_code" not in str(error):
-            raise
-        where = f"in {source.path}" if source.is_local else f"at https://huggingface.co/{source.path}"
-        raise ValueError(
-            f"model {source.name} comes with code of its own, which would run here with your rights: read it {where},"
-            " then allow it with --trust-remote-code (trust_remote_code=True)"
-        ) from error
+        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise kind(f"model {source.name} cannot be loaded from {source.path}; {fix} ({reason})") from error
+    _check_sound(model, source)
     if dtype == "auto" and backend == "torch":
         model.to(getattr(torch, compute_dtype(model, "auto")))
     model.truncate_dim = None
     return model
+
+
+def _damaged_file(source: ModelSource) -> str | None:
+    """The first file of a local model that is cut off or no JSON; None where all are whole."""
+    for file in sorted(Path(source.path).rglob("*")) if source.is_local else ():
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+            whole = file.suffix != ".safetensors" or tensors_are_whole(file)
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            return f"{file} is damaged"
+    return None
+
+
+def tensors_are_whole(file: Path) -> bool:
+    """Whether a safetensors file is as long as its head says; see the format's description at huggingface.co."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length < os.fstat(stream.fileno()).st_size:
+            return False
+        head = json.loads(stream.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
+    return file.stat().st_size == 8 + length + max(ends, default=0)
+
+
+def _check_sound(model: MatryoshkaEncoder, source: ModelSource) -> None:
+    """Refuse with ``ValueError`` a model that loads and computes nonsense, or breaks at its first long text."""
+    if broken := not_finite(model):
+        raise ValueError(f"model {source.name}: {broken}: its weights are damaged, fetch or copy them again")
+    tokenizer: Any = getattr(model[0], "tokenizer", None)
+    words: set[str] | None = set(tokenizer.get_vocab()) if hasattr(tokenizer, "get_vocab") else None
+    if words is not None and words <= set(getattr(tokenizer, "all_special_tokens", ())):
+        raise ValueError(
+            f"model {source.name} has no vocabulary, so that all texts would look alike: put its tokenizer files"
+            f" (tokenizer.json, or vocab.txt and the like) into {source.path}"
+        )
+    check_length(model, model.max_seq_length, source.name)
+
+
+def not_finite(model: torch.nn.Module) -> str | None:
+    """Say which weights of a model hold NaN or infinity; None where all are numbers."""
+    state = ((name, value) for name, value in model.state_dict().items() if value.is_floating_point() and value.numel())
+    bad = [name for name, value in state if not torch.isfinite(torch.stack(value.aminmax())).all()]
+    return f"{bad[0]}{f' and {len(bad) - 1} more' if bad[1:] else ''} holds NaN or infinity" if bad else None
+
+
+def check_length(model: MatryoshkaEncoder, tokens: int | None, name: str) -> None:
+    """Refuse with ``ValueError`` more tokens per text than the model has learned positions for."""
+    for path, table in model.named_modules():
+        if isinstance(table, torch.nn.Embedding) and path.endswith(
+            ("position_embeddings", "position_embedding", "wpe")
+        ):
+            positions = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+            if tokens is not None and tokens > positions:
+                raise ValueError(
+                    f"max_seq_length={tokens}, but model {name} has {positions} positions: give at most {positions}"
+                )
 
 
 def check_device(device: str | None) -> None:

@@ -22,8 +22,10 @@ logger = logging.getLogger(__name__)
 
 def check_data(recipe: Recipe) -> None:
     """Fail early (FileNotFoundError, ValueError) on what can be seen without reading the data."""
-    for source in (*recipe.data.train, *recipe.data.validation):
+    for source in recipe.data.train:
         check_source(source)
+    for source in recipe.data.validation:
+        check_source(source, "validation")
     if not recipe.data.stream:
         return
     if recipe.loss.needs_teacher or recipe.model.rotation or recipe.loss.name == "rotation":

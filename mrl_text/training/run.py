@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import platform
 import shutil
 import zipfile
@@ -18,14 +17,18 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from mrl_text.files import read_json, write_atomically
+from mrl_text.files import peek_json, read_json, write_atomically
+from mrl_text.loading import tensors_are_whole
+from mrl_text.training.base import located
 from mrl_text.training.recipe import Recipe
+from mrl_text.training.recipe_files import load_recipe
 
 logger = logging.getLogger(__name__)
 
 DataFacts = dict[str, dict[str, Any]]  # source -> its rows and the hash of its texts
 
 _STREAMED_ROWS = 1000
+_STATE = ("optimizer", "scheduler", "rng_state")  # of a checkpoint, besides weights and trainer_state.json
 _RECORDED_PACKAGES = ("mrl-text", "sentence-transformers", "torch", "transformers", "datasets", "accelerate", "numpy")
 
 
@@ -35,6 +38,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe = path / "recipe.yaml"  # the resolved recipe; training it again repeats the run
+        self.before = path / "start.json"  # validation scores of the starting model
+        self.rotation = path / "rotation.npy"  # where the recipe asks for one; what was fitted is in .json beside it
         self.metrics = path / "metrics.jsonl"  # logged values, one JSON object a line
         self.data = path / "data.json"
         """Rows and hash of every source, so that a run goes on with the data it began with."""
@@ -50,19 +55,23 @@ class RunFolder:
             FileExistsError: it holds another run, or this one unfinished and ``resume`` is off.
             ValueError: ``resume`` with a recipe that differs from the folder's own.
         """
-        text = recipe.to_yaml()
         if self.recipe.exists():
-            if not resume:
+            if not resume and not self._began_in_vain():
                 raise FileExistsError(
                     f"{self.path} already holds a run: continue it with --resume, or choose another --output"
                 )
-            previous = self.recipe.read_text(encoding="utf-8")
-            if previous != text:
-                changed = _first_difference(previous, text)
+            if resume and (previous := located(load_recipe(str(self.recipe)))) != recipe:
+                changed = _first_difference(previous.to_yaml(), recipe.to_yaml())
                 raise ValueError(f"cannot resume {self.path} with another recipe ({changed}); choose another --output")
             return
-        if self.path.exists() and any(not file.name.startswith(".recipe.yaml.") for file in self.path.iterdir()):
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"{self.path} is a file: choose a folder as --output")
+        if self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
             raise FileExistsError(f"{self.path} is not empty and holds no run: choose another --output")
+
+    def _began_in_vain(self) -> bool:
+        """Whether a run of ours broke off before anything was kept of it."""
+        return self.versions.exists() and not (self._all_checkpoints() or self.model.exists() or self.result.exists())
 
     def check_data(self, data: DataFacts) -> None:
         """See whether a run that is resumed has the data it began with; writes nothing.
@@ -82,19 +91,34 @@ class RunFolder:
                     " or choose another --output"
                 )
 
-    def start(self, recipe: Recipe, data: DataFacts | None = None) -> None:
+    def start(self, recipe: Recipe, data: DataFacts | None = None, *, resume: bool = False) -> None:
         """Claim the folder for this recipe and data; a run that is resumed keeps what it has."""
+        if not resume and self.recipe.exists():
+            logger.info("%s: an earlier start broke off before its first checkpoint, and is begun anew", self.path)
+            ours = (self.recipe, self.data, self.versions, self.metrics, self.before, self.rotation)
+            for file in (*ours, self.rotation.with_suffix(".json")):
+                file.unlink(missing_ok=True)
         contents: dict[Path, Any] = {self.data: data, self.versions: _versions()}
         if not self.recipe.exists():
             write_atomically(self.recipe, recipe.to_yaml().encode())  # first: with it the folder holds a run
         for file, content in contents.items():
-            if content is not None and not file.exists():
+            if content is not None and peek_json(file) is None:
                 write_atomically(file, json.dumps(content, indent=2).encode())
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to the end and can be read."""
+        """The newest checkpoint that was written to the end and can be read.
+
+        Raises:
+            ValueError: it has weights only, from which a run cannot go on as if undisturbed.
+        """
         for folder in reversed(self._all_checkpoints()):
             if _is_whole(folder):
+                if missing := [name for name in _STATE if not any(folder.glob(f"{name}*"))]:
+                    raise ValueError(
+                        f"cannot resume {self.path}: {folder.name} has no {' and no '.join(missing)}, as with"
+                        " training.save_only_model=true, and without it warm-up and Adam would start over: train from"
+                        f" its weights into another --output with model.name={folder}"
+                    )
                 return folder
             logger.warning("%s was not written to the end and is passed over", folder)
         return None
@@ -108,17 +132,18 @@ class RunFolder:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _all_checkpoints(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of)
+        found = self.checkpoints.glob("checkpoint-*")
+        return sorted((folder for folder in found if folder.name.rpartition("-")[2].isdecimal()), key=_step_of)
 
     def _rewind_metrics(self, step: int) -> None:
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
                 if json.loads(line)["step"] > step:
                     break
-            except ValueError:  # half a line, written as the power went off
+            except (ValueError, KeyError, TypeError):  # half a line, written as the power went off
                 break
             kept.append(line)
         write_atomically(self.metrics, "".join(kept).encode())
@@ -177,22 +202,11 @@ def _is_whole(checkpoint: Path) -> bool:
     """Whether every file of a checkpoint is there to its end; the Trainer writes its state file last."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        tensors = [file for file in checkpoint.rglob("*.safetensors") if not _tensors_are_whole(file)]
+        tensors = [file for file in checkpoint.rglob("*.safetensors") if not tensors_are_whole(file)]
     except (OSError, ValueError):
         return False
     archives = (file for pattern in ("*.pt", "*.pth") for file in checkpoint.glob(pattern))
     return not tensors and all(zipfile.is_zipfile(file) for file in archives)
-
-
-def _tensors_are_whole(file: Path) -> bool:
-    """Whether a safetensors file is as long as its head says; see the format's description at huggingface.co."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length < os.fstat(stream.fileno()).st_size:
-            return False
-        head = json.loads(stream.read(length))
-    ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
-    return file.stat().st_size == 8 + length + max(ends, default=0)
 
 
 def _versions() -> dict[str, str]:

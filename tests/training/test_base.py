@@ -185,3 +185,20 @@ def test_a_base_saved_in_fewer_bits_is_trained_in_float32(
     np.testing.assert_allclose(
         model.to("cpu").encode(["a cat"]), exact.encode(["a cat"], normalize_embeddings=True), atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_seq_length": 65}, "max_seq_length=65, but model .* has 64 positions: give at most 64"),
+        ({"train_seq_length": 65}, "max_seq_length=65, but model .* has 64 positions: give at most 64"),
+        (
+            {"max_seq_length": 32, "train_seq_length": 33},
+            "model.train_seq_length=33, but the model reads 32 tokens: lower",
+        ),
+    ],
+)
+def test_a_length_that_the_model_cannot_read_is_refused(load: Load, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(**options)
+    load(max_seq_length=64, train_seq_length=64)
