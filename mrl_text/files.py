@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 
 def cache_dir() -> Path:
@@ -65,6 +68,31 @@ def peek_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def hold(folder: Path) -> AcquireReturnProxy:
+    """Become the one process that writes into a folder, which is made where it is missing.
+
+    Returns:
+        The lock, held: ``with hold(folder):``, or ``.lock.release()`` later. It is the operating system's, so it ends
+        with the process, however that ends; the file ``.lock`` stays.
+
+    Raises:
+        ValueError: another process holds it; the error says which, where the system lets it be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        holder = peek_json(folder / ".lock")
+        who = "another process"
+        if isinstance(holder, dict) and holder.keys() == {"pid", "host"}:
+            who = f"process {holder['pid']} on {holder['host']}"
+        raise ValueError(f"{who} is writing into {folder}: wait until it ends, or choose another folder") from None
+    with contextlib.suppress(OSError):  # Windows lets nobody else read or write a locked file
+        (folder / ".lock").write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+    return held
 
 
 def check_replaceable(folder: Path, marker: str | None, what: str) -> None:

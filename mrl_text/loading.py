@@ -70,10 +70,46 @@ def load(
             f"model {source.name} comes with code of its own, which would run here with your rights: read it {where},"
             " then allow it with --trust-remote-code (trust_remote_code=True)"
         ) from error
+    _check_sound(model, source)
     if dtype == "auto" and backend == "torch":
         model.to(getattr(torch, compute_dtype(model, "auto")))
     model.truncate_dim = None
     return model
+
+
+def _check_sound(model: MatryoshkaEncoder, source: ModelSource) -> None:
+    """Refuse with ``ValueError`` a model that loads and computes nonsense, or breaks at its first long text."""
+    if broken := not_finite(model):
+        raise ValueError(f"model {source.name}: {broken}: its weights are damaged, fetch or copy them again")
+    tokenizer = getattr(model[0], "tokenizer", None)
+    if hasattr(tokenizer, "get_vocab") and set(tokenizer.get_vocab()) <= set(
+        getattr(tokenizer, "all_special_tokens", ())
+    ):
+        raise ValueError(
+            f"model {source.name} has no vocabulary, so that all texts would look alike: put its tokenizer files"
+            f" (tokenizer.json, or vocab.txt and the like) into {source.path}"
+        )
+    check_length(model, model.max_seq_length, source.name)
+
+
+def not_finite(model: torch.nn.Module) -> str | None:
+    """Say which weights of a model hold NaN or infinity; None where all are numbers."""
+    state = ((name, value) for name, value in model.state_dict().items() if value.is_floating_point() and value.numel())
+    bad = [name for name, value in state if not torch.isfinite(torch.stack(value.aminmax())).all()]
+    return f"{bad[0]}{f' and {len(bad) - 1} more' if bad[1:] else ''} holds NaN or infinity" if bad else None
+
+
+def check_length(model: MatryoshkaEncoder, tokens: int | None, name: str) -> None:
+    """Refuse with ``ValueError`` more tokens per text than the model has learned positions for."""
+    for path, table in model.named_modules():
+        if isinstance(table, torch.nn.Embedding) and path.endswith(
+            ("position_embeddings", "position_embedding", "wpe")
+        ):
+            positions = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+            if tokens is not None and tokens > positions:
+                raise ValueError(
+                    f"max_seq_length={tokens}, but model {name} has {positions} positions: give at most {positions}"
+                )
 
 
 def check_device(device: str | None) -> None:

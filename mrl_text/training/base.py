@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from mrl_text.adapt.adaptation import add_linear
 from mrl_text.cards.trained import ModelCard
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.loading import load
+from mrl_text.loading import check_length, load
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.training.corpus import check_data
-from mrl_text.training.recipe import ModelConfig, Recipe
+from mrl_text.training.recipe import ModelConfig, Recipe, SourceConfig
 
 
 def check_recipe(recipe: Recipe) -> ModelSource:
@@ -28,6 +31,26 @@ def check_recipe(recipe: Recipe) -> ModelSource:
     if width is not None:
         _check_sizes(recipe, width)
     return source
+
+
+def located(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths in place of those of this working directory, so that a run can be repeated."""
+
+    def there(name: str) -> str:
+        path = Path(name).expanduser()
+        return str(path.absolute()) if path.exists() else name
+
+    def sources(given: list[SourceConfig]) -> list[SourceConfig]:
+        return [
+            one if one.source == "docstrings" else one.model_copy(update={"source": there(one.source)}) for one in given
+        ]
+
+    data = recipe.data
+    update: dict[str, Any] = {"train": sources(data.train), "validation": sources(data.validation)}
+    update["check_against"] = data.check_against and [there(name) for name in data.check_against]
+    update["mirror"] = data.mirror and there(data.mirror)
+    model = recipe.model.model_copy(update={"name": there(recipe.model.name)})
+    return recipe.model_copy(update={"model": model, "data": data.model_copy(update=update)})
 
 
 def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
@@ -51,8 +74,14 @@ def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
 
 def _set_options(model: MatryoshkaEncoder, config: ModelConfig) -> None:
     model.prompts.update(config.prompts)  # saved with the model, and used by encode_query and encode_document
+    for tokens in (config.max_seq_length, config.train_seq_length):
+        check_length(model, tokens, config.name)
     if config.max_seq_length is not None and config.static is None:
         model.max_seq_length = config.max_seq_length
+    if (most := model.max_seq_length) and (config.train_seq_length or 0) > most:
+        raise ValueError(
+            f"model.train_seq_length={config.train_seq_length} is more than the model reads, {most} tokens"
+        )
     if config.dropout is not None:
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):

@@ -40,7 +40,7 @@ class NestedRetrievalEvaluator(SentenceEvaluator):
         self.name = name
         self.batch_size = batch_size
         self.greater_is_better = True
-        self.primary_metric = f"{name}_dim{self.dims[-1]}_ndcg@10"
+        self.primary_metric = metric_names(self.dims, name)[-1]
 
     @property
     def description(self) -> str:
@@ -63,6 +63,11 @@ class NestedRetrievalEvaluator(SentenceEvaluator):
         metrics = self.prefix_name_to_metrics(scores, self.name)
         self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
         return dict(metrics)
+
+
+def metric_names(dims: Sequence[int], name: str = "validation") -> list[str]:
+    """What :class:`NestedRetrievalEvaluator` calls its scores, of the smallest size first."""
+    return [f"{name}_dim{dim}_ndcg@10" for dim in sorted(dims)]
 
 
 def nested_ndcg(anchors: torch.Tensor, positives: torch.Tensor, dim: int) -> float:

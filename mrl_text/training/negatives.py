@@ -67,8 +67,8 @@ def mine_negatives(
         raise ValueError(f"{name}: mine_negatives is for pairs, and the columns are {', '.join(data.column_names)}")
     prompts = dict(prompts or {})
     file = (cache or cache_dir() / "negatives") / f"{_key(data, config, model, prompts)}.parquet"
-    if file.is_file():
-        mined = Dataset(pq.read_table(file))
+    mined = _mined_before(file)
+    if mined is not None:
         logger.info("%s: hard negatives mined before, from %s", name, file)
     else:
         logger.info("%s: mining %d hard negatives for each of %d rows", name, config.num, len(data))
@@ -83,6 +83,18 @@ def mine_negatives(
         )
     if dropped := len(data) - len(mined):
         logger.warning("%s: %d of %d rows have too few hard negatives and are left out", name, dropped, len(data))
+    return mined
+
+
+def _mined_before(file: Path) -> Dataset | None:
+    """What is kept of an earlier run; None where nothing is, or where it is damaged, which is said."""
+    try:
+        mined = Dataset(pq.read_table(file))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:  # pyarrow's errors are of both kinds
+        logger.warning("%s is damaged (%.100s): negatives are mined again", file, " ".join(str(error).split()))
+        return None
     return mined
 
 

@@ -16,6 +16,9 @@ from mrl_text.training.recipe import Recipe
 from mrl_text.training.run import RunFolder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mrl_text.adapt.adaptation import Adaptation
     from mrl_text.encoder import MatryoshkaEncoder
 
 logger = logging.getLogger(__name__)
@@ -43,16 +46,26 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
     teacher = copy.deepcopy(model).to(getattr(torch, compute_dtype(model, "auto")))
     taught = add_teacher(data, teacher, prompts=prompts)
     if rotates:
-        from mrl_text.adapt import apply, fit, load_adaptation
+        from mrl_text.adapt import apply
 
-        file = folder.path / "rotation.npy"
-        if not file.exists():
-            vectors = _vectors(taught, model.width or 0, recipe.seed)
-            weights = recipe.loss.weights if recipe.loss.name == "rotation" else None  # else they are the training's
-            fit(vectors, dims=recipe.loss.dims, weights=weights, seed=recipe.seed).save(file)
-        model = apply(model, load_adaptation(file))
+        model = apply(model, _rotation(recipe, model, taught, folder.rotation))
         model.matryoshka_dims = recipe.loss.dims
     return model, taught if keeps else data
+
+
+def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path) -> Adaptation:
+    """The rotation of the run: fitted once, and again where its files are damaged."""
+    from mrl_text.adapt import fit, load_adaptation
+
+    try:
+        return load_adaptation(file)
+    except (FileNotFoundError, ValueError) as error:
+        if file.exists():
+            logger.warning("%s; the rotation is fitted again", error)
+    weights = recipe.loss.weights if recipe.loss.name == "rotation" else None  # else they are the training's
+    vectors = _vectors(taught, model.width or 0, recipe.seed)
+    fit(vectors, dims=recipe.loss.dims, weights=weights, seed=recipe.seed).save(file)
+    return load_adaptation(file)
 
 
 def _vectors(data: Dataset | DatasetDict, width: int, seed: int) -> np.ndarray:

@@ -100,7 +100,8 @@ class SourceConfig(_Section):
         """Short name for logs and the model card."""
         if self.source == "docstrings" and self.packages:
             return f"docstrings of {', '.join(self.packages)}"
-        return Path(self.source).stem if Path(self.source).suffix else self.source
+        path = Path(self.source)
+        return path.stem if path.suffix else path.name if path.is_absolute() else self.source
 
     @model_validator(mode="after")
     def _options_fit_source(self) -> SourceConfig:
@@ -153,6 +154,35 @@ class DataConfig(_Section):
             raise ValueError("stream: mine_negatives needs all rows at once: leave one of the two out")
         return self
 
+
+_NOT_TAKEN = {
+    "output_dir": "a run is one folder, chosen with --output",
+    "resume_from_checkpoint": "leave it out, and continue a run with --resume",
+    "prompts": "name them in model.prompts, with which they are saved, too",
+    "warmup_ratio": "give the share as training.warmup_steps, such as 0.1",
+    "disable_tqdm": "a run shows one progress bar: leave it out",
+    "neftune_noise_alpha": "sentence-transformers cannot add noise to token embeddings: leave it out",
+    "use_liger_kernel": "sentence-transformers has no use for its kernels: leave it out",
+    "auto_find_batch_size": "another batch would be another training: choose training.per_device_train_batch_size, and"
+    " where memory is short loss.mini_batch_size",
+    "enable_jit_checkpoint": "an interrupted run saves a checkpoint anyway: leave it out",
+    "debug": "its hooks break on the attention masks of sentence encoders: leave it out",
+    "ignore_data_skip": "a run that is continued would see the same rows again: leave it out",
+    "data_seed": "training.seed decides the order of the rows, too: leave it out",
+    **dict.fromkeys(
+        "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision".split(),
+        "share the finished model, with its card, by mrl-text push: leave it out",
+    ),
+    **dict.fromkeys(
+        "label_smoothing_factor label_names include_for_metrics batch_eval_metrics eval_do_concat_batches"
+        " eval_use_gather_object eval_accumulation_steps prediction_loss_only bf16_full_eval fp16_full_eval"
+        " include_num_input_tokens_seen average_tokens_across_devices use_cache remove_unused_columns"
+        " train_sampling_strategy length_column_name liger_kernel_config do_train do_eval do_predict"
+        " local_rank".split(),
+        "has no effect on a sentence encoder: leave it out",
+    ),
+}
+"""Training arguments that are not passed on -> why, and what to do instead."""
 
 _UNUSED = {
     "nested_infonce": "layers_per_step",
@@ -247,17 +277,18 @@ class Recipe(_Section):
     model: ModelConfig
     data: DataConfig
     loss: LossConfig
-    training: dict[str, Any] = {}  # passed to ``SentenceTransformerTrainingArguments`` unchanged
+    training: dict[str, Any] = {}  # ``SentenceTransformerTrainingArguments``; what would have no effect is refused
     eval: EvalConfig = EvalConfig()
 
     @field_validator("training")
     @classmethod
     def _known_arguments(cls, training: dict[str, Any]) -> dict[str, Any]:
-        if unknown := set(training) - training_argument_names():
-            word = sorted(unknown)[0]
-            raise ValueError(f"{word}: unknown training argument{did_you_mean(word, training_argument_names())}")
-        if "output_dir" in training:
-            raise ValueError("output_dir: a run is one folder, chosen with --output")
+        defaults = _training_defaults()
+        for name, value in training.items():
+            if name not in defaults:
+                raise ValueError(f"{name}: unknown training argument{did_you_mean(name, defaults)}")
+            if name in _NOT_TAKEN and value != defaults[name]:
+                raise ValueError(f"{name}={value}: {_NOT_TAKEN[name]}")
         return training
 
     @model_validator(mode="after")
@@ -282,11 +313,13 @@ class Recipe(_Section):
 
     def to_yaml(self) -> str:
         """The recipe as YAML with every default written out, so that it means the same in a later version."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(exclude_none=True)))
+        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump()))
 
 
-def training_argument_names() -> set[str]:
-    """Names that the ``training`` section may use."""
+def _training_defaults() -> dict[str, Any]:
+    """What the ``training`` section may name, and what the Trainer takes where it does not."""
     from sentence_transformers import SentenceTransformerTrainingArguments
 
-    return {field.name for field in dataclasses.fields(SentenceTransformerTrainingArguments) if field.init}
+    fields = [field for field in dataclasses.fields(SentenceTransformerTrainingArguments) if field.init]
+    unset = dataclasses.MISSING
+    return {one.name: one.default if one.default_factory is unset else one.default_factory() for one in fields}

@@ -20,12 +20,14 @@ from datasets import Dataset, IterableDataset
 
 from mrl_text.files import read_json, write_atomically
 from mrl_text.training.recipe import Recipe
+from mrl_text.training.recipe_files import load_recipe
 
 logger = logging.getLogger(__name__)
 
 DataFacts = dict[str, dict[str, Any]]  # source -> its rows and the hash of its texts
 
 _STREAMED_ROWS = 1000
+_STATE = ("optimizer", "scheduler", "rng_state")  # of a checkpoint, besides weights and trainer_state.json
 _RECORDED_PACKAGES = ("mrl-text", "sentence-transformers", "torch", "transformers", "datasets", "accelerate", "numpy")
 
 
@@ -35,6 +37,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe = path / "recipe.yaml"  # the resolved recipe; training it again repeats the run
+        self.before = path / "start.json"  # validation scores of the starting model
+        self.rotation = path / "rotation.npy"  # where the recipe asks for one; what was fitted is in .json beside it
         self.metrics = path / "metrics.jsonl"  # logged values, one JSON object a line
         self.data = path / "data.json"
         """Rows and hash of every source, so that a run goes on with the data it began with."""
@@ -50,19 +54,21 @@ class RunFolder:
             FileExistsError: it holds another run, or this one unfinished and ``resume`` is off.
             ValueError: ``resume`` with a recipe that differs from the folder's own.
         """
-        text = recipe.to_yaml()
         if self.recipe.exists():
-            if not resume:
+            if not resume and not self._began_in_vain():
                 raise FileExistsError(
                     f"{self.path} already holds a run: continue it with --resume, or choose another --output"
                 )
-            previous = self.recipe.read_text(encoding="utf-8")
-            if previous != text:
-                changed = _first_difference(previous, text)
+            if resume and (previous := load_recipe(str(self.recipe))) != recipe:
+                changed = _first_difference(previous.to_yaml(), recipe.to_yaml())
                 raise ValueError(f"cannot resume {self.path} with another recipe ({changed}); choose another --output")
             return
-        if self.path.exists() and any(not file.name.startswith(".recipe.yaml.") for file in self.path.iterdir()):
+        if self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
             raise FileExistsError(f"{self.path} is not empty and holds no run: choose another --output")
+
+    def _began_in_vain(self) -> bool:
+        """Whether a run of ours broke off before anything was kept of it."""
+        return self.versions.exists() and not (self._all_checkpoints() or self.model.exists() or self.result.exists())
 
     def check_data(self, data: DataFacts) -> None:
         """See whether a run that is resumed has the data it began with; writes nothing.
@@ -82,8 +88,13 @@ class RunFolder:
                     " or choose another --output"
                 )
 
-    def start(self, recipe: Recipe, data: DataFacts | None = None) -> None:
+    def start(self, recipe: Recipe, data: DataFacts | None = None, *, resume: bool = False) -> None:
         """Claim the folder for this recipe and data; a run that is resumed keeps what it has."""
+        if not resume and self.recipe.exists():
+            logger.info("%s: an earlier start broke off before its first checkpoint, and is begun anew", self.path)
+            ours = (self.recipe, self.data, self.versions, self.metrics, self.before, self.rotation)
+            for file in (*ours, self.rotation.with_suffix(".json")):
+                file.unlink(missing_ok=True)
         contents: dict[Path, Any] = {self.data: data, self.versions: _versions()}
         if not self.recipe.exists():
             write_atomically(self.recipe, recipe.to_yaml().encode())  # first: with it the folder holds a run
@@ -92,9 +103,19 @@ class RunFolder:
                 write_atomically(file, json.dumps(content, indent=2).encode())
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to the end and can be read."""
+        """The newest checkpoint that was written to the end and can be read.
+
+        Raises:
+            ValueError: it has weights only, from which a run cannot go on as if undisturbed.
+        """
         for folder in reversed(self._all_checkpoints()):
             if _is_whole(folder):
+                if missing := [name for name in _STATE if not any(folder.glob(f"{name}*"))]:
+                    raise ValueError(
+                        f"cannot resume {self.path}: {folder.name} has no {' and no '.join(missing)}, as with"
+                        " training.save_only_model=true, and without it warm-up and Adam would start over: train from"
+                        f" its weights into another --output with model.name={folder}"
+                    )
                 return folder
             logger.warning("%s was not written to the end and is passed over", folder)
         return None

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 from sentence_transformers import SentenceTransformerTrainingArguments
 
-from mrl_text.training.recipe import Recipe
+from mrl_text.training.recipe import ModelConfig, Recipe
 from mrl_text.training.recipe_files import load_recipe, recipe_description, recipe_text, shipped_recipes
 
 SHIPPED = [
@@ -218,6 +218,13 @@ def test_an_override_that_cannot_be_applied_is_named(override: str) -> None:
         ("model.dropout=1", "model.dropout: "),
         ("training=5", "training: "),
         ("training.output_dir=runs/mine", "chosen with --output"),
+        ("training.resume_from_checkpoint=runs/mine", "continue a run with --resume"),
+        ("training.prompts={anchor: 'q: '}", "name them in model.prompts"),
+        ("training.warmup_ratio=0.2", "warmup_ratio=0.2: give the share as training.warmup_steps, such as 0.1"),
+        ("training.push_to_hub=true", "share the finished model, with its card, by mrl-text push"),
+        ("training.label_smoothing_factor=0.1", "label_smoothing_factor=0.1: has no effect on a sentence encoder"),
+        ("training.neftune_noise_alpha=5", "cannot add noise to token embeddings"),
+        ("training.data_seed=7", "training.seed decides the order of the rows, too"),
         ("eval.dims=[a]", "eval.dims.0: "),
     ],
 )
@@ -297,9 +304,8 @@ def test_a_recipe_written_as_yaml_is_the_same_recipe_again(write: Writer, name: 
 
 def test_a_recipe_is_written_with_its_defaults_so_that_a_later_version_reads_the_same() -> None:
     written = yaml.safe_load(Recipe.model_validate(MINIMAL).to_yaml())
-    defaults = {"freeze_embeddings": False, "prompts": {}, "rotation": False, "blend": 1.0}
-    defaults["trust_remote_code"] = False
-    assert written["model"] == {**MINIMAL["model"], **defaults}
+    assert written["model"] == ModelConfig(**MINIMAL["model"]).model_dump()
+    assert written["model"].items() >= {"dropout": None, "prompts": {}, "blend": 1.0}.items()
     assert written["loss"].items() >= {"dims": [8, 16, 32], "name": "nested_infonce", "scale": 20.0}.items()
     assert Recipe.model_validate(written) == Recipe.model_validate(MINIMAL)
 

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,10 @@ from sentence_transformers import SentenceTransformer
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.training import base as base_module
+from mrl_text.training.arguments import training_arguments
+from mrl_text.training.base import located
 from mrl_text.training.callbacks import MetricsLog
+from mrl_text.training.evaluator import NestedRetrievalEvaluator
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.recipe_files import load_recipe, shipped_recipes
 from mrl_text.training.run import RunFolder
@@ -124,7 +131,7 @@ def test_every_shipped_recipe_trains(
     model = train(recipe, tmp_path / "run")
     assert model == tmp_path / "run" / "model"
     result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
-    always = {"recipe.yaml", "versions.json", "data.json", "model", "result.json"}
+    always = {".lock", "recipe.yaml", "versions.json", "data.json", "model", "result.json"}
     trained = set() if name == "rotation" else {"metrics.jsonl", "checkpoints"}
     assert result.get("steps") == (1 if trained else None)
     written = {file.name for file in (tmp_path / "run").iterdir()}
@@ -291,9 +298,44 @@ MISTAKES = [
     ("model.name=/nowhere/model", FileNotFoundError, "no model at /nowhere/model"),
     ("model.width=48", ValueError, "^model.width=48, but .*tiny-bert.* has only 32"),
     ("model.width=16", ValueError, "loss.dims asks for 32, but .*tiny-bert.* has width 16"),
-    ("training.lr_scheduler_type=banana", ValueError, "^training: banana is not a valid SchedulerType"),
-    ("training.save_steps=2.5", ValueError, "^training: --save_steps must be an integer"),
-    ("training.eval_strategy=often", ValueError, "^training: often is not a valid IntervalStrategy"),
+    (
+        "training.lr_scheduler_type=banana",
+        ValueError,
+        "^training.lr_scheduler_type 'banana' is unknown; known: .*cosine",
+    ),
+    ("training.lr_scheduler_type=warmup_stable_decay", ValueError, "^training.lr_scheduler_type=.* 'num_decay_steps'"),
+    ("training.lr_scheduler_kwargs={depth: 1}", ValueError, "^training.lr_scheduler_kwargs={'depth': 1}: .*'depth'"),
+    ("training.save_steps=2.5", ValueError, "^training.save_steps=2.5: --save_steps must be an integer"),
+    ("training.save_steps=0", ValueError, "^training.save_steps=0: must be above 0"),
+    ("training.save_total_limit=0", ValueError, "^training.save_total_limit=0: must be at least 1"),
+    ("training.eval_strategy=often", ValueError, "^training.eval_strategy 'often' is unknown; known: epoch, no, steps"),
+    ("training.eval_steps=-3", ValueError, "^training.eval_steps=-3: must be above 0"),
+    ("training.optim=adamw_8bit", ValueError, "^training.optim=adamw_8bit: You need to install `bitsandbytes`"),
+    ("training.optim_args=fast", ValueError, "^training.optim_args=fast: "),
+    ("training.adam_beta1=1.0", ValueError, "^training.adam_beta1=1.0: Invalid beta parameter"),
+    ("training.weight_decay=.nan", ValueError, "^training.weight_decay=nan: must be a finite number"),
+    ("training.learning_rate=.nan", ValueError, "^training.learning_rate=nan: must be a finite number"),
+    (
+        "training.gradient_accumulation_steps=0",
+        ValueError,
+        "^training.gradient_accumulation_steps=0: must be at least 1",
+    ),
+    (
+        "training.dataloader_persistent_workers=true",
+        ValueError,
+        "^training.dataloader_persistent_workers=True: .* needs",
+    ),
+    ("training.fsdp=full_shard", ValueError, "^training.fsdp=full_shard: Using fsdp only works in distributed"),
+    ("training.fp16=true", ValueError, "^training.fp16=True needs a CUDA GPU"),
+    ("training.log_level=loud", ValueError, "^training.log_level 'loud' is unknown"),
+    ("training.report_to=wandb", ValueError, "^training.report_to=wandb: wandb is not installed: pip install wandb"),
+    ("training.report_to=[wand]", ValueError, "^training.report_to 'wand' is unknown; did you mean 'wandb'"),
+    ("training.batch_sampler=group_by_label", ValueError, "^training.batch_sampler=group_by_label: None of the valid"),
+    (
+        "training.metric_for_best_model=loss",
+        ValueError,
+        "^training.metric_for_best_model 'loss' is unknown; known: valid",
+    ),
     ("training.learning_rate=fast", ValueError, "^training.*learning_rate"),
     ("training.max_steps=many", ValueError, "^training.*max_steps"),
     ("training.seed=lucky", ValueError, "^training.*seed"),
@@ -326,6 +368,161 @@ def test_a_run_that_failed_on_its_data_can_be_started_again_with_other_columns(
     for wrong in ("data.train[0].columns=[anchor,answer]", "data.validation[0].columns=[anchor,answer]"):
         with pytest.raises(ValueError, match="has no column 'answer'"):
             train(make_recipe(wrong), tmp_path / "run")
+
+
+def test_a_run_that_broke_off_before_its_first_checkpoint_can_be_begun_anew(
+    make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(
+        FloatingPointError, match="the loss is nan at step 1, before any weight was changed: lower loss.scale"
+    ):
+        train(make_recipe("loss.scale=1e39"), folder.path)
+    (folder.path / "notes.txt").write_text("mine", encoding="utf-8")
+    folder.metrics.write_text('{"step": 1, "loss": 1.0}\n', encoding="utf-8")  # of what broke off
+    with pytest.raises(ValueError, match="with another recipe"):
+        train(make_recipe("training.max_steps=1"), folder.path, resume=True)
+    with caplog.at_level("INFO"):
+        train(make_recipe("training.max_steps=1", "data.validation=[]"), folder.path)
+    assert "broke off before its first checkpoint, and is begun anew" in caplog.text
+    assert not folder.before.exists(), "of the start that failed"
+    assert (folder.path / "notes.txt").read_text(encoding="utf-8") == "mine"
+    assert list(losses(folder)) == [1]
+    assert losses(folder)[1] > 1
+    assert load_recipe(str(folder.recipe)).data.validation == []
+    with pytest.raises(FileExistsError, match="already holds a run: continue it with --resume"):
+        train(make_recipe("training.max_steps=1"), folder.path)
+
+
+def test_a_folder_with_a_recipe_of_its_own_is_no_start_that_failed(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("# by hand\nmodel: {}\n", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        train(make_recipe(), tmp_path)
+    assert contents(tmp_path) == {"recipe.yaml": b"# by hand\nmodel: {}\n"}
+
+
+def test_a_folder_that_another_process_trains_in_is_refused_and_a_lock_left_behind_is_not_in_the_way(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(base_module, "MatryoshkaEncoder", refuse_model)
+    folder = RunFolder(tmp_path / "run")
+    holding = (
+        "import sys, time; from pathlib import Path; from mrl_text.files import hold; held = hold(Path(sys.argv[1]))"
+    )
+    script = f"{holding}; print('held', flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", script, str(folder.path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        for resume in (False, True):
+            with pytest.raises(
+                ValueError, match=f"^process {process.pid} on {platform.node()} is writing into .*run: wait"
+            ):
+                train(make_recipe(), folder.path, resume=resume)
+    finally:
+        process.kill()
+        process.communicate()
+    with pytest.raises(ValueError, match="has no column 'answer'"):  # the lock is free
+        train(make_recipe("data.train[0].columns=[anchor,answer]"), folder.path)
+
+
+def test_a_score_that_falls_ends_with_the_weights_that_scored_best(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scores, lengths = iter([0.1, 0.5, 0.9, 0.4, 0.3, 0.9]), []
+
+    def measured(self: NestedRetrievalEvaluator, model: MatryoshkaEncoder, *arguments: Any, **options: Any) -> Any:
+        lengths.append(model.max_seq_length)
+        score = next(scores)
+        return {f"validation_dim{dim}_ndcg@10": score if dim == 32 else 1 - score for dim in (8, 16, 32)}
+
+    monkeypatch.setattr(NestedRetrievalEvaluator, "__call__", measured)
+    folder = RunFolder(tmp_path / "run")
+    best = "training.load_best_model_at_end=true"
+    train(
+        make_recipe(
+            best, "training.eval_steps=2", "training.save_steps=2", "model.max_seq_length=8", "model.train_seq_length=4"
+        ),
+        folder.path,
+    )
+    assert lengths == [8] * 6, "before, at four steps and after, at the length that is saved"
+    assert json.loads(folder.result.read_text(encoding="utf-8"))["best_step"] == 4
+    kept, last = (load_file(folder.checkpoints / f"checkpoint-{step}" / "model.safetensors") for step in (4, 8))
+    assert [name for name, value in weights(folder).items() if not torch.equal(value, kept[name])] == []
+    assert any(not torch.equal(kept[name], last[name]) for name in kept)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "load_best_model_at_end=true",
+        "save_strategy=best",
+        "eval_strategy=steps",
+        "lr_scheduler_type=reduce_lr_on_plateau",
+    ],
+)
+def test_what_needs_scores_needs_validation_data(make_recipe: MakeRecipe, tmp_path: Path, override: str) -> None:
+    with pytest.raises(ValueError, match=f"^training.{override.partition('=')[0]}=.* needs validation data"):
+        training_arguments(make_recipe(f"training.{override}", "data.validation=[]"), tmp_path)
+
+
+def test_yaml_words_for_no_and_nothing_are_taken_as_they_are_meant(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    words = ["save_strategy=no", "eval_strategy=no", "report_to=null", "save_total_limit=null"]
+    arguments = training_arguments(make_recipe(*(f"training.{word}" for word in words)), tmp_path / "run")
+    assert (arguments.save_strategy, arguments.eval_strategy) == ("no", "no")
+    assert (arguments.report_to, arguments.save_total_limit) == ([], None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_best_step_is_chosen_by_the_largest_size_unless_told_otherwise(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    best = make_recipe("training.load_best_model_at_end=true", "training.save_steps=4")
+    arguments = training_arguments(best, tmp_path)
+    assert (arguments.metric_for_best_model, arguments.greater_is_better) == ("validation_dim32_ndcg@10", True)
+    told = training_arguments(
+        make_recipe("training.save_strategy=best", "training.metric_for_best_model=eval_validation_dim8_ndcg@10"),
+        tmp_path,
+    )
+    assert told.metric_for_best_model == "eval_validation_dim8_ndcg@10"
+
+
+def test_weights_that_broke_in_the_last_step_are_not_saved(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    wild = (
+        "training.learning_rate=1e38",
+        "training.max_steps=1",
+        "training.warmup_steps=0",
+        "training.weight_decay=1.0e38",
+    )
+    with pytest.raises(FloatingPointError, match=r"holds NaN or infinity after the last step; lower training\.learn"):
+        train(make_recipe(*wild), tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_run_can_be_repeated_from_anywhere(
+    make_recipe: MakeRecipe, pairs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(pairs.parent)
+    (pairs.parent / "folder").mkdir(exist_ok=True)
+    shutil.copy(pairs, pairs.parent / "folder")
+    folder = RunFolder(tmp_path / "run")
+    relative = ("data.train=[{source: folder, mine_negatives: {relative_margin: null}}, {source: docstrings}]",)
+    relative += (
+        f"data.validation=[{{source: {pairs.name}}}]",
+        "data.check_against=[SciFact, folder]",
+        "training.save_total_limit=null",
+    )
+    recipe = make_recipe(*relative)
+    folder.start(located(recipe))
+    monkeypatch.chdir(tmp_path)
+    again = load_recipe(str(folder.recipe))
+    assert [source.source for source in again.data.train] == [str(pairs.parent / "folder"), "docstrings"]
+    assert again.data.train[0].label == "folder"
+    assert again.data.train[0].mine_negatives.relative_margin is None
+    assert again.data.validation[0].source == str(pairs)
+    assert again.data.check_against == ["SciFact", str(pairs.parent / "folder")]
+    assert again.training["save_total_limit"] is None
+    folder.check(located(again), resume=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -411,6 +608,8 @@ def test_a_checkpoint_that_was_not_written_to_the_end_is_passed_over(
     assert folder.last_checkpoint() is None
     for step in (2, 10, 9):
         (folder.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({}, folder.checkpoints / f"checkpoint-{step}" / name)
     for step in (2, 9):
         (folder.checkpoints / f"checkpoint-{step}" / "trainer_state.json").write_text("{}", encoding="utf-8")
     if state is not None:
@@ -425,7 +624,8 @@ def test_a_checkpoint_that_was_not_written_to_the_end_is_passed_over(
 @pytest.mark.parametrize("override", ["training.learning_rate=1e30", "loss.scale=1e39"])
 def test_a_loss_that_is_no_number_stops_the_run(make_recipe: MakeRecipe, tmp_path: Path, override: str) -> None:
     folder = RunFolder(tmp_path / "run")
-    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d; lower training.learning_rate"):
+    cause = "training.learning_rate" if "rate" in override else "loss.scale"
+    with pytest.raises(FloatingPointError, match=rf"the loss is (nan|inf) at step \d.* lower {cause}"):
         train(make_recipe(override, "training.warmup_steps=0"), folder.path)
     assert not folder.result.exists()
     assert not folder.model.exists()

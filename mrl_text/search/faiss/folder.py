@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy
 
-from mrl_text.files import write_atomically
+from mrl_text.files import hold, write_atomically
 
 MANIFEST = "index.json"
 VECTORS = "vectors.f16"
@@ -41,7 +41,7 @@ class IndexFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest: dict[str, Any] = {}
-        self._lock: FileLock | None = None
+        self._lock: AcquireReturnProxy | None = None
         self._tables: dict[str, pa.Table] = {}
 
     @classmethod
@@ -88,16 +88,11 @@ class IndexFolder:
         """
         if self._lock is not None:
             return
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(f"another process is writing to {self.path}: wait until it is done") from None
-        self._lock = lock
+        self._lock = hold(self.path)
         if not (self.path / MANIFEST).exists():
             return
         if read_manifest(self.path)["generation"] != self.manifest["generation"]:
-            lock.release()
+            self._lock.lock.release()
             self._lock = None
             raise ValueError(f"{self.path} was changed by another process since it was loaded: load it again")
         self._drop_leftovers()
@@ -107,7 +102,7 @@ class IndexFolder:
         if self._lock is not None:
             if (self.path / MANIFEST).exists():
                 self._drop_leftovers()
-            self._lock.release()
+            self._lock.lock.release()
             self._lock = None
 
     def _drop_leftovers(self) -> None:
