@@ -127,7 +127,7 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
         """Rows of the next batch, where that many rows and batches are left."""
         # accelerate takes batches of unequal size for the last one, where it deals them to several processes
         even = self.is_tight or (batches <= 2 and not self.drop_last and get_world_size() == 1)
-        return min(self.batch_size, -(-rows // batches)) if even else self.batch_size
+        return int(min(self.batch_size, -(-rows // batches)) if even else self.batch_size)
 
 
 class LengthBatchSampler(NoDuplicatesBatchSampler):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset
@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Data = Dataset | DatasetDict | IterableDataset
+Data: TypeAlias = Dataset | DatasetDict | IterableDataset
 
 
 def check_data(recipe: Recipe) -> None:
     """Fail early (FileNotFoundError, ValueError) on what can be seen without reading the data."""
     for source in (*recipe.data.train, *recipe.data.validation):
         check_source(source)
+    if recipe.data.mirror is not None and not Path(recipe.data.mirror).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"data.mirror: no folder at {recipe.data.mirror}; mrl-text mirror TASK FOLDER makes one"
+        )
     if not recipe.data.stream:
         return
     if recipe.loss.needs_teacher or recipe.model.rotation or recipe.loss.name == "rotation":
@@ -72,50 +76,24 @@ def load_training_data(recipe: Recipe) -> Dataset | DatasetDict | IterableDatase
     return DatasetDict({name: _cleaned(part, name, recipe, evaluation, seen) for name, part in data.items()})
 
 
-def training_prompts(recipe: Recipe, model: MatryoshkaEncoder, data: Data) -> dict[str, str] | None:
+def training_prompts(model: MatryoshkaEncoder, data: Data) -> dict[str, str] | None:
     """Column -> text put before its texts in training, mining and the teacher's vectors; None where there is none.
 
     The model's own rule (:meth:`mrl_text.MatryoshkaEncoder.prompt_for`), by which validation, evaluation and use go,
-    too: anchors are queries, all other columns documents. ``training.prompts`` wins.
+    too: anchors are queries, all other columns documents. A recipe's ``model.prompts`` are the model's by then.
     """
-    columns = _columns(data)
-    roles = {name: model.prompt_for("query" if name == "anchor" else "document") or "" for name in columns}
-    prompts = roles | given_prompts(recipe, columns)
-    if prompts != roles:
-        logger.warning(
-            "training.prompts are for training alone; validation, evaluation and use go by the prompts of the model:"
-            " give model.prompts to save them with it"
-        )
+    parts = data.values() if isinstance(data, dict) else [data]
+    columns = dict.fromkeys(name for part in parts for name in text_columns(part))
+    prompts = {name: model.prompt_for("query" if name == "anchor" else "document") or "" for name in columns}
     return prompts if any(prompts.values()) else None
-
-
-def given_prompts(recipe: Recipe, columns: Sequence[str]) -> dict[str, str]:
-    """What ``training.prompts`` says: column -> text.
-
-    Raises:
-        ValueError: it is neither a text nor texts by column.
-    """
-    given = recipe.training.get("prompts")
-    if given is None or isinstance(given, str):
-        return dict.fromkeys(columns, given) if given else {}
-    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
-        raise ValueError(f"training.prompts={given}: expected a text, or a text for each of {', '.join(columns)}")
-    if unknown := [str(name) for name in given if name not in columns]:
-        raise ValueError(
-            f"training.prompts: there is no column {unknown[0]!r}; the columns are {', '.join(columns)}, whatever they"
-            " are called in the files"
-        )
-    return given
 
 
 def check_batches(recipe: Recipe, data: Data, *, batch_size: int, drop_last: bool, processes: int = 1) -> None:
     """Refuse data of which no batch can be made; tell where batches are smaller than asked or leave rows out.
 
     Raises:
-        ValueError: the reason, with rows, different texts and batch size, and what to change; wrong
-            ``training.prompts``.
+        ValueError: the reason, with rows, different texts and batch size, and what to change.
     """
-    given_prompts(recipe, _columns(data))
     if isinstance(data, IterableDataset):
         return
     parts = data if isinstance(data, DatasetDict) else {recipe.data.train[0].label: data}
@@ -174,11 +152,6 @@ def _tell_batches(name: str, data: Dataset, sampler: NoDuplicatesBatchSampler, p
 
 def _numbered(data: Dataset) -> Dataset:
     return Dataset.from_dict({"anchor": [str(row) for row in range(len(data))]})
-
-
-def _columns(data: Data) -> list[str]:
-    parts = data.values() if isinstance(data, dict) else [data]
-    return list(dict.fromkeys(name for part in parts for name in text_columns(part)))
 
 
 def batch_arguments(recipe: Recipe) -> dict[str, Any]:
