@@ -181,9 +181,14 @@ class AdaptiveIndex:
             TypeError: an id or text that is not a string, or a value of another type.
         """
         vectors, own = check_rows(ids, embeddings, texts, columns, self.width)
+        if len(ids):
+            self.put(ids, vectors, texts, own)
+
+    def put(
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
+    ) -> None:
+        """As :meth:`add`, for one row or more that :func:`mrl_text.search.checks.check_rows` has seen."""
         merge_types(self._rows.column_types, own)
-        if not len(ids):
-            return
         self._folder.lock()
         known = self._rows.find(ids)
         self._rows.append(ids, vectors, texts, own)  # first: where the disk is full, the rows before stay

@@ -37,8 +37,8 @@ def read_facts(link: Link, table: Table) -> dict[str, Any] | None:
     if not value(link, both, table.regclass, table.meta.regclass):
         return None
     statement = sql.SQL("SELECT facts FROM {} WHERE name = %s").format(table.meta.quoted)
-    facts: dict[str, Any] | None = value(link, statement, table.names[-1])
-    return facts
+    facts = value(link, statement, table.names[-1])
+    return facts if isinstance(facts, dict) or facts is None else {}
 
 
 def create(link: Link, table: Table, facts: dict[str, Any]) -> None:
@@ -93,21 +93,24 @@ def add(
         merged = _add_columns(link, table, own)
         # before anything else of the table is held: whoever builds an index waits for that, and we for its end
         link.execute(sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(table.quoted), {})
-        every = [*OWN, *merged]
+        names = [name for name in own if name in merged]
+        filled = [*OWN, *names]
         # of the session's own; unlike ``LIKE``, the form takes over no ``NOT NULL`` of columns that others added
         form = "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
-        link.execute(sql.SQL(form).format(quoted(staging[1]), listed(every), table.quoted), {})
-        names = [name for name in own if name in merged]
-        filled = sql.SQL(", ").join(map(sql.Identifier, [*OWN, *names]))  # a COPY has no parameters
+        link.execute(sql.SQL(form).format(quoted(staging[1]), listed(filled), table.quoted), {})
+        into = sql.SQL(", ").join(map(sql.Identifier, filled))  # a COPY has no parameters
         form = "COPY {} ({}) FROM STDIN (FORMAT BINARY)"
-        with link.cursor().copy(sql.SQL(form).format(sql.Identifier(*staging), filled)) as copy:
+        with link.cursor().copy(sql.SQL(form).format(sql.Identifier(*staging), into)) as copy:
             copy.set_types(["text", table.column, "text", *(TYPES[merged[name]] for name in names)])
             values = [as_type(own[name], merged[name]) for name in names]
             for row in zip(ids, as_stored(vectors, table.column), texts, *values, strict=True):
                 copy.write_row(row)
-        renewed = sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(quoted(name)) for name in every[1:])
+        # what is not given gets its default: null, unless the table's owner chose another, or has it generated
+        renewed = [sql.SQL("{0} = EXCLUDED.{0}").format(quoted(name)) for name in filled[1:]]
+        renewed += [sql.SQL("{} = DEFAULT").format(quoted(name)) for name in merged if name not in names]
         form = "INSERT INTO {0} ({1}) SELECT {1} FROM {2} ON CONFLICT (id) DO UPDATE SET {3}"
-        link.execute(sql.SQL(form).format(table.quoted, listed(every), quoted(*staging), renewed), {})
+        parts = table.quoted, listed(filled), quoted(*staging), sql.SQL(", ").join(renewed)
+        link.execute(sql.SQL(form).format(*parts), {})
 
 
 def _add_columns(link: Link, table: Table, own: dict[str, Any]) -> dict[str, ColumnType]:
