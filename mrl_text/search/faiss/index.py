@@ -14,7 +14,7 @@ from mrl_text.files import replaced_folder
 from mrl_text.search.checks import check_collection, check_queries, check_rows
 from mrl_text.search.columns import ColumnType, merge_types
 from mrl_text.search.faiss.engine import Engine, exact_search, least_seconds
-from mrl_text.search.faiss.folder import IndexFolder, read_manifest
+from mrl_text.search.faiss.folder import IndexFolder, not_described, read_manifest
 from mrl_text.search.faiss.shortlist import Shortlist, check_plan
 from mrl_text.search.faiss.stored_rows import Rows, vector_files
 from mrl_text.search.hits import Hits, StageCost
@@ -106,9 +106,11 @@ class AdaptiveIndex:
                 if verify:
                     read.verify()
                 return cls(read)
-            except (OSError, RuntimeError, ValueError):  # FAISS raises RuntimeError
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                 if read_manifest(path)["generation"] == generation:
-                    raise
+                    if isinstance(error, OSError | ValueError):
+                        raise
+                    raise not_described(path) from error
                 # else another process saved meanwhile, and deleted files that only the state before needed
 
     @property
