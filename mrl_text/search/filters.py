@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
+from mrl_text.search.checks import is_unicode
 from mrl_text.search.columns import ColumnType
 from mrl_text.search.store import Range, Value, Where
 from mrl_text.suggest import did_you_mean
@@ -103,3 +104,5 @@ def _check(name: str, value: Any, type_: ColumnType) -> None:
     endless = isinstance(value, float) and not math.isfinite(value)
     if wrong or endless or (type_ == "float" and abs(value) > sys.float_info.max):
         raise ValueError(f"column {name!r} holds {type_} and cannot be compared with {value!r:.60}")
+    if isinstance(value, str) and not is_unicode(value):
+        raise ValueError(f"column {name!r}: {value[:40]!r} has half of a surrogate pair, which no row has: take it out")

@@ -218,6 +218,14 @@ class Store(ABC):
     def count(self) -> int:
         """Rows that can be found."""
 
+    def is_empty(self) -> bool:
+        """Whether no row can be found."""
+        return not self.count()
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Take the store away for good, whatever it holds."""
+
     @abstractmethod
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         """Rows by id, None for one that is not there."""

@@ -77,6 +77,9 @@ class MemoryStore(Store):
     def count(self) -> int:
         return len(self.vectors)
 
+    def drop(self) -> None:
+        self.vectors.clear()
+
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         return [self.rows.get(name) for name in ids]
 

@@ -28,6 +28,7 @@ from mrl_text.truncation import truncate
 
 MANIFEST = "index.json"
 VECTORS = "vectors.f16"
+_LOCK = ".lock"
 _VERSION = 1
 _GROWING = ".f16"  # files that may hold rows beyond what was saved
 _MEND = "copy it again or build it anew"
@@ -99,7 +100,7 @@ class IndexFolder:
         """
         if self._lock is not None:
             return
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / _LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -120,6 +121,15 @@ class IndexFolder:
                 self._drop_leftovers()
             self._lock.release()
             self._lock = None
+
+    def delete(self) -> None:
+        """Delete the files, the one that says what counts first, and the folder where it has no others."""
+        self.lock()
+        for name in (MANIFEST, *self._expected_sizes(), _LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        self.release()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def _drop_leftovers(self) -> None:
         expected = self._expected_sizes()

@@ -333,6 +333,11 @@ class AdaptiveIndex:
         self._shortlist.written()
         return self.path
 
+    def delete(self) -> None:
+        """Delete the files of the index for good, and the folder where it has no others; ValueError as :meth:`add`."""
+        self._engines.clear()
+        self._folder.delete()
+
     def memory(self) -> dict[str, int]:
         """Bytes by what they are for.
 

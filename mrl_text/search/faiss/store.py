@@ -108,6 +108,10 @@ class FaissStore(Store):
         """Rows that can be found."""
         return len(self.index)
 
+    def drop(self) -> None:
+        """Delete the files of the index, and the folder where it has no others."""
+        self.index.delete()
+
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         """Rows by id."""
         check_strings(ids, len(ids), "ids")

@@ -143,6 +143,15 @@ class PostgresStore(Store):
         """Rows that can be found; the server counts them one by one."""
         return self._connection.run(lambda link: tables.count(link, self._table))
 
+    def is_empty(self) -> bool:
+        """Whether no row can be found; the server looks for one."""
+        statement = sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(self._table.quoted)
+        return bool(self._connection.run(lambda link: tables.value(link, statement)))
+
+    def drop(self) -> None:
+        """Drop the table, on which nothing may depend, and forget what is known about it."""
+        self._connection.run(lambda link: tables.drop(link, self._table))
+
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         """Rows by id."""
         check_strings(ids, len(ids), "ids")

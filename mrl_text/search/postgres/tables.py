@@ -63,6 +63,13 @@ def create(link: Link, table: Table, facts: dict[str, Any]) -> None:
         link.execute(sql.SQL(form).format(table.meta.quoted), [table.names[-1], Jsonb(facts)])
 
 
+def drop(link: Link, table: Table) -> None:
+    """The table and what is known about it, away, both or neither."""
+    with link.transaction():
+        link.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table.quoted), {})
+        link.execute(sql.SQL("DELETE FROM {} WHERE name = %s").format(table.meta.quoted), [table.names[-1]])
+
+
 def columns(link: Link, table: Table) -> dict[str, str]:
     """PostgreSQL's types of the columns that are not the store's, by name, in the order of the table."""
     rows = link.execute(

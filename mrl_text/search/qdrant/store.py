@@ -161,6 +161,10 @@ class QdrantStore(Store):
         """Rows that can be found."""
         return int(self._call("count", exact=True).count)
 
+    def drop(self) -> None:
+        """Delete the collection."""
+        self._call("delete_collection")
+
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         """Rows by id."""
         check_strings(ids, len(ids), "ids")
