@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from qdrant_client.local.persistence import STORAGE_FILE_NAME
 
 from mrl_text.search.checks import check_collection, check_queries, check_strings
 from mrl_text.search.columns import ColumnType, as_type, merge_types
@@ -18,7 +19,7 @@ from mrl_text.search.filters import check_where
 from mrl_text.search.hits import Found
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.qdrant import requests
-from mrl_text.search.qdrant.calls import Address, Client
+from mrl_text.search.qdrant.calls import META, Address, Client
 from mrl_text.search.qdrant.requests import ID, TEXT, models
 from mrl_text.search.retry import closed_on_error
 from mrl_text.search.settings import StoreSettings
@@ -60,8 +61,12 @@ class QdrantStore(Store):
             ValueError: besides, a collection that was not made here, or a folder open elsewhere.
         """
         address = Address.parse(url)
-        if address.folder is not None and not (address.folder / "meta.json").is_file():
-            raise FileNotFoundError(f"no embedded Qdrant in {address.folder}: create the store first")
+        if address.folder is not None:
+            if not (address.folder / META).is_file():
+                raise FileNotFoundError(f"no embedded Qdrant in {address.folder}: create the store first")
+            rows = address.folder / "collection" / address.collection / STORAGE_FILE_NAME
+            if rows.parent.is_dir() and not (rows.is_file() and rows.stat().st_size):  # the client would begin anew
+                raise ValueError(f"{rows} is missing or empty: restore it, or fill another folder")
         client = Client(address)
         with closed_on_error(client):
             if not client("collection_exists"):
