@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 
 def cache_dir() -> Path:
@@ -67,6 +70,31 @@ def peek_json(file: Path) -> Any:
         return None
 
 
+def hold(folder: Path) -> AcquireReturnProxy:
+    """Become the one process that writes into a folder, which is made where it is missing.
+
+    Returns:
+        The lock, held: ``with hold(folder):``, or ``.lock.release()`` later. It is the operating system's, so it ends
+        with the process, however that ends; the file ``.lock`` stays.
+
+    Raises:
+        ValueError: another process holds it; the error says which, where the system lets it be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        holder = peek_json(folder / ".lock")
+        who = "another process"
+        if isinstance(holder, dict) and holder.keys() == {"pid", "host"}:
+            who = f"process {holder['pid']} on {holder['host']}"
+        raise ValueError(f"{who} is writing into {folder}: wait until it ends, or choose another folder") from None
+    with contextlib.suppress(OSError):  # Windows lets nobody else read or write a locked file
+        (folder / ".lock").write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+    return held
+
+
 def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
     """Refuse an output folder that holds something else than what is about to be written.
 
@@ -84,6 +112,27 @@ def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
         raise FileExistsError(f"{folder} has files already: choose another folder for the {what}")
     if not (folder / marker).exists():
         raise FileExistsError(f"{folder} is there and holds no {what}: choose another folder")
+
+
+def check_writable(folder: Path, fix: str) -> None:
+    """Refuse a folder that cannot be made or written, before anything is computed for it; makes nothing.
+
+    Args:
+        folder: may be missing.
+        fix: what the user can do instead, for the error.
+
+    Raises:
+        FileExistsError: it is a file, or lies in one.
+        OSError: nothing can be written there.
+    """
+    place = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not place.is_dir():
+        raise FileExistsError(f"{folder} cannot be a folder, {place} is a file: {fix}")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({error.strerror}): {fix}") from error
 
 
 @contextlib.contextmanager

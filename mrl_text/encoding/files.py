@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from mrl_text.encoding.engines import open_engine
 from mrl_text.encoding.folder import MANIFEST, SHARDS
 from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
 from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
-from mrl_text.files import write_atomically
+from mrl_text.files import hold, write_atomically
 from mrl_text.loading import check_device
 from mrl_text.models import find_model
 from mrl_text.suggest import check_choice
@@ -138,7 +137,7 @@ def encode_files(
     )
     folder = Path(output).expanduser()
     bound = binding(job, found, shard_rows=shard_rows, limit=limit, form=format)
-    with _alone(folder):
+    with hold(folder):
         manifest = read_manifest(folder)
         if manifest is None:
             _refuse_foreign(folder)
@@ -210,19 +209,6 @@ class _Run:
 
     def _file(self, number: int) -> Path:
         return self.folder / SHARDS / f"{number:05d}.parquet"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second writer."""
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"another process is encoding into {folder}: wait for it or choose another folder") from None
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -37,8 +37,8 @@ def check_where(where: Where | None, columns: Mapping[str, ColumnType]) -> Condi
     checked: Conditions = {}
     for name, wanted in (where or {}).items():
         if name not in columns:
-            known = f"; it has {', '.join(sorted(columns))}" if columns else "; it has none"
-            raise ValueError(f"the store has no column {name!r}{did_you_mean(str(name), columns)}{known}")
+            known = did_you_mean(str(name), columns) if columns else "; it has none"
+            raise ValueError(f"the store has no column {name!r}{known}")
         type_ = columns[name]
         if isinstance(wanted, Range):
             if type_ not in ("int", "float"):

@@ -102,7 +102,7 @@ def push(
     check_options(encoding)
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
-    _check_before(store_url, model, dims)
+    _check_before(store_url, model, dims, plan)
     source = open_push_source(
         sources, model=model, keep=keep, work=work, on_duplicate=on_duplicate, progress=progress, **encoding
     )
@@ -176,12 +176,20 @@ def send(
     return PushReport(url, folder, rows, rows - start, stored, lost, problems, chosen, seconds, duplicates)
 
 
-def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None) -> None:
-    """What can be known before anything is encoded: that the store answers, what it holds, and the model's width."""
-    found = find_model(model) if model is not None else None
-    if found is not None and dims is not None:
-        check_dims(dims, peek_width(found))
-    with contextlib.suppress(FileNotFoundError), contextlib.closing(open_store(url)) as store:
+def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None, plan: SearchPlan | None) -> None:
+    """What can be known before anything is encoded: the store answers, can be made or fits, and so do the sizes."""
+    engine, found = engine_of(url), find_model(model) if model is not None else None
+    width = peek_width(found) if found is not None else None
+    if dims is not None and found is not None:
+        check_dims(dims, width)
+    if plan is not None and width is not None:
+        engine.check_plan(plan, width)
+    try:
+        store = open_store(url)
+    except FileNotFoundError:
+        engine.check_place(str(url))
+        return
+    with contextlib.closing(store):
         if not store.is_empty():
             _check_same(store, None, found.reference if found is not None else None, dims)
 
@@ -189,7 +197,7 @@ def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None
 def _store(url: str | Path, source: PushSource, dims: Sequence[int] | None, plan: SearchPlan | None) -> Store:
     """The store, made if it is not there; refused if it holds something else, and made anew if that is no row."""
     if plan is not None:
-        plan.check(source.width)
+        engine_of(url).check_plan(plan, source.width)
     with contextlib.suppress(FileNotFoundError):
         store = open_store(url)
         with closed_on_error(store):

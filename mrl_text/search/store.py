@@ -120,12 +120,28 @@ class Store(ABC):
         dims: Sequence[int] | None = None,
     ) -> Self:
         """A new, empty store; see :func:`mrl_text.search.create_store`."""
-        return cls._make(url, StoreSettings(width, plan, model, tuple(dims or ())))
+        settings = StoreSettings(width, plan, model, tuple(dims or ()))
+        if plan is not None:
+            cls.check_plan(plan, settings.width)
+        return cls._make(url, settings)
+
+    @classmethod
+    @abstractmethod
+    def check_place(cls, url: str) -> None:
+        """Raise what making a new store would, as far as that is known before its rows are; nothing is made.
+
+        FileExistsError where something else is there, OSError where nothing can be written.
+        """
+
+    @classmethod
+    def check_plan(cls, plan: SearchPlan, width: int) -> None:
+        """Raise ValueError for a plan that the engine cannot follow for vectors of that width, with what it can."""
+        plan.check(width)
 
     @classmethod
     @abstractmethod
     def _make(cls, url: str, settings: StoreSettings) -> Self:
-        """A new, empty store; FileExistsError where there is one, ValueError for a plan that it cannot follow."""
+        """A new, empty store, with a plan that was checked; FileExistsError where there is one."""
 
     @staticmethod
     def starting_plan(rows: int, width: int, dims: Sequence[int]) -> SearchPlan:

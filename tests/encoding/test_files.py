@@ -330,7 +330,7 @@ def _write(file: Path) -> Path:
 
 def test_refuses_a_second_writer_and_foreign_folders(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out/.lock"), pytest.raises(ValueError, match="another process is encoding"):
+    with FileLock(tmp_path / "out/.lock"), pytest.raises(ValueError, match="another process is writing into"):
         encode(corpus, tmp_path / "out", tiny_bert)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("do not touch")

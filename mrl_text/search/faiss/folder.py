@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy
 
-from mrl_text.files import write_atomically
+from mrl_text.files import check_writable, hold, write_atomically
 from mrl_text.truncation import truncate
 
 MANIFEST = "index.json"
 VECTORS = "vectors.f16"
-_LOCK = ".lock"
 _VERSION = 1
 _GROWING = ".f16"  # files that may hold rows beyond what was saved
 _MEND = "copy it again or build it anew"
@@ -48,15 +47,13 @@ class IndexFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest: dict[str, Any] = {}
-        self._lock: FileLock | None = None
+        self._lock: AcquireReturnProxy | None = None
         self._tables: dict[str, pa.Table] = {}
 
     @classmethod
     def create(cls, path: Path, manifest: dict[str, Any]) -> IndexFolder:
-        """A new folder with no rows; FileExistsError where it has files already."""
-        if path.exists() and any(path.iterdir()):
-            what = "is an index already: load it" if (path / MANIFEST).exists() else "has files already"
-            raise FileExistsError(f"{path} {what}, or choose another folder")
+        """A new folder with no rows; errors as of :meth:`check_place`."""
+        cls.check_place(path)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder.manifest = {"version": _VERSION, "generation": 0, "count": 0, "segments": [], "files": {}, **manifest}
@@ -64,20 +61,28 @@ class IndexFolder:
         folder._write_manifest()
         return folder
 
+    @staticmethod
+    def check_place(path: Path) -> None:
+        """Raise FileExistsError where a new folder has files already or is one, OSError where none can be written."""
+        check_writable(path, "choose another folder")
+        if path.is_dir() and any(path.iterdir()):
+            what = "is an index already: load it, or" if (path / MANIFEST).exists() else "has files already:"
+            raise FileExistsError(f"{path} {what} choose another folder")
+
     @classmethod
     def load(cls, path: Path) -> IndexFolder:
         """What was saved last.
 
         Raises:
-            FileNotFoundError: no index there, or one of its files is missing.
-            ValueError: a file is shorter or other than when it was saved, or a newer version wrote it.
+            FileNotFoundError: no index there.
+            ValueError: a file is missing or other than when it was saved, or a newer version wrote it.
         """
         folder = cls(path)
         folder.manifest = read_manifest(path)
         for name, size in folder._expected_sizes().items():
             file = path / name
             if not file.is_file():
-                raise FileNotFoundError(f"{file} is missing: the index is incomplete, {_MEND}")
+                raise ValueError(f"{file} is missing: the index is damaged, {_MEND}")
             found = file.stat().st_size
             if found < size or (found > size and file.suffix != _GROWING):
                 raise ValueError(f"{file} has {found} bytes and {size} were saved: the index is damaged, {_MEND}")
@@ -100,16 +105,11 @@ class IndexFolder:
         """
         if self._lock is not None:
             return
-        lock = FileLock(self.path / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(f"another process is writing to {self.path}: wait until it is done") from None
-        self._lock = lock
+        self._lock = hold(self.path)
         if not (self.path / MANIFEST).exists():
             return
         if read_manifest(self.path)["generation"] != self.manifest["generation"]:
-            lock.release()
+            self._lock.lock.release()
             self._lock = None
             raise ValueError(f"{self.path} was changed by another process since it was loaded: load it again")
         self._drop_leftovers()
@@ -119,13 +119,13 @@ class IndexFolder:
         if self._lock is not None:
             if (self.path / MANIFEST).exists():
                 self._drop_leftovers()
-            self._lock.release()
+            self._lock.lock.release()
             self._lock = None
 
     def delete(self) -> None:
         """Delete the files, the one that says what counts first, and the folder where it has no others."""
         self.lock()
-        for name in (MANIFEST, *self._expected_sizes(), _LOCK):
+        for name in (MANIFEST, *self._expected_sizes(), ".lock"):
             (self.path / name).unlink(missing_ok=True)
         self.release()
         with contextlib.suppress(OSError):

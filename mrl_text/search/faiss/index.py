@@ -95,8 +95,8 @@ class AdaptiveIndex:
             verify: read all files and compare their checksums, not only their sizes.
 
         Raises:
-            FileNotFoundError: there is no index, or a file of it is missing.
-            ValueError: a file is not what was saved.
+            FileNotFoundError: there is no index.
+            ValueError: a file is missing, or not what was saved.
         """
         path = Path(folder)
         while True:

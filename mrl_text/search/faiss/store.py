@@ -11,7 +11,9 @@ import numpy as np
 
 from mrl_text.choices import Code
 from mrl_text.search.checks import check_strings
+from mrl_text.search.faiss.folder import IndexFolder
 from mrl_text.search.faiss.index import AdaptiveIndex
+from mrl_text.search.faiss.shortlist import check_plan
 from mrl_text.search.filters import check_where, row_mask
 from mrl_text.search.hits import Hits, StageCost
 from mrl_text.search.plan import CODES, KINDS, SearchPlan, cells
@@ -40,6 +42,16 @@ class FaissStore(Store):
     def open(cls, url: str) -> FaissStore:
         """The index of a folder; FileNotFoundError if there is none, ValueError if it is damaged."""
         return cls(AdaptiveIndex.load(Path(url)))
+
+    @classmethod
+    def check_place(cls, url: str) -> None:
+        """A folder must be new or empty."""
+        IndexFolder.check_place(Path(url))
+
+    @classmethod
+    def check_plan(cls, plan: SearchPlan, width: int) -> None:
+        """Graphs hold neither int4 nor binary."""
+        check_plan(plan, width)
 
     @classmethod
     def _make(cls, url: str, settings: StoreSettings) -> FaissStore:

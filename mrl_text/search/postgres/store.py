@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import uuid
 from collections.abc import Collection, Iterable, Sequence
@@ -68,6 +69,18 @@ class PostgresStore(Store):
             if facts.get("column") not in get_args(Column):
                 raise ValueError(f"{where} is damaged (its column is no vector): restore it, or fill a new store")
             return cls(url, connection, StoreSettings.from_json(facts, where), facts["column"])
+
+    @classmethod
+    def check_place(cls, url: str) -> None:
+        """There may be no table of that name."""
+        connection = Connection(url)
+        with contextlib.closing(connection), contextlib.suppress(FileNotFoundError):  # a database without pgvector
+            connection.run(lambda link: tables.check_free(link, Table(connection.names)))
+
+    @classmethod
+    def check_plan(cls, plan: SearchPlan, width: int) -> None:
+        """Neither int8 nor int4, and an index takes so many numbers and neighbours."""
+        Table((), width=width).check(plan)
 
     @classmethod
     def _make(cls, url: str, settings: StoreSettings) -> PostgresStore:

@@ -49,11 +49,9 @@ def create(link: Link, table: Table, facts: dict[str, Any]) -> None:
     """
     with link.transaction():
         link.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])  # two at once would both begin the table of facts
-        if value(link, "SELECT to_regclass(%s) IS NOT NULL", table.regclass):
-            if read_facts(link, table) == facts:  # committed, and the answer was lost
-                return
-            name = ".".join(table.names)
-            raise FileExistsError(f"there is a table {name!r} already: open it, or choose another name")
+        if read_facts(link, table) == facts:  # committed, and the answer was lost
+            return
+        check_free(link, table)
         form = "CREATE TABLE IF NOT EXISTS {} (name text PRIMARY KEY, facts jsonb NOT NULL)"
         link.execute(sql.SQL(form).format(table.meta.quoted), {})
         # ids sort by their bytes, whatever the database's language is
@@ -68,6 +66,13 @@ def drop(link: Link, table: Table) -> None:
     with link.transaction():
         link.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table.quoted), {})
         link.execute(sql.SQL("DELETE FROM {} WHERE name = %s").format(table.meta.quoted), [table.names[-1]])
+
+
+def check_free(link: Link, table: Table) -> None:
+    """Raise FileExistsError where there is a table of that name."""
+    if value(link, "SELECT to_regclass(%s) IS NOT NULL", table.regclass):
+        name = ".".join(table.names)
+        raise FileExistsError(f"there is a table {name!r} already: open it, or choose another name")
 
 
 def columns(link: Link, table: Table) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from qdrant_client.local.persistence import STORAGE_FILE_NAME
 
+from mrl_text.files import check_writable
 from mrl_text.search.checks import check_collection, check_queries, check_strings
 from mrl_text.search.columns import ColumnType, as_type, merge_types
 from mrl_text.search.filters import check_where
@@ -72,6 +73,17 @@ class QdrantStore(Store):
             if not client("collection_exists"):
                 raise FileNotFoundError(f"{address} has no collection {address.collection!r}: create the store first")
             return cls(url, client, client("get_collection"))
+
+    @classmethod
+    def check_place(cls, url: str) -> None:
+        """A folder of the embedded mode must be one; a server is asked when the collection is made."""
+        if (folder := Address.parse(url).folder) is not None:
+            check_writable(folder, "choose another folder")
+
+    @classmethod
+    def check_plan(cls, plan: SearchPlan, width: int) -> None:
+        """There are no cells, and no 4-bit numbers."""
+        requests.vectors_config(plan, width)
 
     @classmethod
     def _make(cls, url: str, settings: StoreSettings) -> QdrantStore:
