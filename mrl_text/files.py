@@ -116,6 +116,27 @@ def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
         raise FileExistsError(f"{folder} is there and holds no {what}: choose another folder")
 
 
+def check_writable(folder: Path, fix: str) -> None:
+    """Refuse a folder that cannot be made or written, before anything is computed for it; makes nothing.
+
+    Args:
+        folder: may be missing.
+        fix: what the user can do instead, for the error.
+
+    Raises:
+        FileExistsError: it is a file, or lies in one.
+        OSError: nothing can be written there.
+    """
+    place = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not place.is_dir():
+        raise FileExistsError(f"{folder} cannot be a folder, {place} is a file: {fix}")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({error.strerror}): {fix}") from error
+
+
 @contextlib.contextmanager
 def replaced_folder(folder: Path, marker: str | None, what: str) -> Iterator[Path]:
     """Fill a new folder that takes the place of ``folder`` when the block ends; an error leaves all as it was.

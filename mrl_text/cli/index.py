@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -180,12 +180,20 @@ def tune(
     sizes = whole_numbers(dims)
     loaded_with = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     from mrl_text.search.open import engine_of, open_store
+    from mrl_text.search.tune import check_options
     from mrl_text.search.tune import tune as run_tune
 
     in_process = engine_of(store).abilities.in_process
     if max_ram is not None and not in_process:
         raise ValueError("--max-ram is for an index in a folder: a database decides itself what it holds in memory")
+    options: dict[str, Any] = {
+        "max_ram": int(max_ram * _MB) if max_ram is not None else None,
+        "dims": sizes,
+        "kinds": names(kinds) or None,
+        "minutes": minutes,
+    }
     with contextlib.closing(open_store(store)) as opened:
+        check_options(opened, **options)
         judged, vectors = _encoded_queries(opened, queries, qrels, limit, **loaded_with)
         found = run_tune(
             opened,
@@ -194,11 +202,8 @@ def tune(
             keep=keep,
             metric=metric,
             threads=threads,
-            max_ram=int(max_ram * _MB) if max_ram is not None else None,
-            dims=sizes,
-            kinds=cast("list[Kind]", names(kinds)) or None,
-            minutes=minutes,
             progress=True,
+            **options,
         )
     _print_tuning(found)
     written = f"written into {store}, all of it in {Path(store) / 'tune.json'}"
@@ -222,10 +227,14 @@ def figure(
     """Draw recall@10 and nDCG@10 against time per query and memory."""
     sizes = whole_numbers(dims)
     loaded_with = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    from mrl_text.files import check_writable
     from mrl_text.search.faiss.figure import figure as draw
     from mrl_text.search.faiss.store import FaissStore
+    from mrl_text.truncation import check_dims
 
+    check_writable(output, "choose another folder with --output")
     with contextlib.closing(FaissStore.open(str(folder))) as store:
+        check_dims([*(sizes or []), *([dim] if dim is not None else []), store.width], store.width)
         judged, vectors = _encoded_queries(store, queries, qrels, limit, **loaded_with)
         written = draw(store.index, vectors, judged, output, threads=threads, dims=sizes, dim=dim, progress=True)
     typer.echo("\n".join(map(str, written)))

@@ -32,9 +32,15 @@ def search(
         raise ValueError("the query is empty")
     if explain and exact:
         raise ValueError("--explain shows the steps of the plan: leave out --exact")
+    from mrl_text.search.checks import check_results, is_unicode
     from mrl_text.search.conditions import parse_where
-    from mrl_text.search.open import engine_of, open_store
+    from mrl_text.search.open import engine_of, open_store, without_password
 
+    check_results(k)
+    if not is_unicode(query):
+        raise ValueError(
+            f"the query {query[:40]!r} has bytes that are no UTF-8, or half of a surrogate pair: take them out"
+        )
     conditions = parse_where(where or [])
     if explain and (conditions or not engine_of(store).abilities.in_process):
         raise ValueError("--explain measures the steps of an index in a folder, without --where: leave it out")
@@ -46,6 +52,8 @@ def search(
         hits = hits or (opened.exact if exact else opened.search)(vector, k, where=conditions)
         ids = [name for name in hits.ids[0] if name is not None]
         documents = opened.documents(ids)
+    if not ids:
+        typer.echo(f"no row of {without_password(store)} meets the conditions", err=True)
     found: list[dict[str, Any]] = []
     for rank, (name, score, document) in enumerate(zip(ids, hits.scores[0], documents, strict=False), start=1):
         columns = {"columns": document.columns} if document and document.columns else {}

@@ -101,6 +101,7 @@ def build(
 def _existing(folder: Path, found: ModelSource, files: Sequence[CorpusFile]) -> AdaptiveIndex | None:
     """The index to continue, if there is one and it fits."""
     if not (folder / "index.json").exists():
+        FaissStore.check_place(str(folder))
         return None
     index = AdaptiveIndex.load(folder)
     if index.model is None:

@@ -10,6 +10,8 @@ import numpy as np
 
 from mrl_text.truncation import truncate, usable
 
+_MOST_RESULTS = 10_000_000  # of one search; places, scores and ids of so many take 200 MB
+
 
 def check_vectors(embeddings: np.ndarray, width: int, word: str = "embedding") -> np.ndarray:
     """Unit vectors of float vectors (n, width) of any length: float32 (n, width), C-contiguous.
@@ -46,15 +48,20 @@ def check_rows(
 
 
 def check_queries(queries: np.ndarray, k: int, width: int) -> np.ndarray:
-    """Unit vectors float32 (n, width) of queries (n, width) or (width,), and a ``k`` that can be searched for.
+    """Unit vectors float32 (n, width) of queries (n, width) or (width,); errors as :func:`check_results`, or above."""
+    array = np.asarray(queries)
+    array = array[None] if array.ndim == 1 else array
+    check_results(k, len(array))
+    return check_vectors(array, width, "query")
 
-    Raises:
-        ValueError: ``k`` is not a whole number above 0, or as :func:`check_vectors`.
-    """
+
+def check_results(k: int, queries: int = 1) -> None:
+    """Raise ValueError unless ``k`` is a whole number above 0, and so many results for each query fit into memory."""
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ValueError(f"k must be a whole number, at least 1, got {k!r}")
-    array = np.asarray(queries)
-    return check_vectors(array[None] if array.ndim == 1 else array, width, "query")
+    if k * max(1, queries) > _MOST_RESULTS:
+        many = f" for {queries:,} queries" if queries > 1 else ""
+        raise ValueError(f"k {k:,}{many} is more than {_MOST_RESULTS:,} results in one search: ask for fewer")
 
 
 def check_strings(values: Sequence[str], count: int, word: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
+from mrl_text.search.checks import is_unicode
 from mrl_text.search.columns import ColumnType
 from mrl_text.search.store import Range, Value, Where
 from mrl_text.suggest import did_you_mean
@@ -36,8 +37,8 @@ def check_where(where: Where | None, columns: Mapping[str, ColumnType]) -> Condi
     checked: Conditions = {}
     for name, wanted in (where or {}).items():
         if name not in columns:
-            known = f"; it has {', '.join(sorted(columns))}" if columns else "; it has none"
-            raise ValueError(f"the store has no column {name!r}{did_you_mean(str(name), columns)}{known}")
+            known = did_you_mean(str(name), columns) if columns else "; it has none"
+            raise ValueError(f"the store has no column {name!r}{known}")
         type_ = columns[name]
         if isinstance(wanted, Range):
             if type_ not in ("int", "float"):
@@ -103,3 +104,5 @@ def _check(name: str, value: Any, type_: ColumnType) -> None:
     endless = isinstance(value, float) and not math.isfinite(value)
     if wrong or endless or (type_ == "float" and abs(value) > sys.float_info.max):
         raise ValueError(f"column {name!r} holds {type_} and cannot be compared with {value!r:.60}")
+    if isinstance(value, str) and not is_unicode(value):
+        raise ValueError(f"column {name!r}: {value[:40]!r} has half of a surrogate pair, which no row has: take it out")

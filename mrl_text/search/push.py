@@ -22,6 +22,7 @@ from mrl_text.models import find_model, peek_width
 from mrl_text.search.open import create_store, engine_of, open_store, without_password
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.push_rows import EncodingOptions, PushSource, check_options, open_push_source
+from mrl_text.search.retry import closed_on_error
 from mrl_text.search.store import Store
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, halves
@@ -92,8 +93,8 @@ def push(
 
     Raises:
         FileNotFoundError: no such file, folder or model.
-        ValueError: a folder without full vectors, an id twice, a store of another width or model, a plan that the
-            engine cannot follow, or as of encoding.
+        ValueError: no rows, a folder without full vectors, an id twice, a store with rows of another width or model, a
+            plan that the engine cannot follow, or as of encoding.
         StoreUnavailableError: no answer; what was confirmed is kept, and the same call goes on.
     """
     started = time.monotonic()
@@ -101,10 +102,14 @@ def push(
     check_options(encoding)
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
-    _check_before(store_url, model, dims)
+    _check_before(store_url, model, dims, plan)
     source = open_push_source(
         sources, model=model, keep=keep, work=work, on_duplicate=on_duplicate, progress=progress, **encoding
     )
+    if not source.encoded.rows:
+        given = sources if isinstance(sources, str | Path) else ", ".join(map(str, sources))
+        lost = f": {source.left_out:,} were left out, {source.problems[0]}" if source.problems else ""
+        raise ValueError(f"nothing was pushed: {given} has no rows to store{lost}")
     return send(
         source,
         store_url,
@@ -171,31 +176,44 @@ def send(
     return PushReport(url, folder, rows, rows - start, stored, lost, problems, chosen, seconds, duplicates)
 
 
-def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None) -> None:
-    """What can be known before anything is encoded: that the store answers, what it holds, and the model's width."""
-    found = find_model(model) if model is not None else None
-    if found is not None and dims is not None:
-        check_dims(dims, peek_width(found))
-    with contextlib.suppress(FileNotFoundError), contextlib.closing(open_store(url)) as store:
-        _check_same(store, None, found.reference if found is not None else None, dims)
-
-
-def _store(url: str | Path, source: PushSource, dims: Sequence[int] | None, plan: SearchPlan | None) -> Store:
-    """The store, made if it is not there; refused if it holds something else."""
-    if plan is not None:
-        plan.check(source.width)
+def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None, plan: SearchPlan | None) -> None:
+    """What can be known before anything is encoded: the store answers, can be made or fits, and so do the sizes."""
+    engine, found = engine_of(url), find_model(model) if model is not None else None
+    width = peek_width(found) if found is not None else None
+    if dims is not None and found is not None:
+        check_dims(dims, width)
+    if plan is not None and width is not None:
+        engine.check_plan(plan, width)
     try:
         store = open_store(url)
     except FileNotFoundError:
-        sizes = _sizes(dims, source)
-        first = plan or engine_of(url).starting_plan(source.encoded.rows, source.width, sizes)
-        return create_store(url, width=source.width, plan=first, model=source.model, dims=sizes)
-    try:
-        _check_same(store, source.width, source.model, dims)
-    except ValueError:
-        store.close()
-        raise
-    return store
+        engine.check_place(str(url))
+        return
+    with contextlib.closing(store):
+        if not store.is_empty():
+            _check_same(store, None, found.reference if found is not None else None, dims)
+
+
+def _store(url: str | Path, source: PushSource, dims: Sequence[int] | None, plan: SearchPlan | None) -> Store:
+    """The store, made if it is not there; refused if it holds something else, and made anew if that is no row."""
+    if plan is not None:
+        engine_of(url).check_plan(plan, source.width)
+    with contextlib.suppress(FileNotFoundError):
+        store = open_store(url)
+        with closed_on_error(store):
+            try:
+                _check_same(store, source.width, source.model, dims)
+            except ValueError:
+                if not store.is_empty():
+                    raise
+                logger.warning("%s holds no rows, and is made anew for these", without_password(url))
+                store.drop()
+                store.close()
+            else:
+                return store
+    sizes = _sizes(dims, source)
+    first = plan or engine_of(url).starting_plan(source.encoded.rows, source.width, sizes)
+    return create_store(url, width=source.width, plan=first, model=source.model, dims=sizes)
 
 
 def _check_same(store: Store, width: int | None, model: str | None, dims: Sequence[int] | None) -> None:
@@ -246,7 +264,7 @@ def _there(store: Store, source: PushSource, start: int) -> set[int]:
     """Positions from ``start`` on of rows whose id is in the store."""
     there: set[int] = set()
     first = 0
-    for ids in source.ids() if store.count() else ():
+    for ids in () if store.is_empty() else source.ids():
         if first + len(ids) > start:
             there |= {first + row for row, one in enumerate(store.documents(ids)) if one is not None}
         first += len(ids)

@@ -185,10 +185,19 @@ def open_push_source(
     if not folders and model is None:
         files = ", ".join(map(str, paths)) or "nothing"
         raise ValueError(f"{files} must be encoded: give --model, or push a folder that mrl-text encode wrote")
+    if folders:
+        _refuse_unused(folders[0], options)
     found = PushSource(open_encoded(folders[0])) if folders else encode_corpus(paths, str(model), keep, **options)
     _check_full(found.encoded)
     found.check_columns(keep)
     return found
+
+
+def _refuse_unused(folder: Path, options: Mapping[str, Any]) -> None:
+    """Options of encoding change nothing in a folder that is encoded."""
+    for name, value in options.items():
+        if name in (*EncodingOptions.__annotations__, "work") and value not in (None, (), [], False, "skip"):
+            raise ValueError(f"{name} {value} is for corpus files, and {folder} is encoded already: leave it out")
 
 
 def encode_corpus(

@@ -35,9 +35,11 @@ def load_model(
 
     Raises:
         FileNotFoundError: the model is not where it was.
-        ValueError: the store names none, or the model's vectors have another width.
+        ValueError: the store holds no rows, or names no model, or the model's vectors have another width.
     """
     chosen, shown = name or store.model, without_password(store.url)
+    if store.is_empty():
+        raise ValueError(f"{shown} holds no rows: fill it with mrl-text index push")
     if chosen is None:
         raise ValueError(f"{shown} names no model to encode queries with: give --model")
     from mrl_text.loading import load

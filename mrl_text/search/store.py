@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from mrl_text.choices import Code, Kind
+from mrl_text.search.checks import check_rows
 from mrl_text.search.hits import Found, StageCost
 from mrl_text.search.plan import SearchPlan
+from mrl_text.search.settings import StoreSettings
 
 Value = str | int | float | bool
 
@@ -64,23 +67,45 @@ class StoreUnavailableError(ConnectionError):
     """A store did not answer within the time that is waited for it; what it had confirmed is kept."""
 
 
-@runtime_checkable
-class Store(Protocol):
+class Store(ABC):
     """Vectors by id, searched by a prefix and put in order by the rest.
 
     Full unit vectors go in; the store cuts them. What a method has returned from is durable, and can be found, after
     :meth:`flush`. A lost connection is tried again for a bounded time, then :class:`StoreUnavailableError` is raised.
+    An engine gives what is abstract here; what it is handed was checked.
     """
 
-    url: str  # what opens it again
-    width: int  # numbers of the full vectors
-    model: str | None  # name or folder of the model that made the vectors; None where it was not told
-    dims: tuple[int, ...]  # the sizes that the model may be cut to, ascending, the width among them
-    revision: str | None = None  # of that model; None where it is not known
+    revision: str | None = None  # of the model; None where it is not known
     path: Path | None = None  # folder that is this store and nothing else; None in a database
     abilities: ClassVar[Abilities] = Abilities()
+    reserved: ClassVar[tuple[str, ...]] = ()  # names that a column of the user's cannot have
+
+    def __init__(self, url: str, settings: StoreSettings) -> None:
+        self.url = url  # what opens it again
+        self.settings = settings
+
+    @property
+    def width(self) -> int:
+        """Numbers of the full vectors."""
+        return self.settings.width
+
+    @property
+    def model(self) -> str | None:
+        """Name or folder of the model that made the vectors; None where it was not told."""
+        return self.settings.model
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The sizes that the model may be cut to, ascending, the width among them."""
+        return self.settings.dims
+
+    @property
+    def plan(self) -> SearchPlan | None:
+        """How :meth:`search` searches; None compares with every full vector."""
+        return self.settings.plan
 
     @classmethod
+    @abstractmethod
     def open(cls, url: str) -> Self:
         """A store that is there; see :func:`mrl_text.search.open_store`."""
 
@@ -95,6 +120,28 @@ class Store(Protocol):
         dims: Sequence[int] | None = None,
     ) -> Self:
         """A new, empty store; see :func:`mrl_text.search.create_store`."""
+        settings = StoreSettings(width, plan, model, tuple(dims or ()))
+        if plan is not None:
+            cls.check_plan(plan, settings.width)
+        return cls._make(url, settings)
+
+    @classmethod
+    @abstractmethod
+    def check_place(cls, url: str) -> None:
+        """Raise what making a new store would, as far as that is known before its rows are; nothing is made.
+
+        FileExistsError where something else is there, OSError where nothing can be written.
+        """
+
+    @classmethod
+    def check_plan(cls, plan: SearchPlan, width: int) -> None:
+        """Raise ValueError for a plan that the engine cannot follow for vectors of that width, with what it can."""
+        plan.check(width)
+
+    @classmethod
+    @abstractmethod
+    def _make(cls, url: str, settings: StoreSettings) -> Self:
+        """A new, empty store, with a plan that was checked; FileExistsError where there is one."""
 
     @staticmethod
     def starting_plan(rows: int, width: int, dims: Sequence[int]) -> SearchPlan:
@@ -106,10 +153,6 @@ class Store(Protocol):
         dim = min((dim for dim in dims if 3 * dim >= width), default=width)
         final = dim if dim == width else None
         return SearchPlan(dim, "flat" if rows <= _FEW_ROWS else "hnsw", "float16", 200, final=final, effort=200)
-
-    @property
-    def plan(self) -> SearchPlan | None:
-        """How :meth:`search` searches; None compares with every full vector."""
 
     def add(
         self, ids: Sequence[str], embeddings: np.ndarray, texts: Sequence[str] | None = None, columns: Columns = None
@@ -127,16 +170,27 @@ class Store(Protocol):
             TypeError: an id or text that is not a string.
             StoreUnavailableError: no answer.
         """
+        vectors, own = check_rows(ids, embeddings, texts, columns, self.width, self.reserved)
+        if len(vectors):
+            self._add(ids, vectors, texts, own)
 
-    def expect(self, rows: int) -> None:
+    @abstractmethod
+    def _add(
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
+    ) -> None:
+        """Add one row or more: unit vectors float32 (n, width), columns as plain values."""
+
+    def expect(self, rows: int) -> None:  # noqa: B027  # most engines have nothing to put off, and confirm at once
         """So many rows are about to come: an engine may put off its index until :meth:`flush`."""
 
-    def confirm(self) -> None:
+    def confirm(self) -> None:  # noqa: B027
         """Make what was added durable, without building what only searching needs."""
 
+    @abstractmethod
     def flush(self) -> None:
         """Make what was added durable and build what searching it needs; returns when both is done."""
 
+    @abstractmethod
     def search(
         self, queries: np.ndarray, k: int = 10, *, where: Where | None = None, plan: SearchPlan | None = None
     ) -> Found:
@@ -157,6 +211,7 @@ class Store(Protocol):
             StoreUnavailableError: no answer.
         """
 
+    @abstractmethod
     def exact(self, queries: np.ndarray, k: int = 10, *, where: Where | None = None) -> Found:
         """As :meth:`search`, by comparing with every full vector."""
 
@@ -171,20 +226,33 @@ class Store(Protocol):
         """Bytes of the index that finds the candidates; None where the engine does not tell."""
         return None
 
+    @abstractmethod
     def delete(self, ids: Collection[str]) -> int:
         """Take rows out; ids that are not there are ignored. Returns how many were; TypeError for a single string."""
 
+    @abstractmethod
     def count(self) -> int:
         """Rows that can be found."""
 
+    def is_empty(self) -> bool:
+        """Whether no row can be found."""
+        return not self.count()
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Take the store away for good, whatever it holds."""
+
+    @abstractmethod
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         """Rows by id, None for one that is not there."""
 
+    @abstractmethod
     def set_plan(self, plan: SearchPlan | None) -> None:
         """Search in another way from now on, and build what that needs; kept with the store, after :meth:`flush`.
 
         ValueError for a plan that the engine cannot follow, with what it can.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of files and connections."""

@@ -86,15 +86,9 @@ def tune(
         StoreUnavailableError: no answer.
     """
     checked_metric = check_metric(metric, judged.relevant is not None)
+    sizes = check_options(store, max_ram=max_ram, dims=dims, kinds=kinds, precisions=precisions, minutes=minutes)
     halves = _halves(queries, keep, seed)
     abilities = store.abilities
-    for kind in kinds or ():
-        check_choice("kind", kind, Kind)
-    for precision in precisions or ():
-        check_choice("precision", precision, Code)
-    if max_ram is not None and not abilities.in_process:
-        raise ValueError("max_ram is for an index in a folder: a database decides itself what it holds in memory")
-    sizes = check_dims(dims or store.dims, store.width)
     rows, before = store.count(), store.plan
     if not rows:
         raise ValueError("the store is empty: fill it with mrl-text index push before tuning")
@@ -115,6 +109,28 @@ def tune(
     if store.path is not None:
         write_atomically(store.path / FILE, json.dumps(found.to_json(), indent=1).encode())
     return found
+
+
+def check_options(
+    store: Store,
+    *,
+    max_ram: int | None = None,
+    dims: Sequence[int] | None = None,
+    kinds: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    minutes: float = 0,
+) -> tuple[int, ...]:
+    """The prefixes that :func:`tune` will try, with these options of it; its errors that need no queries."""
+    for kind in kinds or ():
+        check_choice("kind", kind, Kind)
+    for precision in precisions or ():
+        check_choice("precision", precision, Code)
+    if max_ram is not None and not store.abilities.in_process:
+        raise ValueError("max_ram is for an index in a folder: a database decides itself what it holds in memory")
+    for name, value, least in (("max_ram", max_ram, 1), ("minutes", minutes, 0)):
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} must be at least {least}, got {value:g}")
+    return check_dims(dims or store.dims, store.width)
 
 
 def _halves(queries: np.ndarray, keep: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

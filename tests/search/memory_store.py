@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from mrl_text.search import Document, Store, Where
 from mrl_text.search.hits import Found
 from mrl_text.search.plan import SearchPlan
+from mrl_text.search.settings import StoreSettings
 
 
 class MemoryStore(Store):
@@ -17,28 +19,26 @@ class MemoryStore(Store):
     the effort is low. Plans in int8 are refused, and so is a funnel."""
 
     def __init__(self, width: int, *, dims: Sequence[int] = (), model: str | None = None) -> None:
-        self.url, self.width, self.model = "memory", width, model
-        self.dims = tuple(dims) or (width,)
-        self._plan: SearchPlan | None = None
+        super().__init__("memory", StoreSettings(width, model=model, dims=tuple(dims)))
         self.built: list[SearchPlan | None] = []
         self.vectors: dict[str, np.ndarray] = {}
         self.rows: dict[str, Document] = {}
 
-    @property
-    def plan(self) -> SearchPlan | None:
-        return self._plan
+    @classmethod
+    def open(cls, url: str) -> MemoryStore:
+        raise FileNotFoundError(url)
 
-    def add(
-        self,
-        ids: Sequence[str],
-        embeddings: np.ndarray,
-        texts: Sequence[str] | None = None,
-        columns: Mapping[str, Sequence[Any]] | None = None,
+    @classmethod
+    def _make(cls, url: str, settings: StoreSettings) -> MemoryStore:
+        return cls(settings.width, dims=settings.dims, model=settings.model)
+
+    def _add(
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
     ) -> None:
         for row, name in enumerate(ids):
-            own = {column: values[row] for column, values in (columns or {}).items()}
-            self.vectors[name] = embeddings[row].astype(np.float64)
-            self.rows[name] = Document(name, texts[row] if texts is not None else None, own)
+            self.vectors[name] = vectors[row].astype(np.float64)
+            columns = {column: values[row] for column, values in own.items()}
+            self.rows[name] = Document(name, texts[row] if texts is not None else None, columns)
 
     def flush(self) -> None:
         pass
@@ -77,13 +77,16 @@ class MemoryStore(Store):
     def count(self) -> int:
         return len(self.vectors)
 
+    def drop(self) -> None:
+        self.vectors.clear()
+
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         return [self.rows.get(name) for name in ids]
 
     def set_plan(self, plan: SearchPlan | None) -> None:
         if plan is not None and plan.precision == "int8":
             raise ValueError("int8 is not for this engine: take float16")
-        self._plan = plan
+        self.settings = replace(self.settings, plan=plan)
         self.built.append(plan)
 
     def close(self) -> None:

@@ -445,3 +445,35 @@ def test_a_server_that_is_not_there_is_waited_for_and_named(url: str) -> None:
         with pytest.raises(StoreUnavailableError, match=f"(?s)127.0.0.1.*{port}"):
             open_store(url.format(port=port))
         assert 1 <= time.monotonic() - started < 15
+
+
+def test_a_store_that_was_dropped_is_gone_and_may_be_made_anew(new_url: Callable[[], str]) -> None:
+    url = new_url()
+    first = create_store(url, width=WIDTH, plan=PLANS["graph"], model="first")
+    assert first.is_empty()
+    first.add(IDS, vectors())
+    first.flush()
+    assert not first.is_empty()
+    first.delete(IDS)
+    assert first.is_empty()
+    first.drop()
+    first.close()
+    with pytest.raises(FileNotFoundError):
+        open_store(url)
+    second = create_store(url, width=16, model="second", dims=[8])
+    assert (second.width, second.model, second.dims, second.plan) == (16, "second", (8, 16), None)
+    second.close()
+
+
+@pytest.mark.parametrize("k", [999_999_999_999, 2**63])
+def test_more_results_than_memory_holds_are_refused(store: Store, k: int) -> None:
+    for search in (store.search, store.exact):
+        with pytest.raises(ValueError, match=f"k {k:,} is more than 10,000,000 results in one search: ask for fewer"):
+            search(vectors(1), k)
+    with pytest.raises(ValueError, match="k 4,000,000 for 3 queries is more than 10,000,000 results"):
+        store.search(vectors(3), 4_000_000)
+
+
+def test_a_condition_that_is_no_unicode_is_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match=r"column .lang..*half of a surrogate pair"):
+        store.search(vectors(1), where={"lang": "\ud800"})

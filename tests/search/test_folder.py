@@ -80,7 +80,7 @@ def test_a_short_or_missing_file_is_noticed(saved: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"damaged"):
         AdaptiveIndex.load(saved)
     (saved / name).unlink()
-    with pytest.raises(FileNotFoundError, match="incomplete"):
+    with pytest.raises(ValueError, match="is missing: the index is damaged"):
         AdaptiveIndex.load(saved)
 
 
@@ -91,6 +91,52 @@ def test_verify_notices_a_changed_byte(saved: Path, name: str) -> None:
     (saved / name).write_bytes(content)
     with pytest.raises(ValueError, match="not what was saved"):
         AdaptiveIndex.load(saved, verify=True)
+
+
+DAMAGE = {
+    "gone": None,
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "a byte less": lambda content: content[:-1],
+    "garbage": lambda content: np.random.default_rng(0).bytes(len(content)),
+    "zeros": lambda content: bytes(len(content)),
+    "longer garbage": lambda content: np.random.default_rng(0).bytes(len(content) + 40),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    "name",
+    ["index.json", "vectors.f16", "size-16.f16", "rows-000001.arrow", "removed-000001.npy", "shortlist-000001.faiss"],
+)
+def test_damage_is_one_line_with_the_file_and_the_fix(saved: Path, name: str, damage: str) -> None:
+    change = DAMAGE[damage]
+    if change is None:
+        (saved / name).unlink()
+    else:
+        (saved / name).write_bytes(change((saved / name).read_bytes()))
+    with pytest.raises((ValueError, FileNotFoundError), match=f"{name}.*build") as caught:
+        results(AdaptiveIndex.load(saved))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_that_says_too_little_is_named(saved: Path) -> None:
+    whole = json.loads((saved / "index.json").read_text())
+    for name in set(whole) - {"version", "columns", "learned_from"}:
+        (saved / "index.json").write_text(json.dumps({key: value for key, value in whole.items() if key != name}))
+        with pytest.raises(ValueError, match=r"index.json is not the description of an index.*build it anew"):
+            AdaptiveIndex.load(saved)
+    for wrong in (
+        {"count": 10**9},
+        {"count": 299},
+        {"width": "8"},
+        {"plan": {"dim": "x"}},
+        {"files": []},
+        {"segments": [{}]},
+    ):
+        (saved / "index.json").write_text(json.dumps({**whole, **wrong}))
+        with pytest.raises(ValueError, match="damaged"):
+            AdaptiveIndex.load(saved)
 
 
 def test_what_is_no_index_is_named(tmp_path: Path, saved: Path) -> None:

@@ -87,7 +87,7 @@ PLANS = [
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.label)
 @pytest.mark.parametrize("column", ["halfvec", "vector"])
 def test_a_shortlist_of_everything_finds_what_brute_force_finds(table_url: Urls, plan: SearchPlan, column: Any) -> None:
-    with PostgresStore.create(table_url(), width=WIDTH, plan=plan, precision=column) as store:
+    with PostgresStore.create(f"{table_url()}&type={column}", width=WIDTH, plan=plan) as store:
         store.add(IDS, VECTORS)
         store.flush()
         for found in (store.search(QUERIES), store.exact(QUERIES)):

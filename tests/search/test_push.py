@@ -408,14 +408,17 @@ def test_mistakes_are_named_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     corpus(Path("corpus.jsonl"), TEXTS[:3])
     encode_files(["corpus.jsonl"], "narrow", model=str(tiny_bert), dims=[8])
-    create_store("wide", width=64).close()
-    create_store("foreign", width=32, model="their/model").close()
-    create_store("sized", width=32, dims=[4]).close()
+    others: dict[str, Any] = {"wide": {"width": 64}, "foreign": {"model": "their/model"}, "sized": {"dims": [4]}}
+    for name, settings in others.items():
+        other = create_store(name, **{"width": 32, **settings})
+        other.add(["theirs"], np.ones((1, other.width), np.float32))
+        other.flush()
+        other.close()
     with pytest.raises(ValueError, match=message):
         push(**{"store_url": "index", "sources": "encoded", **change})
     assert not Path("index").exists()
     for name in ("wide", "foreign", "sized"):
-        assert open_store(name).count() == 0
+        assert open_store(name).count() == 1
 
 
 def test_a_password_is_neither_shown_nor_written(folder: Path) -> None:
@@ -442,3 +445,37 @@ def test_an_option_that_there_is_not_is_named(folder: Path, tmp_path: Path) -> N
     with pytest.raises(TypeError, match=r"no option 'text_column'.*text_columns"):
         push(tmp_path / "index", folder, text_column=["title"])
     assert not (tmp_path / "index").exists()
+
+
+def test_a_push_without_rows_makes_no_store(new_url: Callable[[], str], tmp_path: Path, tiny_bert: Path) -> None:
+    url, empty = new_url(), corpus(tmp_path / "empty.jsonl", ["", " "])
+    with pytest.raises(ValueError, match=r"nothing was pushed: .*empty.jsonl has no rows to store: 2 were left out, "):
+        push(url, empty, model=str(tiny_bert))
+    encode_files([empty], tmp_path / "out", model=str(tiny_bert))
+    with pytest.raises(ValueError, match=r"nothing was pushed: .*out has no rows to store"):
+        push(url, tmp_path / "out")
+    with pytest.raises(FileNotFoundError):
+        open_store(url)
+
+
+def test_a_store_without_rows_fixes_neither_model_nor_sizes(
+    new_url: Callable[[], str], folder: Path, tiny_bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = new_url()
+    other = create_store(url, width=16, model="another/model", dims=[4])
+    other.add(["a"], np.ones((1, 16), np.float32))
+    other.flush()
+    other.close()
+    with pytest.raises(ValueError, match="holds vectors of width 16"):
+        push(url, folder)
+    other = open_store(url)
+    other.delete(["a"])
+    other.flush()
+    other.close()
+    with caplog.at_level(logging.WARNING, "mrl_text.search.push"):
+        report = push(url, folder)
+    assert "holds no rows, and is made anew for these" in caplog.text
+    assert report.stored == ROWS
+    store = open_store(url)
+    assert (store.width, store.model, store.dims) == (32, str(tiny_bert), tuple(DIMS))
+    store.close()

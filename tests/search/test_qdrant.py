@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -522,6 +523,61 @@ def test_embedded_folders(tmp_path: Path) -> None:
         open_store(f"qdrant:{tmp_path / 'q'}#other")
     create_store(f"qdrant:{tmp_path / 'q'}#other", width=WIDTH).close()  # beside the first
     open_store(f"qdrant:{tmp_path / 'q'}#docs").close()
+
+
+def test_a_full_disk_of_the_embedded_mode_keeps_what_was_confirmed(tmp_path: Path) -> None:
+    url = f"qdrant:{tmp_path / 'q'}#docs"
+    store = QdrantStore.create(url, width=WIDTH, plan=SearchPlan(8))
+    store.add(names(40), vectors(40), ["text"] * 40)
+    database = store._call._client._client.collections["docs"].storage.storage
+    [(pages,)] = database.execute("PRAGMA page_count").fetchall()
+    database.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite's own "disk is full"
+    confirmed = 40
+    with pytest.raises(OSError, match=r"disk is full.: make room there, and run the same again; .* is kept") as caught:
+        for row in range(40, 4000):
+            store.add([f"row {row}"], vectors(1, seed=row), ["text" * 50])
+            confirmed += 1
+    assert "\n" not in str(caught.value)
+    store.close()
+    again = open_store(url)
+    assert again.count() == confirmed
+    assert again.documents(names(confirmed)).count(None) == 0
+    again.add(names(confirmed + 20), vectors(confirmed + 20))  # room was made
+    assert again.count() == confirmed + 20
+    again.close()
+
+
+def test_a_folder_that_was_begun_on_a_full_disk_can_be_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"qdrant:{tmp_path / 'q'}#docs"
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qdrant_client.local.qdrant_local.json", SimpleNamespace(dump=full, dumps=full))
+        with pytest.raises(OSError, match=r"cannot be written or read .*No space left.*: make room there"):
+            QdrantStore.create(url, width=WIDTH)
+    QdrantStore.create(url, width=WIDTH).close()
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "half", "a byte less", "garbage"])
+@pytest.mark.parametrize("name", ["meta.json", "collection/docs/storage.sqlite"])
+def test_damage_of_the_embedded_mode_is_one_line(tmp_path: Path, name: str, damage: str) -> None:
+    url = f"qdrant:{tmp_path / 'q'}#docs"
+    store = QdrantStore.create(url, width=WIDTH)
+    store.add(names(40), vectors(40))
+    store.close()
+    file = tmp_path / "q" / name
+    content = file.read_bytes()
+    changed = {"empty": b"", "half": content[: len(content) // 2], "a byte less": content[:-1]}
+    file.unlink()
+    if damage != "gone":
+        file.write_bytes(changed.get(damage) or np.random.default_rng(0).bytes(len(content)) * (damage == "garbage"))
+    with pytest.raises((ValueError, FileNotFoundError), match=f"{tmp_path}.*(restore it|create the store)") as caught:
+        open_store(url)
+    assert "\n" not in str(caught.value)
 
 
 def test_plain_qdrant_client_reads_what_was_stored(tmp_path: Path) -> None:

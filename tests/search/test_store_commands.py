@@ -60,6 +60,26 @@ def test_search_prints_what_the_model_and_numpy_find_among_the_rows_asked_for(pu
     assert [line.split()[0] for line in plain.stdout.splitlines()] == ["1", "2"]
 
 
+def test_what_cannot_be_searched_for_is_one_line(pushed: str) -> None:
+    result = invoke("search", pushed, "the cat", "--where", "year>5000", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["results"] == []
+    assert result.stderr.strip().endswith("meets the conditions")
+    store = open_store(pushed)
+    store.delete([f"d{row}" for row in range(120)])
+    store.flush()
+    store.close()
+    for options in ((), ("--json",), ("--exact",)):
+        result = invoke("search", pushed, "the cat", *options)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "holds no rows: fill it with mrl-text index push" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+    Path("queries.csv").write_text("id,text\n" + "".join(f"q{row},{TEXTS[row]}\n" for row in range(60)))
+    result = invoke("index", "tune", pushed, "--queries", "queries.csv")
+    assert result.exit_code == 2
+    assert "holds no rows" in result.stderr
+
+
 def test_tune_prints_everything_tried_and_the_store_keeps_the_plan(pushed: str) -> None:
     Path("queries.csv").write_text("id,text\n" + "".join(f"q{row},{TEXTS[row]} fast\n" for row in range(60)))
     result = invoke("index", "tune", pushed, "--queries", "queries.csv", "--keep", 0.9, "--kinds", "flat,hnsw")
@@ -123,6 +143,8 @@ def test_conditions_that_cannot_be_joined_are_refused(pair: tuple[str, str]) -> 
         (("search", "qdrant:nowhere#docs", "a"), "error: no embedded Qdrant in nowhere"),
         (("search", "qdrant:nowhere#docs", "a", "--explain"), "error: --explain measures the steps of an index"),
         (("search", "nowhere", "a", "--where", "lang=en", "--explain"), "error: --explain measures"),
+        (("search", "nowhere", "a", "-k", 999_999_999_999), "error: k 999,999,999,999 is more than 10,000,000 results"),
+        (("search", "nowhere", "the \udcff cat"), "error: the query 'the \\udcff cat' has bytes that are no UTF-8"),
         (("search", "nowhere", "a", "--where", "lang"), "error: --where 'lang': expected column=value"),
         (("index", "push", "index", "no.jsonl"), "error: no.jsonl must be encoded: give --model"),
         (("index", "push", "index", "no.jsonl", "-m", "all-MiniLM-L6-v2"), "error: no data file at no.jsonl"),

@@ -22,7 +22,7 @@ from mrl_text.search.measure import measure
 from mrl_text.search.measure import threads as limited_threads
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.sample_queries import Judged, K, recall
-from mrl_text.truncation import check_dims
+from mrl_text.truncation import check_dim, check_dims
 
 _SHORTLISTS = (10, 20, 50, 100, 200, 500, 1000)
 _EFFORTS = (10, 20, 40, 80, 160, 320, 640)
@@ -72,7 +72,7 @@ def figure(
     if not len(queries):
         raise ValueError("there are no queries to measure with")
     sizes = check_dims([*(dims or index.facts.get("dims") or []), index.width], index.width)
-    plans = list(_plans(index, sizes, dim))
+    plans = list(_plans(index, sizes, None if dim is None else check_dim(dim, index.width)))
     rows: list[dict[str, Any]] = []
     with limited_threads(threads):
         exact = index.exact(queries, K).ids

@@ -15,6 +15,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,16 @@ import numpy as np
 import pyarrow as pa
 from filelock import AcquireReturnProxy
 
-from mrl_text.files import hold, write_atomically
+from mrl_text.files import check_writable, hold, write_atomically
+from mrl_text.truncation import truncate
 
 MANIFEST = "index.json"
 VECTORS = "vectors.f16"
 _VERSION = 1
+_GROWING = ".f16"  # files that may hold rows beyond what was saved
+_MEND = "copy it again or build it anew"
+_LOOKED_AT = 64
+_ROUNDING = 0.02  # of unit vectors in float16, far less
 _ROW_TYPE = np.dtype("<f2")
 _SCHEMA = pa.schema([("id", pa.large_string()), ("text", pa.large_string())])
 
@@ -46,10 +52,8 @@ class IndexFolder:
 
     @classmethod
     def create(cls, path: Path, manifest: dict[str, Any]) -> IndexFolder:
-        """A new folder with no rows; FileExistsError where it has files already."""
-        if path.exists() and any(path.iterdir()):
-            what = "is an index already: load it" if (path / MANIFEST).exists() else "has files already"
-            raise FileExistsError(f"{path} {what}, or choose another folder")
+        """A new folder with no rows; errors as of :meth:`check_place`."""
+        cls.check_place(path)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder.manifest = {"version": _VERSION, "generation": 0, "count": 0, "segments": [], "files": {}, **manifest}
@@ -57,23 +61,36 @@ class IndexFolder:
         folder._write_manifest()
         return folder
 
+    @staticmethod
+    def check_place(path: Path) -> None:
+        """Raise FileExistsError where a new folder has files already or is one, OSError where none can be written."""
+        check_writable(path, "choose another folder")
+        if path.is_dir() and any(path.iterdir()):
+            what = "is an index already: load it, or" if (path / MANIFEST).exists() else "has files already:"
+            raise FileExistsError(f"{path} {what} choose another folder")
+
     @classmethod
     def load(cls, path: Path) -> IndexFolder:
         """What was saved last.
 
         Raises:
-            FileNotFoundError: no index there, or one of its files is missing.
-            ValueError: a file is shorter or other than when it was saved, or a newer version wrote it.
+            FileNotFoundError: no index there.
+            ValueError: a file is missing or other than when it was saved, or a newer version wrote it.
         """
         folder = cls(path)
         folder.manifest = read_manifest(path)
         for name, size in folder._expected_sizes().items():
             file = path / name
             if not file.is_file():
-                raise FileNotFoundError(f"{file} is missing: the index is incomplete, copy it again or build it anew")
-            if file.stat().st_size < size:
-                found, mend = file.stat().st_size, "the index is damaged, copy it again or build it anew"
-                raise ValueError(f"{file} has {found} bytes and {size} were saved: {mend}")
+                raise ValueError(f"{file} is missing: the index is damaged, {_MEND}")
+            found = file.stat().st_size
+            if found < size or (found > size and file.suffix != _GROWING):
+                raise ValueError(f"{file} has {found} bytes and {size} were saved: the index is damaged, {_MEND}")
+        state = folder.manifest
+        known = sum(segment["rows"] for segment in state["segments"]), state["vectors"][VECTORS]
+        if known != (folder.count, state["width"]):
+            raise not_described(path)
+        folder._check_vectors()
         return folder
 
     @property
@@ -105,12 +122,21 @@ class IndexFolder:
             self._lock.lock.release()
             self._lock = None
 
+    def delete(self) -> None:
+        """Delete the files, the one that says what counts first, and the folder where it has no others."""
+        self.lock()
+        for name in (MANIFEST, *self._expected_sizes(), ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        self.release()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     def _drop_leftovers(self) -> None:
         expected = self._expected_sizes()
         for file in self.path.iterdir():
-            if file.name in expected and file.suffix == ".f16":
+            if file.name in expected and file.suffix == _GROWING:
                 os.truncate(file, expected[file.name])
-            elif file.name not in expected and file.suffix in (".f16", ".arrow", ".npy", ".faiss"):
+            elif file.name not in expected and file.suffix in (_GROWING, ".arrow", ".npy", ".faiss"):
                 file.unlink()
 
     def write_rows(self, name: str, rows: np.ndarray, first: int) -> None:
@@ -174,7 +200,13 @@ class IndexFolder:
         """Ids, texts and further columns of a saved segment, memory-mapped."""
         name = segment["name"]
         if name not in self._tables:
-            self._tables[name] = pa.ipc.open_file(pa.memory_map(str(self.path / name))).read_all()
+            try:
+                table = pa.ipc.open_file(pa.memory_map(str(self.path / name))).read_all()
+            except (pa.ArrowException, OSError) as error:
+                raise self._damaged(name) from error
+            if len(table) != segment["rows"]:
+                raise self._damaged(name)
+            self._tables[name] = table
         return self._tables[name]
 
     def commit(self, manifest: dict[str, Any], appended: Sequence[str]) -> None:
@@ -196,16 +228,39 @@ class IndexFolder:
     def verify(self) -> None:
         """Read every file that has a checksum; ValueError where one is not what was saved."""
         for entry in [*self.manifest["files"].values(), *self.manifest["segments"]]:
-            if _digest((self.path / entry["name"]).read_bytes()) != entry["blake2b"]:
-                raise ValueError(f"{self.path / entry['name']} is not what was saved: copy the index again")
+            self.checked(entry)
         first = 0
         for segment in self.manifest["segments"]:
             if self._vectors_digest(first, segment["rows"]) != segment["vectors"]:
-                raise ValueError(f"{self.path / VECTORS} is not what was saved: copy the index again")
+                raise self._damaged(VECTORS)
             first += segment["rows"]
 
+    def checked(self, entry: dict[str, Any]) -> Path:
+        """A file that :meth:`write` wrote, read once; ValueError where it is not what was saved."""
+        file: Path = self.path / entry["name"]
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, _new_digest).hexdigest() != entry["blake2b"]:
+                raise self._damaged(file.name)
+        return file
+
+    def _check_vectors(self) -> None:
+        """Look at some vectors: full ones have length 1, smaller sizes are cut from them. All would take minutes."""
+        sizes: dict[str, int] = self.manifest["vectors"]
+        step = max(1, self.count // _LOOKED_AT)
+        some = {name: self.rows(name, size, self.count)[::step].astype(np.float32) for name, size in sizes.items()}
+        full = some.pop(VECTORS)
+        with np.errstate(all="ignore"):
+            if not np.allclose(np.linalg.norm(full, axis=1), 1, atol=_ROUNDING):
+                raise self._damaged(VECTORS)
+            for name, rows in some.items():
+                if not np.allclose(rows, truncate(full, sizes[name]), atol=_ROUNDING):
+                    raise self._damaged(name)
+
+    def _damaged(self, name: str) -> ValueError:
+        return ValueError(f"{self.path / name} is not what was saved: the index is damaged, {_MEND}")
+
     def _vectors_digest(self, first: int, count: int) -> str:
-        digest = hashlib.blake2b(digest_size=16)
+        digest = _new_digest()
         for _, rows in self.blocks(VECTORS, self.manifest["width"], count, first=first):
             digest.update(rows.tobytes())
         return digest.hexdigest()
@@ -229,11 +284,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         version = manifest["version"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{file} is not the description of an index") from None
+        raise not_described(path) from None
     if version != _VERSION:
         raise ValueError(f"{path} was written in version {version} of the layout, this is {_VERSION}: update mrl-text")
+    if "generation" not in manifest:
+        raise not_described(path)
     return manifest
 
 
+def not_described(path: Path) -> ValueError:
+    """The error for a state that is there and says too little."""
+    return ValueError(f"{path / MANIFEST} is not the description of an index, or damaged: {_MEND}")
+
+
+_new_digest = partial(hashlib.blake2b, digest_size=16)
+
+
 def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return _new_digest(content).hexdigest()

@@ -14,7 +14,7 @@ from mrl_text.files import replaced_folder
 from mrl_text.search.checks import check_collection, check_queries, check_rows
 from mrl_text.search.columns import ColumnType, merge_types
 from mrl_text.search.faiss.engine import Engine, exact_search, least_seconds
-from mrl_text.search.faiss.folder import IndexFolder, read_manifest
+from mrl_text.search.faiss.folder import IndexFolder, not_described, read_manifest
 from mrl_text.search.faiss.shortlist import Shortlist, check_plan
 from mrl_text.search.faiss.stored_rows import Rows, vector_files
 from mrl_text.search.hits import Hits, StageCost
@@ -95,8 +95,8 @@ class AdaptiveIndex:
             verify: read all files and compare their checksums, not only their sizes.
 
         Raises:
-            FileNotFoundError: there is no index, or a file of it is missing.
-            ValueError: a file is not what was saved.
+            FileNotFoundError: there is no index.
+            ValueError: a file is missing, or not what was saved.
         """
         path = Path(folder)
         while True:
@@ -106,9 +106,11 @@ class AdaptiveIndex:
                 if verify:
                     read.verify()
                 return cls(read)
-            except (OSError, RuntimeError, ValueError):  # FAISS raises RuntimeError
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                 if read_manifest(path)["generation"] == generation:
-                    raise
+                    if isinstance(error, OSError | ValueError):
+                        raise
+                    raise not_described(path) from error
                 # else another process saved meanwhile, and deleted files that only the state before needed
 
     @property
@@ -181,9 +183,14 @@ class AdaptiveIndex:
             TypeError: an id or text that is not a string, or a value of another type.
         """
         vectors, own = check_rows(ids, embeddings, texts, columns, self.width)
+        if len(ids):
+            self.put(ids, vectors, texts, own)
+
+    def put(
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
+    ) -> None:
+        """As :meth:`add`, for one row or more that :func:`mrl_text.search.checks.check_rows` has seen."""
         merge_types(self._rows.column_types, own)
-        if not len(ids):
-            return
         self._folder.lock()
         known = self._rows.find(ids)
         self._rows.append(ids, vectors, texts, own)  # first: where the disk is full, the rows before stay
@@ -325,6 +332,11 @@ class AdaptiveIndex:
         self._rows.written()
         self._shortlist.written()
         return self.path
+
+    def delete(self) -> None:
+        """Delete the files of the index for good, and the folder where it has no others; ValueError as :meth:`add`."""
+        self._engines.clear()
+        self._folder.delete()
 
     def memory(self) -> dict[str, int]:
         """Bytes by what they are for.

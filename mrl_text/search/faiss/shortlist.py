@@ -34,7 +34,7 @@ class Shortlist:
         self._folder = folder
         self._learned_from = int(folder.manifest.get("learned_from", 0))
         saved = folder.manifest["files"].get(_KEY)
-        self.index: Any = faiss.read_index(str(folder.path / saved["name"])) if saved else None
+        self.index: Any = faiss.read_index(str(folder.checked(saved))) if saved else None
         self._saved, self._grew = self.index, False
 
     def add(self, plan: SearchPlan, vectors: np.ndarray, rows: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 
 from mrl_text.choices import Code
 from mrl_text.search.checks import check_strings
+from mrl_text.search.faiss.folder import IndexFolder
 from mrl_text.search.faiss.index import AdaptiveIndex
+from mrl_text.search.faiss.shortlist import check_plan
 from mrl_text.search.filters import check_where, row_mask
 from mrl_text.search.hits import Hits, StageCost
 from mrl_text.search.plan import CODES, KINDS, SearchPlan, cells
+from mrl_text.search.settings import StoreSettings
 from mrl_text.search.store import Abilities, Document, Store, Where
-from mrl_text.truncation import check_dims
 
 _MANY_ROWS = 50_000  # above, comparing with every row takes milliseconds
 _SMALL_SHARE = 0.1  # of new rows: fewer are put into the shortlist that is there, for more it is built anew
@@ -30,11 +33,10 @@ class FaissStore(Store):
     abilities = Abilities(in_process=True, precisions=CODES, kinds=KINDS, longest=5000, effort=1024)
 
     def __init__(self, index: AdaptiveIndex) -> None:
-        self.index = index
-        self.url, self.path = str(index.path), index.path
-        self.width, self.model = index.width, index.model
+        dims = tuple(index.facts.get("dims", ()))
+        super().__init__(str(index.path), StoreSettings(index.width, index.plan, index.model, dims))
+        self.index, self.path = index, index.path
         self.revision = index.facts.get("revision")
-        self.dims = check_dims([*index.facts.get("dims", ()), index.width], index.width)
 
     @classmethod
     def open(cls, url: str) -> FaissStore:
@@ -42,18 +44,21 @@ class FaissStore(Store):
         return cls(AdaptiveIndex.load(Path(url)))
 
     @classmethod
-    def create(
-        cls,
-        url: str,
-        *,
-        width: int,
-        plan: SearchPlan | None = None,
-        model: str | None = None,
-        dims: Sequence[int] | None = None,
-    ) -> FaissStore:
-        """A new index in a new or empty folder."""
-        facts = {"dims": list(check_dims([*(dims or ()), width], width))}
-        return cls(AdaptiveIndex.create(Path(url), width=width, plan=plan, model=model, facts=facts))
+    def check_place(cls, url: str) -> None:
+        """A folder must be new or empty."""
+        IndexFolder.check_place(Path(url))
+
+    @classmethod
+    def check_plan(cls, plan: SearchPlan, width: int) -> None:
+        """Graphs hold neither int4 nor binary."""
+        check_plan(plan, width)
+
+    @classmethod
+    def _make(cls, url: str, settings: StoreSettings) -> FaissStore:
+        facts = {"dims": list(settings.dims)}
+        return cls(
+            AdaptiveIndex.create(Path(url), width=settings.width, plan=settings.plan, model=settings.model, facts=facts)
+        )
 
     @staticmethod
     def starting_plan(rows: int, width: int, dims: Sequence[int]) -> SearchPlan:
@@ -71,20 +76,10 @@ class FaissStore(Store):
         effort = max(1, 3 * cells(rows, precision) // 8)
         return SearchPlan(dim, "ivf", precision, shortlist=200, effort=effort, final=final)
 
-    @property
-    def plan(self) -> SearchPlan | None:
-        """How :meth:`search` searches."""
-        return self.index.plan
-
-    def add(
-        self,
-        ids: Sequence[str],
-        embeddings: np.ndarray,
-        texts: Sequence[str] | None = None,
-        columns: Mapping[str, Sequence[Any]] | None = None,
+    def _add(
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
     ) -> None:
-        """Add rows."""
-        self.index.add(ids, embeddings, texts, columns)
+        self.index.put(ids, vectors, texts, own)
 
     def expect(self, rows: int) -> None:
         """Put off the shortlist where more than a tenth of the rows are new: it is learned from all of them then."""
@@ -125,6 +120,10 @@ class FaissStore(Store):
         """Rows that can be found."""
         return len(self.index)
 
+    def drop(self) -> None:
+        """Delete the files of the index, and the folder where it has no others."""
+        self.index.delete()
+
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         """Rows by id."""
         check_strings(ids, len(ids), "ids")
@@ -139,6 +138,7 @@ class FaissStore(Store):
     def set_plan(self, plan: SearchPlan | None) -> None:
         """Search in another way from now on."""
         self.index.set_plan(plan)
+        self.settings = replace(self.settings, plan=plan)
 
     def close(self) -> None:
         """Let other processes write."""

@@ -52,7 +52,7 @@ class Rows:
         self._ends: np.ndarray | None = None
         if removed := folder.manifest["files"].get("removed"):
             self.live = np.ones(self.count, dtype=bool)
-            self.live[np.load(folder.path / removed["name"])] = False
+            self.live[np.load(folder.checked(removed))] = False
 
     def __len__(self) -> int:
         return self.count if self.live is None else int(self.live.sum())

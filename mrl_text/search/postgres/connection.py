@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import re
+import textwrap
 import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
@@ -13,7 +14,7 @@ from urllib.parse import unquote
 
 import psycopg
 from pgvector.psycopg import register_vector
-from psycopg import sql
+from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
@@ -28,9 +29,37 @@ _PASSING = {"40001", "40P01", "53300", "57P01", "57P02", "57P03"}
 _REFUSED = re.compile(r"FATAL:(?!.*(starting up|shutting down|recovery|too many|reserved for|terminating))", re.DOTALL)
 _OURS = ("table", "wait", "type")
 _OLDEST = (0, 7)
+_LONGEST_REASON = 240
 _NOTICING = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 """Options of a connection that notices a dead host."""
 _EXTENSION = "vector"
+
+
+_MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], type[Exception], str], ...] = (
+    (
+        (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction),
+        PermissionError,
+        "PostgreSQL does not allow this user to do that: {}",
+    ),
+    (
+        (errors.UndefinedTable, errors.InvalidSchemaName),
+        FileNotFoundError,
+        "a table or the schema of the store is not there: {}",
+    ),
+    ((errors.DiskFull, errors.OutOfMemory), OSError, "PostgreSQL is short of room: {}"),
+    (
+        (errors.IntegrityError, errors.RaiseException, errors.GeneratedAlways, errors.StringDataRightTruncation),
+        ValueError,
+        "a rule of the table refuses this, and nothing of it was done: {}; change rows or rule, and run it again",
+    ),
+    (
+        (errors.ProtocolViolation, errors.ObjectNotInPrerequisiteState, errors.ProgrammingError, errors.DataError),
+        ValueError,
+        "PostgreSQL cannot do this: {}; where the table was changed, undo that, or fill a new one",
+    ),
+    ((psycopg.Error,), OSError, "PostgreSQL gave up: {}"),  # as at a statement that takes longer than is allowed
+)
+"""What errors of the server are in the library: the first that fits."""
 
 
 class _LostError(Exception):
@@ -82,7 +111,7 @@ class Connection:
             StoreUnavailableError: no answer within the time that is waited.
             PermissionError: not allowed to that user.
             FileNotFoundError: a table or schema that is not there, or a database without pgvector.
-            ValueError: the server refuses the connection, or has no pgvector of use.
+            ValueError: the server refuses the connection, or has no pgvector of use; or the table does not take it.
             OSError: its disk is full, or it gave up on a statement.
         """
         with self._lock:
@@ -185,15 +214,10 @@ def _create_extension(connection: Link) -> None:
 
 
 def _translated(error: psycopg.Error) -> Exception:
-    """An error of the server in the library's words."""
-    reason = " ".join(str(error).split())
-    if isinstance(error, (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)):
-        return PermissionError(f"PostgreSQL does not allow this user to do that: {reason}")
-    if isinstance(error, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
-        return FileNotFoundError(f"a table or the schema of the store is not there: {reason}")
-    if isinstance(error, (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory)):
-        return OSError(f"PostgreSQL is short of room: {reason}")
-    if isinstance(error, psycopg.OperationalError):  # a statement that took longer than the server allows, and the like
-        return OSError(f"PostgreSQL gave up: {reason}")
-    same: Exception = error
-    return same
+    """An error of the server in the library's words, and in its own."""
+    own = error.diag.message_primary, error.diag.message_detail
+    reason = textwrap.shorten(
+        "; ".join(filter(None, own)) or str(error), _LONGEST_REASON
+    )  # a detail may be a whole row
+    kind, words = next((kind, words) for given, kind, words in _MEANINGS if isinstance(error, given))
+    return kind(words.format(reason))

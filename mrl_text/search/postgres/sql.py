@@ -120,12 +120,9 @@ class Table:
         return sql.SQL("({}::{}({}))").format(whole, sql.SQL(self.stored(plan)), int(plan.dim))
 
     def distance(self, dim: int) -> sql.Composed:
-        """Cosine distance of ``embedding`` to the query ``q.v`` at a size; 1 where a prefix is zero."""
-        if dim == self.width:
-            return sql.SQL("({} <=> {})").format(_EMBEDDING, _QUERY)
-        return sql.SQL(
-            "coalesce(nullif(subvector(embedding, 1, {0}) <=> subvector(q.v, 1, {0}), 'NaN'::float8), 1)"
-        ).format(int(dim))
+        """Cosine distance of ``embedding`` to the query ``q.v`` at a size; 1 where there is none, as of zeros."""
+        cut = "subvector(embedding, 1, {0}) <=> subvector(q.v, 1, {0})" if dim < self.width else "embedding <=> q.v"
+        return sql.SQL(f"coalesce(nullif({cut}, 'NaN'::float8), 1)").format(int(dim))
 
 
 def search(table: Table, plan: SearchPlan, k: int, conditions: Conditions) -> Statement:

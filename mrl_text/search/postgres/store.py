@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import uuid
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from mrl_text.search.checks import check_collection, check_queries, check_rows, check_strings, is_unicode
+from mrl_text.search.checks import check_collection, check_queries, check_strings, is_unicode
 from mrl_text.search.filters import check_where
 from mrl_text.search.hits import Found
 from mrl_text.search.plan import SearchPlan
@@ -20,8 +22,8 @@ from mrl_text.search.postgres import tables
 from mrl_text.search.postgres.connection import Connection, Link
 from mrl_text.search.postgres.sql import Column, Statement, Table, quoted
 from mrl_text.search.retry import closed_on_error
-from mrl_text.search.store import Columns, Document, Store, Where
-from mrl_text.truncation import check_dim, check_dims
+from mrl_text.search.settings import StoreSettings
+from mrl_text.search.store import Document, Store, Where
 
 _FORMAT = 1
 _WIDEST = 16_000
@@ -34,89 +36,80 @@ class PostgresStore(Store):
 
     One table has ids, full vectors, texts and a column for each of the user's own; an HNSW index over a prefix of the
     vectors (an expression, nothing is stored twice but the prefix) finds the shortlist. What a method has returned from
-    is committed. Any number of processes may read and write. Use :meth:`open` or :meth:`create`; ``facts``
-    is what the table ``mrl_text_stores`` knows about it.
+    is committed. Any number of processes may read and write. What is known about
+    it is in the table ``mrl_text_stores``.
     """
 
-    def __init__(self, url: str, connection: Connection, facts: dict[str, Any]) -> None:
-        self.url = url
-        self.width = int(facts["width"])
-        self.model: str | None = facts["model"]
-        self.dims = check_dims(facts["dims"], self.width)
-        self._plan = SearchPlan.from_json(facts["plan"]) if facts["plan"] else None
+    reserved = (*statements.OWN, *statements.SYSTEM)
+
+    def __init__(self, url: str, connection: Connection, settings: StoreSettings, column: Column) -> None:
+        super().__init__(url, settings)
         self._connection = connection
-        self._table = Table(connection.names, facts["column"], self.width)
+        self._table = Table(connection.names, column, self.width)
 
     @classmethod
     def open(cls, url: str) -> PostgresStore:
         """A store that is there; URL and errors as :class:`Connection` and :func:`~mrl_text.search.open_store`.
 
         Raises:
-            ValueError: besides, a connection that is refused, or a store of a later version.
+            ValueError: besides, a connection that is refused, a store of a later version, or one whose owner has
+                changed what is known about it.
         """
         connection = Connection(url)
         with closed_on_error(connection):
-            facts = connection.run(lambda link: tables.read_facts(link, Table(connection.names)))
+            table = Table(connection.names)
+            facts, name = connection.run(lambda link: tables.read_facts(link, table)), ".".join(connection.names)
             if facts is None:
-                name = ".".join(connection.names)
                 raise FileNotFoundError(f"there is no store {name!r} in the database: create it first")
-            if facts.get("format") != _FORMAT:
-                raise ValueError(f"the store has format {facts.get('format')!r}, this version reads {_FORMAT}: upgrade")
-            return cls(url, connection, facts)
+            where = f"what {table.meta.names[-1]} says of the table {name!r}"
+            if (found := facts.get("format")) != _FORMAT:
+                raise ValueError(
+                    f"{where} has format {found!r}, this version reads {_FORMAT}: upgrade mrl-text, or restore it"
+                )
+            if facts.get("column") not in get_args(Column):
+                raise ValueError(f"{where} is damaged (its column is no vector): restore it, or fill a new store")
+            return cls(url, connection, StoreSettings.from_json(facts, where), facts["column"])
 
     @classmethod
-    def create(
-        cls,
-        url: str,
-        *,
-        width: int,
-        plan: SearchPlan | None = None,
-        model: str | None = None,
-        dims: Sequence[int] | None = None,
-        precision: Column | None = None,
-    ) -> PostgresStore:
-        """A new, empty store.
+    def check_place(cls, url: str) -> None:
+        """There may be no table of that name."""
+        connection = Connection(url)
+        with contextlib.closing(connection), contextlib.suppress(FileNotFoundError):  # a database without pgvector
+            connection.run(lambda link: tables.check_free(link, Table(connection.names)))
 
-        Args:
-            url, width, plan, model, dims: as for :func:`~mrl_text.search.create_store`; a width of up to 16,000.
-            precision: of full vectors: ``halfvec`` (float16) or ``vector`` (float32, twice the size). None is what the
-                URL says (``type=vector``), else ``halfvec``.
+    @classmethod
+    def check_plan(cls, plan: SearchPlan, width: int) -> None:
+        """Neither int8 nor int4, and an index takes so many numbers and neighbours."""
+        Table((), width=width).check(plan)
 
-        Raises:
-            FileExistsError: there is a table of that name.
-        """
-        if check_dim(width, None) > _WIDEST:
-            raise ValueError(f"pgvector takes vectors of up to {_WIDEST:,} numbers, got {width:,}")
+    @classmethod
+    def _make(cls, url: str, settings: StoreSettings) -> PostgresStore:
+        """Up to 16,000 numbers; ``type`` in the URL says in what (halfvec, float16, or vector, float32)."""
+        if settings.width > _WIDEST:
+            raise ValueError(f"pgvector takes vectors of up to {_WIDEST:,} numbers, got {settings.width:,}")
         connection = Connection(url, install=True)
-        chosen: Any = precision or connection.type or "halfvec"
-        if chosen not in get_args(Column):
-            raise ValueError(f"vectors of type {chosen!r} are unknown: choose halfvec (float16) or vector (float32)")
-        table = Table(connection.names, chosen, int(width))
-        shape = {"width": int(width), "model": model, "dims": list(check_dims([*(dims or ()), width], width))}
-        made = {"plan": table.check(plan).to_json() if plan else None, "made": uuid.uuid4().hex}
-        facts = {"format": _FORMAT, "column": chosen, **shape, **made}
+        column: Any = connection.type or "halfvec"
+        if column not in get_args(Column):
+            raise ValueError(f"vectors of type {column!r} are unknown: choose halfvec (float16) or vector (float32)")
+        table = Table(connection.names, column, settings.width)
+        if settings.plan is not None:
+            table.check(settings.plan)
+        facts = {"format": _FORMAT, "column": column, **settings.to_json(), "made": uuid.uuid4().hex}
         with closed_on_error(connection):
             connection.run(lambda link: tables.create(link, table, facts))
-        return cls(url, connection, facts)
+        return cls(url, connection, settings, column)
 
-    @property
-    def plan(self) -> SearchPlan | None:
-        """How :meth:`search` searches."""
-        return self._plan
-
-    def add(
-        self, ids: Sequence[str], embeddings: np.ndarray, texts: Sequence[str] | None = None, columns: Columns = None
+    def _add(
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
     ) -> None:
-        """Add rows, all or none.
+        """All or none. A column that is new is added to the table.
 
-        A column that is new is added to the table. Where the index is there it grows with every row; many rows are
-        faster to add before it is built.
+        Where the index is there it grows with every row; many rows are faster to add before it is built.
 
         Raises:
-            ValueError: besides, what PostgreSQL cannot hold: NUL in a text, an id beyond 2,600 bytes, names of its own.
+            ValueError: what PostgreSQL cannot hold: NUL in a text, an id beyond 2,600 bytes; or what the table's owner
+                does not let in.
         """
-        reserved = (*statements.OWN, *statements.SYSTEM)
-        vectors, own = check_rows(ids, embeddings, texts, columns, self.width, reserved)
         given = [None] * len(ids) if texts is None else texts
         for name, values in {"ids": ids, "texts": given, **own}.items():
             for position, value in enumerate(values):
@@ -128,8 +121,7 @@ class PostgresStore(Store):
         for position, one in enumerate(ids):
             if len(one.encode()) > _LONGEST_ID:
                 raise ValueError(f"the id at position {position} has more than {_LONGEST_ID:,} bytes: {one[:40]!r}...")
-        if len(vectors):
-            self._connection.run(lambda link: tables.add(link, self._table, ids, vectors, given, own))
+        self._connection.run(lambda link: tables.add(link, self._table, ids, vectors, given, own))
 
     def flush(self) -> None:
         """Build the index of the plan if it is not there, and let the planner know what the columns hold."""
@@ -144,7 +136,7 @@ class PostgresStore(Store):
         plan on another prefix than that of the index reads the whole table.
         """
         vectors = check_queries(queries, k, self.width)
-        chosen = self._table.check(plan) if plan is not None else self._plan
+        chosen = self._table.check(plan) if plan is not None else self.plan
         if chosen is None:
             return self.exact(vectors, k, where=where)
         return self._connection.run(lambda link: self._search(link, vectors, k, where, chosen))
@@ -163,6 +155,15 @@ class PostgresStore(Store):
     def count(self) -> int:
         """Rows that can be found; the server counts them one by one."""
         return self._connection.run(lambda link: tables.count(link, self._table))
+
+    def is_empty(self) -> bool:
+        """Whether no row can be found; the server looks for one."""
+        statement = sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(self._table.quoted)
+        return bool(self._connection.run(lambda link: tables.value(link, statement)))
+
+    def drop(self) -> None:
+        """Drop the table, on which nothing may depend, and forget what is known about it."""
+        self._connection.run(lambda link: tables.drop(link, self._table))
 
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         """Rows by id."""
@@ -212,8 +213,8 @@ class PostgresStore(Store):
         with link.transaction():
             link.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [tables.LOCK, table.names[-1]])
             if keep:
-                facts = tables.read_facts(link, table)
-                plan = SearchPlan.from_json(facts["plan"]) if facts and facts["plan"] else None
+                facts = tables.read_facts(link, table) or {}
+                plan = SearchPlan.from_json(facts["plan"]) if facts.get("plan") else None
             else:
                 form = sql.SQL("UPDATE {} SET facts = jsonb_set(facts, '{{plan}}', %s) WHERE name = %s")
                 values = [Jsonb(plan.to_json() if plan else None), table.names[-1]]
@@ -227,7 +228,7 @@ class PostgresStore(Store):
             for name in there:  # last, as it holds off searches until the end of the transaction
                 if name != wanted:
                     link.execute(sql.SQL("DROP INDEX {}").format(quoted(*table.names[:-1], name)), {})
-        self._plan = plan
+        self.settings = replace(self.settings, plan=plan)
 
     def _search(self, link: Link, vectors: np.ndarray, k: int, where: Where | None, plan: SearchPlan | None) -> Found:
         """By a plan, or by comparing with every full vector."""

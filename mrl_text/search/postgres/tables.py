@@ -37,8 +37,8 @@ def read_facts(link: Link, table: Table) -> dict[str, Any] | None:
     if not value(link, both, table.regclass, table.meta.regclass):
         return None
     statement = sql.SQL("SELECT facts FROM {} WHERE name = %s").format(table.meta.quoted)
-    facts: dict[str, Any] | None = value(link, statement, table.names[-1])
-    return facts
+    facts = value(link, statement, table.names[-1])
+    return facts if isinstance(facts, dict) or facts is None else {}
 
 
 def create(link: Link, table: Table, facts: dict[str, Any]) -> None:
@@ -49,11 +49,9 @@ def create(link: Link, table: Table, facts: dict[str, Any]) -> None:
     """
     with link.transaction():
         link.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])  # two at once would both begin the table of facts
-        if value(link, "SELECT to_regclass(%s) IS NOT NULL", table.regclass):
-            if read_facts(link, table) == facts:  # committed, and the answer was lost
-                return
-            name = ".".join(table.names)
-            raise FileExistsError(f"there is a table {name!r} already: open it, or choose another name")
+        if read_facts(link, table) == facts:  # committed, and the answer was lost
+            return
+        check_free(link, table)
         form = "CREATE TABLE IF NOT EXISTS {} (name text PRIMARY KEY, facts jsonb NOT NULL)"
         link.execute(sql.SQL(form).format(table.meta.quoted), {})
         # ids sort by their bytes, whatever the database's language is
@@ -61,6 +59,20 @@ def create(link: Link, table: Table, facts: dict[str, Any]) -> None:
         link.execute(sql.SQL(form).format(table.quoted, sql.SQL(table.column), table.width), {})
         form = "INSERT INTO {} (name, facts) VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET facts = EXCLUDED.facts"
         link.execute(sql.SQL(form).format(table.meta.quoted), [table.names[-1], Jsonb(facts)])
+
+
+def drop(link: Link, table: Table) -> None:
+    """The table and what is known about it, away, both or neither."""
+    with link.transaction():
+        link.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table.quoted), {})
+        link.execute(sql.SQL("DELETE FROM {} WHERE name = %s").format(table.meta.quoted), [table.names[-1]])
+
+
+def check_free(link: Link, table: Table) -> None:
+    """Raise FileExistsError where there is a table of that name."""
+    if value(link, "SELECT to_regclass(%s) IS NOT NULL", table.regclass):
+        name = ".".join(table.names)
+        raise FileExistsError(f"there is a table {name!r} already: open it, or choose another name")
 
 
 def columns(link: Link, table: Table) -> dict[str, str]:
@@ -93,21 +105,24 @@ def add(
         merged = _add_columns(link, table, own)
         # before anything else of the table is held: whoever builds an index waits for that, and we for its end
         link.execute(sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(table.quoted), {})
-        every = [*OWN, *merged]
+        names = [name for name in own if name in merged]
+        filled = [*OWN, *names]
         # of the session's own; unlike ``LIKE``, the form takes over no ``NOT NULL`` of columns that others added
         form = "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
-        link.execute(sql.SQL(form).format(quoted(staging[1]), listed(every), table.quoted), {})
-        names = [name for name in own if name in merged]
-        filled = sql.SQL(", ").join(map(sql.Identifier, [*OWN, *names]))  # a COPY has no parameters
+        link.execute(sql.SQL(form).format(quoted(staging[1]), listed(filled), table.quoted), {})
+        into = sql.SQL(", ").join(map(sql.Identifier, filled))  # a COPY has no parameters
         form = "COPY {} ({}) FROM STDIN (FORMAT BINARY)"
-        with link.cursor().copy(sql.SQL(form).format(sql.Identifier(*staging), filled)) as copy:
+        with link.cursor().copy(sql.SQL(form).format(sql.Identifier(*staging), into)) as copy:
             copy.set_types(["text", table.column, "text", *(TYPES[merged[name]] for name in names)])
             values = [as_type(own[name], merged[name]) for name in names]
             for row in zip(ids, as_stored(vectors, table.column), texts, *values, strict=True):
                 copy.write_row(row)
-        renewed = sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(quoted(name)) for name in every[1:])
+        # what is not given gets its default: null, unless the table's owner chose another, or has it generated
+        renewed = [sql.SQL("{0} = EXCLUDED.{0}").format(quoted(name)) for name in filled[1:]]
+        renewed += [sql.SQL("{} = DEFAULT").format(quoted(name)) for name in merged if name not in names]
         form = "INSERT INTO {0} ({1}) SELECT {1} FROM {2} ON CONFLICT (id) DO UPDATE SET {3}"
-        link.execute(sql.SQL(form).format(table.quoted, listed(every), quoted(*staging), renewed), {})
+        parts = table.quoted, listed(filled), quoted(*staging), sql.SQL(", ").join(renewed)
+        link.execute(sql.SQL(form).format(*parts), {})
 
 
 def _add_columns(link: Link, table: Table, own: dict[str, Any]) -> dict[str, ColumnType]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from mrl_text.search.retry import WAIT, retrying, wait_seconds
 
 KEY = "QDRANT_API_KEY"
 """Variable of the environment with the key of a server."""
+
+META = "meta.json"
+"""What the embedded mode knows of its collections, in its folder."""
 
 _TIMEOUT = 60  # seconds for one answer: an upload waits until the server has applied it
 _PORT = 6333
@@ -90,7 +94,7 @@ class Client:
         address: of the collection. Nothing is asked of a server yet.
 
     Raises:
-        ValueError: another client has the folder open.
+        ValueError: another client has the folder open, or it is damaged.
     """
 
     def __init__(self, address: Address) -> None:
@@ -101,13 +105,19 @@ class Client:
             return
         try:
             self._client = QdrantClient(path=str(address.folder))
-        except RuntimeError as error:
-            if "already accessed" not in str(error):
-                raise
-            raise ValueError(
-                f"{address.folder} is open in another process or store, and the embedded Qdrant allows one: close that,"
-                " or run a server"
-            ) from None
+        except Exception as error:  # JSON, SQLite and pickles are read, and fail in many ways
+            if "already accessed" in str(error):
+                raise ValueError(
+                    f"{address.folder} is open in another process or store, and the embedded Qdrant allows one: close"
+                    " that, or run a server"
+                ) from None
+            if isinstance(error, OSError):
+                meta = address.folder / META
+                if meta.is_file() and not meta.stat().st_size:  # begun on a full disk
+                    meta.unlink()
+                raise _failing(address, error) from error
+            damaged = f"{address} cannot be opened ({error}): it is damaged, restore it or fill another folder"
+            raise ValueError(damaged) from error
 
     def __call__(self, method: str, *arguments: Any, **options: Any) -> Any:
         """What a method of ``QdrantClient`` returns for the collection and further arguments.
@@ -118,6 +128,7 @@ class Client:
             FileExistsError: it is there already.
             PermissionError: the key does not suffice.
             ValueError: the server refuses for another reason.
+            OSError: the disk of the embedded mode is full, or fails.
         """
         action = partial(getattr(self._client, method), self.address.collection, *arguments, **options)
         what = f"{self.address} (is it running and reachable?)"
@@ -141,6 +152,10 @@ def _once(action: Callable[[], Any], address: Address) -> Any:
         raise _MayPassError(f"429, too many requests: {error}") from error
     except QdrantException as error:
         raise _MayPassError(str(error)) from error
+    except (sqlite3.Error, OSError) as error:
+        if address.folder is None or isinstance(error, FileNotFoundError):
+            raise
+        raise _failing(address, error) from error
     except json.JSONDecodeError as error:
         raise ValueError(_NOT_QDRANT.format(address.server)) from error
     except ResponseHandlingException as error:
@@ -160,6 +175,11 @@ def _once(action: Callable[[], Any], address: Address) -> Any:
         if status == 409:
             raise FileExistsError(f"{address} has a collection {address.collection!r} already ({reason})") from error
         raise ValueError(f"{address} refused a request: {reason}") from error
+
+
+def _failing(address: Address, error: Exception) -> OSError:
+    again = "make room there, and run the same again; what was confirmed before is kept"
+    return OSError(f"{address} cannot be written or read ({error}): {again}")
 
 
 def _reason(error: Any) -> str:

@@ -11,18 +11,21 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from qdrant_client.local.persistence import STORAGE_FILE_NAME
 
-from mrl_text.search.checks import check_collection, check_queries, check_rows, check_strings
+from mrl_text.files import check_writable
+from mrl_text.search.checks import check_collection, check_queries, check_strings
 from mrl_text.search.columns import ColumnType, as_type, merge_types
 from mrl_text.search.filters import check_where
 from mrl_text.search.hits import Found
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.qdrant import requests
-from mrl_text.search.qdrant.calls import Address, Client
+from mrl_text.search.qdrant.calls import META, Address, Client
 from mrl_text.search.qdrant.requests import ID, TEXT, models
 from mrl_text.search.retry import closed_on_error
-from mrl_text.search.store import Columns, Document, Store, StoreUnavailableError, Where
-from mrl_text.truncation import check_dim, check_dims, truncate
+from mrl_text.search.settings import StoreSettings
+from mrl_text.search.store import Document, Store, StoreUnavailableError, Where
+from mrl_text.truncation import truncate
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +47,12 @@ class QdrantStore(Store):
     change to a plan with other sizes. The store closes its client.
     """
 
+    reserved = (ID, TEXT)
+
     def __init__(self, url: str, client: Client, info: Any) -> None:
-        self.url = url
         self._address, self._call = client.address, client
         self._remote = client.address.folder is None
-        self._learn(info)
+        super().__init__(url, self._learn(info))
 
     @classmethod
     def open(cls, url: str) -> QdrantStore:
@@ -58,8 +62,12 @@ class QdrantStore(Store):
             ValueError: besides, a collection that was not made here, or a folder open elsewhere.
         """
         address = Address.parse(url)
-        if address.folder is not None and not (address.folder / "meta.json").is_file():
-            raise FileNotFoundError(f"no embedded Qdrant in {address.folder}: create the store first")
+        if address.folder is not None:
+            if not (address.folder / META).is_file():
+                raise FileNotFoundError(f"no embedded Qdrant in {address.folder}: create the store first")
+            rows = address.folder / "collection" / address.collection / STORAGE_FILE_NAME
+            if rows.parent.is_dir() and not (rows.is_file() and rows.stat().st_size):  # the client would begin anew
+                raise ValueError(f"{rows} is missing or empty: restore it, or fill another folder")
         client = Client(address)
         with closed_on_error(client):
             if not client("collection_exists"):
@@ -67,26 +75,21 @@ class QdrantStore(Store):
             return cls(url, client, client("get_collection"))
 
     @classmethod
-    def create(
-        cls,
-        url: str,
-        *,
-        width: int,
-        plan: SearchPlan | None = None,
-        model: str | None = None,
-        dims: Sequence[int] | None = None,
-    ) -> QdrantStore:
-        """A new collection.
+    def check_place(cls, url: str) -> None:
+        """A folder of the embedded mode must be one; a server is asked when the collection is made."""
+        if (folder := Address.parse(url).folder) is not None:
+            check_writable(folder, "choose another folder")
 
-        Raises:
-            FileExistsError: there is a collection of that name.
-            ValueError: a plan that Qdrant cannot follow, or a server too old to keep what a store must know of itself.
-        """
-        check_dim(width, None)
-        config = requests.vectors_config(plan, width)
-        sizes = list(check_dims([*(dims or ()), width], width))
-        shape = {"width": int(width), "model": model, "dims": sizes, "plan": plan.to_json() if plan else None}
-        facts = json.dumps({"version": 1, **shape, "columns": {}, "made": uuid.uuid4().hex})
+    @classmethod
+    def check_plan(cls, plan: SearchPlan, width: int) -> None:
+        """There are no cells, and no 4-bit numbers."""
+        requests.vectors_config(plan, width)
+
+    @classmethod
+    def _make(cls, url: str, settings: StoreSettings) -> QdrantStore:
+        """A new collection; ValueError, too, for a server too old to keep what a store must know of itself."""
+        config = requests.vectors_config(settings.plan, settings.width)
+        facts = json.dumps({"version": 1, **settings.to_json(), "columns": {}, "made": uuid.uuid4().hex})
         client = Client(address := Address.parse(url))
         with closed_on_error(client):
             if client("collection_exists"):
@@ -102,21 +105,15 @@ class QdrantStore(Store):
                 raise ValueError(f"{address} does not keep metadata of a collection: update it to 1.16 or newer")
             return cls(url, client, info)
 
-    @property
-    def plan(self) -> SearchPlan | None:
-        """How :meth:`search` searches."""
-        return self._plan
-
-    def add(
-        self, ids: Sequence[str], embeddings: np.ndarray, texts: Sequence[str] | None = None, columns: Columns = None
+    def _add(
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
     ) -> None:
-        """Add rows, a few megabytes at a time, each confirmed before the next is sent."""
-        vectors, own = check_rows(ids, embeddings, texts, columns, self.width, (ID, TEXT))
+        """A few megabytes at a time, each confirmed before the next is sent."""
         if self._remote:  # another writer may have changed the plan, and with it the vectors that a row needs
             self._refresh()
         self._learn_columns(own)
         own |= {name: as_type(own[name], type_) for name, type_ in self._columns.items() if name in own}
-        names = list(requests.vectors_config(self._plan, self.width))
+        names = list(requests.vectors_config(self.plan, self.width))
         for batch in requests.point_batches(ids, vectors, texts, own, names, _UPLOAD_BYTES):
             self._call("upsert", points=batch, wait=True)
 
@@ -154,14 +151,14 @@ class QdrantStore(Store):
         vectors = check_queries(queries, k, self.width)
         if plan is not None:
             return self._search(vectors, k, where, self._followed(plan))
-        before = self._plan
+        before = self.plan
         try:
             return self._search(vectors, k, where, before)
         except (ValueError, FileNotFoundError):  # the vectors of a plan that somebody has replaced are gone
             self._refresh()
-            if self._plan == before:
+            if self.plan == before:
                 raise
-            return self._search(vectors, k, where, self._plan)
+            return self._search(vectors, k, where, self.plan)
 
     def exact(self, queries: np.ndarray, k: int = 10, *, where: Where | None = None) -> Found:
         """The ``k`` best rows by comparing with every full vector."""
@@ -180,6 +177,10 @@ class QdrantStore(Store):
     def count(self) -> int:
         """Rows that can be found."""
         return int(self._call("count", exact=True).count)
+
+    def drop(self) -> None:
+        """Delete the collection."""
+        self._call("delete_collection")
 
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         """Rows by id."""
@@ -224,25 +225,23 @@ class QdrantStore(Store):
         """Let go of the connection, or of the folder."""
         self._call.close()
 
-    def _learn(self, info: Any) -> None:
+    def _learn(self, info: Any) -> StoreSettings:
         """Take over what the collection says of itself."""
+        what = f"{self._address} has a collection {self._address.collection!r}"
         try:
             self._facts: dict[str, Any] = json.loads(info.config.metadata[_FACTS])
             self._vectors = set(info.config.params.vectors)
+            version = self._facts["version"]
         except (KeyError, TypeError, ValueError):
-            what = f"{self._address} has a collection {self._address.collection!r}"
             raise ValueError(f"{what} that mrl-text did not make: choose another name") from None
-        if self._facts["version"] != 1:
-            raise ValueError(f"{self.url} was made in version {self._facts['version']} of the layout: update mrl-text")
-        self.width: int = self._facts["width"]
-        self.model: str | None = self._facts["model"]
-        self.dims: tuple[int, ...] = tuple(self._facts["dims"])
-        self._columns: dict[str, ColumnType] = self._facts["columns"]
-        self._plan = SearchPlan.from_json(self._facts["plan"]) if self._facts["plan"] else None
+        if version != 1:
+            raise ValueError(f"{what} of version {version!r} of the layout: update mrl-text")
+        self._columns: dict[str, ColumnType] = self._facts.get("columns", {})
+        return StoreSettings.from_json(self._facts, f"what {self._address} knows of {self._address.collection!r}")
 
     def _refresh(self) -> set[str]:
         """Learn what others may have changed; returns the names of the vectors that are there."""
-        self._learn(self._call("get_collection"))
+        self.settings = self._learn(self._call("get_collection"))
         return self._vectors
 
     def _keep(self, facts: dict[str, Any]) -> None:
@@ -266,8 +265,8 @@ class QdrantStore(Store):
         """This plan, if the collection has what it needs."""
         missing = requests.vectors_config(plan, self.width).keys() - self._vectors
         scan = plan.kind == "flat" and plan.precision in ("float32", "float16")
-        if missing or not (scan or (self._plan is not None and plan.shares_shortlist(self._plan))):
-            label = self._plan.label if self._plan else "comparing with every full vector"
+        if missing or not (scan or (self.plan is not None and plan.shares_shortlist(self.plan))):
+            label = self.plan.label if self.plan else "comparing with every full vector"
             raise ValueError(f"the store is built for {label}: call set_plan for {plan.label}")
         return plan
 
