@@ -116,6 +116,11 @@ class Variant:
         return self.line.method == "pca" or self.cell.precision in ("int8", "uint8")
 
     @property
+    def by_hamming(self) -> bool:
+        """Whether vectors are bits, compared by how many of them differ."""
+        return self.cell.precision in ("binary", "ubinary")
+
+    @property
     def slug(self) -> str:
         """Folder name of the variant among those of its model."""
         return "__".join(f"{key}_{value}" for key, value in sorted(self.experiment.items()) if key not in _OF_THE_LINE)
