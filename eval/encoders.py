@@ -209,7 +209,8 @@ def with_hamming(scores: dict[str, Any], main: str) -> None:
     for name in list(scores):
         kind, _, metric = name.rpartition("_")
         exact = scores.get(f"similarity_{metric}", scores.get(metric) if metric in ("spearman", "pearson") else None)
-        if exact is not None and kind in _MEASURES and (kind, metric) != ("euclidean", "pearson"):
+        known = exact is not None and not np.isnan(exact)  # of summaries that tie no correlation is known
+        if known and kind in _MEASURES and (kind, metric) != ("euclidean", "pearson"):
             scores[name] = exact
     scores["main_score"] = scores[main]
 

@@ -25,8 +25,7 @@ from mrl_text.files import write_atomically
 from .encoders import RecordingSearch
 from .statistics import Units, mean_units
 
-TYPES_WITH_PREDICTIONS = ("STS", "PairClassification", "BitextMining", "Summarization")
-"""Task types whose items come from the predictions that mteb writes."""
+_TYPES_WITH_PREDICTIONS = ("STS", "PairClassification", "BitextMining", "Summarization")
 
 _MERGED = "max_over_subqueries_"
 _TREC = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
@@ -42,6 +41,15 @@ class Items:
     units: Units
 
 
+def from_predictions(task: AbsTask) -> bool:
+    """Whether the items of a task come from the predictions that mteb writes.
+
+    A classifier that is trained once gives items, too; where training is repeated the experiments are the units.
+    """
+    once = task.metadata.type == "Classification" and task.n_experiments == 1
+    return once or task.metadata.type in _TYPES_WITH_PREDICTIONS
+
+
 def collect_items(
     task: AbsTask,
     result: TaskResult,
@@ -53,10 +61,11 @@ def collect_items(
     """The units of every split and subset of a result.
 
     Queries of retrieval and reranking tasks, pairs of STS and pair classification, texts of bitext mining and
-    summarisation. Classification and clustering tasks repeat experiments on samples: these are the units. A split and
-    subset is left out where its units do not reproduce the main score, or where its type has none.
-    ``task`` has its data loaded, ``search`` is what answered a retrieval task, ``predictions`` mteb's file for
-    :data:`TYPES_WITH_PREDICTIONS`. With ``by_hamming`` every measure is the model's own similarity
+    summarisation. Classification and clustering tasks repeat experiments on samples: these are the units, unless there
+    is one experiment only, of which the texts are. A split and subset is left out where its units do not reproduce the
+    main score, or where its type has none.
+    ``task`` has its data loaded, ``search`` is what answered a retrieval task, ``predictions`` mteb's file
+    (:func:`from_predictions`). With ``by_hamming`` every measure is the model's own similarity
     (:func:`mrl_text.eval.encoders.with_hamming`).
     """
     predicted = json.loads(predictions.read_text(encoding="utf-8")) if predictions and predictions.is_file() else {}
@@ -179,6 +188,10 @@ def _reciprocal_rank(found: Mapping[str, float], judged: Mapping[str, int], dept
 def _predicted(task: AbsTask, answer: Any, split: str, subset: str, main: str, by_hamming: bool) -> Items | None:
     if task.metadata.type == "BitextMining":
         return _bitext(task, answer, split, subset, main)
+    if task.metadata.type == "Classification":
+        gold = task.dataset.get(subset, task.dataset)[split][task.label_column_name][:]
+        right = np.equal(answer[0], gold)
+        return Items(split, subset, "text", mean_units(right)) if main == "accuracy" else None
     if task.metadata.type == "Summarization":
         return _summaries(answer, split, subset, main, by_hamming)
     data = task.dataset.get(subset, task.dataset)

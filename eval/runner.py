@@ -29,7 +29,7 @@ from mrl_text.truncation import Precision
 
 from .encoders import Blocks, Call, CellEncoder, Corpus, RecordingSearch, corpus_calls, model_meta, with_hamming
 from .grid import CONTROLS, EVALUATED_PRECISIONS, Control, SweepPlan, Variant, plan_lines
-from .items import TYPES_WITH_PREDICTIONS, collect_items, read_facts, write_items
+from .items import collect_items, from_predictions, read_facts, write_items
 from .results import KEY_COLUMNS, TABLE, Results, items_file, with_layers
 from .tasks import TaskLoader
 
@@ -234,7 +234,7 @@ class _TaskOnModel:
         encoder = CellEncoder(self.cache, variant, meta, self._corpus)
         search = RecordingSearch(encoder) if isinstance(task, AbsTaskRetrieval) else None
         with tempfile.TemporaryDirectory() as scratch:
-            keep = Path(scratch) if task.metadata.type in TYPES_WITH_PREDICTIONS else None
+            keep = Path(scratch) if from_predictions(task) else None
             answer = mteb.evaluate(
                 search or encoder,
                 task,

@@ -67,7 +67,7 @@ def paper(
         base: the control, cut to the same sizes; None is the base that the model names.
         independent: models trained for one size each.
         mirror: folder with copies of mteb's data sets.
-        data: own files and folders, see :func:`mrl_text.eval.own_data.own_task`.
+        data: own files and folders, see :func:`mrl_text.eval.own_data.read_own_data`.
         tasks: mteb tasks; None is :data:`mrl_text.paper.tasks.MIRROR_TASKS` where there is a mirror.
         train: files of texts to fit rotations and PCA on, see :func:`mrl_text.adapt.texts.read_texts`; none of the
             texts to evaluate may be in them.
