@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from datasets import Dataset
 from mteb.models import ModelMeta, SearchEncoderWrapper
 from mteb.models.abs_encoder import AbsEncoder
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 Blocks = Callable[[], Iterator[np.ndarray]]
+_MEASURES = ("cosine", "dot", "euclidean", "manhattan", "max")  # in mteb's names of metrics: cosine_spearman, max_ap
 
 
 class Corpus:
@@ -154,13 +156,20 @@ class CellEncoder(AbsEncoder):
         return Reduction(self.variant, normalize, lambda: self._corpus(hf_subset))(vectors)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Similarities (n, m) by the model's own measure; mteb knows cosine and dot product only."""
+        """Similarities (n, m) by the model's own measure; mteb knows cosine and dot product only.
+
+        Binary vectors are compared by Hamming distance, in whole numbers: 1 - 2 * distance / dim.
+        """
+        if self.variant.by_hamming:
+            return _signs(embeddings1) @ _signs(embeddings2).T / self.variant.cell.dim
         if self._is_distance:
             return self.cache.model.similarity(embeddings1, embeddings2)
         return super().similarity(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Similarities (n,) of pairs by the model's own measure."""
+        """Similarities (n,) of pairs by the model's own measure; of binary vectors as for :meth:`similarity`."""
+        if self.variant.by_hamming:
+            return (_signs(embeddings1) * _signs(embeddings2)).sum(dim=1) / self.variant.cell.dim
         if self._is_distance:
             return self.cache.model.similarity_pairwise(embeddings1, embeddings2)
         return super().similarity_pairwise(embeddings1, embeddings2)
@@ -183,6 +192,27 @@ class RecordingSearch(SearchEncoderWrapper):
         ranking = super().search(queries, hf_split=hf_split, hf_subset=hf_subset, **kwargs)
         self.rankings[hf_split, hf_subset] = ranking
         return ranking
+
+
+def with_hamming(scores: dict[str, Any], main: str) -> None:
+    """Replace, in mteb's scores of binary vectors, what it computed from floats by what Hamming distances give.
+
+    For some tasks mteb takes cosines and distances of vectors itself, besides the model's own similarity. In floats
+    equal Hamming distances become cosines that differ in the last digit, by the order in which a sum is taken, and
+    that splits ties by luck. For plus and minus ones every measure orders as Hamming distance does, and all but the
+    Euclidean one are linear in it, so the metrics of the model's own similarity, which is exact, stand for theirs.
+
+    Args:
+        scores: of one subset: metric -> value; changed in place.
+        main: the task's main score.
+    """
+    for name in list(scores):
+        kind, _, metric = name.rpartition("_")
+        exact = scores.get(f"similarity_{metric}", scores.get(metric) if metric in ("spearman", "pearson") else None)
+        known = exact is not None and not np.isnan(exact)  # of summaries that tie no correlation is known
+        if known and kind in _MEASURES and (kind, metric) != ("euclidean", "pearson"):
+            scores[name] = exact
+    scores["main_score"] = scores[main]
 
 
 def corpus_calls(task: AbsTask, calls: list[Call], subset: str) -> list[Call]:
@@ -210,6 +240,12 @@ def model_meta(source: ModelSource, variant: Variant, similarity: str = "cosine"
             "loader_kwargs": dict(source.trusted),
         }
     )
+
+
+def _signs(vectors: Any) -> torch.Tensor:
+    """Plus and minus ones, float32 (n, dim): sums of their products are whole numbers, and exact."""
+    values = torch.atleast_2d(torch.as_tensor(vectors))
+    return torch.where(values > 0, 1.0, -1.0)
 
 
 def _texts(inputs: DataLoader[BatchedInput]) -> list[str]:

@@ -116,6 +116,11 @@ class Variant:
         return self.line.method == "pca" or self.cell.precision in ("int8", "uint8")
 
     @property
+    def by_hamming(self) -> bool:
+        """Whether vectors are bits, compared by how many of them differ."""
+        return self.cell.precision in ("binary", "ubinary")
+
+    @property
     def slug(self) -> str:
         """Folder name of the variant among those of its model."""
         return "__".join(f"{key}_{value}" for key, value in sorted(self.experiment.items()) if key not in _OF_THE_LINE)
@@ -224,12 +229,10 @@ def _depths(source: ModelSource, depths: Sequence[int]) -> list[int]:
 
 
 def _sizes(source: ModelSource, dims: Sequence[int] | None) -> tuple[int, ...]:
-    width = peek_width(source)
     wanted = check_dims(dims) if dims else source.matryoshka_dims
-    if width is None:
-        if not wanted:
-            raise ValueError(f"{source.name} does not tell its width: give the sizes with --dims, full width included")
-        return check_dims(wanted)
-    if not wanted:
-        wanted = halves(width)
+    if (width := peek_width(source)) is None:
+        from mrl_text.loading import full_width  # with the weights, which most plans do without
+
+        width = full_width(source)
+    wanted = wanted or halves(width)
     return check_dims([*(dim for dim in wanted if dim <= width), width])

@@ -25,8 +25,7 @@ from mrl_text.files import write_atomically
 from .encoders import RecordingSearch
 from .statistics import Units, mean_units
 
-TYPES_WITH_PREDICTIONS = ("STS", "PairClassification", "BitextMining", "Summarization")
-"""Task types whose items come from the predictions that mteb writes."""
+_TYPES_WITH_PREDICTIONS = ("STS", "PairClassification", "BitextMining", "Summarization")
 
 _MERGED = "max_over_subqueries_"
 _TREC = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
@@ -42,16 +41,32 @@ class Items:
     units: Units
 
 
+def from_predictions(task: AbsTask) -> bool:
+    """Whether the items of a task come from the predictions that mteb writes.
+
+    A classifier that is trained once gives items, too; where training is repeated the experiments are the units.
+    """
+    once = task.metadata.type == "Classification" and task.n_experiments == 1
+    return once or task.metadata.type in _TYPES_WITH_PREDICTIONS
+
+
 def collect_items(
-    task: AbsTask, result: TaskResult, search: RecordingSearch | None, predictions: Path | None
+    task: AbsTask,
+    result: TaskResult,
+    search: RecordingSearch | None,
+    predictions: Path | None,
+    *,
+    by_hamming: bool = False,
 ) -> list[Items]:
     """The units of every split and subset of a result.
 
     Queries of retrieval and reranking tasks, pairs of STS and pair classification, texts of bitext mining and
-    summarisation. Classification and clustering tasks repeat experiments on samples: these are the units. A split and
-    subset is left out where its units do not reproduce the main score, or where its type has none.
-    ``task`` has its data loaded, ``search`` is what answered a retrieval task, ``predictions`` mteb's file for
-    :data:`TYPES_WITH_PREDICTIONS`.
+    summarisation. Classification and clustering tasks repeat experiments on samples: these are the units, unless there
+    is one experiment only, of which the texts are. A split and subset is left out where its units do not reproduce the
+    main score, or where its type has none.
+    ``task`` has its data loaded, ``search`` is what answered a retrieval task, ``predictions`` mteb's file
+    (:func:`from_predictions`). With ``by_hamming`` every measure is the model's own similarity
+    (:func:`mrl_text.eval.encoders.with_hamming`).
     """
     predicted = json.loads(predictions.read_text(encoding="utf-8")) if predictions and predictions.is_file() else {}
     collected = []
@@ -62,7 +77,7 @@ def collect_items(
             if search is not None:
                 found = _queries(task, search, split, subset, main)
             elif (answer := predicted.get(subset, predicted.get("parallel", {})).get(split)) is not None:
-                found = _predicted(task, answer, split, subset, main)
+                found = _predicted(task, answer, split, subset, main, by_hamming)
             else:
                 found = _experiments(scores, split, subset, main)
             if found is not None and abs(found.units.score() - scores["main_score"]) < 1e-4:
@@ -170,11 +185,15 @@ def _reciprocal_rank(found: Mapping[str, float], judged: Mapping[str, int], dept
     return next((1 / rank for rank, document in enumerate(best, 1) if judged.get(document, 0) > 0), 0.0)
 
 
-def _predicted(task: AbsTask, answer: Any, split: str, subset: str, main: str) -> Items | None:
+def _predicted(task: AbsTask, answer: Any, split: str, subset: str, main: str, by_hamming: bool) -> Items | None:
     if task.metadata.type == "BitextMining":
         return _bitext(task, answer, split, subset, main)
+    if task.metadata.type == "Classification":
+        gold = task.dataset.get(subset, task.dataset)[split][task.label_column_name][:]
+        right = np.equal(answer[0], gold)
+        return Items(split, subset, "text", mean_units(right)) if main == "accuracy" else None
     if task.metadata.type == "Summarization":
-        return _summaries(answer, split, subset, main)
+        return _summaries(answer, split, subset, main, by_hamming)
     data = task.dataset.get(subset, task.dataset)
     kind, _, statistic = main.rpartition("_")
     of_pairs = task.metadata.type == "STS"
@@ -185,6 +204,8 @@ def _predicted(task: AbsTask, answer: Any, split: str, subset: str, main: str) -
         "euclidean": sign * np.array(answer["euclidean_distances"]),
         "manhattan": sign * np.array(answer["manhattan_distances"]),
     }
+    if by_hamming:
+        similarities = dict.fromkeys([*similarities, "dot"], similarities["similarity"])
     if of_pairs:
         gold = data[split]["score"][:]
         similarities[""] = similarities["similarity"]
@@ -194,7 +215,7 @@ def _predicted(task: AbsTask, answer: Any, split: str, subset: str, main: str) -
     else:
         gold = data[split][task.label_column_name][:]
         gold = gold[0] if len(gold) == 1 else gold  # older data sets keep all pairs in one row
-        similarities["dot"] = np.array(answer["dot_scores"])
+        similarities.setdefault("dot", np.array(answer["dot_scores"]))
         if statistic != "ap" or (kind != "max" and kind not in similarities):
             return None
         columns = {f"value_{name}": values for name, values in similarities.items() if kind in ("max", name)}
@@ -218,12 +239,12 @@ def _bitext(task: AbsTask, answer: Any, split: str, subset: str, main: str) -> I
     return Items(split, subset, "text", mean_units(values))
 
 
-def _summaries(answer: Any, split: str, subset: str, main: str) -> Items | None:
+def _summaries(answer: Any, split: str, subset: str, main: str, by_hamming: bool) -> Items | None:
     match = re.fullmatch(r"(?:(cosine|dot)_)?(spearman|pearson)", main)
     if match is None:
         return None
     correlate = stats.spearmanr if match[2] == "spearman" else stats.pearsonr
-    machine = answer[f"{match[1]}_scores" if match[1] else "similarity_scores"]
+    machine = answer[f"{match[1]}_scores" if match[1] and not by_hamming else "similarity_scores"]
     values = [correlate(human, scored).statistic for human, scored in zip(answer["human_scores"], machine, strict=True)]
     return Items(split, subset, "text", mean_units(values))
 

@@ -1,4 +1,4 @@
-"""A user's own data as ordinary mteb tasks: a BEIR folder, or a table of pairs or of labelled texts."""
+"""A user's own data, read and checked: a BEIR folder, or a table of pairs or of labelled texts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,11 @@ import hashlib
 import logging
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
-
-from datasets import Dataset, DatasetDict
-from mteb.abstasks import (
-    AbsTask,
-    AbsTaskClassification,
-    AbsTaskClustering,
-    AbsTaskPairClassification,
-    AbsTaskRetrieval,
-    AbsTaskSTS,
-)
-from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
-from mteb.abstasks.task_metadata import TaskMetadata
 
 from mrl_text.choices import LabelledAs
 from mrl_text.suggest import check_choice
@@ -47,22 +36,57 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
 _SPLITS = ("test", "dev", "validation")
 _SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
 _SEED = 42
-_MADE: WeakValueDictionary[tuple[Path, LabelledAs | None, str], type[AbsTask]] = WeakValueDictionary()
-_KINDS: dict[type[AbsTask], tuple[str, str, str]] = {
-    AbsTaskRetrieval: ("Retrieval", "t2t", "ndcg_at_10"),
-    AbsTaskSTS: ("STS", "t2t", "cosine_spearman"),
-    AbsTaskPairClassification: ("PairClassification", "t2t", "max_ap"),
-    AbsTaskClassification: ("Classification", "t2c", "accuracy"),
-    AbsTaskClustering: ("Clustering", "t2c", "v_measure"),
-}
-"""mteb's base class -> its name for the type of task, the category and the main score."""
 
 
-def own_task(path: str | Path, as_: LabelledAs | None = None) -> AbsTask:
-    """Make an mteb task of a user's data; all of it is checked here, before anything is encoded.
+@dataclass(frozen=True, eq=False)
+class OwnData:
+    """What a user's files say, checked."""
 
-    ``type(task)()`` is another task on the same rows with a random state of its own. The rows are parsed once as
-    long as the files stay the same and a task on them is alive.
+    place: Path
+    parts: Parts
+    kind: str
+    """mteb's name for the type of task."""
+    tables: Mapping[str, Mapping[str, list[Any]]]
+    """Name -> columns: of a retrieval task its ``corpus`` and ``queries``, of any other its splits."""
+    relevant: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Of a retrieval task: query -> document -> grade."""
+
+    @functools.cached_property
+    def revision(self) -> str:
+        """Hash of the files and of the type of task.
+
+        The same texts clustered are another task than the same texts classified, and no result of one may pass for a
+        result of the other.
+        """
+        return _digest(f"{self.kind} on all rows" if self.kind == "Classification" else self.kind, self.parts)[:16]
+
+
+_READ: WeakValueDictionary[tuple[Path, LabelledAs | None, str], OwnData] = WeakValueDictionary()
+
+
+def read_all(paths: Sequence[str | Path], as_: LabelledAs | None = None) -> list[OwnData]:
+    """Read what :func:`read_own_data` reads; ``as_`` is about files with ``text,label`` and leaves the others alone.
+
+    Raises:
+        FileNotFoundError: as there.
+        ValueError: likewise; or ``as_`` without such a file.
+    """
+    if as_ is not None:
+        check_choice("as", as_, LabelledAs)
+    found = [read_own_data(path) for path in paths]
+    labelled = [one.kind == "Classification" for one in found]
+    if as_ is not None and not any(labelled):
+        raise ValueError(f"--as {as_} is for files with the columns text,label, and none was given")
+    return [
+        read_own_data(path, as_) if as_ == "clustering" and chosen else one
+        for path, one, chosen in zip(paths, found, labelled, strict=True)
+    ]
+
+
+def read_own_data(path: str | Path, as_: LabelledAs | None = None) -> OwnData:
+    """Read a user's data; all of it is checked here, before anything is loaded or encoded.
+
+    The rows are parsed once as long as the files stay the same and what was read is in use.
 
     Args:
         path: a BEIR folder (``corpus.jsonl``, ``queries.jsonl``, ``qrels/*.tsv``), a folder with ``train`` and
@@ -84,12 +108,11 @@ def own_task(path: str | Path, as_: LabelledAs | None = None) -> AbsTask:
     for file in parts.values():
         open_table(file)
     key = (place, as_, _digest("", parts))
-    made = _MADE.get(key)
-    if made is None:
+    if (found := _READ.get(key)) is None:
         problems = Problems(place)
-        made = _retrieval(place, parts, problems) if "corpus" in parts else _tables(place, parts, as_, problems)
-        _MADE[key] = made
-    return made()
+        found = _retrieval(place, parts, problems) if "corpus" in parts else _tables(place, parts, as_, problems)
+        _READ[key] = found
+    return found
 
 
 def task_name(path: Path) -> str:
@@ -136,11 +159,10 @@ def _split_file(place: Path, split: str) -> Path:
     return found[0]
 
 
-def _tables(place: Path, parts: Parts, as_: LabelledAs | None, problems: Problems) -> type[AbsTask]:
+def _tables(place: Path, parts: Parts, as_: LabelledAs | None, problems: Problems) -> OwnData:
     names = {name for layout in LAYOUTS for name in layout}
     tables = {role: read_columns(file, names, problems) for role, file in parts.items()}
     layouts = {role: _layout(table, as_) for role, table in tables.items()}
-    made = functools.partial(_make, place, parts)
     if "data" not in tables:
         if other := [table for role, table in tables.items() if layouts[role] != LAYOUTS[2]]:
             raise ValueError(
@@ -148,17 +170,15 @@ def _tables(place: Path, parts: Parts, as_: LabelledAs | None, problems: Problem
             )
         splits = {role: _labelled_texts(table, problems) for role, table in tables.items()}
         problems.raise_if_any()
-        return made(AbsTaskClassification, _splits(_numbered(place, splits)))
+        return OwnData(place, parts, "Classification", _numbered(place, splits))
     table = tables["data"]
     if layouts["data"] == LAYOUTS[2]:
         labelled = _labelled_texts(table, problems)
         problems.raise_if_any()
         if as_ == "clustering":
-            options = {"max_fraction_of_documents_to_embed": None, "input_column_name": "text"}
-            data = _splits(_numbered(place, {"test": labelled}))
-            return made(AbsTaskClustering, data, label_column_name="label", **options)
-        return made(AbsTaskClassification, _splits(_numbered(place, _halves(place, *labelled))))
-    return _pairs(table, layouts["data"][-1], made, problems)
+            return OwnData(place, parts, "Clustering", _numbered(place, {"test": labelled}))
+        return OwnData(place, parts, "Classification", _numbered(place, _halves(place, *labelled)))
+    return _pairs(place, parts, table, layouts["data"][-1], problems)
 
 
 def _layout(columns: Columns, as_: LabelledAs | None) -> tuple[str, ...]:
@@ -171,7 +191,7 @@ def _layout(columns: Columns, as_: LabelledAs | None) -> tuple[str, ...]:
     return fitting[0]
 
 
-def _pairs(columns: Columns, target: str, made: Callable[..., type[AbsTask]], problems: Problems) -> type[AbsTask]:
+def _pairs(place: Path, parts: Parts, columns: Columns, target: str, problems: Problems) -> OwnData:
     data: dict[str, list[Any]] = {name: checked(columns, name, text, problems) for name in ("sentence1", "sentence2")}
     as_number = functools.partial(number, typed=columns.table.typed)
     convert = as_number if target == "score" else functools.partial(_zero_or_one, as_number)
@@ -182,10 +202,8 @@ def _pairs(columns: Columns, target: str, made: Callable[..., type[AbsTask]], pr
             f"{columns.table.path}: every {target} is {answers[0]:g}; at least two different ones are needed"
         )
     if target == "score":
-        data["score"] = answers
-        return made(AbsTaskSTS, _splits({"test": data}), min_score=min(answers), max_score=max(answers))
-    data["labels"] = [int(answer) for answer in answers]
-    return made(AbsTaskPairClassification, _splits({"test": data}))
+        return OwnData(place, parts, "STS", {"test": {**data, "score": answers}})
+    return OwnData(place, parts, "PairClassification", {"test": {**data, "labels": [int(one) for one in answers]}})
 
 
 def _zero_or_one(as_number: Callable[[object], float], value: object) -> float:
@@ -235,12 +253,7 @@ def _numbered(place: Path, splits: dict[str, tuple[list[str], list[str]]]) -> di
     }
 
 
-def _splits(splits: dict[str, dict[str, list[Any]]]) -> Callable[[], DatasetDict]:
-    data = {name: Dataset.from_dict(columns) for name, columns in splits.items()}
-    return lambda: DatasetDict({name: split.with_format(None) for name, split in data.items()})
-
-
-def _retrieval(place: Path, parts: Parts, problems: Problems) -> type[AbsTask]:
+def _retrieval(place: Path, parts: Parts, problems: Problems) -> OwnData:
     corpus = read_columns(parts["corpus"], (*ID_COLUMNS, "title", "text"), problems)
     identified = next((name for name in ID_COLUMNS if name in corpus.names), ID_COLUMNS[0])
     require(corpus, (identified, "text"))
@@ -259,47 +272,11 @@ def _retrieval(place: Path, parts: Parts, problems: Problems) -> type[AbsTask]:
     blank = sum(not (title + text).strip() for title, text in zip(documents["title"], documents["text"], strict=True))
     if blank:  # published collections have such documents, and without them the scores would be others
         logger.warning("%s: %d of %d documents are empty", parts["corpus"], blank, len(corpus.lines))
-    data = Dataset.from_dict(documents), Dataset.from_dict({"id": ids, "text": texts})
-    keep = [row for row, name in enumerate(ids) if name in relevant]
-    return _make(place, parts, AbsTaskRetrieval, lambda: _split_data(data[0], data[1].select(keep), relevant))
-
-
-def _split_data(corpus: Dataset, queries: Dataset, relevant: dict[str, dict[str, int]]) -> Any:
-    copied = {query: dict(grades) for query, grades in relevant.items()}
-    corpus, queries = corpus.with_format(None), queries.with_format(None)
-    split = RetrievalSplitData(corpus=corpus, queries=queries, relevant_docs=copied, top_ranked=None)
-    return {"default": {"test": split}}
-
-
-def _make(place: Path, parts: Parts, base: type[AbsTask], build: Callable[[], Any], **options: Any) -> type[AbsTask]:
-    """A task class whose ``load_data`` hands out what ``build`` returns.
-
-    The revision is a hash of the files and of the type of task: the same texts clustered are another task than
-    the same texts classified, and no result of one may pass for a result of the other.
-    """
-    kind, category, main_score = _KINDS[base]
-    metadata = TaskMetadata(
-        name=task_name(place),
-        dataset={"path": str(place), "revision": _digest(kind, parts)[:16]},
-        description=f"{kind} on the data in {place.name}.",
-        type=kind,
-        category=category,
-        eval_splits=["test"],
-        eval_langs=["und-Zyyy"],  # nobody said which language
-        main_score=main_score,
-        license="not specified",
-        sample_creation="found",
-        is_public=False,
-    )
-
-    def load_data(self: AbsTask, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Hand out the rows that were parsed when the class was made."""
-        if not self.data_loaded:
-            self.dataset = build()
-            self.data_loaded = True
-
-    namespace = {"__doc__": metadata.description, "__module__": __name__, "metadata": metadata, "load_data": load_data}
-    return type(f"Own{kind}", (base,), {**namespace, **options})
+    asked = [row for row, name in enumerate(ids) if name in relevant]
+    if unjudged := len(ids) - len(asked):
+        logger.info("%s: %d of %d queries have no judgement and are left out", parts["queries"], unjudged, len(ids))
+    queries = {"id": [ids[row] for row in asked], "text": [texts[row] for row in asked]}
+    return OwnData(place, parts, "Retrieval", {"corpus": documents, "queries": queries}, relevant)
 
 
 def _digest(start: str, parts: Parts) -> str:

@@ -258,29 +258,33 @@ class Results:
                 seeds[variant.line, variant.cell, split, subset].append(estimate)
             grouped: dict[tuple[Line, Cell], list[Estimate]] = defaultdict(list)
             for (line, cell, _, _), estimates in seeds.items():
-                # more seeds on the same items are no more items
-                dof, n = min(one.dof for one in estimates), min(one.n for one in estimates)
-                grouped[line, cell].append(replace(mean_estimate(estimates), dof=dof, n=n))
+                grouped[line, cell].append(mean_estimate(estimates))
             self._estimates[task] = {key: mean_estimate(estimates) for key, estimates in grouped.items()}
         return self._estimates[task]
 
     def _parts(self, task: str) -> dict[tuple[Variant, str, str], Estimate]:
-        """Estimates by variant, split and subset; computed once per task, all with the same draws."""
+        """Estimates by variant, split and subset; computed once per task.
+
+        What was measured on the same items has the same draws, be it another size, another model or, in a parallel
+        corpus, another language. Experiments are samples of their own, whatever their numbers.
+        """
         if task not in self._part_estimates:
             rows = self.scores[self.scores["task"] == task]
             parts: dict[tuple[Variant, str, str], Estimate] = {}
-            units: dict[tuple[str, str, str], dict[Variant, Units]] = defaultdict(dict)
+            units: dict[tuple[str, str, str], dict[tuple[Variant, str, str], Units]] = defaultdict(dict)
             for row in rows.to_dict("records"):
                 point = Estimate(float(row["score"]), None, float("inf"), 0)
                 parts[_variant(row), row["split"], row["subset"]] = point
             for variant in dict.fromkeys([key[0] for key in parts]):
                 for one in self._items(variant, task):
-                    if (variant, one.split, one.subset) in parts:
-                        units[one.split, one.subset, _digest(one.units)][variant] = one.units
-            for (split, subset, digest), group in units.items():
-                # equal draws would pair scores that have nothing to do with each other
-                estimates = bootstrap(list(group.values()), f"{task}/{split}/{subset}/{digest}")
-                parts.update({(variant, split, subset): one for variant, one in zip(group, estimates, strict=True)})
+                    part = variant, one.split, one.subset
+                    if part in parts:
+                        apart = one.subset if one.unit == "experiment" else ""
+                        units[one.split, apart, _digest(one.units)][part] = one.units
+            for (split, _, digest), group in units.items():
+                first = next(iter(group))[2]
+                estimates = bootstrap(list(group.values()), f"{task}/{split}/{first}/{digest}")
+                parts.update(zip(group, estimates, strict=True))
             self._part_estimates[task] = parts
         return self._part_estimates[task]
 

@@ -27,9 +27,9 @@ from mrl_text.loading import cached, check_device, shared_folder
 from mrl_text.models import ModelSource
 from mrl_text.truncation import Precision
 
-from .encoders import Blocks, Call, CellEncoder, Corpus, RecordingSearch, corpus_calls, model_meta
+from .encoders import Blocks, Call, CellEncoder, Corpus, RecordingSearch, corpus_calls, model_meta, with_hamming
 from .grid import CONTROLS, EVALUATED_PRECISIONS, Control, SweepPlan, Variant, plan_lines
-from .items import TYPES_WITH_PREDICTIONS, collect_items, read_facts, write_items
+from .items import collect_items, from_predictions, read_facts, write_items
 from .results import KEY_COLUMNS, TABLE, Results, items_file, with_layers
 from .tasks import TaskLoader
 
@@ -234,7 +234,7 @@ class _TaskOnModel:
         encoder = CellEncoder(self.cache, variant, meta, self._corpus)
         search = RecordingSearch(encoder) if isinstance(task, AbsTaskRetrieval) else None
         with tempfile.TemporaryDirectory() as scratch:
-            keep = Path(scratch) if task.metadata.type in TYPES_WITH_PREDICTIONS else None
+            keep = Path(scratch) if from_predictions(task) else None
             answer = mteb.evaluate(
                 search or encoder,
                 task,
@@ -245,8 +245,11 @@ class _TaskOnModel:
                 encode_kwargs={"batch_size": 32, "show_progress_bar": False},
             )
             result = answer.task_results[0]
+            if variant.by_hamming:
+                for scores in (one for subsets in result.scores.values() for one in subsets):
+                    with_hamming(scores, task.metadata.main_score)
             predictions = keep / task.prediction_file_name if keep else None
-            items = collect_items(task, result, search, predictions)
+            items = collect_items(task, result, search, predictions, by_hamming=variant.by_hamming)
         return encoder, result, items
 
     def _corpus(self, subset: str) -> Corpus:
@@ -281,7 +284,9 @@ class _TaskOnModel:
         return {**facts, "ranges": json.dumps(stated)} if stated else facts
 
     def _version(self, variant: Variant) -> str:
-        """What a result depends on besides model and mteb: the task's data, and the texts that PCA was fitted on."""
+        """What a result depends on besides model and mteb: the task's data, how bits are compared, the texts of PCA."""
+        if variant.by_hamming:
+            return f"{self.data}-hamming"
         if variant.line.method != "pca" or not self.run.pca_texts:
             return self.data
         digest = hashlib.blake2b("\0".join(self.run.pca_texts).encode(), digest_size=8)

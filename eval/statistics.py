@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,12 +80,15 @@ class Estimate:
             resamples have no score (a precision without a single positive).
         dof: degrees of freedom behind the spread of the replicates.
         n: units that were resampled, summed over tasks.
+        draws: names of the draws; scores of the same draws, such as those of the languages of a parallel corpus, were
+            measured on the same units. Empty for draws that nothing else shares.
     """
 
     value: float
     replicates: Floats | None
     dof: float
     n: int
+    draws: frozenset[str] = frozenset()
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
         """Percentile interval; with few units the percentiles are those of Student's t.
@@ -94,13 +98,29 @@ class Estimate:
         """
         if self.replicates is None:
             return None
-        tail = stats.norm.cdf(stats.t.ppf((1 - confidence) / 2, max(self.dof, 1)))
+        tail = stats.norm.cdf(stats.t.ppf((1 - confidence) / 2, self._dof))
         low, high = np.quantile(self.replicates, (tail, 1 - tail))
         return Interval(self.value, float(low), float(high), self.n)
 
     def sureness(self, threshold: float) -> float | None:
-        """Share of the replicates at or above ``threshold``."""
-        return None if self.replicates is None else float(np.mean(self.replicates >= threshold))
+        """Confidence that the score is at least ``threshold``.
+
+        It is the coverage of the one-sided interval of :meth:`interval`'s kind that begins there: above 97.5 % where
+        the lower bound of the 95 % interval clears the threshold, and below where it does not.
+        """
+        if self.replicates is None:
+            return None
+        ordered = np.sort(self.replicates)
+        below = int(np.searchsorted(ordered, threshold))
+        if below in (0, len(ordered)):
+            return float(below == 0)
+        under, over = ordered[below - 1 : below + 1]
+        share = (below - 1 + (threshold - under) / (over - under)) / (len(ordered) - 1)  # what np.quantile inverts
+        return float(stats.t.sf(stats.norm.ppf(share), self._dof))
+
+    @property
+    def _dof(self) -> float:
+        return max(self.dof, 1)
 
     def __sub__(self, other: Estimate) -> Estimate:
         return self._combine(other, self.value - other.value, np.subtract)
@@ -115,23 +135,30 @@ class Estimate:
             replicates = operation(self.replicates, other.replicates)
         if not np.isfinite(replicates).all():  # the other is zero in some of them
             return Estimate(value, None, math.inf, 0)
-        return Estimate(value, replicates, min(self.dof, other.dof), min(self.n, other.n))
+        return Estimate(value, replicates, min(self.dof, other.dof), min(self.n, other.n), self.draws | other.draws)
 
 
 def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     """Mean of scores of several tasks, subsets or seeds; without an interval if one of them has none.
 
-    Degrees of freedom by Welch and Satterthwaite.
+    Scores of the same draws count as one, since more languages or seeds on the same items are no more items. Degrees of
+    freedom by Welch and Satterthwaite.
     """
     value = float(np.mean([estimate.value for estimate in estimates]))
-    known = [estimate.replicates for estimate in estimates if estimate.replicates is not None]
-    if len(known) < len(estimates):
+    groups: dict[object, list[Estimate]] = defaultdict(list)
+    for number, estimate in enumerate(estimates):
+        groups[estimate.draws or number].append(estimate)
+    known = [[one.replicates for one in group if one.replicates is not None] for group in groups.values()]
+    if sum(map(len, known)) < len(estimates):
         return Estimate(value, None, math.inf, 0)
-    variances = np.array([replicates.var() for replicates in known])
-    total = variances.sum()
-    parts = sum(variance**2 / estimate.dof for variance, estimate in zip(variances, estimates, strict=True))
-    dof = total**2 / parts if parts > 0 else math.inf
-    return Estimate(value, np.mean(known, axis=0), float(dof), sum(estimate.n for estimate in estimates))
+    shares = [np.sum(replicates, axis=0) / len(estimates) for replicates in known]
+    variances = np.array([share.var() for share in shares])
+    freedom = [min(one.dof for one in group) for group in groups.values()]
+    parts = sum(variance**2 / dof for variance, dof in zip(variances, freedom, strict=True))
+    dof = variances.sum() ** 2 / parts if parts > 0 else math.inf
+    n = sum(min(one.n for one in group) for group in groups.values())
+    draws = frozenset[str]().union(*(one.draws for one in estimates))
+    return Estimate(value, np.sum(shares, axis=0), float(dof), n, draws)
 
 
 def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -> list[Estimate]:
@@ -182,7 +209,7 @@ def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -
     centre = np.array(values)[:, None]
     widened = centre + (distribution - centre) * math.sqrt(n / (n - 1))
     return [
-        Estimate(value, replicates, n - 1.0, items)
+        Estimate(value, replicates, n - 1.0, items, frozenset({key}))
         if np.isfinite(replicates).all()
         else Estimate(value, None, math.inf, items)
         for value, replicates in zip(values, widened, strict=True)

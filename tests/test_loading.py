@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
 
 from mrl_text import MatryoshkaEncoder
-from mrl_text.loading import cached, load
+from mrl_text.loading import cached, full_width, load
 from mrl_text.models import find_model
 from mrl_text.serving.embedder import Embedder
 from tests.conftest import WORDS, invoke
@@ -73,6 +74,30 @@ def test_a_device_that_is_not_there_is_named_before_anything_is_read(tiny_bert: 
     for call in (load, cached):
         with pytest.raises(ValueError, match=f"device '{device}' is not there; this machine has cpu"):
             call(source, device=device)
+
+
+@pytest.mark.parametrize("kind", ["static", "router", "two poolings"])
+def test_the_full_width_is_that_of_the_vectors_where_the_files_do_not_tell(
+    tiny_bert: Path, tmp_path: Path, kind: str
+) -> None:
+    transformer = SentenceTransformer(str(tiny_bert), device="cpu")[0]
+    table = StaticEmbedding(transformer.tokenizer.backend_tokenizer, embedding_dim=32)
+    modules = {
+        "static": [table],
+        "router": [Router.for_query_document([table], [transformer, Pooling(32)]), Normalize()],
+        "two poolings": [transformer, Pooling(32, pooling_mode=("cls", "mean"))],
+    }[kind]
+    model = SentenceTransformer(modules=modules, device="cpu")
+    model.save(str(tmp_path / "model"))
+    assert full_width(find_model(str(tmp_path / "model"))) == model.encode("the cat").shape[0]
+
+
+def test_the_width_of_modules_that_do_not_tell_is_measured(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SentenceTransformer, "get_embedding_dimension", lambda self: None)
+    model = MatryoshkaEncoder(str(tiny_bert), device="cpu", truncate_dim=8)
+    assert (model.width, model.matryoshka_dims, model.encode(TEXTS, dim=24).shape) == (32, (32,), (3, 24))
+    with pytest.raises(ValueError, match="dim must be from 1 to 32, the model's width, got 33"):
+        model.encode(TEXTS, dim=33)
 
 
 def test_a_model_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -193,6 +193,14 @@ def test_the_width_of_several_poolings_side_by_side_is_not_mistaken(tiny_bert: P
     assert peek_width(find_model(str(tmp_path / "model"))) in (64, None)
 
 
+def test_a_module_whose_settings_say_nothing_leaves_the_width_unknown(tiny_bert: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bert, tmp_path / "model")
+    kinds = ("sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling", "someone.Wider")
+    modules = [{"idx": idx, "name": str(idx), "path": "", "type": kind} for idx, kind in enumerate(kinds)]
+    (tmp_path / "model" / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    assert peek_width(find_model(str(tmp_path / "model"))) is None
+
+
 @pytest.mark.parametrize("content", ["{}", "{", '{"hidden_size": "many"}'])
 def test_the_width_of_a_model_that_does_not_tell_is_unknown(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content, encoding="utf-8")

@@ -17,8 +17,8 @@ from mrl_text.adapt.texts import read_array, read_pairs, read_texts, read_vector
 from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod
 from mrl_text.files import check_replaceable, replaced_folder, write_atomically
-from mrl_text.loading import cached, check_device, load
-from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.loading import cached, check_device, full_width, load
+from mrl_text.models import ModelSource, find_model
 from mrl_text.suggest import check_choice
 from mrl_text.tables import open_table
 
@@ -80,8 +80,7 @@ def adapt(
         open_table(file)
     source = find_model(model, trust_remote_code=trust_remote_code)
     check_device(device)
-    if (width := peek_width(source)) is not None:
-        fitted_dims(width, dims)
+    fitted_dims(full_width(source), dims)
     chosen, rows = _chosen_texts(texts, pairs, column, limit, seed)
     started = time.monotonic()
     vectors = embed(source, chosen, batch_size=batch_size, device=device)

@@ -20,8 +20,8 @@ from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
 from mrl_text.classification.storage import FACTS_FILE, load_classifier, read_facts, save_classifier
 from mrl_text.figures import PALETTE, new_figure, save_figure, size_axis, tidy
 from mrl_text.files import check_replaceable, write_atomically
-from mrl_text.loading import cached, check_device
-from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.loading import cached, check_device, full_width
+from mrl_text.models import ModelSource, find_model
 from mrl_text.tables import Problems, checked, read_columns
 from mrl_text.tables.values import class_name
 from mrl_text.tables.values import text as as_text
@@ -105,7 +105,7 @@ def classify(
     source = find_model(model, trust_remote_code=trust_remote_code)
     check_device(device)
     if dims is not None:
-        check_dims(dims, peek_width(source))
+        check_dims(dims, full_width(source))
     if expected_dims is not None and expected_dims < min(dims or [1]):
         raise ValueError(f"expected_dims must be at least the smallest size, {min(dims or [1])}; got {expected_dims:g}")
     texts, labels = read_labelled(train, text, label)

@@ -16,7 +16,7 @@ from mrl_text import __version__
 from mrl_text.adapt.texts import read_texts
 from mrl_text.choices import Dtype
 from mrl_text.files import write_atomically
-from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.models import ModelSource, find_model
 from mrl_text.paper import ablation, adaptive, against, fewshot, interpolation, robustness, superclasses
 from mrl_text.paper.experiment import FIT_STEPS, Experiment, Missing, Model
 from mrl_text.paper.page import Question, write_page
@@ -67,7 +67,7 @@ def paper(
         base: the control, cut to the same sizes; None is the base that the model names.
         independent: models trained for one size each.
         mirror: folder with copies of mteb's data sets.
-        data: own files and folders, see :func:`mrl_text.eval.own_data.own_task`.
+        data: own files and folders, see :func:`mrl_text.eval.own_data.read_own_data`.
         tasks: mteb tasks; None is :data:`mrl_text.paper.tasks.MIRROR_TASKS` where there is a mirror.
         train: files of texts to fit rotations and PCA on, see :func:`mrl_text.adapt.texts.read_texts`; none of the
             texts to evaluate may be in them.
@@ -185,9 +185,10 @@ def _control(source: ModelSource, base: str | None) -> ModelSource | None:
 
 
 def _sizes(source: ModelSource, control: ModelSource | None, dims: Sequence[int] | None) -> tuple[int, ...]:
-    if (width := peek_width(source)) is None:
-        raise ValueError(f"{source.name} does not tell how wide its vectors are")
-    if control is not None and (other := peek_width(control)) != width:
+    from mrl_text.loading import full_width
+
+    width = full_width(source)
+    if control is not None and (other := full_width(control)) != width:
         widths = f"{source.name} has {width} numbers and its base {control.name} {other}"
         raise ValueError(f"{widths}: they cannot be compared")
     return check_dims([*(dims or source.matryoshka_dims or halves(width)), width], width)

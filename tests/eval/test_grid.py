@@ -291,8 +291,12 @@ def test_sizes_that_no_model_has_are_refused(tuned: str, tmp_path: Path) -> None
         plan_lines([tuned], dims=[1.5])  # type: ignore[list-item]
 
 
-def test_a_model_of_unknown_width_needs_its_sizes_named(tmp_path: Path) -> None:
+def test_the_full_width_of_a_model_that_does_not_tell_is_that_of_its_vectors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     silent = model_folder(tmp_path / "silent", None)
-    with pytest.raises(ValueError, match="local/silent does not tell its width: give the sizes with --dims"):
-        plan_lines([silent])
-    assert plan_lines([silent], dims=[48, 12])[0].dims == (12, 48)
+    monkeypatch.setattr("mrl_text.loading.full_width", lambda source: {"local/silent": 48}[source.name])
+    assert plan_lines([silent], dims=[32, 12])[0].dims == (12, 32, 48)
+    assert plan_lines([silent])[0].dims == (24, 48)
+    with pytest.raises(ValueError, match="dims asks for 64, but the widest of these models has 48"):
+        plan_lines([silent], dims=[64])

@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 from sentence_transformers import SentenceTransformer, quantize_embeddings
 from sklearn.decomposition import PCA
+from sklearn.metrics import average_precision_score
 
 from mrl_text import MatryoshkaEncoder
 from mrl_text.eval import sweep
 from mrl_text.eval import tasks as eval_tasks
-from mrl_text.eval.encoders import Corpus, Reduction
+from mrl_text.eval.encoders import CellEncoder, Corpus, Reduction, model_meta
 from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line, Method, Variant
 from mrl_text.eval.items import read_facts
 from mrl_text.eval.results import items_file
 from mrl_text.eval.tasks import TaskLoader
+from mrl_text.loading import cached
+from mrl_text.models import find_model
 from mrl_text.truncation import Precision, dequantize, quantize
 from tests.conftest import WORDS
 from tests.eval.task_types import TASKS, by_mteb
@@ -113,6 +117,54 @@ def test_the_dot_product_of_binary_vectors_counts_equal_bits(dim: int) -> None:
     bits = np.unpackbits(np.asarray(quantize_embeddings(some[:, :dim], "ubinary")), axis=1)
     hamming = (bits[:, None] != bits[None]).sum(axis=2)
     np.testing.assert_allclose(reduced @ reduced.T, 1 - 2 * hamming / dim, atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [1, 8, 24, 32, 100, 384])
+def test_binary_vectors_are_compared_by_whole_numbers(tiny_bert: Path, dim: int) -> None:
+    bits = np.random.default_rng(dim).integers(0, 2, (80, dim), dtype=np.uint8)
+    stored = dequantize(np.packbits(bits, axis=1), "ubinary", dim)
+    expected = np.array([[dim - 2 * int((one != other).sum()) for other in bits] for one in bits]) / np.float32(dim)
+    source, binary = find_model(str(tiny_bert)), variant(dim, "binary")
+    encoder = CellEncoder(cached(source), binary, model_meta(source, binary), lambda subset: corpus())
+    np.testing.assert_array_equal(np.asarray(encoder.similarity(stored, stored)), expected.astype(np.float32))
+    paired = np.asarray(encoder.similarity_pairwise(stored, stored[::-1].copy()))
+    np.testing.assert_array_equal(paired, np.diag(expected[:, ::-1]).astype(np.float32))
+
+
+@pytest.mark.parametrize(("name", "dims"), [("Pairs", [7, 24]), ("ManySTS", [24]), ("Summaries", [24])])
+def test_binary_scores_are_those_of_hamming_distances_and_ties_are_ties(
+    tiny_bert: Path, tmp_path: Path, name: str, dims: list[int]
+) -> None:
+    result = sweep([str(tiny_bert)], [name], output=tmp_path, dims=dims, precisions=["binary"], controls=[])
+    table = result.scores[result.scores["precision"] == "binary"]
+    assert (table["n"] > 10).all()  # with intervals: the items make the score
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
+
+    def agreement(left: list[str], right: list[str], dim: int) -> np.ndarray:
+        """Bits that agree, of each left text with each right one."""
+        bits = [np.stack([model.encode(text)[:dim] > 0 for text in side]) for side in (left, right)]
+        return np.asarray((bits[0][:, None] == bits[1][None]).sum(axis=2))
+
+    for row in table.itertuples():
+        task = TASKS[name]()
+        task.load_data()
+        data = task.dataset.get(row.subset, task.dataset)[row.split]
+        if name == "Summaries":
+            each = [
+                stats.spearmanr(
+                    one["relevance"], agreement(one["machine_summaries"], one["human_summaries"], row.dim).max(1)
+                )
+                for one in data
+                if len(set(one["relevance"])) > 1
+            ]
+            expected = np.mean([found.statistic for found in each])
+        else:
+            alike = np.diag(agreement(data["sentence1"][:], data["sentence2"][:], row.dim))
+            if name == "Pairs":
+                expected = average_precision_score(data["labels"][:], alike)
+            else:
+                expected = stats.spearmanr(data["score"][:], alike).statistic
+        assert row.score == pytest.approx(expected, abs=1e-6), row
 
 
 def test_float16_is_the_rounding_of_numpy() -> None:

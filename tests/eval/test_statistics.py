@@ -323,9 +323,36 @@ def test_a_score_that_some_resamples_lack_has_no_interval() -> None:
     assert (sometimes_nothing / score).interval() is not None
 
 
-def test_sureness_is_the_share_of_replicates_that_reach_the_threshold() -> None:
-    estimate = Estimate(0.99, np.array([0.97, 0.98, 0.99, 1.0]), 9, 10)
-    assert [estimate.sureness(keep) for keep in (0.9, 0.98, 0.985, 0.99, 1.01)] == [1, 0.75, 0.5, 0.5, 0]
+def test_sureness_is_the_level_at_which_the_interval_reaches_the_threshold() -> None:
+    estimate = Estimate(0.99, np.array([0.97, 0.98, 0.99, 1.0]), math.inf, 10)
+    found = [estimate.sureness(keep) for keep in (0.9, 0.97, 0.98, 0.985, 0.99, 1.01)]
+    assert found == pytest.approx([1, 1, 2 / 3, 1 / 2, 1 / 3, 0])  # of many units: the quantiles of the replicates
+    few = Estimate(0.99, np.array([0.97, 0.98, 0.99, 1.0]), 9, 10)
+    t = stats.t.cdf(stats.norm.ppf(2 / 3), 9)
+    assert few.sureness(0.98) == pytest.approx(t)
+    same = Estimate(1.0, np.ones(RESAMPLES), 9, 10)
+    assert (same.sureness(1.0), same.sureness(1.001)) == (1, 0)
+
+
+@pytest.mark.parametrize("dof", [3, 9, 60, 2000, math.inf])
+def test_the_interval_clears_the_threshold_where_one_is_sure_of_it(dof: float) -> None:
+    rng = np.random.default_rng(16)
+    estimate = Estimate(0.99, np.round(rng.normal(0.99, 0.01, RESAMPLES), 3), dof, 100)  # rounded, so that many tie
+    for threshold in rng.uniform(0.94, 1.0, 400):
+        sureness = estimate.sureness(threshold)
+        assert sureness is not None
+        assert (sureness >= 0.975) == (interval_of(estimate).low >= threshold)
+
+
+def test_scores_of_the_same_draws_count_as_one() -> None:
+    rng = np.random.default_rng(17)
+    hard = rng.uniform(size=200)  # what the languages of a parallel corpus share
+    languages = [units(value=hard + rng.normal(0, 0.01, 200)) for _ in range(8)]
+    together = bootstrap(languages, "task")
+    mean = mean_estimate(together)
+    assert width(mean) == pytest.approx(width(together[0]), rel=0.03)  # not narrower by the root of eight
+    assert (mean.dof, mean.n) == (pytest.approx(199), 200)
+    assert mean_estimate([mean, *bootstrap([units(value=hard)], "another task")]).n == 400
 
 
 @pytest.mark.parametrize(("low", "high", "expected"), [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False)])

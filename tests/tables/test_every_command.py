@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from mrl_text.adapt.texts import read_texts
 from mrl_text.classification.run import read_labelled
-from mrl_text.eval.own_data import own_task
+from mrl_text.eval.own_tasks import own_task
 from mrl_text.search.sample_queries import read_judged
 from mrl_text.tables.beir import read_queries
 from mrl_text.tables.corpus import open_corpus
