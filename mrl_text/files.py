@@ -97,6 +97,11 @@ def hold(folder: Path) -> AcquireReturnProxy:
     return held
 
 
+def holds_files(folder: Path) -> bool:
+    """Whether a folder has files of somebody; a lock and other dot files say nothing, as a failed start leaves them."""
+    return folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
+
+
 def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
     """Refuse an output folder that holds something else than what is about to be written.
 
@@ -108,7 +113,7 @@ def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
     Raises:
         FileExistsError: it is a file, or it holds files without ``marker``.
     """
-    if not folder.is_file() and not (folder.is_dir() and any(folder.iterdir())):
+    if not folder.is_file() and not holds_files(folder):
         return
     if marker is None:
         raise FileExistsError(f"{folder} has files already: choose another folder for the {what}")

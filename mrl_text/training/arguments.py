@@ -197,6 +197,7 @@ def _refusal(arguments: dict[str, Any], without: str | None = None) -> str | Non
     taken = {name: value for name, value in arguments.items() if name not in (without, "learning_rate_mapping")}
     words = StaticEmbedding(Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]")), embedding_dim=1)
     model = SentenceTransformer(modules=[words], device="cpu")
+    model.model_card_data.generate_widget_examples = False  # with a progress bar
     rows = Dataset.from_dict({"anchor": ["a", "b"], "positive": ["c", "d"]})
     try:
         with TemporaryDirectory() as folder:  # which the Trainer makes where it is not there

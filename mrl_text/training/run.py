@@ -17,7 +17,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from mrl_text.files import peek_json, read_json, write_atomically
+from mrl_text.files import holds_files, peek_json, read_json, write_atomically
 from mrl_text.loading import tensors_are_whole
 from mrl_text.training.base import located
 from mrl_text.training.recipe import Recipe
@@ -66,7 +66,7 @@ class RunFolder:
             return
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"{self.path} is a file: choose a folder as --output")
-        if self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
+        if holds_files(self.path):
             raise FileExistsError(f"{self.path} is not empty and holds no run: choose another --output")
 
     def _began_in_vain(self) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import AcquireReturnProxy
 
-from mrl_text.files import check_writable, hold, write_atomically
+from mrl_text.files import check_writable, hold, holds_files, write_atomically
 from mrl_text.truncation import truncate
 
 MANIFEST = "index.json"
@@ -65,7 +65,7 @@ class IndexFolder:
     def check_place(path: Path) -> None:
         """Raise FileExistsError where a new folder has files already or is one, OSError where none can be written."""
         check_writable(path, "choose another folder")
-        if path.is_dir() and any(path.iterdir()):
+        if holds_files(path):
             what = "is an index already: load it, or" if (path / MANIFEST).exists() else "has files already:"
             raise FileExistsError(f"{path} {what} choose another folder")
 
