@@ -21,6 +21,7 @@ from mrl_text.training.batches import (
     NeighbourBatchSampler,
     NoDuplicatesBatchSampler,
     WeightedBatchSampler,
+    rows_used,
 )
 
 CLASSES = list(SAMPLERS.values())
@@ -166,6 +167,22 @@ def test_rows_for_which_there_is_no_place_are_counted(caplog: pytest.LogCaptureF
     found = epoch(NoDuplicatesBatchSampler(Dataset.from_dict(ring), 2, drop_last=False, seed=0))
     assert [len(batch) for batch in found] == [1, 1]
     assert "1 of 3 rows fit into no batch without a text twice and are left out of epoch 1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("drop_last", "steps", "per_step", "used"),
+    [
+        (False, 3, 1, 9),  # of ten batches of three rows
+        (False, 3, 2, 18),
+        (False, 5, 2, 30),
+        (False, 100, 4, 30),
+        (True, 2, 1, 4),
+        (True, 40, 1, 30),
+    ],
+)
+def test_rows_used_are_those_of_the_batches_taken(drop_last: bool, steps: int, per_step: int, used: int) -> None:
+    sampler = NoDuplicatesBatchSampler(faq([10] * 3), 2 if drop_last else 8, drop_last, seed=0)
+    assert rows_used(sampler, steps, per_step) == used
 
 
 def test_no_batch_at_all_ends_the_epoch() -> None:

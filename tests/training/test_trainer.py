@@ -27,6 +27,7 @@ from mrl_text.training.recipe import Recipe
 from mrl_text.training.recipe_files import load_recipe, shipped_recipes
 from mrl_text.training.run import RunFolder
 from mrl_text.training.trainer import train
+from tests.conftest import WORDS
 from tests.training.runs import at_step, contents
 
 MakeRecipe = Callable[..., Recipe]
@@ -289,6 +290,72 @@ def test_a_rotation_is_fitted_on_texts_alone_and_changes_no_similarity(
     assert np.abs(after - before).max() > 0.01
 
 
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 60 questions that have six answers."""
+    rows = [
+        {"anchor": f"{WORDS[row % 40]} in {WORDS[row // 3]}", "positive": f"the {WORDS[row % 6]}"} for row in range(60)
+    ]
+    file = tmp_path_factory.mktemp("questions") / "questions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_every_row_is_used_where_answers_repeat(make_recipe: MakeRecipe, questions: Path, tmp_path: Path) -> None:
+    source = f"[{{source: {questions}}}]"
+    sources = [f"data.train={source}", f"data.validation={source}"]
+    folder = RunFolder(tmp_path / "run")
+    train(make_recipe(*sources, "training.max_steps=-1", "training.per_device_train_batch_size=16"), folder.path)
+    result = json.loads(folder.result.read_text(encoding="utf-8"))
+    assert (result["steps"], result["rows_used"], result["data"]) == (10, 60, {"questions": 60})
+    assert result["validation"]["queries"] == 60
+    measured = {one["dim"]: (one["before"][0], one["after"][0]) for one in result["validation"]["sizes"]}
+    before = json.loads((folder.path / "start.json").read_text(encoding="utf-8"))
+    assert {int(dim): pytest.approx(np.mean(each)) for dim, each in before.items()} == {
+        dim: first for dim, (first, _) in measured.items()
+    }
+    last = [entry for entry in logged(folder) if "eval_validation_dim8_ndcg@10" in entry][-1]
+    assert last["step"] == 10
+    for dim, (_, after) in measured.items():
+        assert after == pytest.approx(last[f"eval_validation_dim{dim}_ndcg@10"])
+    card = (folder.model / "README.md").read_text(encoding="utf-8")
+    for first, second in measured.values():
+        assert f"| {100 * first:.2f} | {100 * second:.2f} |" in card
+
+
+def test_batches_that_cannot_be_filled_are_refused_before_the_model_is_loaded(
+    make_recipe: MakeRecipe, questions: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(base_module, "load", refuse_model)
+    source = f"data.train=[{{source: {questions}}}]"
+    with pytest.raises(
+        ValueError, match="questions: 60 rows with only 6 different texts in a column make no batch of 8"
+    ):
+        train(make_recipe(source, "training.dataloader_drop_last=true"), tmp_path / "run")
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["", "mined", "taught"])
+def test_the_prompts_of_the_base_are_those_of_the_training(
+    make_recipe: MakeRecipe, pairs: Path, tiny_bert: Path, tmp_path: Path, source: str
+) -> None:
+    prompts = {"query": "the fast ", "document": "a slow "}
+    base = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+    base.prompts = dict(prompts)
+    base.save(str(tmp_path / "base"))
+    options = ["training.max_steps=2", "data.validation=[]", "model.max_seq_length=64"]
+    options += [f"data.train=[{MINED % pairs}]"] if source == "mined" else []
+    options += ["loss.distill_weight=1"] if source == "taught" else []
+    own, given, without = (RunFolder(tmp_path / name) for name in ("own", "given", "without"))
+    train(make_recipe(*options, f"model.name={tmp_path / 'base'}"), own.path)
+    train(make_recipe(*options, f"model.prompts={prompts}"), given.path)
+    train(make_recipe(*options), without.path)
+    assert_same_weights(own, given)
+    with pytest.raises(AssertionError):
+        assert_same_weights(own, without)
+
+
 MISTAKES = [
     ("loss.dims=[8,64]", ValueError, "loss.dims asks for 64, but .*tiny-bert.* has width 32"),
     ("eval.dims=[48]", ValueError, "eval.dims asks for 48, but .*tiny-bert.* has width 32"),
@@ -375,7 +442,7 @@ def test_a_run_that_broke_off_before_its_first_checkpoint_can_be_begun_anew(
 ) -> None:
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(
-        FloatingPointError, match="the loss is nan at step 1, before any weight was changed: lower loss.scale"
+        FloatingPointError, match=r"the loss is nan at step 1, before any weight was changed: lower loss.scale"
     ):
         train(make_recipe("loss.scale=1e39"), folder.path)
     (folder.path / "notes.txt").write_text("mine", encoding="utf-8")
