@@ -73,5 +73,7 @@ def _vectors(data: Dataset | DatasetDict, width: int, seed: int) -> np.ndarray:
     parts = data.values() if isinstance(data, DatasetDict) else [data]
     tables = [np.asarray(part.with_format("numpy")["label"][:], dtype=np.float32).reshape(-1, width) for part in parts]
     vectors = np.unique(np.concatenate(tables), axis=0)
+    if len(vectors) > _ROTATION_TEXTS:
+        logger.info("the rotation is fitted on %d of the %d texts, drawn at random", _ROTATION_TEXTS, len(vectors))
     generator = np.random.default_rng(seed)
     return vectors[np.sort(generator.permutation(len(vectors))[:_ROTATION_TEXTS])]

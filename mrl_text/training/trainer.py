@@ -101,8 +101,8 @@ def _train(
         card["before"] = _starting_scores(evaluator, model, folder)
     started = time.monotonic()
     facts: dict[str, Any] = {}
-    saved_length = model.max_seq_length if recipe.model.train_seq_length else None
-    with _reading(model, recipe.model.train_seq_length):
+    saved_length, length = model.max_seq_length, recipe.model.train_seq_length
+    with _reading(model, length and min(length, saved_length or length)):
         with arguments.main_process_first(local=False):  # the others, on other machines too, find its files
             model, data = prepare(recipe, model, data, folder)
         arguments.prompts = training_prompts(recipe, data)
@@ -115,7 +115,7 @@ def _train(
                 evaluator=evaluator,
                 callbacks=[MetricsLog(folder.metrics)],
             )
-            trainer.saved_length = saved_length
+            trainer.saved_length = saved_length if length else None
             facts = _fit(trainer, checkpoint, recipe.model.blend, evaluator.primary_metric if evaluator else None)
     if main_process:
         facts["seconds_this_session"] = round(time.monotonic() - started, 1)

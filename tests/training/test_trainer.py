@@ -101,7 +101,7 @@ def refuse_model(*arguments: object, **options: object) -> MatryoshkaEncoder:
 
 SHIPPED: dict[str, tuple[list[str], int, set[str]]] = {
     "2d": ([], 32, set()),
-    "bert-base-nli": ([], 32, set()),
+    "bert-base-nli": (["model.max_seq_length=64"], 32, set()),
     "independent": (["model.width=8", "loss.dims=[8]"], 8, set()),
     "minilm-distill": (["loss.weights=null"], 32, {"rotation.npy", "rotation.json"}),
     "minilm-nli": ([], 32, set()),
