@@ -75,7 +75,11 @@ def train(
     from mrl_text.training.trainer import train as run_training
 
     folder = output or run or Path("runs") / Path(recipe).stem
-    typer.echo(run_training(loaded, folder, resume=resume))
+    model = run_training(loaded, folder, resume=resume)
+    from mrl_text.training.outcome import outcome
+
+    typer.echo(f"{outcome(folder)}\n\n{model}")
+    typer.echo(f"Next: mrl-text eval {folder}{'' if loaded.eval.tasks else ' --data YOUR_TEST_DATA'}", err=True)
 
 
 @common.command

@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler, MultiDatasetDefaultBatchSampler
+from sentence_transformers.util import get_world_size
 
 from mrl_text.files import cache_dir, write_atomically
 from mrl_text.neighbours import neighbour_batches, neighbour_groups
+from mrl_text.training.dealing import Deal, Repeats, find_repeats
 from mrl_text.training.texts import LABEL, row_hashes, text_columns
 
 logger = logging.getLogger(__name__)
@@ -31,8 +35,10 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
     """Every row once per epoch, in random order, no text twice in a batch.
 
     A row with a text that its batch already has, in whatever column (case and spacing ignored), waits for the next
-    batch that has not. sentence-transformers' class of this name keeps the same promise but reads every row anew in
-    every epoch; here 8 bytes per text are kept instead. Rows that fit nowhere else come last, in smaller batches.
+    batch that has not. sentence-transformers' class of this name keeps the same promise but skips rows where texts
+    repeat often. Here an epoch has at least as many batches as the most frequent text has rows, all of about the same
+    size, and such texts are spread over them: 1,000 rows with 20 answers make 50 batches of 20. With ``drop_last``
+    an epoch has as many full batches as can be made without a text twice; the rows beyond wait for the next epoch.
     """
 
     seed: int
@@ -40,62 +46,88 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
     def __init__(self, dataset: Dataset, *args: Any, **kwargs: Any) -> None:
         super().__init__(dataset, *args, **kwargs)
         self.dataset, self.seed = dataset, int(self.seed or 0)
-        self._hashes: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[list[int]]:
-        """One epoch: positions of each batch's rows.
+        """One epoch: positions of each batch's rows, in exactly ``len`` batches.
 
-        Where texts repeat so often that a pass leaves too few full batches, another pass fills up to ``len``: the
-        Trainer's schedule, and the place where a resumed run goes on, count on it.
+        The Trainer's schedule, and the place where a resumed run goes on, count on ``len``. Where rows share texts in
+        several columns at once, not every order can be cut so: with ``drop_last`` another pass fills up.
         """
         random = np.random.default_rng((self.seed, self.epoch))
-        batches = list(self._pass(random))
+        batches = self._pass(random)
         yield from batches
         missing = len(self) - len(batches)
         while batches and missing > 0:
-            batches = list(self._pass(random))[:missing]
+            batches = self._pass(random)[:missing]
             yield from batches
             missing -= len(batches)
 
     def __len__(self) -> int:
-        """Batches in an epoch; more come only where texts repeat and ``drop_last`` is off."""
-        full, rest = divmod(len(self.dataset), self.batch_size)
-        return int(full + (rest > 0 and not self.drop_last))
+        """Batches in an epoch."""
+        return self._batches
 
-    def _pass(self, random: np.random.Generator) -> Iterator[list[int]]:
-        for batch in self._arranged(self._cut(self._order(random)), random):
-            if len(batch) == self.batch_size or not self.drop_last:
-                yield batch
+    @property
+    def largest(self) -> int:
+        """Rows of the largest batch; 0 where none can be made."""
+        rows, batches = len(self.dataset), self._batches
+        return min(rows, self._size(rows, batches)) if batches else 0
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether a text is in so many rows that batches are smaller than asked."""
+        return not self.drop_last and 1 < self.most_frequent == self._batches
+
+    @property
+    def most_frequent(self) -> int:
+        """Rows that share the most frequent text."""
+        return max(self._repeats.counts, default=1)
+
+    @property
+    def distinct(self) -> int:
+        """Different texts in the column that has the fewest."""
+        return min(map(len, self._repeats.in_column), default=0)
+
+    @cached_property
+    def _batches(self) -> int:
+        rows, size = len(self.dataset), self.batch_size
+        if not self.drop_last:
+            return max(-(-rows // size), self.most_frequent) if rows else 0
+
+        def enough(batches: int) -> bool:  # texts for that many full batches, each text at most once in a batch
+            return all(np.minimum(counts, batches).sum() >= batches * size for counts in self._repeats.in_column)
+
+        return bisect_left(range(1, rows // size + 1), True, key=lambda batches: not enough(batches))
+
+    @cached_property
+    def _repeats(self) -> Repeats:
+        return find_repeats(row_hashes(self.dataset))
+
+    def _pass(self, random: np.random.Generator) -> list[list[int]]:
+        return self._arranged(self._cut(self._order(random).tolist()), random)
 
     def _order(self, random: np.random.Generator) -> np.ndarray:
         return random.permutation(len(self.dataset))
 
-    def _arranged(self, batches: Iterable[list[int]], random: np.random.Generator) -> Iterable[list[int]]:
+    def _arranged(self, batches: list[list[int]], random: np.random.Generator) -> list[list[int]]:
         return batches
 
-    def _cut(self, order: np.ndarray) -> Iterator[list[int]]:
-        if self._hashes is None:
-            self._hashes = row_hashes(self.dataset)
-        texts: list[list[int]] = self._hashes.tolist()
-        upcoming = iter(order.tolist())
-        waiting: list[int] = []
-        while True:
-            batch: list[int] = []
-            seen: set[int] = set()
-            passed: list[int] = []
-            first = iter(waiting)
-            for row in chain(first, upcoming):
-                if not seen.isdisjoint(texts[row]):
-                    passed.append(row)
-                    continue
-                batch.append(row)
-                seen.update(texts[row])
-                if len(batch) == self.batch_size:
-                    break
-            if not batch:
-                return
-            waiting = [*passed, *first]
-            yield batch
+    def _cut(self, order: list[int]) -> list[list[int]]:
+        deal = Deal(order, self._repeats)
+        batches = [deal.batch(self._size(deal.rows_left, left), left) for left in range(self._batches, 0, -1)]
+        if self.drop_last:
+            return [batch for batch in batches if len(batch) == self.batch_size]
+        if left_out := deal.fit_in(batches, self.batch_size):
+            logger.warning(
+                "%d of %d rows fit into no batch without a text twice and are left out of epoch %d",
+                *(left_out, len(order), self.epoch + 1),
+            )
+        return batches
+
+    def _size(self, rows: int, batches: int) -> int:
+        """Rows of the next batch, where that many rows and batches are left."""
+        # accelerate takes batches of unequal size for the last one, where it deals them to several processes
+        even = self.is_tight or (batches <= 2 and not self.drop_last and get_world_size() == 1)
+        return int(min(self.batch_size, -(-rows // batches)) if even else self.batch_size)
 
 
 class LengthBatchSampler(NoDuplicatesBatchSampler):
@@ -118,11 +150,9 @@ class LengthBatchSampler(NoDuplicatesBatchSampler):
         stretches = (shuffled[start : start + stretch] for start in range(0, len(shuffled), stretch))
         return np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in stretches])
 
-    def _arranged(self, batches: Iterable[list[int]], random: np.random.Generator) -> Iterable[list[int]]:
-        found = list(batches)
-        full = [batch for batch in found if len(batch) == self.batch_size]
-        smaller = [batch for batch in found if len(batch) < self.batch_size]
-        return [*(full[index] for index in random.permutation(len(full))), *smaller]
+    def _arranged(self, batches: list[list[int]], random: np.random.Generator) -> list[list[int]]:
+        shuffled = [batches[index] for index in random.permutation(len(batches))]
+        return shuffled if self.is_tight else sorted(shuffled, key=len, reverse=True)  # smaller ones last
 
 
 class NeighbourBatchSampler(NoDuplicatesBatchSampler):
@@ -145,7 +175,7 @@ class NeighbourBatchSampler(NoDuplicatesBatchSampler):
     def _order(self, random: np.random.Generator) -> np.ndarray:
         if self._groups is None:
             self._groups = _cached_groups(_first_vectors(self.dataset), self.seed)
-        return np.concatenate(list(neighbour_batches(self._groups, self.batch_size, random)))
+        return np.concatenate(list(neighbour_batches(self._groups, max(self.largest, 1), random)))
 
 
 class WeightedBatchSampler(MultiDatasetDefaultBatchSampler):
@@ -196,6 +226,20 @@ class WeightedBatchSampler(MultiDatasetDefaultBatchSampler):
                 yield batch
             if empty:
                 return
+
+
+def rows_used(sampler: Any, steps: int, batches_per_step: int) -> int:
+    """How many different rows the first ``steps`` steps of training see, of each epoch's batches as they come."""
+    seen: set[int] = set()
+    per_epoch = max(1, -(-len(sampler) // batches_per_step))
+    for epoch in range(-(-steps // per_epoch)):
+        sampler.set_epoch(epoch)
+        before = len(seen)
+        for batch in islice(sampler, (steps - epoch * per_epoch) * batches_per_step):
+            seen.update(batch)
+        if len(seen) == before:  # all there are
+            break
+    return len(seen)
 
 
 SAMPLERS: dict[Batches, type[NoDuplicatesBatchSampler]] = {

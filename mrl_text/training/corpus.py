@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset
 from sentence_transformers.base.training_args import BatchSamplers
 
-from mrl_text.training.batches import SAMPLERS, WeightedBatchSampler
+from mrl_text.training.batches import SAMPLERS, NoDuplicatesBatchSampler, WeightedBatchSampler
 from mrl_text.training.data import check_source, load_sources
 from mrl_text.training.leaks import evaluation_hashes, leaked_rows
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.streams import stream_sources
 from mrl_text.training.texts import row_hashes, text_columns
 
+if TYPE_CHECKING:
+    from mrl_text.encoder import MatryoshkaEncoder
+
 logger = logging.getLogger(__name__)
+
+Data: TypeAlias = Dataset | DatasetDict | IterableDataset
 
 
 def check_data(recipe: Recipe) -> None:
@@ -26,6 +32,10 @@ def check_data(recipe: Recipe) -> None:
         check_source(source)
     for source in recipe.data.validation:
         check_source(source, "validation")
+    if recipe.data.mirror is not None and not Path(recipe.data.mirror).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"data.mirror: no folder at {recipe.data.mirror}; mrl-text mirror TASK FOLDER makes one"
+        )
     if not recipe.data.stream:
         return
     if recipe.loss.needs_teacher or recipe.model.rotation or recipe.loss.name == "rotation":
@@ -55,12 +65,11 @@ def load_training_data(recipe: Recipe) -> Dataset | DatasetDict | IterableDatase
     """
     check_data(recipe)
     config = recipe.data
-    names = _checked_against(recipe)
-    evaluation = evaluation_hashes(names, config.mirror) if names else np.zeros(0, dtype=np.uint64)
     if config.stream:
-        forbidden = evaluation if config.on_leak == "drop" else None
+        forbidden = _evaluation(recipe) if config.on_leak == "drop" else None
         return stream_sources(config.train, seed=recipe.seed, deduplicate=config.deduplicate, evaluation=forbidden)
-    data = load_sources(config.train)
+    data = load_sources(config.train)  # first: its columns are known at once, mteb takes its time
+    evaluation = _evaluation(recipe)
     if not config.deduplicate and not len(evaluation):
         return data
     seen: set[bytes] = set()
@@ -69,17 +78,82 @@ def load_training_data(recipe: Recipe) -> Dataset | DatasetDict | IterableDatase
     return DatasetDict({name: _cleaned(part, name, recipe, evaluation, seen) for name, part in data.items()})
 
 
-def training_prompts(recipe: Recipe, data: Dataset | DatasetDict | IterableDataset) -> dict[str, str] | None:
-    """What ``SentenceTransformerTrainingArguments(prompts=...)`` takes: column -> text put before its texts.
+def training_prompts(model: MatryoshkaEncoder, data: Data) -> dict[str, str] | None:
+    """Column -> text put before its texts in training, mining and the teacher's vectors; None where there is none.
 
-    The anchors get the recipe's ``query`` prompt, all other columns its ``document`` prompt.
+    The model's own rule (:meth:`mrl_text.MatryoshkaEncoder.prompt_for`), by which validation, evaluation and use go,
+    too: anchors are queries, all other columns documents. A recipe's ``model.prompts`` are the model's by then.
     """
-    given = recipe.model.prompts
-    if not any(given.values()):
-        return None
     parts = data.values() if isinstance(data, dict) else [data]
     columns = dict.fromkeys(name for part in parts for name in text_columns(part))
-    return {name: given.get("query" if name == "anchor" else "document", "") for name in columns}
+    prompts = {name: model.prompt_for("query" if name == "anchor" else "document") or "" for name in columns}
+    return prompts if any(prompts.values()) else None
+
+
+def check_batches(recipe: Recipe, data: Data, *, batch_size: int, drop_last: bool, processes: int = 1) -> None:
+    """Refuse data of which no batch can be made; tell where batches are smaller than asked or leave rows out.
+
+    Raises:
+        ValueError: the reason, with rows, different texts and batch size, and what to change.
+    """
+    if isinstance(data, IterableDataset):
+        return
+    parts = data if isinstance(data, DatasetDict) else {recipe.data.train[0].label: data}
+    own = "batch_sampler" not in recipe.training
+    problems = []
+    for name, part in parts.items():
+        # what another sampler makes of repeating texts is its own affair
+        sampler = NoDuplicatesBatchSampler(part if own else _numbered(part), batch_size, drop_last, seed=recipe.seed)
+        columns = len(text_columns(part))
+        told_apart = sampler.largest * (columns - 1 if recipe.loss.needs_pairs else columns)
+        if drop_last and next(iter(sampler), None) is None:
+            problems.append(_no_full_batch(name, part, sampler))
+        elif told_apart < 2:
+            why = "there is one row" if len(part) == 1 else f"all {len(part):,} rows share a text"
+            problems.append(f"{name}: {why}, and a batch of one row has nothing to tell apart: train on other data")
+        else:
+            _tell_batches(name, part, sampler, processes)
+    if len(problems) == len(parts):
+        raise ValueError(problems[0])
+    for problem in problems:
+        logger.warning("NOT TRAINED ON: %s", problem)
+
+
+def _no_full_batch(name: str, data: Dataset, sampler: NoDuplicatesBatchSampler) -> str:
+    rows, size, most = len(data), sampler.batch_size, min(len(data), sampler.distinct)
+    few = f"{rows:,} rows" if most == rows else f"{rows:,} rows with only {most:,} different texts in a column"
+    return (
+        f"{name}: {few} make no batch of {size:,} without a text twice, and training.dataloader_drop_last leaves out"
+        f" smaller ones: set it to false, or training.per_device_train_batch_size to {most:,} at most"
+    )
+
+
+def _tell_batches(name: str, data: Dataset, sampler: NoDuplicatesBatchSampler, processes: int) -> None:
+    rows, size, batches = len(data), sampler.batch_size, len(sampler)
+    if sampler.is_tight and sampler.largest < size:
+        if processes > 1:
+            raise ValueError(
+                f"{name}: {batches:,} of {rows:,} rows share a text, so batches have {sampler.largest} rows and"
+                f" fewer, and {processes} processes need batches of one size: set"
+                f" training.per_device_train_batch_size={sampler.largest} and training.dataloader_drop_last=true"
+            )
+        logger.warning(
+            "%s: %d of %d rows share a text, and no batch has a text twice: an epoch has %d batches of at most %d rows,"
+            " not of %d; training.gradient_accumulation_steps=%d makes the steps as large as asked",
+            *(name, batches, rows, batches, sampler.largest, size, max(2, round(size / sampler.largest))),
+        )
+    elif sampler.largest < size and batches == 1:
+        logger.warning("%s: a batch has %d rows, which is all there are, not %d", name, rows, size)
+    elif left_out := rows - batches * size if sampler.drop_last else 0:
+        logger.info(
+            "%s: an epoch has %d batches of %d rows; %d of %d rows, others each time, are left out of it"
+            " (training.dataloader_drop_last)",
+            *(name, batches, size, left_out, rows),
+        )
+
+
+def _numbered(data: Dataset) -> Dataset:
+    return Dataset.from_dict({"anchor": [str(row) for row in range(len(data))]})
 
 
 def batch_arguments(recipe: Recipe) -> dict[str, Any]:
@@ -91,6 +165,11 @@ def batch_arguments(recipe: Recipe) -> dict[str, Any]:
     if len(weights) > 1:
         arguments["multi_dataset_batch_sampler"] = functools.partial(WeightedBatchSampler, weights=weights)
     return arguments
+
+
+def _evaluation(recipe: Recipe) -> np.ndarray:
+    names = _checked_against(recipe)
+    return evaluation_hashes(names, recipe.data.mirror) if names else np.zeros(0, dtype=np.uint64)
 
 
 def _checked_against(recipe: Recipe) -> list[str]:

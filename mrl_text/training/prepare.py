@@ -32,7 +32,7 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
     What it computes is kept on disk, so that a run that is resumed finds it. Gives the model to train and its data,
     with a ``label`` column of vectors where the loss or the batches need one.
     """
-    prompts = training_prompts(recipe, data)
+    prompts = training_prompts(model, data)
     if any(source.mine_negatives for source in recipe.data.train):
         from mrl_text.training.negatives import mine_sources
 

@@ -39,7 +39,7 @@ def add_teacher(
         model: the teacher, at full width. It is put into evaluation mode for the time being.
         batch_size: texts per forward pass.
         columns: columns to encode; None takes all.
-        prompts: column -> text put before its texts, as in training (:func:`mrl_text.training.data.training_prompts`).
+        prompts: column -> text put before its texts, as in training (``training_prompts``).
         cache: folder for the vectors of all models; None is the one that all commands share.
 
     Returns:

@@ -11,25 +11,28 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import DatasetDict
+from datasets import DatasetDict, IterableDataset
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from mrl_text.cards.sizes import sizes_measured, write_card
+from mrl_text.cards.sizes import write_card
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import hold, peek_json, read_json, replaced_folder, write_atomically
 from mrl_text.loading import not_finite
 from mrl_text.models import ModelSource
 from mrl_text.training.arguments import training_arguments
 from mrl_text.training.base import check_recipe, load_base, located
+from mrl_text.training.batches import rows_used
 from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
-from mrl_text.training.corpus import load_training_data, training_prompts
+from mrl_text.training.corpus import check_batches, load_training_data, training_prompts
 from mrl_text.training.data import load_source
 from mrl_text.training.evaluator import NestedRetrievalEvaluator
 from mrl_text.training.losses import build_loss
+from mrl_text.training.outcome import Scores, compared, means
 from mrl_text.training.prepare import prepare
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.run import RunFolder, describe_data, explain_failed_write
@@ -85,27 +88,33 @@ def _train(
 ) -> None:
     main_process = int(os.environ.get("RANK", "0")) == 0
     checkpoint = folder.last_checkpoint()
+    evaluator = _evaluator(recipe, int(arguments.per_device_eval_batch_size))
     data = load_training_data(recipe)
+    check_batches(
+        recipe,
+        data,
+        batch_size=arguments.train_batch_size,
+        drop_last=arguments.dataloader_drop_last,
+        processes=arguments.world_size,
+    )
     sources = data if isinstance(data, DatasetDict) else {recorded.data.train[0].label: data}
     data_facts = describe_data(sources)
     if main_process:
         folder.check_data(data_facts)
-    evaluator = _evaluator(recipe, int(arguments.per_device_eval_batch_size))
     set_seed(arguments.seed)
     model = load_base(recipe, source)
     if main_process:
         folder.start(recorded, data_facts, resume=resume)
         folder.rewind(checkpoint)
     card: dict[str, Any] = {"data": {name: one["rows"] for name, one in data_facts.items()}}
-    if evaluator is not None and main_process:
-        card["before"] = _starting_scores(evaluator, model, folder)
+    before = _starting_scores(evaluator, model, folder) if evaluator is not None and main_process else {}
     started = time.monotonic()
     facts: dict[str, Any] = {}
     saved_length, length = model.max_seq_length, recipe.model.train_seq_length
     with _reading(model, length and min(length, saved_length or length)):
         with arguments.main_process_first(local=False):  # the others, on other machines too, find its files
             model, data = prepare(recipe, model, data, folder)
-        arguments.prompts = training_prompts(recipe, data)
+        arguments.prompts = training_prompts(model, data)
         if recipe.loss.name != "rotation":  # which is fitted by now, and the encoder stays as it is
             trainer = _Trainer(
                 model=model,
@@ -119,8 +128,11 @@ def _train(
             facts = _fit(trainer, checkpoint, recipe.model.blend, evaluator.primary_metric if evaluator else None)
     if main_process:
         facts["seconds_this_session"] = round(time.monotonic() - started, 1)
-        after = sizes_measured(evaluator(model)) if evaluator is not None else None
-        _save(recipe, model, folder, source, facts, {**card, "after": after})
+        if evaluator is not None:
+            after = evaluator.per_query(model)
+            facts["validation"] = compared(before, after)
+            card |= {"before": means(before), "after": means(after)}
+        _save(recipe, model, folder, source, {**facts, "data": card["data"]}, card)
     PartialState().wait_for_everyone()
 
 
@@ -162,8 +174,12 @@ def _fit(trainer: _Trainer, checkpoint: Path | None, blend: float, metric: str |
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     arguments = trainer.args
     best = {"best_step": trainer.state.best_global_step} if arguments.load_best_model_at_end else {}
+    steps, per_step = trainer.state.global_step, arguments.gradient_accumulation_steps * arguments.world_size
+    sampler = getattr(batches := trainer.get_train_dataloader().batch_sampler, "batch_sampler", batches)
+    streams = isinstance(trainer.train_dataset, IterableDataset)
     return {
-        "steps": trainer.state.global_step,
+        "steps": steps,
+        "rows_used": steps * per_step * arguments.train_batch_size if streams else rows_used(sampler, steps, per_step),
         **best,
         "last_loss": losses[-1] if losses else None,
         "device": str(arguments.device),
@@ -175,8 +191,7 @@ def _evaluator(recipe: Recipe, batch_size: int) -> NestedRetrievalEvaluator | No
     if not recipe.data.validation:
         return None
     parts = [load_source(source) for source in recipe.data.validation]
-    anchors = [text for part in parts for text in part["anchor"]]
-    positives = [text for part in parts for text in part["positive"]]
+    anchors, positives = ([text for part in parts for text in part[name]] for name in ("anchor", "positive"))
     return NestedRetrievalEvaluator(anchors, positives, recipe.loss.dims, batch_size=max(batch_size, 32))
 
 
@@ -223,17 +238,16 @@ class _Trainer(SentenceTransformerTrainer):
             super()._save_checkpoint(*args, **kwargs)
 
 
-def _starting_scores(
-    evaluator: NestedRetrievalEvaluator, model: MatryoshkaEncoder, folder: RunFolder
-) -> dict[int, float]:
-    """What the starting model scores per size; measured once, a run that is resumed reads it."""
-    scores = peek_json(folder.before)
-    if not isinstance(scores, dict):
+def _starting_scores(evaluator: NestedRetrievalEvaluator, model: MatryoshkaEncoder, folder: RunFolder) -> Scores:
+    """What the starting model scores per size and query; measured once, a run that is resumed reads it."""
+    known = peek_json(folder.before)
+    shape = {str(dim): len(evaluator.queries) for dim in evaluator.dims}
+    if not isinstance(known, dict) or {dim: np.size(each) for dim, each in known.items()} != shape:
         if folder.before.exists():
             logger.warning("%s is damaged: the starting model is measured again", folder.before)
-        scores = sizes_measured(evaluator(model))
-        write_atomically(folder.before, json.dumps(scores).encode())
-    return {int(dim): score for dim, score in scores.items()}
+        known = {str(dim): each.tolist() for dim, each in evaluator.per_query(model).items()}
+        write_atomically(folder.before, json.dumps(known).encode())
+    return {int(dim): np.asarray(each, dtype=np.float64) for dim, each in known.items()}
 
 
 def _save(

@@ -104,18 +104,68 @@ def test_rows_that_fit_nowhere_come_last_and_alone() -> None:
     assert all(sum(row < 9 for row in batch) <= 1 for batch in found)
 
 
+def faq(counts: list[int]) -> Dataset:
+    """Questions, all different, and their answers: answer i has ``counts[i]`` of them."""
+    answers = [f"answer {number}" for number, count in enumerate(counts) for _ in range(count)]
+    return Dataset.from_dict(
+        {
+            "anchor": [f"question {row} {'word ' * (row % 7)}" for row in range(len(answers))],
+            "positive": answers,
+            "label": np.random.default_rng(0).standard_normal((len(answers), 8)).astype(np.float32),
+        }
+    )
+
+
 @pytest.mark.parametrize("sampler_class", CLASSES)
-def test_repeated_texts_do_not_make_an_epoch_shorter_than_promised(
-    sampler_class: type[NoDuplicatesBatchSampler],
+@pytest.mark.parametrize(
+    ("counts", "batch_size", "sizes"),
+    [
+        ([50] * 20, 64, [20] * 50),
+        ([50] * 20, 16, [16] * 61 + [12] * 2),
+        ([60] + [1] * 940, 64, [17] * 40 + [16] * 20),
+        ([10] + [1] * 90, 25, [10] * 10),
+        ([4, 3, 2, 1], 8, [3, 3, 2, 2]),
+        ([6, 1, 1], 8, [2, 2, 1, 1, 1, 1]),
+        ([3], 8, [1, 1, 1]),
+        ([1] * 129, 128, [65, 64]),  # rather than a batch of one row, which has nothing to be told from
+    ],
+)
+def test_every_row_is_used_where_texts_repeat_in_no_more_batches_than_that_takes(
+    sampler_class: type[NoDuplicatesBatchSampler], counts: list[int], batch_size: int, sizes: list[int]
 ) -> None:
-    data = pairs(40, distinct=5)  # a batch of 4 leaves rows over that share their anchors
-    sampler = sampler_class(data, 4, drop_last=True, seed=0)
-    once = sum(len(batch) == 4 for batch in sampler_class(data, 4, drop_last=False, seed=0))
-    assert once < 10, "one pass must be too short for the test to say anything"
-    for number in range(3):
+    data = faq(counts)
+    sampler = sampler_class(data, batch_size, drop_last=False, seed=3)
+    assert (len(sampler), sampler.largest) == (len(sizes), max(sizes))
+    for number in range(2):
         found = epoch(sampler, number)
-        assert [len(batch) for batch in found] == [4] * 10
-        assert all(len({data[row]["anchor"] for row in batch}) == 4 for batch in found)
+        assert sorted(map(len, found), reverse=True) == sizes
+        assert sorted(flat(found)) == list(range(len(data)))
+        assert all(len({data[row]["positive"] for row in batch}) == len(batch) for batch in found)
+
+
+@pytest.mark.parametrize("sampler_class", CLASSES)
+@pytest.mark.parametrize(
+    ("counts", "batch_size", "batches"),
+    [([8] * 5, 4, 10), ([50] * 20, 20, 50), ([50] * 20, 21, 0), ([10, 2, 2, 2], 3, 3), ([10, 1, 1], 2, 2), ([3], 4, 0)],
+)
+def test_full_batches_alone_are_as_many_as_can_be_made_without_a_text_twice(
+    sampler_class: type[NoDuplicatesBatchSampler], counts: list[int], batch_size: int, batches: int
+) -> None:
+    data = faq(counts)
+    sampler = sampler_class(data, batch_size, drop_last=True, seed=0)
+    assert len(sampler) == batches
+    for number in range(2):
+        found = epoch(sampler, number)
+        assert [len(batch) for batch in found] == [batch_size] * batches
+        assert len(set(flat(found))) == batches * batch_size
+        assert all(len({data[row]["positive"] for row in batch}) == batch_size for batch in found)
+
+
+def test_rows_for_which_there_is_no_place_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    ring = {"anchor": ["a", "b", "a"], "positive": ["x", "x", "y"], "negative": ["m", "n", "n"]}  # each pair shares one
+    found = epoch(NoDuplicatesBatchSampler(Dataset.from_dict(ring), 2, drop_last=False, seed=0))
+    assert [len(batch) for batch in found] == [1, 1]
+    assert "1 of 3 rows fit into no batch without a text twice and are left out of epoch 1" in caplog.text
 
 
 def test_no_batch_at_all_ends_the_epoch() -> None:

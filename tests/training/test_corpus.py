@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from sentence_transformers import SentenceTransformerTrainingArguments
 from sentence_transformers.base.training_args import BatchSamplers
 
+from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.training.batches import SAMPLERS, WeightedBatchSampler
-from mrl_text.training.corpus import batch_arguments, check_data, load_training_data, training_prompts
+from mrl_text.training.corpus import batch_arguments, check_batches, check_data, load_training_data, training_prompts
 from mrl_text.training.recipe import Recipe
 
 Row = dict[str, str]
@@ -165,19 +167,114 @@ def test_check_data_names_a_missing_file(tmp_path: Path) -> None:
         check_data(recipe([str(tmp_path / "missing.csv")]))
 
 
-def test_anchors_get_the_query_prompt_and_all_others_the_document_prompt() -> None:
+@pytest.mark.parametrize(
+    ("prompts", "default", "query", "document"),
+    [
+        ({"query": "query: ", "document": "passage: "}, None, "query: ", "passage: "),
+        ({"query": "query: ", "passage": "passage: "}, None, "query: ", "passage: "),
+        ({"query": "find: "}, None, "find: ", ""),
+        ({"all": "text: ", "query": ""}, "all", "", "text: "),
+    ],
+)
+def test_anchors_get_the_models_query_prompt_and_all_others_its_document_prompt(
+    tiny_bert: Path, prompts: dict[str, str], default: str | None, query: str, document: str
+) -> None:
     data = DatasetDict(
         {
             "a": Dataset.from_list([{"anchor": "a", "positive": "b", "label": 1.0}]),
             "b": Dataset.from_list([{"anchor": "a", "positive": "b", "negative": "c", "negative_2": "d"}]),
         }
     )
-    both = recipe(["a.csv"], prompts={"query": "query: ", "document": "passage: "})
-    documents = dict.fromkeys(["positive", "negative", "negative_2"], "passage: ")
-    assert training_prompts(both, data) == {"anchor": "query: ", **documents}
-    one = recipe(["a.csv"], prompts={"query": "find: "})
-    assert training_prompts(one, data["a"]) == {"anchor": "find: ", "positive": ""}
-    assert training_prompts(recipe(["a.csv"]), data) is None
+    model = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+    assert training_prompts(model, data) is None
+    model.prompts.update(prompts)
+    model.default_prompt_name = default
+    assert training_prompts(model, data) == {
+        "anchor": query,
+        **dict.fromkeys(["positive", "negative", "negative_2"], document),
+    }
+    assert training_prompts(model, data["a"]) == {"anchor": query, "positive": document}
+
+
+def faq(questions: int, answers: int, **columns: str) -> Dataset:
+    rows = [{"anchor": f"question {row}", "positive": f"answer {row % answers}", **columns} for row in range(questions)]
+    return Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "words"),
+    [
+        (
+            faq(1000, 20),
+            {"batch_size": 64, "drop_last": True},
+            "1,000 rows with only 20 different texts .* batch of 64",
+        ),
+        (faq(64, 64), {"batch_size": 100_000, "drop_last": True}, "64 rows make no batch of 100,000 .* to 64 at most$"),
+        (faq(1, 1), {"batch_size": 8}, "one row, and a batch of one row has nothing to tell apart"),
+        (faq(9, 1), {"batch_size": 8}, "all 9 rows share a text"),
+        (
+            faq(1000, 20),
+            {"batch_size": 64, "processes": 2},
+            "50 of 1,000 rows share a text, .* 2 processes .*per_device_train_batch_size=20 .*dataloader_drop_last=true",
+        ),
+    ],
+)
+def test_data_of_which_no_batch_can_be_made_is_refused(data: Dataset, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^a: {words}" if "processes" not in options else words):
+        check_batches(recipe(["a.csv"]), data, **{"drop_last": False, **options})
+
+
+def test_one_row_is_enough_where_it_brings_something_to_tell_apart() -> None:
+    check_batches(recipe(["a.csv"]), faq(1, 1, negative="no answer"), batch_size=8, drop_last=False)
+    distilled = recipe(["a.csv"], loss={"name": "self_distillation"})
+    check_batches(distilled, faq(1, 1), batch_size=8, drop_last=False)
+    with pytest.raises(ValueError, match="a batch of one row"):
+        check_batches(distilled, faq(1, 1).select_columns("anchor"), batch_size=8, drop_last=False)
+
+
+@pytest.mark.parametrize(
+    ("data", "batch_size", "drop_last", "words"),
+    [
+        (
+            faq(1000, 20),
+            64,
+            False,
+            "50 of 1000 rows share a text, .* an epoch has 50 batches of at most 20 rows, not of 64; "
+            "training.gradient_accumulation_steps=3 ",
+        ),
+        (faq(100, 100), 64, True, "an epoch has 1 batches of 64 rows; 36 of 100 rows, others each time, are left out"),
+        (faq(10, 10), 64, False, "a batch has 10 rows, which is all there are, not 64"),
+        (faq(128, 128), 64, True, None),
+        (faq(100, 50), 20, False, None),
+    ],
+)
+def test_smaller_batches_and_rows_left_out_of_an_epoch_are_said(
+    caplog: pytest.LogCaptureFixture, data: Dataset, batch_size: int, drop_last: bool, words: str | None
+) -> None:
+    with caplog.at_level(logging.INFO):
+        check_batches(recipe(["a.csv"]), data, batch_size=batch_size, drop_last=drop_last)
+    assert re.search(words, caplog.text) if words else not caplog.records
+
+
+def test_a_source_without_a_batch_beside_others_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    data = DatasetDict({"1 large": faq(64, 64), "2 small": faq(5, 5)})
+    check_batches(recipe(["a.csv", "b.csv"]), data, batch_size=8, drop_last=True)
+    assert "NOT TRAINED ON: 2 small: 5 rows make no batch of 8" in caplog.text
+
+
+def test_wrong_columns_are_found_before_an_evaluation_task_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrl_text.training.corpus.evaluation_hashes", lambda *_: pytest.fail("a task was loaded"))
+    file = write(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(ValueError, match="has no column 'question'"):
+        load_training_data(recipe([{"source": file, "columns": ["question", "positive"]}], tasks=["STSBenchmark"]))
+
+
+def test_a_missing_mirror_is_no_reason_not_to_check(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(FileNotFoundError, match=r"^data.mirror: no folder at /nowhere; mrl-text mirror TASK FOLDER"):
+        check_data(recipe([file], mirror="/nowhere"))
 
 
 @pytest.mark.parametrize("batches", SAMPLERS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,20 +27,57 @@ def test_the_score_is_ndcg_at_10_of_the_cut_vectors(rows: int, dim: int) -> None
     cosines = queries @ documents.T / np.outer(np.linalg.norm(queries, axis=1), np.linalg.norm(documents, axis=1))
     expected = ndcg_score(np.eye(rows), cosines, k=10)
     assert 0.01 < expected < 0.99
-    assert nested_ndcg(anchors.double(), positives.double(), dim) == pytest.approx(expected, abs=1e-6)
+    assert nested_ndcg(anchors.double(), positives.double(), dim).mean() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(("rows", "expected"), [(1, 1.0), (3, 0.5), (10, 1 / np.log2(11)), (11, 0.0)])
-def test_ties_count_against_the_model(rows: int, expected: float) -> None:
+@pytest.mark.parametrize("several", [False, True], ids=["one answer each", "several answers each"])
+def test_ties_count_as_the_mean_over_their_orders(several: bool) -> None:
+    """As scikit-learn does: three numbers of -1 and 1 leave four different similarities among 30 documents."""
+    random = np.random.default_rng(1)
+    queries, documents = (random.choice([-1.0, 1.0], (rows, 3)) for rows in (20, 30))
+    right = np.eye(20, 30) if not several else (random.random((20, 30)) < 0.4) + np.eye(20, 30) > 0
+    expected = [ndcg_score(right[row : row + 1], queries[row : row + 1] @ documents.T, k=10) for row in range(20)]
+    assert 0.05 < np.mean(expected) < 0.95
+    answers = torch.tensor(np.argwhere(right))
+    found = nested_ndcg(torch.tensor(queries) * 2, torch.tensor(documents) * 4, 3, answers)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(1, 1.0), (3, (1 + 1 / np.log2(3) + 0.5) / 3)])
+def test_a_model_that_cannot_tell_texts_apart_scores_as_much_as_chance(rows: int, expected: float) -> None:
     same = torch.ones(rows, 4)
-    assert nested_ndcg(same, same, 4) == pytest.approx(expected)
+    assert nested_ndcg(same, same, 4) == pytest.approx(np.full(rows, expected))
+
+
+class Perfect(torch.nn.Module):
+    """Puts every question at its answer: what ends in the same word has the same vector."""
+
+    def encode_query(self, texts: list[str], **options: Any) -> torch.Tensor:
+        return torch.stack([torch.eye(8)[int(text.split()[-1])] for text in texts])
+
+    encode_document = encode_query
+
+
+def test_a_perfect_model_scores_1_where_answers_and_questions_repeat() -> None:
+    """Five answers to twelve questions each, one spelt in two ways, and a question with two right answers."""
+    anchors = [f"question {number} about {answer}" for number in range(12) for answer in range(5)]
+    positives = [f"{'The' if number % 2 else 'the  '} answer {answer}" for number in range(12) for answer in range(5)]
+    anchors += ["Question 0 about 0"]
+    positives += ["also an answer 0"]
+    evaluator = NestedRetrievalEvaluator(anchors, positives, [5, 8])
+    assert (len(evaluator.queries), len(evaluator.documents), len(evaluator.answers)) == (60, 6, 61)
+    for scores in evaluator.per_query(Perfect()).values():  # type: ignore[arg-type]
+        # two documents have one vector, and eleven questions have only one of them as their answer
+        half = (1 + 1 / np.log2(3)) / 2
+        np.testing.assert_allclose(np.sort(scores), [half] * 11 + [1] * 49)
 
 
 def test_vectors_that_are_no_numbers_score_nothing() -> None:
     anchors, positives = noisy_pairs(20, 8, noise=0.1)
-    assert nested_ndcg(torch.full_like(anchors, torch.nan), positives, 8) == 0
+    assert nested_ndcg(torch.full_like(anchors, torch.nan), positives, 8).max() == 0
     anchors[:10] = torch.nan
-    assert nested_ndcg(anchors, positives, 8) <= 0.5
+    assert nested_ndcg(anchors, positives, 8)[:10].max() == 0
+    assert nested_ndcg(positives, anchors, 8)[:10].max() == 0
 
 
 @pytest.fixture
@@ -69,7 +107,7 @@ def test_every_size_is_scored_on_the_full_width_vectors_of_any_model(
     model = kind(str(tiny_bert), device="cpu")
     anchors, positives = (torch.from_numpy(model.encode(part)) for part in texts)
     metrics = NestedRetrievalEvaluator(*texts, [32, 8])(model)
-    expected = {dim: nested_ndcg(anchors, positives, dim) for dim in (8, 32)}
+    expected = {dim: nested_ndcg(anchors, positives, dim).mean() for dim in (8, 32)}
     assert expected[8] != expected[32]
     assert list(metrics) == ["validation_dim8_ndcg@10", "validation_dim32_ndcg@10"]
     assert list(metrics.values()) == pytest.approx(list(expected.values()), abs=1e-6)

@@ -127,6 +127,8 @@ def test_a_check_that_could_not_be_done_is_said_plainly(tmp_path: Path, caplog: 
     with caplog.at_level(logging.WARNING):
         assert evaluation_hashes(["STSBenchmark"], str(tmp_path)).tolist() == []
     assert "NOT CHECKED: whether texts of STSBenchmark are in the training data" in caplog.text
+    assert "data.mirror=FOLDER" in caplog.text
+    assert "--" not in caplog.text, "an option of another command"
 
 
 @pytest.mark.data

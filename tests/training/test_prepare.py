@@ -78,8 +78,8 @@ def test_nothing_is_done_that_the_recipe_does_not_ask_for(
 def test_the_vectors_of_the_frozen_model_come_with_the_data(
     model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path, asked: dict[str, Any]
 ) -> None:
-    prompts = {"query": "the ", "document": "a red "}
-    same_model, taught = prepare(recipe(**asked, prompts=prompts), model, data, folder)
+    model.prompts = {"query": "the ", "passage": "a red "}  # the base's own
+    same_model, taught = prepare(recipe(**asked), model, data, folder)
     assert same_model is model
     assert len(model) == 2, "no layer is added"
     assert taught.column_names == [*data.column_names, "label"]

@@ -432,12 +432,12 @@ def test_a_score_that_falls_ends_with_the_weights_that_scored_best(
 ) -> None:
     scores, lengths = iter([0.1, 0.5, 0.9, 0.4, 0.3, 0.9]), []
 
-    def measured(self: NestedRetrievalEvaluator, model: MatryoshkaEncoder, *arguments: Any, **options: Any) -> Any:
+    def measured(self: NestedRetrievalEvaluator, model: MatryoshkaEncoder) -> dict[int, np.ndarray]:
         lengths.append(model.max_seq_length)
         score = next(scores)
-        return {f"validation_dim{dim}_ndcg@10": score if dim == 32 else 1 - score for dim in (8, 16, 32)}
+        return {dim: np.full(len(self.queries), score if dim == 32 else 1 - score) for dim in (8, 16, 32)}
 
-    monkeypatch.setattr(NestedRetrievalEvaluator, "__call__", measured)
+    monkeypatch.setattr(NestedRetrievalEvaluator, "per_query", measured)
     folder = RunFolder(tmp_path / "run")
     best = "training.load_best_model_at_end=true"
     train(

@@ -1,0 +1,75 @@
+"""What came of a run: steps, rows, scores before and after at every size, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrl_text.eval.statistics import Estimate, bootstrap, mean_units
+from mrl_text.files import read_json
+from mrl_text.truncation import bytes_per_vector
+
+Scores = Mapping[int, np.ndarray]
+"""Size -> nDCG@10 of each query."""
+
+
+def means(scores: Scores) -> dict[int, float]:
+    """Size -> mean over the queries."""
+    return {dim: float(each.mean()) for dim, each in scores.items()}
+
+
+def compared(before: Scores, after: Scores) -> dict[str, Any]:
+    """The validation before and after, for ``result.json``.
+
+    Returns:
+        ``queries`` and ``sizes``: for each size, ascending, ``dim`` and, as [value, low, high] with the ends of the
+        95 % interval (None for a single query), ``before``, ``after`` and ``difference``, of the same queries.
+    """
+    sizes = []
+    for dim, each in sorted(after.items()):
+        first, second = bootstrap([mean_units(before[dim]), mean_units(each)], key=f"validation {dim}")
+        found = {"before": first, "after": second, "difference": second - first}
+        sizes.append({"dim": dim, **{name: _ends(estimate) for name, estimate in found.items()}})
+    return {"queries": len(each), "sizes": sizes}
+
+
+def outcome(folder: Path) -> str:
+    """What to tell of a finished run, from its ``result.json``: several lines."""
+    result = read_json(folder / "result.json")
+    data: dict[str, int | None] = result.get("data", {})
+    lines = []
+    if "steps" not in result:
+        lines.append("The rotation is fitted; the encoder is as it was")
+    else:
+        rows = sum(count or 0 for count in data.values())
+        of = f"{result['rows_used']:,} of {rows:,} rows" if rows else f"{result['rows_used']:,} rows of a stream"
+        lines.append(f"{result['steps']:,} step{'s'[: result['steps'] != 1]}; {of} used")
+    if validation := result.get("validation"):
+        queries = validation["queries"]
+        lines += [f"Validation: nDCG@10 (x100) of {queries:,} quer{'y' if queries == 1 else 'ies'}, 95 % intervals", ""]
+        lines += _table(validation["sizes"])
+    else:
+        lines.append("Nothing was validated: name data.validation to see scores before and after")
+    return "\n".join(lines)
+
+
+def _ends(estimate: Estimate) -> list[float | None]:
+    interval = estimate.interval()
+    return [estimate.value, *((interval.low, interval.high) if interval else (None, None))]
+
+
+def _table(sizes: list[dict[str, Any]]) -> list[str]:
+    rows = [["size", "bytes", "before", "after", "difference"]]
+    for one in reversed(sizes):
+        words = [_words(one[name], sign) for name, sign in (("before", ""), ("after", ""), ("difference", "+"))]
+        rows.append([str(one["dim"]), str(bytes_per_vector(one["dim"])), *words])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _words(ends: list[float | None], sign: str) -> str:
+    value, *interval = (None if end is None else f"{100 * end:{sign}.2f}" for end in ends)
+    return f"{value}" if None in interval else f"{value} [{', '.join(map(str, interval))}]"
