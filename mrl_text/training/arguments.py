@@ -111,6 +111,14 @@ def _check_value(name: str, value: Any) -> None:
         raise ValueError(f"{shown}: must be below {2**32}")
     if name == "dataloader_multiprocessing_context" and value is not None:
         check_choice(f"training.{name}", value, multiprocessing.get_all_start_methods())
+    if name == "torch_compile_mode" and value is not None:
+        from torch._inductor import list_mode_options
+
+        check_choice(f"training.{name}", value, list_mode_options())
+    if name == "torch_compile_backend" and value is not None:
+        from torch._dynamo import list_backends
+
+        check_choice(f"training.{name}", value, list_backends())
     if name.startswith("log_level"):
         check_choice(f"training.{name}", value, ("debug", "info", "warning", "error", "critical", "passive"))
 

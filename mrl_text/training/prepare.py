@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from mrl_text.dtypes import compute_dtype
 from mrl_text.training.corpus import training_prompts
 from mrl_text.training.recipe import Recipe
-from mrl_text.training.run import RunFolder
+from mrl_text.training.run import RunFolder, explain_failed_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,8 +64,10 @@ def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path)
             logger.warning("%s; the rotation is fitted again", error)
     weights = recipe.loss.weights if recipe.loss.name == "rotation" else None  # else they are the training's
     vectors = _vectors(taught, model.width or 0, recipe.seed)
-    fit(vectors, dims=recipe.loss.dims, weights=weights, seed=recipe.seed).save(file)
-    return load_adaptation(file)
+    fitted = fit(vectors, dims=recipe.loss.dims, weights=weights, seed=recipe.seed)
+    with explain_failed_write("the rotation", file.parent):
+        fitted.save(file)
+    return fitted
 
 
 def _vectors(data: Dataset | DatasetDict, width: int, seed: int) -> np.ndarray:

@@ -104,8 +104,9 @@ def _train(
     set_seed(arguments.seed)
     model = load_base(recipe, source)
     if main_process:
-        folder.start(recorded, data_facts, resume=resume)
-        folder.rewind(checkpoint)
+        with explain_failed_write("the run", folder.path):
+            folder.start(recorded, data_facts, resume=resume)
+            folder.rewind(checkpoint)
     card: dict[str, Any] = {"data": {name: one["rows"] for name, one in data_facts.items()}}
     before = _starting_scores(evaluator, model, folder) if evaluator is not None and main_process else {}
     started = time.monotonic()
@@ -246,7 +247,8 @@ def _starting_scores(evaluator: NestedRetrievalEvaluator, model: MatryoshkaEncod
         if folder.before.exists():
             logger.warning("%s is damaged: the starting model is measured again", folder.before)
         known = {str(dim): each.tolist() for dim, each in evaluator.per_query(model).items()}
-        write_atomically(folder.before, json.dumps(known).encode())
+        with explain_failed_write("the scores of the starting model", folder.path):
+            write_atomically(folder.before, json.dumps(known).encode())
     return {int(dim): np.asarray(each, dtype=np.float64) for dim, each in known.items()}
 
 

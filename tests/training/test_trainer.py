@@ -327,6 +327,11 @@ MISTAKES = [
     ),
     ("training.fsdp=full_shard", ValueError, "^training.fsdp=full_shard: Using fsdp only works in distributed"),
     ("training.fp16=true", ValueError, "^training.fp16=True needs a CUDA GPU"),
+    (
+        "training.torch_compile_mode=fast",
+        ValueError,
+        "^training.torch_compile_mode 'fast' is unknown; known: .*default",
+    ),
     ("training.log_level=loud", ValueError, "^training.log_level 'loud' is unknown"),
     ("training.report_to=wandb", ValueError, "^training.report_to=wandb: wandb is not installed: pip install wandb"),
     ("training.report_to=[wand]", ValueError, "^training.report_to 'wand' is unknown; did you mean 'wandb'"),
