@@ -59,7 +59,7 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from None
+        raise ValueError(f"{file} is damaged: {error}: bring it back, or begin anew in another folder") from None
 
 
 def peek_json(file: Path) -> Any:
@@ -79,17 +79,19 @@ def hold(folder: Path) -> AcquireReturnProxy:
 
     Raises:
         ValueError: another process holds it; the error says which, where the system lets it be read.
+        OSError: it cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        held = lock.acquire(timeout=0)
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout:
         holder = peek_json(folder / ".lock")
         who = "another process"
         if isinstance(holder, dict) and holder.keys() == {"pid", "host"}:
             who = f"process {holder['pid']} on {holder['host']}"
         raise ValueError(f"{who} is writing into {folder}: wait until it ends, or choose another folder") from None
+    except OSError as error:
+        raise type(error)(f"{folder} cannot be written ({error.strerror}): choose another folder") from error
     with contextlib.suppress(OSError):  # Windows lets nobody else read or write a locked file
         (folder / ".lock").write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
     return held

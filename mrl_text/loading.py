@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -59,17 +61,18 @@ def load(
         model = MatryoshkaEncoder(
             source.path, device=device, backend=backend, trust_remote_code=source.trust_remote_code, **kwargs
         )
-    except OSError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FileNotFoundError(f"model {source.name} cannot be loaded: {reason}") from error
-    except ValueError as error:
-        if source.trust_remote_code or "trust_remote_code" not in str(error):
-            raise
-        where = f"in {source.path}" if source.is_local else f"at https://huggingface.co/{source.path}"
-        raise ValueError(
-            f"model {source.name} comes with code of its own, which would run here with your rights: read it {where},"
-            " then allow it with --trust-remote-code (trust_remote_code=True)"
-        ) from error
+    except ImportError:  # a package that the model's own code asks for, which the error names
+        raise
+    except Exception as error:  # of a damaged file each of the many readers raises what it likes
+        if "trust_remote_code" in str(error) and not source.trust_remote_code:
+            where = f"in {source.path}" if source.is_local else f"at https://huggingface.co/{source.path}"
+            raise ValueError(
+                f"model {source.name} comes with code of its own, which would run here with your rights: read it"
+                f" {where}, then allow it with --trust-remote-code (trust_remote_code=True)"
+            ) from error
+        reason = _damaged_file(source) or " ".join(str(error).split())[:200]
+        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise kind(f"model {source.name} cannot be loaded: {reason}") from error
     _check_sound(model, source)
     if dtype == "auto" and backend == "torch":
         model.to(getattr(torch, compute_dtype(model, "auto")))
@@ -77,14 +80,38 @@ def load(
     return model
 
 
+def _damaged_file(source: ModelSource) -> str | None:
+    """The first file of a local model that is cut off or no JSON; None where all are whole."""
+    for file in sorted(Path(source.path).rglob("*")) if source.is_local else ():
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+            whole = file.suffix != ".safetensors" or tensors_are_whole(file)
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            return f"{file} is damaged: copy or fetch the model again"
+    return None
+
+
+def tensors_are_whole(file: Path) -> bool:
+    """Whether a safetensors file is as long as its head says; see the format's description at huggingface.co."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length < os.fstat(stream.fileno()).st_size:
+            return False
+        head = json.loads(stream.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
+    return file.stat().st_size == 8 + length + max(ends, default=0)
+
+
 def _check_sound(model: MatryoshkaEncoder, source: ModelSource) -> None:
     """Refuse with ``ValueError`` a model that loads and computes nonsense, or breaks at its first long text."""
     if broken := not_finite(model):
         raise ValueError(f"model {source.name}: {broken}: its weights are damaged, fetch or copy them again")
-    tokenizer = getattr(model[0], "tokenizer", None)
-    if hasattr(tokenizer, "get_vocab") and set(tokenizer.get_vocab()) <= set(
-        getattr(tokenizer, "all_special_tokens", ())
-    ):
+    tokenizer: Any = getattr(model[0], "tokenizer", None)
+    words: set[str] | None = set(tokenizer.get_vocab()) if hasattr(tokenizer, "get_vocab") else None
+    if words is not None and words <= set(getattr(tokenizer, "all_special_tokens", ())):
         raise ValueError(
             f"model {source.name} has no vocabulary, so that all texts would look alike: put its tokenizer files"
             f" (tokenizer.json, or vocab.txt and the like) into {source.path}"

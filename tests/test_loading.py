@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
@@ -161,3 +163,46 @@ def test_commands_refuse_a_device_in_one_line(tiny_bert: Path, corpus: Path, com
     result = invoke(*command.replace("OWN", str(tiny_bert)).split(), "--device", "banana")
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert "device 'banana' is not there; this machine has cpu" in result.stderr
+
+
+@pytest.fixture
+def copy(tiny_bert: Path, tmp_path: Path) -> Path:
+    """The tiny BERT in a folder to break."""
+    return Path(shutil.copytree(tiny_bert, tmp_path / "copy"))
+
+
+def test_a_model_without_a_vocabulary_is_refused(copy: Path) -> None:
+    for file in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        (copy / file).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=f"has no vocabulary, .* put its tokenizer files .* into {copy}$"):
+        load(find_model(str(copy)), device="cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_that_are_no_numbers_are_named(copy: Path, value: float, dtype: Any) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights["encoder.layer.1.output.dense.weight"][3, 5] = value
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    message = r"encoder\.layer\.1\.output\.dense\.weight holds NaN or infinity: its weights are damaged"
+    with pytest.raises(ValueError, match=message):
+        load(find_model(str(copy)), dtype=dtype, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
+def test_a_damaged_file_of_a_model_is_named(copy: Path, name: str) -> None:
+    whole = (copy / name).read_bytes()
+    (copy / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises((ValueError, FileNotFoundError), match=f"{copy / name} is damaged: copy or fetch") as refused:
+        load(find_model(str(copy)), device="cpu")
+    assert "\n" not in str(refused.value)
+
+
+def test_more_tokens_than_positions_are_refused(copy: Path, tiny_bert: Path) -> None:
+    model = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+    model.max_seq_length = 65
+    model.save(str(copy / "longer"))
+    with pytest.raises(
+        ValueError, match=r"^max_seq_length=65, but model local/longer has 64 positions: give at most 64$"
+    ):
+        load(find_model(str(copy / "longer")), device="cpu")

@@ -109,14 +109,25 @@ def require(columns: Columns, *layouts: Sequence[str]) -> None:
     others = (name for name in names if not any(name in layout for layout in layouts))
     hints = [(name, did_you_mean(name, missing)) for name in others]
     fixes = [f"for {shown(name)}{hint.removeprefix(';')}" for name, hint in hints if "did you mean" in hint]
-    if len(names) == 1 and ";" in names[0]:
-        fixes = ["it is separated by semicolons, so save it with commas"]
+    if separator := other_separator(names):
+        fixes = [separator]
     if not fixes:  # with no column of a layout there, it is another kind of file and nothing is near
         near = [gap for gap, layout in zip(gaps, layouts, strict=True) if len(gap) < len(layout)]
         fixes = [f"add {' and '.join(gap)}" for gap in near if len(gap) == min(map(len, near))]
     accepted = " or ".join(f"({', '.join(layout)})" for layout in layouts)
     advice = f": {', or '.join(fixes)}" if fixes else ""
     raise ValueError(f"{columns.table.path} has the columns {_listed(names)}; it needs {accepted}{advice}")
+
+
+def other_separator(names: Sequence[str]) -> str | None:
+    """What to do with a file whose one column is all of them, as its cells are not set apart as its ending says."""
+    if len(names) != 1:
+        return None
+    if ";" in names[0]:
+        return "it is separated by semicolons, so save it with commas"
+    if "\t" in names[0]:
+        return "it is separated by tabs, so give it the ending .tsv"
+    return "it is separated by commas, so give it the ending .csv" if "," in names[0] else None
 
 
 def checked(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 from enum import Enum
@@ -26,6 +27,8 @@ from mrl_text.training.corpus import batch_arguments
 from mrl_text.training.evaluator import metric_names
 from mrl_text.training.recipe import DEFAULT_SEED, Recipe
 
+logger = logging.getLogger(__name__)
+
 _DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 1,
     "warmup_steps": 0.1,
@@ -38,6 +41,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 """Where a recipe is silent."""
 
+_OF_A_ROTATION = {"seed", "use_cpu", "per_device_eval_batch_size", "bf16", "fp16"}
 _ABOVE_ZERO = "logging_steps save_steps eval_steps num_train_epochs adam_epsilon".split()
 _AT_LEAST = {
     **dict.fromkeys("save_total_limit gradient_accumulation_steps".split(), 1),
@@ -65,6 +69,10 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformer
     elif given.get("fp16") and (given.get("use_cpu") or not torch.cuda.is_available()):
         raise ValueError("training.fp16=True needs a CUDA GPU, and the run would be on the CPU: leave it out")
     given |= _validation_arguments(recipe, given)
+    if given.get("save_only_model"):
+        logger.warning("training.save_only_model: an interrupted run cannot be continued from weights alone")
+    if recipe.loss.name == "rotation" and (idle := sorted(set(recipe.training) - _OF_A_ROTATION)):
+        logger.warning("loss.name rotation is fitted without steps: training.%s has no effect", ", ".join(idle))
     ours = {"output_dir": str(checkpoints), "disable_tqdm": True}
     if (reason := _refusal({**_DEFAULTS, **given})) is not None:
         for name, value in recipe.training.items():  # the one without which it would do
@@ -103,6 +111,14 @@ def _check_value(name: str, value: Any) -> None:
         raise ValueError(f"{shown}: must be below {2**32}")
     if name == "dataloader_multiprocessing_context" and value is not None:
         check_choice(f"training.{name}", value, multiprocessing.get_all_start_methods())
+    if name == "torch_compile_mode" and value is not None:
+        from torch._inductor import list_mode_options
+
+        check_choice(f"training.{name}", value, list_mode_options())
+    if name == "torch_compile_backend" and value is not None:
+        from torch._dynamo import list_backends
+
+        check_choice(f"training.{name}", value, list_backends())
     if name.startswith("log_level"):
         check_choice(f"training.{name}", value, ("debug", "info", "warning", "error", "critical", "passive"))
 
@@ -155,6 +171,8 @@ def _validation_arguments(recipe: Recipe, given: dict[str, Any]) -> dict[str, An
     asked += ["eval_on_start"] if given.get("eval_on_start") else []
     asked += ["eval_strategy"] if given.get("eval_strategy", "no") != "no" else []
     if not recipe.data.validation:
+        if given.get("eval_steps") is not None:
+            logger.warning("training.eval_steps has no effect without data.validation")
         if asked:
             raise ValueError(
                 f"training.{asked[0]}={given[asked[0]]} needs validation data: name some in data.validation"

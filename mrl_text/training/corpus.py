@@ -28,8 +28,10 @@ Data: TypeAlias = Dataset | DatasetDict | IterableDataset
 
 def check_data(recipe: Recipe) -> None:
     """Fail early (FileNotFoundError, ValueError) on what can be seen without reading the data."""
-    for source in (*recipe.data.train, *recipe.data.validation):
+    for source in recipe.data.train:
         check_source(source)
+    for source in recipe.data.validation:
+        check_source(source, "validation")
     if recipe.data.mirror is not None and not Path(recipe.data.mirror).expanduser().is_dir():
         raise FileNotFoundError(f"data.mirror: no folder at {recipe.data.mirror}; mrl-text mirror makes one")
     if not recipe.data.stream:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, loa
 
 from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.tables import SUFFIXES, Problems, Table, good_rows, open_table
+from mrl_text.tables.columns import other_separator
 from mrl_text.tables.file_types import table_files, table_suffix
 from mrl_text.tables.texts import is_text
 from mrl_text.tables.values import cell_text
@@ -22,6 +25,8 @@ from mrl_text.training.recipe import SourceConfig
 logger = logging.getLogger(__name__)
 
 _STREAMED_ROWS = 10_000  # of a stream, those that tell which columns there are
+_LOOKED_AT = 1_000  # rows that tell whether a column holds numbers
+_TEXTS_ONLY = "leave it out, as columns names texts only: anchor, positive and perhaps negatives"
 
 
 def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
@@ -55,10 +60,10 @@ def load_source(source: SourceConfig) -> Dataset:
     return _without_blank_rows(data, source.source)
 
 
-def check_source(source: SourceConfig) -> None:
+def check_source(source: SourceConfig, use: str = "training") -> None:
     """Fail early on what can be seen without reading the data: a missing path, an unknown type, held-out packages."""
     if source.source != "docstrings" and _is_local(source.source):
-        _local_tables(source.source)
+        _local_tables(source.source, use)
     if held_out := sorted(set(source.packages or ()) & set(HELD_OUT_PACKAGES)):
         raise ValueError(f"packages {', '.join(held_out)} are held out for evaluation and are never trained on")
 
@@ -85,10 +90,8 @@ def target_columns(source: SourceConfig, present: Sequence[str]) -> dict[str, st
         columns = [name for name in ("anchor", "positive") if name in present]
         columns += [name for name in present if name.startswith("negative")]
         if len(columns) < 2 or columns[:2] != ["anchor", "positive"]:
-            raise ValueError(
-                f"{source.source} has the columns {', '.join(present)}: name those to use with"
-                " columns: [ANCHOR, POSITIVE]"
-            )
+            advice = other_separator(present) or "name those to use with columns: [ANCHOR, POSITIVE]"
+            raise ValueError(f"{source.source} has the columns {', '.join(present)}: {advice}")
     if missing := [name for name in columns if name not in present]:
         raise ValueError(f"{source.source} has no column {missing[0]!r}; it has {', '.join(present)}")
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
@@ -106,6 +109,8 @@ def _docstring_pairs(source: SourceConfig) -> Dataset:
     kept = [pair for pair in pairs if held_out.isdisjoint((pair.anchor.casefold(), pair.positive.casefold()))]
     if not kept:
         raise ValueError("docstrings: every text of these packages is also in a held-out package")
+    if dropped := len(pairs) - len(kept):
+        logger.info("docstrings: %d of %d pairs are in a held-out package, too, and are left out", dropped, len(pairs))
     return Dataset.from_dict({"anchor": [pair.anchor for pair in kept], "positive": [pair.positive for pair in kept]})
 
 
@@ -121,10 +126,15 @@ def _is_local(source: str) -> bool:
     return path.exists() or named or source.startswith((".", "/", "~"))
 
 
-def _local_tables(source: str) -> list[Table]:
+def _local_tables(source: str, use: str = "training") -> list[Table]:
     path = Path(source).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"no training data at {source}")
+        raise FileNotFoundError(f"no {use} data at {source}")
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        raise ValueError(
+            f"{source} is a folder of save_to_disk, which holds no table: write the data with to_parquet, and name the"
+            " file"
+        )
     files = table_files(path)
     kinds = {table_suffix(file) for file in files}
     if len(kinds) != 1 or not kinds <= set(SUFFIXES):
@@ -165,9 +175,27 @@ def _columns(table: Table, streaming: bool) -> list[str]:
 
 
 def _check_text(table: Table, names: Sequence[str]) -> None:
-    for name in names if table.format == "parquet" else ():
-        if not is_text(kind := table.schema.field(name).type) and str(kind) != "null":
-            raise ValueError(f"{table.path}: column {name!r} holds {kind}, not text")
+    """Refuse a column of numbers: one that is typed so, and in a file without types a score beside texts."""
+    kinds: dict[str, str] = {}
+    if table.format == "parquet":
+        types = {name: table.schema.field(name).type for name in names}
+        kinds = {name: str(kind) for name, kind in types.items() if not is_text(kind) and str(kind) != "null"}
+    else:
+        first = [row.cells for row in itertools.islice(table.rows(), _LOOKED_AT)]
+        for name in names if table.typed else names[2:]:
+            cells = [cell for cells in first if (cell := cells.get(name)) not in (None, "")]
+            if cells and all(_is_number(cell) for cell in cells):
+                kinds[name] = f"numbers such as {cells[0]}"
+        if not table.typed and all(_is_number(cells.get(names[1])) for cells in first if kinds):
+            kinds = {}  # answers that are years or sums are texts, and so are wrong ones
+    for name, kind in kinds.items():
+        raise ValueError(f"{table.path}: column {name!r} holds {kind}, not text: {_TEXTS_ONLY}")
+
+
+def _is_number(cell: object) -> bool:
+    with contextlib.suppress(ValueError):
+        return isinstance(cell, int | float) or (isinstance(cell, str) and math.isfinite(float(cell)))
+    return False
 
 
 def _rows(
@@ -191,7 +219,7 @@ def _rows(
                 yield cells
     problems.raise_if_any()
     if empty:
-        raise ValueError(f"{place} has no row with text in {', '.join(columns)}")
+        raise ValueError(f"{place} has no row with text in {', '.join(columns)}: it needs at least one")
 
 
 def unreadable(source: str, error: BaseException) -> ValueError:
@@ -218,7 +246,8 @@ def _select_columns(data: Dataset, source: SourceConfig) -> Dataset:
     data = data.select_columns(list(names))
     for name in names:
         if getattr(data.features[name], "dtype", None) not in ("string", "large_string", "null"):
-            raise ValueError(f"{source.source}: column {name!r} holds {data.features[name]}, not text")
+            kind = getattr(data.features[name], "dtype", data.features[name])
+            raise ValueError(f"{source.source}: column {name!r} holds {kind}, not text: {_TEXTS_ONLY}")
     data = data.rename_columns({old: f"{new}\0" for old, new in names.items()})  # two steps, as names may swap
     return data.rename_columns({f"{new}\0": new for new in names.values()}).select_columns(list(names.values()))
 
@@ -231,7 +260,7 @@ def _without_blank_rows(data: Dataset, label: str) -> Dataset:
         if all(isinstance(text, str) and text.strip() for text in row)
     ]
     if not kept:
-        raise ValueError(f"{label} has no row with text in {', '.join(columns)}")
+        raise ValueError(f"{label} has no row with text in {', '.join(columns)}: it needs at least one")
     if dropped := len(data) - len(kept):
         logger.warning("%s: %d of %d rows have a blank cell and are left out", label, dropped, len(data))
         data = data.select(kept)

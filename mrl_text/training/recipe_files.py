@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError, YAMLError
@@ -57,6 +58,10 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
             text, label = file.read_text(encoding="utf-8"), name_or_file
         except UnicodeDecodeError:
             raise ValueError(f"{name_or_file}: not a text file in UTF-8") from None
+        except OSError as error:
+            raise type(error)(f"{name_or_file} cannot be read ({error.strerror}): name another recipe") from None
+    elif file.is_dir() and name_or_file not in shipped_recipes():
+        raise FileNotFoundError(f"{name_or_file} is a folder without recipe.yaml, and so no run: name a recipe file")
     elif file.suffix in (".yaml", ".yml") or "/" in name_or_file:
         raise FileNotFoundError(f"no recipe file at {name_or_file}")
     else:
@@ -89,11 +94,30 @@ def _apply_override(config: DictConfig, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise ValueError(f"override {override!r} is not of the form section.key=value")
+    if wrong := _wrong_entry(config, key.strip()):
+        raise ValueError(f"override {override!r}: {wrong}")
     try:
         values: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
         OmegaConf.update(config, key.strip(), values["value"], merge=False)
     except (YAMLError, OmegaConfBaseException, IndexError, AssertionError, TypeError, ValueError) as error:
         raise ValueError(f"override {override!r}: {_first_line(error)}") from None
+
+
+def _wrong_entry(config: DictConfig, key: str) -> str | None:
+    """What is wrong with an entry of a list that a key names, such as ``data.train[3].source``; None if nothing is."""
+    node: Any = config
+    for match in re.finditer(r"[^.\[\]]+", key):
+        name, entry = key[: match.start()].rstrip(".["), match.group()
+        if isinstance(node, ListConfig) or (not isinstance(node, DictConfig) and entry.lstrip("-").isdigit()):
+            there = len(node) if isinstance(node, ListConfig) else 0
+            if not (entry.isdecimal() and int(entry) < there):
+                counted = f", counted from {name}[0]" if there else f": give it whole, {name}=[...]"
+                return f"{name} is a list of {there}{counted}"
+        if isinstance(node, ListConfig):
+            node = node[int(entry)]
+        else:
+            node = node.get(entry) if isinstance(node, DictConfig) else None
+    return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import platform
 import shutil
 import zipfile
@@ -18,7 +17,9 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from mrl_text.files import read_json, write_atomically
+from mrl_text.files import peek_json, read_json, write_atomically
+from mrl_text.loading import tensors_are_whole
+from mrl_text.training.base import located
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.recipe_files import load_recipe
 
@@ -59,10 +60,12 @@ class RunFolder:
                 raise FileExistsError(
                     f"{self.path} already holds a run: continue it with --resume, or choose another --output"
                 )
-            if resume and (previous := load_recipe(str(self.recipe))) != recipe:
+            if resume and (previous := located(load_recipe(str(self.recipe)))) != recipe:
                 changed = _first_difference(previous.to_yaml(), recipe.to_yaml())
                 raise ValueError(f"cannot resume {self.path} with another recipe ({changed}); choose another --output")
             return
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"{self.path} is a file: choose a folder as --output")
         if self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
             raise FileExistsError(f"{self.path} is not empty and holds no run: choose another --output")
 
@@ -99,7 +102,7 @@ class RunFolder:
         if not self.recipe.exists():
             write_atomically(self.recipe, recipe.to_yaml().encode())  # first: with it the folder holds a run
         for file, content in contents.items():
-            if content is not None and not file.exists():
+            if content is not None and peek_json(file) is None:
                 write_atomically(file, json.dumps(content, indent=2).encode())
 
     def last_checkpoint(self) -> Path | None:
@@ -123,23 +126,27 @@ class RunFolder:
     def rewind(self, checkpoint: Path | None) -> None:
         """Forget what came after a checkpoint, as resuming from there repeats it: log lines, unfinished checkpoints."""
         step = -1 if checkpoint is None else _step_of(checkpoint)
+        if self.metrics.exists():
+            where = "begins anew" if checkpoint is None else f"goes on after step {step}"
+            logger.info("%s %s; what it logged and saved beyond is done again", self.path, where)
         self._rewind_metrics(step)
         for folder in self._all_checkpoints():
             if _step_of(folder) > step:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _all_checkpoints(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of)
+        found = self.checkpoints.glob("checkpoint-*")
+        return sorted((folder for folder in found if folder.name.rpartition("-")[2].isdecimal()), key=_step_of)
 
     def _rewind_metrics(self, step: int) -> None:
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
                 if json.loads(line)["step"] > step:
                     break
-            except ValueError:  # half a line, written as the power went off
+            except (ValueError, KeyError, TypeError):  # half a line, written as the power went off
                 break
             kept.append(line)
         write_atomically(self.metrics, "".join(kept).encode())
@@ -198,22 +205,11 @@ def _is_whole(checkpoint: Path) -> bool:
     """Whether every file of a checkpoint is there to its end; the Trainer writes its state file last."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        tensors = [file for file in checkpoint.rglob("*.safetensors") if not _tensors_are_whole(file)]
+        tensors = [file for file in checkpoint.rglob("*.safetensors") if not tensors_are_whole(file)]
     except (OSError, ValueError):
         return False
     archives = (file for pattern in ("*.pt", "*.pth") for file in checkpoint.glob(pattern))
     return not tensors and all(zipfile.is_zipfile(file) for file in archives)
-
-
-def _tensors_are_whole(file: Path) -> bool:
-    """Whether a safetensors file is as long as its head says; see the format's description at huggingface.co."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length < os.fstat(stream.fileno()).st_size:
-            return False
-        head = json.loads(stream.read(length))
-    ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
-    return file.stat().st_size == 8 + length + max(ends, default=0)
 
 
 def _versions() -> dict[str, str]:

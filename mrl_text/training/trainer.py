@@ -104,14 +104,15 @@ def _train(
     set_seed(arguments.seed)
     model = load_base(recipe, source)
     if main_process:
-        folder.start(recorded, data_facts, resume=resume)
-        folder.rewind(checkpoint)
+        with explain_failed_write("the run", folder.path):
+            folder.start(recorded, data_facts, resume=resume)
+            folder.rewind(checkpoint)
     card: dict[str, Any] = {"data": {name: one["rows"] for name, one in data_facts.items()}}
     before = _starting_scores(evaluator, model, folder) if evaluator is not None and main_process else {}
     started = time.monotonic()
     facts: dict[str, Any] = {}
-    saved_length = model.max_seq_length if recipe.model.train_seq_length else None
-    with _reading(model, recipe.model.train_seq_length):
+    saved_length, length = model.max_seq_length, recipe.model.train_seq_length
+    with _reading(model, length and min(length, saved_length or length)):
         with arguments.main_process_first(local=False):  # the others, on other machines too, find its files
             model, data = prepare(recipe, model, data, folder)
         arguments.prompts = training_prompts(model, data)
@@ -124,7 +125,7 @@ def _train(
                 evaluator=evaluator,
                 callbacks=[MetricsLog(folder.metrics)],
             )
-            trainer.saved_length = saved_length
+            trainer.saved_length = saved_length if length else None
             facts = _fit(trainer, checkpoint, recipe.model.blend, evaluator.primary_metric if evaluator else None)
     if main_process:
         facts["seconds_this_session"] = round(time.monotonic() - started, 1)
@@ -246,7 +247,8 @@ def _starting_scores(evaluator: NestedRetrievalEvaluator, model: MatryoshkaEncod
         if folder.before.exists():
             logger.warning("%s is damaged: the starting model is measured again", folder.before)
         known = {str(dim): each.tolist() for dim, each in evaluator.per_query(model).items()}
-        write_atomically(folder.before, json.dumps(known).encode())
+        with explain_failed_write("the scores of the starting model", folder.path):
+            write_atomically(folder.before, json.dumps(known).encode())
     return {int(dim): np.asarray(each, dtype=np.float64) for dim, each in known.items()}
 
 

@@ -185,3 +185,17 @@ def test_a_base_saved_in_fewer_bits_is_trained_in_float32(
     np.testing.assert_allclose(
         model.to("cpu").encode(["a cat"]), exact.encode(["a cat"], normalize_embeddings=True), atol=1e-6
     )
+
+
+def test_a_length_that_the_model_cannot_read_is_refused(load: Load) -> None:
+    with pytest.raises(ValueError, match=r"max_seq_length=65, but model .* has 64 positions: give at most 64"):
+        load(max_seq_length=65)
+    assert load(max_seq_length=64).max_seq_length == 64
+
+
+def test_a_length_of_training_without_effect_is_said(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        load(max_seq_length=32, train_seq_length=31)
+        assert "no effect" not in caplog.text
+        load(max_seq_length=32, train_seq_length=33)
+    assert "model.train_seq_length=33 has no effect: the model reads 32 tokens anyway" in caplog.text

@@ -126,7 +126,10 @@ def test_columns_become_anchor_positive_and_negatives_in_their_order(
     [
         (["anchor", "answer"], "has no column 'answer'; it has anchor, text, year$"),
         (None, r"has the columns anchor, text, year: name those to use with columns: \[ANCHOR, POSITIVE\]"),
-        (["anchor", "year"], "rows.jsonl, line 1: year is 1990, not text"),
+        (
+            ["anchor", "year"],
+            "rows.jsonl: column 'year' holds numbers such as 1990, not text: leave it out, as columns",
+        ),
         (["anchor", "anchor"], "anchor.* twice"),
     ],
     ids=["missing", "not named", "numbers", "named twice"],
@@ -217,7 +220,18 @@ def test_a_file_without_blank_cells_is_not_warned_about(tmp_path: Path, caplog: 
     [
         ("empty.csv", b"", "empty.csv is empty"),
         ("empty.parquet", b"", "empty.parquet is empty"),
-        ("header.csv", b"anchor,positive\n", "no row with text in anchor, positive"),
+        ("header.csv", b"anchor,positive\n", "no row with text in anchor, positive: it needs at least one"),
+        (
+            "semicolons.csv",
+            b"anchor;positive\na;b\n",
+            "anchor;positive: it is separated by semicolons, so save it with",
+        ),
+        (
+            "commas.tsv",
+            b"anchor,positive\na,b\n",
+            "anchor,positive: it is separated by commas, so give it the ending .csv",
+        ),
+        ("tabs.csv", b"anchor\tpositive\na\tb\n", "it is separated by tabs, so give it the ending .tsv"),
         ("blank.csv", b"anchor,positive\n,\n , \n", "no row with text in anchor, positive"),
         ("broken.jsonl", b'{"anchor": "a", "positive": "b"}\n{"anchor": \n', "line 2: is not valid JSON"),
         ("ragged.csv", b"anchor,positive\na,b\nc,d,e,f\n", "line 3: has 4 cells"),
@@ -243,6 +257,33 @@ def test_a_folder_holds_files_of_one_type(tmp_path: Path, files: list[str], foun
         (tmp_path / name).write_text("x", encoding="utf-8")
     with pytest.raises(ValueError, match=f"expected files of one type among .*, found {found}$"):
         load_source(source(tmp_path))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_score_is_no_negative(tmp_path: Path, ending: str) -> None:
+    rows = [{"anchor": f"a {number}", "positive": f"b {number}", "score": number / 10} for number in range(9)]
+    file, data = tmp_path / f"scored.{ending}", Dataset.from_list(rows)
+    {"csv": data.to_csv, "jsonl": data.to_json, "parquet": data.to_parquet}[ending](str(file))
+    with pytest.raises(
+        ValueError, match=r"column 'score' holds .*, not text: leave it out, as columns names texts only"
+    ):
+        load_source(source(file, columns=["anchor", "positive", "score"]))
+    assert load_source(source(file)).column_names == ["anchor", "positive"]
+
+
+def test_numbers_beside_numbers_are_texts(tmp_path: Path) -> None:
+    file = tmp_path / "years.csv"
+    file.write_text("question,right,wrong\nwhen was a,1984,1985\nwhen was b,2001,1999\n", encoding="utf-8")
+    loaded = load_source(source(file, columns=["question", "right", "wrong"]))
+    assert loaded["negative"][:] == ["1985", "1999"]
+
+
+@pytest.mark.parametrize("kind", ["one", "several"])
+def test_a_folder_of_save_to_disk_is_known(tmp_path: Path, kind: str) -> None:
+    data = Dataset.from_list(ROWS)
+    (data if kind == "one" else DatasetDict({"train": data})).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match=r"saved is a folder of save_to_disk, .* write the data with to_parquet"):
+        check_source(source(tmp_path / "saved"))
 
 
 @pytest.mark.parametrize("name", ["missing.csv", "./missing", "~/missing-pairs.jsonl", "/nowhere/at/all", "a/b/c.tsv"])

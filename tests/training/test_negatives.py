@@ -118,3 +118,17 @@ def test_data_with_negatives_or_without_candidates_is_refused(
     for _ in range(2):  # the second time from what was kept
         with pytest.raises(ValueError, match=r"no row of 5 has 3 candidates for negatives: lower mine_negatives.num"):
             mine_negatives(pairs.select(range(5)), few, model)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_damaged_negatives_are_mined_again(
+    pairs: Dataset, model: MatryoshkaEncoder, tmp_path: Path, caplog: pytest.LogCaptureFixture, keep: float
+) -> None:
+    config = MiningConfig(num=1, range_min=0, relative_margin=None)
+    mined = mine_negatives(pairs, config, model)
+    [file] = (tmp_path / "cache" / "negatives").glob("*.parquet")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(keep * len(whole))])
+    assert mine_negatives(pairs, config, model).to_list() == mined.to_list()
+    assert f"{file} is damaged" in caplog.text
+    assert file.read_bytes() == whole

@@ -167,3 +167,24 @@ def test_the_teacher_is_a_copy_in_the_fastest_number_format(
     prepare(recipe({"distill_weight": 1.0}), model, data.select(range(4)), folder)
     assert [str(dtype) for dtype in used] == ["torch.bfloat16"]
     assert str(model.dtype) == "torch.float32"
+
+
+@pytest.mark.parametrize(("damaged", "keep"), [("rotation.json", None), ("rotation.json", 9), ("rotation.npy", 100)])
+def test_half_a_rotation_is_fitted_again_and_this_is_said(
+    data: Dataset,
+    folder: RunFolder,
+    tiny_bert: Path,
+    caplog: pytest.LogCaptureFixture,
+    damaged: str,
+    keep: int | None,
+) -> None:
+    prepare(recipe(rotation=True), MatryoshkaEncoder(str(tiny_bert), device="cpu"), data, folder)
+    whole = {name: (folder.path / name).read_bytes() for name in ("rotation.npy", "rotation.json")}
+    if keep is None:
+        (folder.path / damaged).unlink()
+    else:
+        (folder.path / damaged).write_bytes(whole[damaged][:keep])
+    prepare(recipe(rotation=True), MatryoshkaEncoder(str(tiny_bert), device="cpu"), data, folder)
+    assert f"{damaged}" in caplog.text
+    assert "the rotation is fitted again" in caplog.text
+    assert (folder.path / "rotation.npy").read_bytes() == whole["rotation.npy"]

@@ -198,6 +198,25 @@ def test_an_override_that_cannot_be_applied_is_named(override: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("data.train[5].source=a.csv", "data.train is a list of 1, counted from data.train[0]"),
+        ("data.train[-2].source=a.csv", "data.train is a list of 1, counted from data.train[0]"),
+        ("data.train.source=a.csv", "data.train is a list of 1, counted from data.train[0]"),
+        ("data.validation[0].source=a.csv", "data.validation is a list of 0: give it whole, data.validation=[...]"),
+        ("loss.dims[9]=3", "loss.dims is a list of 5, counted from loss.dims[0]"),
+    ],
+)
+def test_an_entry_that_a_list_does_not_have_is_refused_with_those_it_has(override: str, message: str) -> None:
+    assert one_line_error("minilm-nli", [override]) == f"override {override!r}: {message}"
+
+
+def test_a_folder_that_is_no_run_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is a folder without recipe.yaml, and so no run: name a recipe file$"):
+        load_recipe(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
         ("loss=null", "loss: "),
         ("loss.dims=64", "loss.dims: "),
         ("loss.dims=[]", "dims is empty"),

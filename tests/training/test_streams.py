@@ -119,7 +119,7 @@ def test_sources_are_mixed_by_their_weights(
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([[{"anchor": "a", "positive": 1}]], "0.jsonl, line 1: positive is 1, not text"),
+        ([[{"anchor": "a", "positive": 1}]], "0.jsonl: column 'positive' holds numbers such as 1, not text"),
         ([[{"anchor": "a", "text": "b"}]], "name those to use with columns"),
         (
             [[{"anchor": "a", "positive": "b"}], [{"anchor": "a", "positive": "b", "negative": "c"}]],

@@ -102,7 +102,7 @@ def refuse_model(*arguments: object, **options: object) -> MatryoshkaEncoder:
 
 SHIPPED: dict[str, tuple[list[str], int, set[str]]] = {
     "2d": ([], 32, set()),
-    "bert-base-nli": ([], 32, set()),
+    "bert-base-nli": (["model.max_seq_length=64"], 32, set()),
     "independent": (["model.width=8", "loss.dims=[8]"], 8, set()),
     "minilm-distill": (["loss.weights=null"], 32, {"rotation.npy", "rotation.json"}),
     "minilm-nli": ([], 32, set()),
@@ -360,7 +360,7 @@ MISTAKES = [
     ("loss.dims=[8,64]", ValueError, "loss.dims asks for 64, but .*tiny-bert.* has width 32"),
     ("eval.dims=[48]", ValueError, "eval.dims asks for 48, but .*tiny-bert.* has width 32"),
     ("data.train[0].source=/nowhere/pairs.jsonl", FileNotFoundError, "no training data at /nowhere/pairs.jsonl"),
-    ("data.validation[0].source=nowhere.csv", FileNotFoundError, "no training data at nowhere.csv"),
+    ("data.validation[0].source=nowhere.csv", FileNotFoundError, "no validation data at nowhere.csv"),
     ("data.train=[{source: docstrings, packages: [json]}]", ValueError, "json are held out for evaluation"),
     ("model.name=/nowhere/model", FileNotFoundError, "no model at /nowhere/model"),
     ("model.width=48", ValueError, "^model.width=48, but .*tiny-bert.* has only 32"),
@@ -394,6 +394,11 @@ MISTAKES = [
     ),
     ("training.fsdp=full_shard", ValueError, "^training.fsdp=full_shard: Using fsdp only works in distributed"),
     ("training.fp16=true", ValueError, "^training.fp16=True needs a CUDA GPU"),
+    (
+        "training.torch_compile_mode=fast",
+        ValueError,
+        "^training.torch_compile_mode 'fast' is unknown; known: .*default",
+    ),
     ("training.log_level=loud", ValueError, "^training.log_level 'loud' is unknown"),
     ("training.report_to=wandb", ValueError, "^training.report_to=wandb: wandb is not installed: pip install wandb"),
     ("training.report_to=[wand]", ValueError, "^training.report_to 'wand' is unknown; did you mean 'wandb'"),
@@ -404,6 +409,7 @@ MISTAKES = [
         "^training.metric_for_best_model 'loss' is unknown; known: valid",
     ),
     ("training.learning_rate=fast", ValueError, "^training.*learning_rate"),
+    ("training.max_steps=0", ValueError, "^training.max_steps=0: must be at least 1, or -1 to go by num_train_epochs"),
     ("training.max_steps=many", ValueError, "^training.*max_steps"),
     ("training.seed=lucky", ValueError, "^training.*seed"),
     ("training.per_device_train_batch_size=0", ValueError, "^training.*per_device_train_batch_size"),
@@ -498,12 +504,12 @@ def test_a_score_that_falls_ends_with_the_weights_that_scored_best(
 ) -> None:
     scores, lengths = iter([0.1, 0.5, 0.9, 0.4, 0.3, 0.9]), []
 
-    def measured(self: NestedRetrievalEvaluator, model: MatryoshkaEncoder, *arguments: Any, **options: Any) -> Any:
+    def measured(self: NestedRetrievalEvaluator, model: MatryoshkaEncoder) -> dict[int, np.ndarray]:
         lengths.append(model.max_seq_length)
         score = next(scores)
-        return {f"validation_dim{dim}_ndcg@10": score if dim == 32 else 1 - score for dim in (8, 16, 32)}
+        return {dim: np.full(len(self.queries), score if dim == 32 else 1 - score) for dim in (8, 16, 32)}
 
-    monkeypatch.setattr(NestedRetrievalEvaluator, "__call__", measured)
+    monkeypatch.setattr(NestedRetrievalEvaluator, "per_query", measured)
     folder = RunFolder(tmp_path / "run")
     best = "training.load_best_model_at_end=true"
     train(
@@ -552,6 +558,35 @@ def test_the_best_step_is_chosen_by_the_largest_size_unless_told_otherwise(
         tmp_path,
     )
     assert told.metric_for_best_model == "eval_validation_dim8_ndcg@10"
+
+
+def test_a_damaged_score_of_the_start_is_measured_again(
+    finished: RunFolder, make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(finished.path, folder.path)
+    folder.result.unlink()
+    folder.before.write_text('{"8": 0.', encoding="utf-8")
+    train(make_recipe(), folder.path, resume=True)
+    assert f"{folder.before} is damaged: the starting model is measured again" in caplog.text
+    assert folder.before.read_bytes() == finished.before.read_bytes()
+
+
+def test_a_checkpoint_of_weights_alone_cannot_be_gone_on_from(
+    finished: RunFolder, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(finished.path, folder.path)
+    folder.result.unlink()
+    checkpoint = folder.last_checkpoint()
+    assert checkpoint is not None
+    (checkpoint / "optimizer.pt").unlink()
+    monkeypatch.setattr(base_module, "MatryoshkaEncoder", refuse_model)
+    before = contents(folder.path)
+    message = "checkpoint-8 has no optimizer, .* warm-up and Adam would start over: train from its weights into another"
+    with pytest.raises(ValueError, match=message):
+        train(make_recipe(), folder.path, resume=True)
+    assert contents(folder.path) == {**before, ".lock": contents(folder.path)[".lock"]}
 
 
 def test_weights_that_broke_in_the_last_step_are_not_saved(make_recipe: MakeRecipe, tmp_path: Path) -> None:
