@@ -66,7 +66,8 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformer
     _check_batches(recipe, given)
     if not {"bf16", "fp16"} & set(given):
         given |= training_precision(use_cpu=bool(given.get("use_cpu")))
-    elif given.get("fp16") and (given.get("use_cpu") or not torch.cuda.is_available()):
+    on_cpu = given.get("use_cpu") or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if given.get("fp16") and on_cpu:
         raise ValueError("training.fp16=True needs a CUDA GPU, and the run would be on the CPU: leave it out")
     given |= _validation_arguments(recipe, given)
     if given.get("save_only_model"):
