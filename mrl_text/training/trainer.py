@@ -90,13 +90,8 @@ def _train(
     checkpoint = folder.last_checkpoint()
     evaluator = _evaluator(recipe, int(arguments.per_device_eval_batch_size))
     data = load_training_data(recipe)
-    check_batches(
-        recipe,
-        data,
-        batch_size=arguments.train_batch_size,
-        drop_last=arguments.dataloader_drop_last,
-        processes=arguments.world_size,
-    )
+    how: dict[str, Any] = {"drop_last": arguments.dataloader_drop_last, "processes": arguments.world_size}
+    check_batches(recipe, data, batch_size=arguments.train_batch_size, **how)
     sources = data if isinstance(data, DatasetDict) else {recorded.data.train[0].label: data}
     data_facts = describe_data(sources)
     if main_process:
@@ -115,6 +110,8 @@ def _train(
     with _reading(model, length and min(length, saved_length or length)):
         with arguments.main_process_first(local=False):  # the others, on other machines too, find its files
             model, data = prepare(recipe, model, data, folder)
+            if any(source.mine_negatives for source in recipe.data.train):  # which leaves rows out
+                check_batches(recipe, data, batch_size=arguments.train_batch_size, **how)
         arguments.prompts = training_prompts(model, data)
         if recipe.loss.name != "rotation":  # which is fitted by now, and the encoder stays as it is
             trainer = _Trainer(

@@ -287,6 +287,14 @@ def test_a_small_source_starts_over_in_another_order_and_a_large_one_shows_new_r
     assert epoch(sampler, 0) == first
 
 
+def test_a_source_without_a_batch_leaves_its_share_to_the_others() -> None:
+    sampler = weighted([80, 5], [1, 3])
+    found = epoch(sampler)
+    assert len(found) == len(sampler) == 10
+    assert sorted(flat(found)) == list(range(80))
+    assert epoch(weighted([5, 5], [1, 1])) == []
+
+
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0], [1.0, 0.0], [-1.0, 2.0]])
 def test_one_positive_weight_per_source(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="expected 2 positive weights, one per source"):
