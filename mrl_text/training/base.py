@@ -68,6 +68,8 @@ def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
         _narrow(model, recipe.model.width)
     if model.width is not None:
         _check_sizes(recipe, model.width)
+    if recipe.training.get("router_mapping") and not model.has_routes:
+        raise ValueError(f"training.router_mapping: {recipe.model.name} has no routes to choose from: leave it out")
     model.matryoshka_dims = recipe.loss.dims
     if not source.name.startswith("local/") and recipe.model.static is None:
         model.model_card_data.base_model = source.name

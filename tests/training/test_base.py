@@ -199,3 +199,9 @@ def test_a_length_of_training_without_effect_is_said(load: Load, caplog: pytest.
         assert "no effect" not in caplog.text
         load(max_seq_length=32, train_seq_length=33)
     assert "model.train_seq_length=33 has no effect: the model reads 32 tokens anyway" in caplog.text
+
+
+def test_a_mapping_to_routes_needs_routes(make: Callable[..., Recipe]) -> None:
+    recipe = make().model_copy(update={"training": {"router_mapping": {"anchor": "query"}}})
+    with pytest.raises(ValueError, match=r"training.router_mapping: .* has no routes to choose from: leave it out"):
+        load_base(recipe, check_recipe(recipe))
