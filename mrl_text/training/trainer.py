@@ -172,17 +172,24 @@ def _fit(trainer: _Trainer, checkpoint: Path | None, blend: float, metric: str |
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     arguments = trainer.args
     best = {"best_step": trainer.state.best_global_step} if arguments.load_best_model_at_end else {}
-    steps, per_step = trainer.state.global_step, arguments.gradient_accumulation_steps * arguments.world_size
-    sampler = getattr(batches := trainer.get_train_dataloader().batch_sampler, "batch_sampler", batches)
-    streams = isinstance(trainer.train_dataset, IterableDataset)
     return {
-        "steps": steps,
-        "rows_used": steps * per_step * arguments.train_batch_size if streams else rows_used(sampler, steps, per_step),
+        "steps": trainer.state.global_step,
+        "rows_used": _rows_used(trainer),
         **best,
         "last_loss": losses[-1] if losses else None,
         "device": str(arguments.device),
         "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
     }
+
+
+def _rows_used(trainer: _Trainer) -> int:
+    """Different rows that the steps so far have seen; of a stream all rows, as nobody knows which of them repeat."""
+    steps, arguments = trainer.state.global_step, trainer.args
+    per_step = arguments.gradient_accumulation_steps * arguments.world_size
+    if isinstance(trainer.train_dataset, IterableDataset):
+        return int(steps * per_step * arguments.train_batch_size)
+    sampler = trainer.callback_handler.train_dataloader.batch_sampler
+    return rows_used(getattr(sampler, "batch_sampler", sampler), steps, per_step)  # of all processes
 
 
 def _evaluator(recipe: Recipe, batch_size: int) -> NestedRetrievalEvaluator | None:
