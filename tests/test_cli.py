@@ -191,10 +191,12 @@ def test_train_hands_recipe_and_folder_on_and_prints_where_the_model_is(
         return output / "model"
 
     monkeypatch.setattr("mrl_text.training.trainer.train", train)
+    monkeypatch.setattr("mrl_text.training.outcome.outcome", lambda run: f"what came of {run}")
     result = invoke("train", "minilm-nli", "loss.scale=5", "--resume", *option)
     assert result.exit_code == 0, result.output
     assert calls == [(5.0, Path(folder), True)]
-    assert result.stdout == f"{Path(folder) / 'model'}\n"
+    assert result.stdout == f"what came of {folder}\n\n{Path(folder) / 'model'}\n"
+    assert result.stderr.endswith(f"Next: mrl-text eval {folder}\n")
 
 
 def test_an_interrupted_training_says_how_to_resume(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +228,7 @@ def test_a_run_is_resumed_or_repeated_from_its_folder_alone(tmp_path: Path, monk
     monkeypatch.setattr(
         "mrl_text.training.trainer.train", lambda loaded, folder, resume: calls.append((loaded, folder, resume))
     )
+    monkeypatch.setattr("mrl_text.training.outcome.outcome", str)
     runner = CliRunner()
     assert runner.invoke(app, ["train", str(tmp_path), "--resume"]).exit_code == 0
     assert runner.invoke(app, ["train", str(tmp_path), "--output", str(tmp_path / "again")]).exit_code == 0

@@ -46,12 +46,14 @@ def copy_recipe(
     from mrl_text.training.recipe_files import recipe_text
 
     text = recipe_text(name)
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
         raise FileExistsError(f"{file} exists already: choose another name") from None
+    except OSError as error:
+        raise type(error)(f"{file} cannot be written ({error.strerror}): choose another name") from None
     typer.echo(f"{file}: edit it, then run  mrl-text train {file}")
 
 
@@ -71,6 +73,8 @@ def train(
     from mrl_text.training.trainer import train as run_training
 
     folder = output or run or Path("runs") / Path(recipe).stem
+    if resume and not (folder / "recipe.yaml").is_file():
+        typer.echo(f"{folder} holds no run to resume, so that one begins", err=True)
     model = run_training(loaded, folder, resume=resume)
     from mrl_text.training.outcome import outcome
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
+import re
 from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,7 +67,8 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformer
     _check_batches(recipe, given)
     if not {"bf16", "fp16"} & set(given):
         given |= training_precision(use_cpu=bool(given.get("use_cpu")))
-    elif given.get("fp16") and (given.get("use_cpu") or not torch.cuda.is_available()):
+    on_cpu = given.get("use_cpu") or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if given.get("fp16") and on_cpu:
         raise ValueError("training.fp16=True needs a CUDA GPU, and the run would be on the CPU: leave it out")
     given |= _validation_arguments(recipe, given)
     if given.get("save_only_model"):
@@ -109,18 +111,38 @@ def _check_value(name: str, value: Any) -> None:
         raise ValueError(f"{shown}: must be at least 1, or -1 to go by num_train_epochs")
     if name == "seed" and value >= 2**32:
         raise ValueError(f"{shown}: must be below {2**32}")
+    _check_word(name, value)
+
+
+def _check_word(name: str, value: Any) -> None:
+    """Refuse a word that a library would stumble over late."""
+    for pattern in value if name == "learning_rate_mapping" and isinstance(value, dict) else ():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"training.{name}={value}: {pattern!r} is no regular expression: {error}") from None
     if name == "dataloader_multiprocessing_context" and value is not None:
         check_choice(f"training.{name}", value, multiprocessing.get_all_start_methods())
+    if name == "torch_compile_mode" and value is not None:
+        from torch._inductor import list_mode_options
+
+        check_choice(f"training.{name}", value, list_mode_options())
+    if name == "torch_compile_backend" and value is not None:
+        from torch._dynamo import list_backends
+
+        check_choice(f"training.{name}", value, list_backends())
     if name.startswith("log_level"):
         check_choice(f"training.{name}", value, ("debug", "info", "warning", "error", "critical", "passive"))
 
 
 def _check_partners(given: dict[str, Any]) -> None:
     """Refuse what has no effect without something else."""
+    plain = given.get("optim", "adamw_torch") in ("adamw_torch", "adamw_torch_fused", "adafactor")
     targeted = str(given.get("optim", "")).startswith(("galore", "apollo"))
     for name, partner, there in (
         ("gradient_checkpointing_kwargs", "gradient_checkpointing=true", given.get("gradient_checkpointing")),
         ("activation_checkpointing_kwargs", "activation_checkpointing=true", given.get("activation_checkpointing")),
+        ("optim_args", "an optim that reads them", not plain),
         ("optim_target_modules", "an optim of galore or apollo", targeted),
         ("dataloader_multiprocessing_context", "dataloader_num_workers", given.get("dataloader_num_workers")),
     ):
@@ -133,10 +155,10 @@ def _check_trackers(report_to: str | list[str]) -> None:
         if tracker in ("none", "all"):
             continue
         check_choice("training.report_to", tracker, ("none", "all", *INTEGRATION_TO_CALLBACK))
-        if tracker not in (there := get_available_reporting_integrations()):
+        if tracker not in (there := [*get_available_reporting_integrations(), "flyte"]):  # which it does not look for
             raise ValueError(
                 f"training.report_to={tracker}: {tracker} is not installed: pip install {tracker}, or choose from"
-                f" {', '.join(['none', *there])}"
+                f" {', '.join(['none', *there[:-1]])}"
             )
 
 
@@ -157,8 +179,10 @@ def _check_batches(recipe: Recipe, given: dict[str, Any]) -> None:
 
 def _validation_arguments(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     """When to validate, and by which score the best checkpoint is known."""
-    wishes = {"load_best_model_at_end": True, "save_strategy": "best", "lr_scheduler_type": "reduce_lr_on_plateau"}
-    asked = [name for name, value in wishes.items() if given.get(name) == value]
+    by_score = given.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")
+    asked = ["lr_scheduler_type"] if by_score else []
+    asked += ["load_best_model_at_end"] if given.get("load_best_model_at_end") else []
+    asked += ["save_strategy"] if given.get("save_strategy") == "best" else []
     asked += ["metric_for_best_model"] if given.get("metric_for_best_model") else []
     asked += ["eval_on_start"] if given.get("eval_on_start") else []
     asked += ["eval_strategy"] if given.get("eval_strategy", "no") != "no" else []
@@ -181,7 +205,7 @@ def _validation_arguments(recipe: Recipe, given: dict[str, Any]) -> dict[str, An
     if given.get("greater_is_better") is False:
         raise ValueError(f"training.greater_is_better=False: of {metric} more is better: leave it out")
     arguments |= {"metric_for_best_model": metric, "greater_is_better": True}
-    if given.get("lr_scheduler_type") == "reduce_lr_on_plateau":
+    if by_score:
         arguments["lr_scheduler_kwargs"] = {"mode": "max", **(given.get("lr_scheduler_kwargs") or {})}
     if given.get("load_best_model_at_end"):  # every validated step has its checkpoint
         arguments |= {"save_strategy": given.get("save_strategy", arguments["eval_strategy"])}
@@ -194,7 +218,8 @@ def _refusal(arguments: dict[str, Any], without: str | None = None) -> str | Non
 
     Libraries raise what they like here, so that every kind of error counts.
     """
-    taken = {name: value for name, value in arguments.items() if name not in (without, "learning_rate_mapping")}
+    checked_elsewhere = ("learning_rate_mapping", "report_to")
+    taken = {name: value for name, value in arguments.items() if name not in (without, *checked_elsewhere)}
     words = StaticEmbedding(Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]")), embedding_dim=1)
     model = SentenceTransformer(modules=[words], device="cpu")
     model.model_card_data.generate_widget_examples = False  # with a progress bar

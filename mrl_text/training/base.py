@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from mrl_text.loading import check_length, load
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.training.corpus import check_data
 from mrl_text.training.recipe import ModelConfig, Recipe, SourceConfig
+
+logger = logging.getLogger(__name__)
 
 
 def check_recipe(recipe: Recipe) -> ModelSource:
@@ -64,6 +68,8 @@ def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
         _narrow(model, recipe.model.width)
     if model.width is not None:
         _check_sizes(recipe, model.width)
+    if recipe.training.get("router_mapping") and not model.has_routes:
+        raise ValueError(f"training.router_mapping: {recipe.model.name} has no routes to choose from: leave it out")
     model.matryoshka_dims = recipe.loss.dims
     if not source.name.startswith("local/") and recipe.model.static is None:
         model.model_card_data.base_model = source.name
@@ -74,14 +80,12 @@ def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
 
 def _set_options(model: MatryoshkaEncoder, config: ModelConfig) -> None:
     model.prompts.update(config.prompts)  # saved with the model, and used by encode_query and encode_document
-    for tokens in (config.max_seq_length, config.train_seq_length):
-        check_length(model, tokens, config.name)
+    check_length(model, config.max_seq_length, config.name)
     if config.max_seq_length is not None and config.static is None:
         model.max_seq_length = config.max_seq_length
-    if (most := model.max_seq_length) and (config.train_seq_length or 0) > most:
-        raise ValueError(
-            f"model.train_seq_length={config.train_seq_length}, but the model reads {most} tokens: lower it"
-        )
+    if config.train_seq_length is not None and config.train_seq_length >= (model.max_seq_length or math.inf):
+        told = (config.train_seq_length, model.max_seq_length)
+        logger.info("model.train_seq_length=%d has no effect: the model reads %d tokens anyway", *told)
     if config.dropout is not None:
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):

@@ -196,7 +196,8 @@ class WeightedBatchSampler(MultiDatasetDefaultBatchSampler):
         if len(weights) != len(self.batch_samplers) or min(weights) <= 0:
             expected = f"{len(self.batch_samplers)} positive weights, one per source"
             raise ValueError(f"expected {expected}, got {list(weights)}")
-        self.counts = _shares(weights, len(self))
+        there = [weight if len(part) else 0.0 for weight, part in zip(weights, self.batch_samplers, strict=True)]
+        self.counts = _shares(there, len(self)) if any(there) else [0] * len(there)
 
     def __iter__(self) -> Iterator[list[int]]:
         """One epoch: positions in the concatenated data."""

@@ -33,9 +33,7 @@ def check_data(recipe: Recipe) -> None:
     for source in recipe.data.validation:
         check_source(source, "validation")
     if recipe.data.mirror is not None and not Path(recipe.data.mirror).expanduser().is_dir():
-        raise FileNotFoundError(
-            f"data.mirror: no folder at {recipe.data.mirror}; mrl-text mirror TASK FOLDER makes one"
-        )
+        raise FileNotFoundError(f"data.mirror: no folder at {recipe.data.mirror}; mrl-text mirror makes one")
     if not recipe.data.stream:
         return
     if recipe.loss.needs_teacher or recipe.model.rotation or recipe.loss.name == "rotation":
@@ -106,17 +104,25 @@ def check_batches(recipe: Recipe, data: Data, *, batch_size: int, drop_last: boo
         sampler = NoDuplicatesBatchSampler(part if own else _numbered(part), batch_size, drop_last, seed=recipe.seed)
         columns = len(text_columns(part))
         told_apart = sampler.largest * (columns - 1 if recipe.loss.needs_pairs else columns)
+        told_apart *= processes if recipe.loss.gather_across_devices else 1
         if drop_last and next(iter(sampler), None) is None:
             problems.append(_no_full_batch(name, part, sampler))
         elif told_apart < 2:
-            why = "there is one row" if len(part) == 1 else f"all {len(part):,} rows share a text"
-            problems.append(f"{name}: {why}, and a batch of one row has nothing to tell apart: train on other data")
+            problems.append(f"{name}: {_why_single(part, sampler)}, and a batch of one row has nothing to tell apart")
         else:
             _tell_batches(name, part, sampler, processes)
     if len(problems) == len(parts):
         raise ValueError(problems[0])
     for problem in problems:
         logger.warning("NOT TRAINED ON: %s", problem)
+
+
+def _why_single(data: Dataset, sampler: NoDuplicatesBatchSampler) -> str:
+    if len(data) == 1:
+        return "there is only one row: name more data"
+    if sampler.most_frequent == len(data):
+        return f"all {len(data):,} rows share a text: name data with more texts, or a column of negatives"
+    return f"training.per_device_train_batch_size={sampler.batch_size}: set 2 or more"
 
 
 def _no_full_batch(name: str, data: Dataset, sampler: NoDuplicatesBatchSampler) -> str:

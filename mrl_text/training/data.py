@@ -109,6 +109,8 @@ def _docstring_pairs(source: SourceConfig) -> Dataset:
     kept = [pair for pair in pairs if held_out.isdisjoint((pair.anchor.casefold(), pair.positive.casefold()))]
     if not kept:
         raise ValueError("docstrings: every text of these packages is also in a held-out package")
+    if dropped := len(pairs) - len(kept):
+        logger.info("docstrings: %d of %d pairs are in a held-out package, too, and are left out", dropped, len(pairs))
     return Dataset.from_dict({"anchor": [pair.anchor for pair in kept], "positive": [pair.positive for pair in kept]})
 
 

@@ -75,7 +75,10 @@ def mine_negatives(
         mined = _mine(data, config, model, prompts, batch_size)
         stream = io.BytesIO()
         pq.write_table(mined.data.table, stream)
-        write_atomically(file, stream.getvalue())
+        try:
+            write_atomically(file, stream.getvalue())
+        except OSError as error:  # minutes of mining are worth more than the next run's start
+            logger.warning("%s: the negatives cannot be kept in %s (%s)", name, file.parent, error.strerror)
     if not len(mined):
         raise ValueError(
             f"{name}: no row of {len(data)} has {config.num} candidates for negatives: lower mine_negatives.num,"

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from mrl_text.dtypes import compute_dtype
 from mrl_text.training.corpus import training_prompts
 from mrl_text.training.recipe import Recipe
-from mrl_text.training.run import RunFolder
+from mrl_text.training.run import RunFolder, explain_failed_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,8 +64,10 @@ def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path)
             logger.warning("%s; the rotation is fitted again", error)
     weights = recipe.loss.weights if recipe.loss.name == "rotation" else None  # else they are the training's
     vectors = _vectors(taught, model.width or 0, recipe.seed)
-    fit(vectors, dims=recipe.loss.dims, weights=weights, seed=recipe.seed).save(file)
-    return load_adaptation(file)
+    fitted = fit(vectors, dims=recipe.loss.dims, weights=weights, seed=recipe.seed)
+    with explain_failed_write("the rotation", file.parent):
+        fitted.save(file)
+    return fitted
 
 
 def _vectors(data: Dataset | DatasetDict, width: int, seed: int) -> np.ndarray:
@@ -73,5 +75,7 @@ def _vectors(data: Dataset | DatasetDict, width: int, seed: int) -> np.ndarray:
     parts = data.values() if isinstance(data, DatasetDict) else [data]
     tables = [np.asarray(part.with_format("numpy")["label"][:], dtype=np.float32).reshape(-1, width) for part in parts]
     vectors = np.unique(np.concatenate(tables), axis=0)
+    if len(vectors) > _ROTATION_TEXTS:
+        logger.info("the rotation is fitted on %d of the %d texts, drawn at random", _ROTATION_TEXTS, len(vectors))
     generator = np.random.default_rng(seed)
     return vectors[np.sort(generator.permutation(len(vectors))[:_ROTATION_TEXTS])]

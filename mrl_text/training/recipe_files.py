@@ -58,6 +58,8 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
             text, label = file.read_text(encoding="utf-8"), name_or_file
         except UnicodeDecodeError:
             raise ValueError(f"{name_or_file}: not a text file in UTF-8") from None
+        except OSError as error:
+            raise type(error)(f"{name_or_file} cannot be read ({error.strerror}): name another recipe") from None
     elif file.is_dir() and name_or_file not in shipped_recipes():
         raise FileNotFoundError(f"{name_or_file} is a folder without recipe.yaml, and so no run: name a recipe file")
     elif file.suffix in (".yaml", ".yml") or "/" in name_or_file:

@@ -126,6 +126,9 @@ class RunFolder:
     def rewind(self, checkpoint: Path | None) -> None:
         """Forget what came after a checkpoint, as resuming from there repeats it: log lines, unfinished checkpoints."""
         step = -1 if checkpoint is None else _step_of(checkpoint)
+        if self.metrics.exists():
+            where = "begins anew" if checkpoint is None else f"goes on after step {step}"
+            logger.info("%s %s; what it logged and saved beyond is done again", self.path, where)
         self._rewind_metrics(step)
         for folder in self._all_checkpoints():
             if _step_of(folder) > step:

@@ -90,13 +90,8 @@ def _train(
     checkpoint = folder.last_checkpoint()
     evaluator = _evaluator(recipe, int(arguments.per_device_eval_batch_size))
     data = load_training_data(recipe)
-    check_batches(
-        recipe,
-        data,
-        batch_size=arguments.train_batch_size,
-        drop_last=arguments.dataloader_drop_last,
-        processes=arguments.world_size,
-    )
+    how: dict[str, Any] = {"drop_last": arguments.dataloader_drop_last, "processes": arguments.world_size}
+    check_batches(recipe, data, batch_size=arguments.train_batch_size, **how)
     sources = data if isinstance(data, DatasetDict) else {recorded.data.train[0].label: data}
     data_facts = describe_data(sources)
     if main_process:
@@ -104,16 +99,19 @@ def _train(
     set_seed(arguments.seed)
     model = load_base(recipe, source)
     if main_process:
-        folder.start(recorded, data_facts, resume=resume)
-        folder.rewind(checkpoint)
+        with explain_failed_write("the run", folder.path):
+            folder.start(recorded, data_facts, resume=resume)
+            folder.rewind(checkpoint)
     card: dict[str, Any] = {"data": {name: one["rows"] for name, one in data_facts.items()}}
     before = _starting_scores(evaluator, model, folder) if evaluator is not None and main_process else {}
     started = time.monotonic()
     facts: dict[str, Any] = {}
-    saved_length = model.max_seq_length if recipe.model.train_seq_length else None
-    with _reading(model, recipe.model.train_seq_length):
+    saved_length, length = model.max_seq_length, recipe.model.train_seq_length
+    with _reading(model, length and min(length, saved_length or length)):
         with arguments.main_process_first(local=False):  # the others, on other machines too, find its files
             model, data = prepare(recipe, model, data, folder)
+            if any(source.mine_negatives for source in recipe.data.train):  # which leaves rows out
+                check_batches(recipe, data, batch_size=arguments.train_batch_size, **how)
         arguments.prompts = training_prompts(model, data)
         if recipe.loss.name != "rotation":  # which is fitted by now, and the encoder stays as it is
             trainer = _Trainer(
@@ -124,7 +122,7 @@ def _train(
                 evaluator=evaluator,
                 callbacks=[MetricsLog(folder.metrics)],
             )
-            trainer.saved_length = saved_length
+            trainer.saved_length = saved_length if length else None
             facts = _fit(trainer, checkpoint, recipe.model.blend, evaluator.primary_metric if evaluator else None)
     if main_process:
         facts["seconds_this_session"] = round(time.monotonic() - started, 1)
@@ -174,17 +172,24 @@ def _fit(trainer: _Trainer, checkpoint: Path | None, blend: float, metric: str |
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     arguments = trainer.args
     best = {"best_step": trainer.state.best_global_step} if arguments.load_best_model_at_end else {}
-    steps, per_step = trainer.state.global_step, arguments.gradient_accumulation_steps * arguments.world_size
-    sampler = getattr(batches := trainer.get_train_dataloader().batch_sampler, "batch_sampler", batches)
-    streams = isinstance(trainer.train_dataset, IterableDataset)
     return {
-        "steps": steps,
-        "rows_used": steps * per_step * arguments.train_batch_size if streams else rows_used(sampler, steps, per_step),
+        "steps": trainer.state.global_step,
+        "rows_used": _rows_used(trainer),
         **best,
         "last_loss": losses[-1] if losses else None,
         "device": str(arguments.device),
         "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
     }
+
+
+def _rows_used(trainer: _Trainer) -> int:
+    """Different rows that the steps so far have seen; of a stream all rows, as nobody knows which of them repeat."""
+    steps, arguments = trainer.state.global_step, trainer.args
+    per_step = arguments.gradient_accumulation_steps * arguments.world_size
+    if isinstance(trainer.train_dataset, IterableDataset):
+        return int(steps * per_step * arguments.train_batch_size)
+    sampler = trainer.callback_handler.train_dataloader.batch_sampler
+    return rows_used(getattr(sampler, "batch_sampler", sampler), steps, per_step)  # of all processes
 
 
 def _evaluator(recipe: Recipe, batch_size: int) -> NestedRetrievalEvaluator | None:
@@ -246,7 +251,8 @@ def _starting_scores(evaluator: NestedRetrievalEvaluator, model: MatryoshkaEncod
         if folder.before.exists():
             logger.warning("%s is damaged: the starting model is measured again", folder.before)
         known = {str(dim): each.tolist() for dim, each in evaluator.per_query(model).items()}
-        write_atomically(folder.before, json.dumps(known).encode())
+        with explain_failed_write("the scores of the starting model", folder.path):
+            write_atomically(folder.before, json.dumps(known).encode())
     return {int(dim): np.asarray(each, dtype=np.float64) for dim, each in known.items()}
 
 

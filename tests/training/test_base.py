@@ -187,18 +187,21 @@ def test_a_base_saved_in_fewer_bits_is_trained_in_float32(
     )
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_seq_length": 65}, "max_seq_length=65, but model .* has 64 positions: give at most 64"),
-        ({"train_seq_length": 65}, "max_seq_length=65, but model .* has 64 positions: give at most 64"),
-        (
-            {"max_seq_length": 32, "train_seq_length": 33},
-            "model.train_seq_length=33, but the model reads 32 tokens: lower",
-        ),
-    ],
-)
-def test_a_length_that_the_model_cannot_read_is_refused(load: Load, options: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        load(**options)
-    load(max_seq_length=64, train_seq_length=64)
+def test_a_length_that_the_model_cannot_read_is_refused(load: Load) -> None:
+    with pytest.raises(ValueError, match=r"max_seq_length=65, but model .* has 64 positions: give at most 64"):
+        load(max_seq_length=65)
+    assert load(max_seq_length=64).max_seq_length == 64
+
+
+def test_a_length_of_training_without_effect_is_said(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        load(max_seq_length=32, train_seq_length=31)
+        assert "no effect" not in caplog.text
+        load(max_seq_length=32, train_seq_length=33)
+    assert "model.train_seq_length=33 has no effect: the model reads 32 tokens anyway" in caplog.text
+
+
+def test_a_mapping_to_routes_needs_routes(make: Callable[..., Recipe]) -> None:
+    recipe = make().model_copy(update={"training": {"router_mapping": {"anchor": "query"}}})
+    with pytest.raises(ValueError, match=r"training.router_mapping: .* has no routes to choose from: leave it out"):
+        load_base(recipe, check_recipe(recipe))

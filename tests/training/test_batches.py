@@ -21,6 +21,7 @@ from mrl_text.training.batches import (
     NeighbourBatchSampler,
     NoDuplicatesBatchSampler,
     WeightedBatchSampler,
+    rows_used,
 )
 
 CLASSES = list(SAMPLERS.values())
@@ -168,6 +169,22 @@ def test_rows_for_which_there_is_no_place_are_counted(caplog: pytest.LogCaptureF
     assert "1 of 3 rows fit into no batch without a text twice and are left out of epoch 1" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("drop_last", "steps", "per_step", "used"),
+    [
+        (False, 3, 1, 9),  # of ten batches of three rows
+        (False, 3, 2, 18),
+        (False, 5, 2, 30),
+        (False, 100, 4, 30),
+        (True, 2, 1, 4),
+        (True, 40, 1, 30),
+    ],
+)
+def test_rows_used_are_those_of_the_batches_taken(drop_last: bool, steps: int, per_step: int, used: int) -> None:
+    sampler = NoDuplicatesBatchSampler(faq([10] * 3), 2 if drop_last else 8, drop_last, seed=0)
+    assert rows_used(sampler, steps, per_step) == used
+
+
 def test_no_batch_at_all_ends_the_epoch() -> None:
     data = Dataset.from_dict({"anchor": ["the same"] * 8, "positive": list("abcdefgh")})
     assert epoch(NoDuplicatesBatchSampler(data, 4, drop_last=True, seed=0)) == []
@@ -268,6 +285,14 @@ def test_a_small_source_starts_over_in_another_order_and_a_large_one_shows_new_r
     large = [{row for batch in found for row in batch if row >= 32} for found in (first, second)]
     assert large[0] != large[1]
     assert epoch(sampler, 0) == first
+
+
+def test_a_source_without_a_batch_leaves_its_share_to_the_others() -> None:
+    sampler = weighted([80, 5], [1, 3])
+    found = epoch(sampler)
+    assert len(found) == len(sampler) == 10
+    assert sorted(flat(found)) == list(range(80))
+    assert epoch(weighted([5, 5], [1, 1])) == []
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0], [1.0, 0.0], [-1.0, 2.0]])

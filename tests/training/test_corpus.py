@@ -187,7 +187,7 @@ def test_anchors_get_the_models_query_prompt_and_all_others_its_document_prompt(
     )
     model = MatryoshkaEncoder(str(tiny_bert), device="cpu")
     assert training_prompts(model, data) is None
-    model.prompts.update(prompts)
+    model.prompts = dict(prompts)
     model.default_prompt_name = default
     assert training_prompts(model, data) == {
         "anchor": query,
@@ -210,12 +210,13 @@ def faq(questions: int, answers: int, **columns: str) -> Dataset:
             "1,000 rows with only 20 different texts .* batch of 64",
         ),
         (faq(64, 64), {"batch_size": 100_000, "drop_last": True}, "64 rows make no batch of 100,000 .* to 64 at most$"),
-        (faq(1, 1), {"batch_size": 8}, "one row, and a batch of one row has nothing to tell apart"),
+        (faq(1, 1), {"batch_size": 8}, "there is only one row: name more data, and a batch of one row has"),
         (faq(9, 1), {"batch_size": 8}, "all 9 rows share a text"),
+        (faq(9, 9), {"batch_size": 1}, "training.per_device_train_batch_size=1: set 2 or more, and a batch of one row"),
         (
             faq(1000, 20),
             {"batch_size": 64, "processes": 2},
-            "50 of 1,000 rows share a text, .* 2 processes .*per_device_train_batch_size=20 .*dataloader_drop_last=true",
+            "50 of 1,000 rows share a text, .* 2 processes .*train_batch_size=20 .*dataloader_drop_last=true",
         ),
     ],
 )
@@ -239,8 +240,7 @@ def test_one_row_is_enough_where_it_brings_something_to_tell_apart() -> None:
             faq(1000, 20),
             64,
             False,
-            "50 of 1000 rows share a text, .* an epoch has 50 batches of at most 20 rows, not of 64; "
-            "training.gradient_accumulation_steps=3 ",
+            "50 of 1000 rows share a text, .* 50 batches of at most 20 rows, not of 64; .*_steps=3 ",
         ),
         (faq(100, 100), 64, True, "an epoch has 1 batches of 64 rows; 36 of 100 rows, others each time, are left out"),
         (faq(10, 10), 64, False, "a batch has 10 rows, which is all there are, not 64"),
@@ -273,7 +273,7 @@ def test_wrong_columns_are_found_before_an_evaluation_task_is_loaded(
 
 def test_a_missing_mirror_is_no_reason_not_to_check(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", ROWS)
-    with pytest.raises(FileNotFoundError, match=r"^data.mirror: no folder at /nowhere; mrl-text mirror TASK FOLDER"):
+    with pytest.raises(FileNotFoundError, match=r"^data.mirror: no folder at /nowhere; mrl-text mirror makes one"):
         check_data(recipe([file], mirror="/nowhere"))
 
 

@@ -27,6 +27,7 @@ from mrl_text.training.recipe import Recipe
 from mrl_text.training.recipe_files import load_recipe, shipped_recipes
 from mrl_text.training.run import RunFolder
 from mrl_text.training.trainer import train
+from tests.conftest import WORDS
 from tests.training.runs import at_step, contents
 
 MakeRecipe = Callable[..., Recipe]
@@ -101,7 +102,7 @@ def refuse_model(*arguments: object, **options: object) -> MatryoshkaEncoder:
 
 SHIPPED: dict[str, tuple[list[str], int, set[str]]] = {
     "2d": ([], 32, set()),
-    "bert-base-nli": ([], 32, set()),
+    "bert-base-nli": (["model.max_seq_length=64"], 32, set()),
     "independent": (["model.width=8", "loss.dims=[8]"], 8, set()),
     "minilm-distill": (["loss.weights=null"], 32, {"rotation.npy", "rotation.json"}),
     "minilm-nli": ([], 32, set()),
@@ -289,6 +290,72 @@ def test_a_rotation_is_fitted_on_texts_alone_and_changes_no_similarity(
     assert np.abs(after - before).max() > 0.01
 
 
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 60 questions that have six answers."""
+    rows = [
+        {"anchor": f"{WORDS[row % 40]} in {WORDS[row // 3]}", "positive": f"the {WORDS[row % 6]}"} for row in range(60)
+    ]
+    file = tmp_path_factory.mktemp("questions") / "questions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_every_row_is_used_where_answers_repeat(make_recipe: MakeRecipe, questions: Path, tmp_path: Path) -> None:
+    source = f"[{{source: {questions}}}]"
+    sources = [f"data.train={source}", f"data.validation={source}"]
+    folder = RunFolder(tmp_path / "run")
+    train(make_recipe(*sources, "training.max_steps=-1", "training.per_device_train_batch_size=16"), folder.path)
+    result = json.loads(folder.result.read_text(encoding="utf-8"))
+    assert (result["steps"], result["rows_used"], result["data"]) == (10, 60, {"questions": 60})
+    assert result["validation"]["queries"] == 60
+    measured = {one["dim"]: (one["before"][0], one["after"][0]) for one in result["validation"]["sizes"]}
+    before = json.loads((folder.path / "start.json").read_text(encoding="utf-8"))
+    assert {int(dim): pytest.approx(np.mean(each)) for dim, each in before.items()} == {
+        dim: first for dim, (first, _) in measured.items()
+    }
+    last = [entry for entry in logged(folder) if "eval_validation_dim8_ndcg@10" in entry][-1]
+    assert last["step"] == 10
+    for dim, (_, after) in measured.items():
+        assert after == pytest.approx(last[f"eval_validation_dim{dim}_ndcg@10"])
+    card = (folder.model / "README.md").read_text(encoding="utf-8")
+    for first, second in measured.values():
+        assert f"| {100 * first:.2f} | {100 * second:.2f} |" in card
+
+
+def test_batches_that_cannot_be_filled_are_refused_before_the_model_is_loaded(
+    make_recipe: MakeRecipe, questions: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(base_module, "load", refuse_model)
+    source = f"data.train=[{{source: {questions}}}]"
+    with pytest.raises(
+        ValueError, match="questions: 60 rows with only 6 different texts in a column make no batch of 8"
+    ):
+        train(make_recipe(source, "training.dataloader_drop_last=true"), tmp_path / "run")
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["", "mined", "taught"])
+def test_the_prompts_of_the_base_are_those_of_the_training(
+    make_recipe: MakeRecipe, pairs: Path, tiny_bert: Path, tmp_path: Path, source: str
+) -> None:
+    prompts = {"query": "the fast ", "document": "a slow "}
+    base = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+    base.prompts = dict(prompts)
+    base.save(str(tmp_path / "base"))
+    options = ["training.max_steps=2", "data.validation=[]", "model.max_seq_length=64"]
+    options += [f"data.train=[{MINED % pairs}]"] if source == "mined" else []
+    options += ["loss.distill_weight=1"] if source == "taught" else []
+    own, given, without = (RunFolder(tmp_path / name) for name in ("own", "given", "without"))
+    train(make_recipe(*options, f"model.name={tmp_path / 'base'}"), own.path)
+    train(make_recipe(*options, f"model.prompts={prompts}"), given.path)
+    train(make_recipe(*options), without.path)
+    assert_same_weights(own, given)
+    with pytest.raises(AssertionError):
+        assert_same_weights(own, without)
+
+
 MISTAKES = [
     ("loss.dims=[8,64]", ValueError, "loss.dims asks for 64, but .*tiny-bert.* has width 32"),
     ("eval.dims=[48]", ValueError, "eval.dims asks for 48, but .*tiny-bert.* has width 32"),
@@ -311,7 +378,11 @@ MISTAKES = [
     ("training.eval_strategy=often", ValueError, "^training.eval_strategy 'often' is unknown; known: epoch, no, steps"),
     ("training.eval_steps=-3", ValueError, "^training.eval_steps=-3: must be above 0"),
     ("training.optim=adamw_8bit", ValueError, "^training.optim=adamw_8bit: You need to install `bitsandbytes`"),
-    ("training.optim_args=fast", ValueError, "^training.optim_args=fast: "),
+    (
+        "training.optim_args=fast",
+        ValueError,
+        "^training.optim_args=fast: has no effect without an optim that reads them",
+    ),
     ("training.adam_beta1=1.0", ValueError, "^training.adam_beta1=1.0: Invalid beta parameter"),
     ("training.weight_decay=.nan", ValueError, "^training.weight_decay=nan: must be a finite number"),
     ("training.learning_rate=.nan", ValueError, "^training.learning_rate=nan: must be a finite number"),
@@ -327,6 +398,12 @@ MISTAKES = [
     ),
     ("training.fsdp=full_shard", ValueError, "^training.fsdp=full_shard: Using fsdp only works in distributed"),
     ("training.fp16=true", ValueError, "^training.fp16=True needs a CUDA GPU"),
+    (
+        "training.torch_compile_mode=fast",
+        ValueError,
+        "^training.torch_compile_mode 'fast' is unknown; known: .*default",
+    ),
+    ("training.learning_rate_mapping={'(': 1e-4}", ValueError, r"^training.learning_rate_mapping=.*'\(' is no regular"),
     ("training.log_level=loud", ValueError, "^training.log_level 'loud' is unknown"),
     ("training.report_to=wandb", ValueError, "^training.report_to=wandb: wandb is not installed: pip install wandb"),
     ("training.report_to=[wand]", ValueError, "^training.report_to 'wand' is unknown; did you mean 'wandb'"),
@@ -432,12 +509,12 @@ def test_a_score_that_falls_ends_with_the_weights_that_scored_best(
 ) -> None:
     scores, lengths = iter([0.1, 0.5, 0.9, 0.4, 0.3, 0.9]), []
 
-    def measured(self: NestedRetrievalEvaluator, model: MatryoshkaEncoder, *arguments: Any, **options: Any) -> Any:
+    def measured(self: NestedRetrievalEvaluator, model: MatryoshkaEncoder) -> dict[int, np.ndarray]:
         lengths.append(model.max_seq_length)
         score = next(scores)
-        return {f"validation_dim{dim}_ndcg@10": score if dim == 32 else 1 - score for dim in (8, 16, 32)}
+        return {dim: np.full(len(self.queries), score if dim == 32 else 1 - score) for dim in (8, 16, 32)}
 
-    monkeypatch.setattr(NestedRetrievalEvaluator, "__call__", measured)
+    monkeypatch.setattr(NestedRetrievalEvaluator, "per_query", measured)
     folder = RunFolder(tmp_path / "run")
     best = "training.load_best_model_at_end=true"
     train(
