@@ -19,7 +19,7 @@ from mrl_text.encoding.engines import open_engine
 from mrl_text.encoding.folder import MANIFEST, SHARDS
 from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
 from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
-from mrl_text.files import hold, write_atomically
+from mrl_text.files import check_writable, hold, write_atomically
 from mrl_text.loading import check_device
 from mrl_text.models import find_model
 from mrl_text.suggest import check_choice
@@ -137,17 +137,16 @@ def encode_files(
     )
     folder = Path(output).expanduser()
     bound = binding(job, found, shard_rows=shard_rows, limit=limit, form=format)
+    _refuse_foreign(folder)
     with hold(folder):
         manifest = read_manifest(folder)
-        if manifest is None:
-            _refuse_foreign(folder)
-        else:
+        if manifest is not None:
             check_same(folder, manifest, bound, job)
         encoded = 0
         if manifest is None or not manifest["complete"]:
             shards = split(sources, shard_rows, limit, job.done)
             if not shards:
-                raise ValueError(f"{', '.join(map(str, inputs))}: no rows to encode")
+                raise ValueError(f"{', '.join(map(str, inputs))}: no rows to encode, at least one is needed")
             run = _Run(folder, engine, shards, progress)
             manifest, encoded = run.finish(job, bound, manifest)
         elif format == "npy":
@@ -212,6 +211,10 @@ class _Run:
 
 
 def _refuse_foreign(folder: Path) -> None:
+    """Before the folder is touched: refuse one that is a file, cannot be written, or holds something else."""
+    check_writable(folder, "choose an empty or a new folder")
+    if not folder.is_dir() or (folder / MANIFEST).is_file():
+        return
     if others := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
         raise ValueError(f"{folder} holds {others[0]!r} and no {MANIFEST}: choose an empty or a new folder")
 

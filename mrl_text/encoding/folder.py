@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ SHARDS = "shards"
 IDS = "ids.parquet"  # ids and kept columns where vectors are .npy files
 
 _BATCH_ROWS = 8192
+_SAID = ("complete", "model", "width", "dims", "precisions", "format", "columns", "ranges", "rows", "shards")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,22 @@ class EncodedFolder:
             return self._npy_batches(name, batch_rows, start)
         return self._parquet_batches(name, batch_rows, start)
 
+    def check_files(self) -> None:
+        """Look at every file's outline, not its content; ValueError that names one that is missing or damaged."""
+        from pyarrow import parquet
+
+        shards = {self.path / SHARDS / shard["file"]: shard["rows"] for shard in self.manifest["shards"]}
+        as_npy = self.manifest["format"] == "npy"
+        for file, rows in ({self.path / IDS: self.rows} if as_npy else shards).items():
+            with _readable(file):
+                if (found := parquet.read_metadata(file).num_rows) != rows:
+                    raise ValueError(f"{found} rows of {rows}")
+        names = [column_name(dim, one) for dim in self.dims for one in self.manifest["precisions"]] if as_npy else []
+        for file in (self.path / f"{name}.npy" for name in names):
+            with _readable(file):
+                if (found := len(np.load(file, mmap_mode="r"))) != self.rows:
+                    raise ValueError(f"{found} rows of {self.rows}")
+
     def _column(self, dim: int, precision: Precision) -> str:
         if dim not in self.dims:
             raise ValueError(f"{self.path} holds no size {dim}; it holds {', '.join(map(str, self.dims))}")
@@ -110,6 +128,17 @@ class EncodedFolder:
                     yield _batch(batch, np.array(stored[first - len(batch) : first]))
 
 
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Name the file in what reading it raises."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError) as error:  # Arrow's errors are of the first two
+        mend = "restore it, or encode again into another folder"
+        reason = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+        raise ValueError(f"{file} is {reason}: {mend}") from error
+
+
 def vectors_of(column: Any) -> np.ndarray:
     """Array (n, numbers) of an Arrow fixed-size list column."""
     values = column.flatten().to_numpy(zero_copy_only=False)
@@ -126,14 +155,20 @@ def open_encoded(folder: str | Path) -> EncodedFolder:
 
     Raises:
         FileNotFoundError: no such folder, or nothing was encoded into it.
-        ValueError: an encoding that was interrupted, or one by a later version of this package.
+        ValueError: an encoding that was interrupted, one by a later version of this package, or a file of it that is
+            missing or damaged.
     """
     path = Path(folder).expanduser()
     if not (path / MANIFEST).is_file():
         raise FileNotFoundError(f"no encoding at {folder}: expected {MANIFEST} there; mrl-text encode makes one")
     manifest = read_json(path / MANIFEST)
-    if manifest.get("version") != 1:
-        raise ValueError(f"{folder} is of version {manifest.get('version')}, and this package reads version 1")
+    known = manifest if isinstance(manifest, dict) else {}
+    if (version := known.get("version")) != 1:
+        raise ValueError(f"{folder} is of version {version}, and this package reads version 1: update mrl-text")
+    if lacking := [name for name in _SAID if name not in known]:
+        raise ValueError(f"{path / MANIFEST} is damaged (it lacks {lacking[0]!r}): encode again into another folder")
     if not manifest["complete"]:
         raise ValueError(f"the encoding in {folder} was interrupted: run the same mrl-text encode again to finish it")
-    return EncodedFolder(path, manifest)
+    encoded = EncodedFolder(path, manifest)
+    encoded.check_files()
+    return encoded

@@ -82,7 +82,8 @@ def restore(job: Job, manifest: dict[str, Any]) -> Job:
 def check_same(folder: Path, manifest: dict[str, Any], bound: dict[str, Any], job: Job) -> None:
     """Refuse to continue an encoding that was begun otherwise: ValueError names the first difference."""
     if manifest.get("version") != 1:
-        raise ValueError(f"{folder} is of version {manifest.get('version')}, and this package writes version 1")
+        found = manifest.get("version")
+        raise ValueError(f"{folder} is of version {found}, and this package writes version 1: choose another folder")
     for name, value in bound.items():
         before = manifest.get(name)
         if before == value or (name in _SETTLED_LATER and value == _SETTLED_LATER[name]):

@@ -111,6 +111,7 @@ def read_judged(
         judged = judged.subset(kept)
     if len(judged) <= limit:
         return judged
+    logger.info("%d of %d queries are drawn at random; more of them with a larger limit", limit, len(judged))
     return judged.subset(sorted(random.Random(0).sample(range(len(judged)), limit)))
 
 

@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse, Response
 
 from mrl_text.serving.batching import Batcher, Closed, Overloaded
 from mrl_text.serving.embedder import Embedder, Reading
-from mrl_text.serving.errors import ApiError, respond
-from mrl_text.serving.guard import EMBEDDINGS_PATH, OPEN_PATH, Guard
+from mrl_text.serving.errors import ApiError, respond, shown
+from mrl_text.serving.guard import EMBEDDINGS_PATH, GET_PATHS, OPEN_PATH, Guard
 from mrl_text.serving.metrics import CONTENT_TYPE, Metrics
 from mrl_text.serving.schema import EmbeddingRequest, parse_request, read_inputs, render_response
 from mrl_text.serving.settings import ServerSettings
@@ -28,7 +28,6 @@ Result = TypeVar("Result")
 
 _QUICK_BYTES = 16 * 1024  # a larger body is read in another thread, so that other requests do not wait
 _QUICK_NUMBERS = 32 * 1024  # a larger answer is written there, too
-_REASONS = {404: "no such path", 405: "this path does not take that method"}
 
 
 class Service:
@@ -138,18 +137,19 @@ class Service:
 
     def _check_model(self, name: str) -> None:
         if name != self.embedder.name:
-            message = f"the model {name[:80]!r} is not served here; {self.embedder.name!r} is"
+            message = f"the model {shown(name)} is not served here; {self.embedder.name!r} is"
             raise ApiError(404, message, param="model", code="model_not_found")
 
     def _check_dimensions(self, dimensions: int | None) -> None:
         width, allowed = self.embedder.width, self.settings.dims
         if dimensions is None or dimensions == width:
             return
+        got = f"got {shown(dimensions)}"
         if allowed is not None and dimensions not in allowed:
             sizes = ", ".join(map(str, sorted({*allowed, width})))
-            raise ApiError(400, f"dimensions must be one of {sizes}", param="dimensions")
+            raise ApiError(400, f"dimensions must be one of {sizes}, {got}", param="dimensions")
         if not 1 <= dimensions <= width:
-            raise ApiError(400, f"dimensions must be from 1 to {width}, the model's width", param="dimensions")
+            raise ApiError(400, f"dimensions must be from 1 to {width}, the model's width, {got}", param="dimensions")
 
     def _model(self) -> dict[str, Any]:
         embedder = self.embedder
@@ -205,9 +205,14 @@ async def _read_body(request: Request, limit: int) -> bytes:
     """Read the body and refuse more than ``limit`` bytes, whatever the headers promise."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise ApiError(415, "the body must be JSON, with the header 'Content-Type: application/json'")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ApiError(415, "the body must not be compressed: leave out the header Content-Encoding")
+        got = f"not {shown(kind)}" if kind else "which is missing"
+        raise ApiError(415, f"the body must be JSON, with the header 'Content-Type: application/json', {got}")
+    coding = request.headers.get("content-encoding", "identity").lower()
+    if coding != "identity":
+        message = (
+            f"the body must not be compressed, and {shown(coding)} says it is: leave out the header Content-Encoding"
+        )
+        raise ApiError(415, message)
     too_long = ApiError(413, f"the body is longer than {limit} bytes: send several requests", code="body_too_large")
     if int(request.headers.get("content-length", 0)) > limit:
         raise too_long
@@ -239,9 +244,14 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        message = _REASONS.get(error.status_code, str(error.detail))
+        path, message = shown(request.url.path), str(error.detail)
+        if error.status_code == 404:
+            message = f"there is no path {path}: POST to {EMBEDDINGS_PATH}, or GET {', '.join(GET_PATHS)}"
+        elif error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "another")
+            message = f"{path} does not take the method {shown(request.method)}: use {allowed}"
         error = ApiError(error.status_code, message, headers=dict(error.headers or {}))
     assert isinstance(error, ApiError)
     return respond(error)

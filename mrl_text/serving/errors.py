@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -9,6 +10,9 @@ from starlette.responses import JSONResponse, Response
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
+_SHOWN = 80
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 2, _SHOWN, _SHOWN, _SHOWN
 Headers = dict[str, str] | None
 
 
@@ -31,3 +35,8 @@ class ApiError(Exception):
 def respond(error: ApiError) -> Response:
     """The response that reports an error to the client."""
     return JSONResponse(error.body, error.status, headers=error.headers)
+
+
+def shown(value: Any) -> str:
+    """A value of a request as an error may quote it: in one line, and short."""
+    return _SHORT.repr(value)[:_SHOWN]

@@ -15,7 +15,7 @@ from mrl_text.serving.metrics import Metrics
 OPEN_PATH = "/health"  # path that needs no token. It only says that the server runs.
 
 EMBEDDINGS_PATH = "/v1/embeddings"
-_PATHS = (OPEN_PATH, EMBEDDINGS_PATH, "/v1/models", "/metrics")
+GET_PATHS = ("/v1/models", OPEN_PATH, "/metrics")
 
 
 class Guard:
@@ -50,7 +50,7 @@ class Guard:
                 refused = respond(ApiError(401, message, code="invalid_api_key", headers=challenge))
                 await refused(scope, receive, counted)
         finally:
-            label = path if path in _PATHS else "other"
+            label = path if path in (EMBEDDINGS_PATH, *GET_PATHS) else "other"
             self._metrics.requests.labels(label, str(status)).inc()
             if path == EMBEDDINGS_PATH:
                 self._metrics.seconds.observe(time.perf_counter() - started)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections import Counter
 from typing import Any, Literal, NoReturn
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from mrl_text.serving.errors import ApiError
+from mrl_text.serving.errors import ApiError, shown
 from mrl_text.suggest import did_you_mean
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -118,27 +119,30 @@ def render_response(vectors: np.ndarray, *, model: str, encoding_format: str | N
 
 
 def _refusal(error: ValidationError) -> ApiError:
-    """Describe the first problem without quoting the input, which may be long."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    """Describe the first problem; ``input``, which is text of users, is never quoted."""
+    first = error.errors(include_url=False, include_context=False)[0]
     name = str(first["loc"][0])[:60] if first["loc"] else None
-    if first["type"] == "extra_forbidden":
-        message = f"unknown field {name!r}{did_you_mean(name or '', EmbeddingRequest.model_fields)}"
+    if name is None:
+        message = "the name of a field has half of a surrogate pair: it is no valid text"
+    elif first["type"] == "extra_forbidden":
+        message = f"unknown field {name!r}{did_you_mean(name, EmbeddingRequest.model_fields)}"
     elif first["type"] == "missing":
         message = f"the field {name!r} is missing"
     else:
-        message = f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        message = f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}, got {shown(first['input'])}"
     return ApiError(400, message, param=name)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ApiError(400, "the body has a key twice in one object", code="invalid_json")
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ApiError(400, f"the body has the key {shown(twice)} twice in one object", code="invalid_json")
     return found
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ApiError(400, f"{name} is not a JSON value", code="invalid_json")
+    raise ApiError(400, f"{name} is not a JSON value: send a number", code="invalid_json")
 
 
 def _name(value: Any) -> str:

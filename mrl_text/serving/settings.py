@@ -46,6 +46,8 @@ class ServerSettings:
         for name in ("max_wait_ms", "grace"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, and finite, got {getattr(self, name)}")
+        if self.model_name is not None and not self.model_name.strip():
+            raise ValueError("the model's name is empty: name it for clients, or leave it out")
         if self.api_key is not None and not self.api_key.strip():
             raise ValueError("the API key is empty: set a long random one, or none at all")
 

@@ -20,7 +20,7 @@ from mrl_text.cards.metadata import check_names, eval_results, known_facts
 from mrl_text.cards.privacy import public_json
 from mrl_text.cards.published import CardFacts
 from mrl_text.choices import CardChoice
-from mrl_text.files import write_atomically
+from mrl_text.files import check_writable, write_atomically
 from mrl_text.models import ModelSource, find_model
 from mrl_text.sharing.files import is_stale, model_files
 
@@ -99,12 +99,14 @@ def write_upload(upload: Upload, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        FileExistsError: the folder holds something else, or is the model's own.
+        FileExistsError: the folder holds something else, is a file, or is the model's own.
+        OSError: it cannot be written.
     """
     place = Path(folder)
     files = {**upload.files, "README.md": upload.card.compose().encode()}
     if any(isinstance(one, Path) and one.resolve() == (place / name).resolve() for name, one in files.items()):
         raise FileExistsError(f"{place} is the model's own folder: name an empty one")
+    check_writable(place, "name an empty folder")
     if place.is_dir():
         there = {file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()}
         if other := sorted(there - files.keys()):

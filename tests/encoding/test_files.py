@@ -372,6 +372,43 @@ def test_opening_what_is_not_there(corpus: Path, tiny_bert: Path, tmp_path: Path
         folder.batches(8, "int8")
 
 
+@pytest.mark.parametrize("form", ["parquet", "npy"])
+def test_damage_is_one_line_with_the_file_and_the_fix(tiny_bert: Path, tmp_path: Path, form: str) -> None:
+    (tmp_path / "corpus.txt").write_text("\n".join(sentences(30)), encoding="utf-8")
+    encode(tmp_path / "corpus.txt", tmp_path / "out", tiny_bert, shard_rows=16, format=form)
+    files = [file for file in (tmp_path / "out").rglob("*.*") if file.suffix in (".json", ".npy", ".parquet")]
+    assert len(files) == 3
+    for file in files:
+        content = file.read_bytes()
+        half, garbage = content[: len(content) // 2], np.random.default_rng(0).bytes(len(content))
+        for damaged in (None, b"", half, content.rstrip(b"\n")[:-1], garbage):
+            file.unlink()
+            if damaged is not None:
+                file.write_bytes(damaged)
+            with pytest.raises((ValueError, FileNotFoundError), match=file.name) as caught:
+                open_encoded(tmp_path / "out")
+            assert "\n" not in str(caught.value)
+            file.write_bytes(content)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    for name in ("complete", "width", "dims", "precisions", "format", "columns", "rows", "shards", "version"):
+        (tmp_path / "out/manifest.json").write_text(
+            json.dumps({key: one for key, one in manifest.items() if key != name})
+        )
+        with pytest.raises(ValueError, match=rf"lacks '{name}'.: encode again|is of version None"):
+            open_encoded(tmp_path / "out")
+
+
+def test_an_output_that_cannot_be_is_refused_before_anything_is_encoded(tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("a cat", encoding="utf-8")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/precious.txt").write_text("mine")
+    for output, words in (("file", "cannot be a folder, .*file is a file"), ("folder", "holds 'precious.txt'")):
+        with pytest.raises((FileExistsError, ValueError), match=f"{words}.*: choose an empty or a new folder"):
+            encode(tmp_path / "corpus.txt", tmp_path / output, tiny_bert)
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["precious.txt"]
+
+
 def test_the_command(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
     import typer
     from typer.testing import CliRunner

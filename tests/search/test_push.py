@@ -397,6 +397,11 @@ def test_starting_plans_fit_the_engine_and_the_size() -> None:
         ({"batch_rows": 0}, "batch_rows must be at least 1"),
         ({"plan": SearchPlan(64)}, "64"),
         ({"store_url": "mysql://here"}, "is not a store"),
+        ({"plan": SearchPlan(8, "hnsw", "binary")}, "binary is for flat and ivf in FAISS"),
+        ({"store_url": "qdrant:q#docs", "plan": SearchPlan(8, "ivf")}, "Qdrant has no ivf"),
+        ({"limit": 3}, "limit 3 is for corpus files, and encoded is encoded already: leave it out"),
+        ({"device": "cpu"}, "device cpu is for corpus files"),
+        ({"work": "there"}, "work there is for corpus files"),
         ({"store_url": "wide"}, "holds vectors of width 64, these have 32"),
         ({"store_url": "foreign"}, "holds vectors of their/model, these are of"),
         ({"store_url": "sized", "dims": [8]}, "was made with the sizes 4, 32: leave --dims out"),
@@ -419,6 +424,29 @@ def test_mistakes_are_named_and_nothing_is_written(
     assert not Path("index").exists()
     for name in ("wide", "foreign", "sized"):
         assert open_store(name).count() == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "message"),
+    [
+        ("taken", {}, "taken has files already: choose another folder"),
+        ("file", {}, "file cannot be a folder, .*file is a file: choose another folder"),
+        ("qdrant:file#docs", {}, "file cannot be a folder"),
+        ("index", {"plan": SearchPlan(8, "hnsw", "binary")}, "binary is for flat and ivf in FAISS"),
+        ("qdrant:q#docs", {"plan": SearchPlan(8, "ivf")}, "Qdrant has no ivf"),
+    ],
+)
+def test_what_cannot_be_stored_is_not_encoded(
+    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, url: str, options: Any, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mrl_text.encoding.engines.load_encoder", lambda _: pytest.fail("the model was loaded"))
+    Path("taken").mkdir()
+    for file in (Path("taken/precious.txt"), Path("file")):
+        file.write_text("mine")
+    with pytest.raises((ValueError, FileExistsError), match=message):
+        push(url, corpus(Path("corpus.jsonl"), TEXTS[:3]), model=str(tiny_bert), **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "file", "taken"]
 
 
 def test_a_password_is_neither_shown_nor_written(folder: Path) -> None:

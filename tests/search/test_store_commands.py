@@ -95,6 +95,15 @@ def test_tune_prints_everything_tried_and_the_store_keeps_the_plan(pushed: str) 
         refused = invoke("index", "tune", pushed, "--queries", "queries.csv", "--max-ram", 5)
         assert refused.exit_code == 2
         assert "--max-ram is for an index in a folder" in refused.stderr
+    for options, message in (
+        (("--dims", "64"), "dim must be from 1 to 32"),
+        (("--kinds", "hnws"), "kind 'hnws' is unknown; did you mean 'hnsw'?"),
+        (("--minutes", -1), "minutes must be at least 0, got -1"),
+        *(((("--max-ram", 0), "max_ram must be at least 1, got 0"),) if pushed == "index" else ()),
+    ):
+        refused = invoke("index", "tune", pushed, "--queries", "queries.csv", *options)
+        assert (refused.exit_code, refused.stderr.strip().startswith("error: ")) == (2, True)  # and no model was loaded
+        assert message in refused.stderr
 
 
 def test_push_takes_a_plan_of_the_users_own(tiny_bert: Path) -> None:

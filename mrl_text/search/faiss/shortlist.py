@@ -34,7 +34,13 @@ class Shortlist:
         self._folder = folder
         self._learned_from = int(folder.manifest.get("learned_from", 0))
         saved = folder.manifest["files"].get(_KEY)
-        self.index: Any = faiss.read_index(str(folder.checked(saved))) if saved else None
+        self.index: Any = None
+        if saved:
+            file = folder.checked(saved)
+            try:
+                self.index = faiss.read_index(str(file))
+            except RuntimeError as error:
+                raise OSError(f"{file} cannot be read: {error}") from error
         self._saved, self._grew = self.index, False
 
     def add(self, plan: SearchPlan, vectors: np.ndarray, rows: int) -> None:
