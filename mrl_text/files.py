@@ -77,13 +77,36 @@ def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
 
     Raises:
         FileExistsError: it is a file, or it holds files without ``marker``.
+        OSError: nothing can be written beside it.
     """
+    check_writable(folder.absolute().parent, f"choose another folder for the {what}")
     if not folder.is_file() and not (folder.is_dir() and any(folder.iterdir())):
         return
     if marker is None:
         raise FileExistsError(f"{folder} has files already: choose another folder for the {what}")
     if not (folder / marker).exists():
         raise FileExistsError(f"{folder} is there and holds no {what}: choose another folder")
+
+
+def check_writable(folder: Path, fix: str) -> None:
+    """Refuse a folder that cannot be made or written, before anything is computed for it; makes nothing.
+
+    Args:
+        folder: may be missing.
+        fix: what the user can do instead, for the error.
+
+    Raises:
+        FileExistsError: it is a file, or lies in one.
+        OSError: nothing can be written there.
+    """
+    place = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not place.is_dir():
+        raise FileExistsError(f"{folder} cannot be a folder, {place} is a file: {fix}")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({error.strerror}): {fix}") from error
 
 
 @contextlib.contextmanager
