@@ -139,6 +139,10 @@ def replaced_folder(folder: Path, marker: str | None, what: str) -> Iterator[Pat
             target.rename(old)  # a kill between the two lines loses nothing
         partial.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        from safetensors import SafetensorError  # which knows no OSError: a full disk, say
+
+        if isinstance(error, SafetensorError):
+            raise OSError(f"the {what} cannot be written to {target}: {error}") from error
         raise

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from mrl_text.files import cache_dir, check_writable, read_json, replaced_folder, write_atomically
 
@@ -116,3 +117,10 @@ def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_made(tmp_path:
             check_writable(folder, "choose another")
     with pytest.raises(OSError, match=r"/proc/new cannot be written \(.+\): choose another"):
         check_writable(Path("/proc/new"), "choose another")
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_an_error_of_the_disk(tmp_path: Path) -> None:
+    words = r"the model cannot be written to .*model: Error while serializing: No space left"
+    with pytest.raises(OSError, match=words), replaced_folder(tmp_path / "model", None, "model"):
+        raise SafetensorError("Error while serializing: No space left on device")
+    assert list(tmp_path.iterdir()) == []
