@@ -244,8 +244,8 @@ def model_meta(source: ModelSource, variant: Variant, similarity: str = "cosine"
 
 def _signs(vectors: Any) -> torch.Tensor:
     """Plus and minus ones, float32 (n, dim): sums of their products are whole numbers, and exact."""
-    values = torch.atleast_2d(torch.as_tensor(vectors))
-    return torch.where(values > 0, 1.0, -1.0)
+    values = torch.as_tensor(vectors)
+    return torch.where(values.reshape(-1, values.shape[-1]) > 0, 1.0, -1.0)
 
 
 def _texts(inputs: DataLoader[BatchedInput]) -> list[str]:

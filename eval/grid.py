@@ -235,4 +235,6 @@ def _sizes(source: ModelSource, dims: Sequence[int] | None) -> tuple[int, ...]:
 
         width = full_width(source)
     wanted = wanted or halves(width)
+    if wider := [str(dim) for dim in wanted if dim > width]:
+        logger.info("%s has %d numbers: %s left out for it", source.name, width, ", ".join(wider))
     return check_dims([*(dim for dim in wanted if dim <= width), width])

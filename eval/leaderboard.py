@@ -7,7 +7,9 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +21,9 @@ from mrl_text.markdown import table as markdown_table
 from .reference import read_references
 from .report import KEEP, render_html, summarize
 from .results import KEY_COLUMNS, TABLE, Results, numbers, with_layers
+
+if TYPE_CHECKING:
+    from .runner import SweepResult
 
 logger = logging.getLogger(__name__)
 
@@ -37,32 +42,73 @@ def load_results(folders: Sequence[str | Path]) -> Results:
     """
     if not folders:
         raise ValueError("no results given: name the output folder of an evaluation")
-    tables = []
-    for folder in folders:
-        file = Path(folder) / f"{TABLE}.parquet"
-        if not file.is_file():
-            raise FileNotFoundError(f"no results in {folder}: expected {file}, which mrl-text eval writes")
-        try:
-            tables.append(with_layers(pd.read_parquet(file)))
-        except (ValueError, OSError) as error:
-            raise ValueError(
-                f"{file} is damaged ({error}): run the evaluation again, it computes nothing twice"
-            ) from None
-        if lacking := [name for name in (*KEY_COLUMNS, "data") if name not in tables[-1]]:
-            raise ValueError(
-                f"{file} has no column {lacking[0]}, an older version wrote it: evaluate into a new folder"
-            )
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat(map(_read, folders), ignore_index=True)
     table = table[~table[KEY_COLUMNS].astype(str).duplicated()]
-    models = table[table["role"] == "model"]
-    have = models.groupby("task")[_MODEL_COLUMNS].apply(lambda rows: len(rows.drop_duplicates()))
-    everyone = len(models[_MODEL_COLUMNS].drop_duplicates())
-    shared = [task for task in dict.fromkeys(table["task"]) if have.get(task, 0) == everyone]
+    return _of(table, _shared(table), folders)
+
+
+def with_earlier(result: SweepResult) -> Results:
+    """The results of a sweep together with those of earlier ones in its folder.
+
+    They are about every task in the folder that the sweep's models were evaluated on, now or before, and about every
+    model that was evaluated on all of these. What the folder holds besides is named in the log.
+    """
+    table = _read(result.folder)
+    mine = _models(result.scores[result.scores["layers"].isna()])
+    tasks = [str(task) for task, rows in table.groupby("task", sort=False) if mine <= _models(rows)]
+    everywhere = set.intersection(*map(_models, _by_task(table, tasks)))
+    known = everywhere | _models(result.scores)
+    if earlier := len(tasks) - len(result.tasks):
+        logger.info(
+            "the report shows %d tasks, %d of them evaluated into %s before", len(tasks), earlier, result.folder
+        )
+    others = sorted({*dict.fromkeys(table["task"])} - {*tasks}) + sorted({one[0] for one in _models(table) - known})
+    if others:
+        logger.info("the report leaves out what was not evaluated on the same tasks: %s", ", ".join(others))
+    base = (table["role"] == "control") & (table["method"] == "truncation")  # it may be another model's, too
+    return _of(table[base | np.array([key in known for key in _keys(table)])], tasks, [result.folder])
+
+
+def _read(folder: str | Path) -> pd.DataFrame:
+    file = Path(folder) / f"{TABLE}.parquet"
+    if not file.is_file():
+        raise FileNotFoundError(f"no results in {folder}: expected {file}, which mrl-text eval writes")
+    try:
+        table = with_layers(pd.read_parquet(file))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file} is damaged ({error}): run the evaluation again, it computes nothing twice") from None
+    if lacking := [name for name in (*KEY_COLUMNS, "data") if name not in table]:
+        raise ValueError(f"{file} has no column {lacking[0]}, an older version wrote it: evaluate into a new folder")
+    return table
+
+
+def _models(table: pd.DataFrame) -> set[tuple[str, ...]]:
+    """Models, revisions, types and depths that a table has scores of, controls aside."""
+    return set(_keys(table[table["role"] == "model"]))
+
+
+def _keys(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    return [tuple(map(str, row)) for row in table[_MODEL_COLUMNS].itertuples(index=False)]
+
+
+def _by_task(table: pd.DataFrame, tasks: Sequence[str]) -> list[pd.DataFrame]:
+    return [table[table["task"] == task] for task in tasks]
+
+
+def _shared(table: pd.DataFrame) -> list[str]:
+    """Tasks that every model was evaluated on; the others are named in the log."""
+    everyone, tasks = _models(table), list(dict.fromkeys(table["task"]))
+    shared = [task for task, rows in zip(tasks, _by_task(table, tasks), strict=True) if _models(rows) == everyone]
     if not shared:
         raise ValueError("these models share no task: evaluate them on the same ones")
-    if missing := [task for task in dict.fromkeys(table["task"]) if task not in shared]:
+    if missing := [task for task in tasks if task not in shared]:
         logger.warning("left out, since not every model was evaluated on it: %s", ", ".join(missing))
-    table = table[table["task"].isin(shared)]
+    return shared
+
+
+def _of(table: pd.DataFrame, tasks: Sequence[str], folders: Sequence[str | Path]) -> Results:
+    """The results of some tasks; those whose data differ between models are named in the log."""
+    table = table[table["task"].isin(tasks)]
     for task, versions in table.groupby("task")["data"].nunique().items():
         if versions > 1:
             logger.warning("%s was not measured on the same data everywhere: its scores may not compare", task)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
 
 from mrl_text.tables import Problems, checked, read_columns, require
 from mrl_text.tables.values import number, shown, text
 from mrl_text.truncation import bytes_per_vector
 
-from .results import Results
+if TYPE_CHECKING:
+    from .results import Results
 
 _SCALES = {"main_score_x100": 100, "score": 1}
 """Column of scores -> the highest one."""
@@ -54,7 +56,29 @@ def read_references(files: Sequence[str | Path], results: Results) -> list[Refer
     return [reference for file in files for reference in _read(Path(file), results)]
 
 
-def _read(file: Path, results: Results) -> list[Reference]:
+def check_references(files: Sequence[str | Path], models: Collection[str] | None = None) -> None:
+    """Check all of the files before anything is computed; errors are those of :func:`read_references`.
+
+    Args:
+        files: tables of published scores.
+        models: that will be evaluated, whose width a file without the column ``dim`` may count on; None is unknown yet.
+    """
+    for table in map(_parse, map(Path, files)):
+        if models is not None:
+            _check_known(table, models)
+
+
+class _Published(NamedTuple):
+    """The rows of a table of published scores."""
+
+    file: Path
+    models: list[str]
+    dims: list[int] | None
+    tasks: list[str]
+    scores: list[float]
+
+
+def _parse(file: Path) -> _Published:
     problems = Problems(file)
     columns = read_columns(file, ("model", "task", "dim", *_SCALES), problems)
     require(columns, *(("model", "task", name) for name in _SCALES))
@@ -62,19 +86,26 @@ def _read(file: Path, results: Results) -> list[Reference]:
     models, tasks = checked(columns, "model", text, problems), checked(columns, "task", text, problems)
     as_number = functools.partial(number, typed=columns.table.typed)
     scores = checked(columns, name, functools.partial(_score, as_number, _SCALES[name]), problems)
-    if "dim" in columns.names:
-        dims = checked(columns, "dim", functools.partial(_dim, as_number), problems)
-        problems.raise_if_any()
-    else:
-        problems.raise_if_any()
-        widths = results.scores.groupby("model")["dim"].max()
-        if unknown := [model for model in models if model not in widths]:
-            raise ValueError(
-                f"{file} has no column dim, and {unknown[0]} is not among the evaluated models: add the column"
-            )
-        dims = [int(widths[model]) for model in models]
+    told = "dim" in columns.names
+    dims = checked(columns, "dim", functools.partial(_dim, as_number), problems) if told else None
+    problems.raise_if_any()
+    return _Published(file, models, dims, tasks, scores)
+
+
+def _check_known(table: _Published, models: Collection[str]) -> None:
+    if table.dims is None and (unknown := [model for model in table.models if model not in models]):
+        raise ValueError(
+            f"{table.file} has no column dim, and {unknown[0]} is not among the evaluated models: add the column"
+        )
+
+
+def _read(file: Path, results: Results) -> list[Reference]:
+    table = _parse(file)
+    widths = results.scores.groupby("model")["dim"].max()
+    _check_known(table, widths.index)
+    dims = table.dims or [int(widths[model]) for model in table.models]
     found: dict[str, dict[int, dict[str, list[float]]]] = {}
-    for model, dim, task, score in zip(models, dims, tasks, scores, strict=True):
+    for model, dim, task, score in zip(table.models, dims, table.tasks, table.scores, strict=True):
         found.setdefault(model, {}).setdefault(dim, {}).setdefault(task, []).append(score)
     return [
         Reference(model, {dim: {task: fmean(several) for task, several in one.items()} for dim, one in sizes.items()})

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,13 @@ from .figures import draw_curve, draw_depths
 from .grid import Cell, Line
 from .reference import Reference
 from .results import Recommendation, Results, gigabytes, numbers
-from .statistics import CONFIDENCE
+from .statistics import CONFIDENCE, Estimate
 
 KEEP = 0.99
 """Share of the full-width score that a recommended size keeps, unless told otherwise."""
 
 _REFERENCE_FACTS = {"role": "reference", "method": "truncation", "revision": "", "dtype": "float32"}
 _LINE_FACTS = ("role", "method", "model", "revision", "dtype")
-_MOST_TASK_COLUMNS = 5
-_WIDTH_FOR_TASKS = 120
 
 
 def write_report(
@@ -70,14 +69,15 @@ def print_report(result: Results, console: Console, *, keep: float = KEEP) -> No
     for line in result.lines:
         if line.role != "model" or line.layers is not None:
             continue
-        console.print(score_table(result, line, with_tasks=console.width >= _WIDTH_FOR_TASKS))
-        if (controls := control_table(result, line)) is not None:
-            console.print(controls)
+        console.print(score_table(result, line))
+        for table in (task_table(result, line), control_table(result, line)):
+            if table is not None:
+                console.print(table)
         for one in (line, *_controls(result, line)):
             if (depths := depth_table(result, one)) is not None:
                 console.print(depths)
         for one in result.depths(line) or [line]:
-            for sentence in recommendations(result, one, keep):
+            for sentence in [*beaten_by_pca(result, one), *recommendations(result, one, keep)]:
                 console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         console.print()
 
@@ -96,12 +96,51 @@ def recommendations(result: Results, line: Line, keep: float) -> list[str]:
     return sentences
 
 
-def score_table(result: Results, line: Line, *, with_tasks: bool = True) -> Table:
-    """One row per size and precision: bytes, mean score x100 with interval, retention in percent, a few tasks."""
-    tasks = list(result.tasks) if with_tasks and 1 < len(result.tasks) <= _MOST_TASK_COLUMNS else []
+def beaten_by_pca(result: Results, line: Line) -> list[str]:
+    """A sentence where principal components of the same vectors score higher, with confidence, than their prefix."""
+    pca = replace(line, role="control", method="pca")
+    gains = {cell.dim: _difference(result, pca, line, cell.dim) for cell in result.cells(pca)}
+    known = {dim: gain for dim, gain in sorted(gains.items()) if gain is not None}
+    sure = {dim: gain for dim, gain in known.items() if (interval := gain.interval()) and interval.low > 0}
+    found = [f"{dim} ({_signed(gain)})" for dim, gain in sure.items()]
+    if not found:
+        return []
+    return [
+        (
+            f"PCA beats the model at {', '.join(found)}: the same vectors hold more than their first numbers say;"
+            " mrl-text adapt --method pca puts such components into a model"
+        )
+    ]
+
+
+def task_table(result: Results, line: Line) -> Table | None:
+    """Scores x100 in float32, one row per task: how many items, and every size; None for a single task."""
+    if len(result.tasks) < 2:
+        return None
+    sizes = [cell.dim for cell in result.cells(line) if cell.precision == "float32"]
+    metrics = result.scores.groupby("task")["metric"].first()
+    table = Table(title="each task, in float32", title_justify="left", title_style="italic")
+    for column in ("task", "metric", "items", *map(str, sizes)):
+        table.add_column(escape(column), justify="left" if column in ("task", "metric") else "right")
+    for task in result.tasks:
+        scores = [_hundredfold(result, line, Cell(dim), [task]) for dim in sizes]
+        table.add_row(escape(task), metrics[task], _items(result, line, [task]), *scores)
+    return table
+
+
+def _items(result: Results, line: Line, tasks: Sequence[str]) -> str:
+    """How many items scores of full width were measured on; a dash where nothing is resampled."""
+    estimate = result.estimate(line, result.cells(line)[0], tasks)
+    return f"{estimate.n:,}" if estimate is not None and estimate.n else "-"
+
+
+def score_table(result: Results, line: Line) -> Table:
+    """One row per size and precision: bytes, mean score x100 with interval, retention in percent."""
     table = Table(title=escape(result.labels[line]), title_justify="left", title_style="bold")
     heading = next(iter(result.tasks)) if len(result.tasks) == 1 else f"mean of {len(result.tasks)} tasks"
-    for column in ("size", "precision", "bytes", heading, "retention", *tasks):
+    if (count := _items(result, line, list(result.tasks))) != "-":
+        table.caption, table.caption_justify = f"measured on {count} items", "left"
+    for column in ("size", "precision", "bytes", heading, "retention"):
         table.add_column(escape(column), justify="left" if column == "precision" else "right")
     cells = result.cells(line)
     for number, cell in enumerate(cells):
@@ -112,20 +151,23 @@ def score_table(result: Results, line: Line, *, with_tasks: bool = True) -> Tabl
         around = f" [{100 * interval.low:.2f}, {100 * interval.high:.2f}]" if interval else ""
         kept = f"{100 * retention.value:.1f} %" if retention else "-"
         last = number + 1 == len(cells) or cells[number + 1].dim != cell.dim
-        per_task = [_hundredfold(result, line, cell, [task]) for task in tasks]
         score = f"{100 * estimate.value:.2f}{around}"
-        table.add_row(str(cell.dim), cell.precision, str(cell.bytes), score, kept, *per_task, end_section=last)
+        table.add_row(str(cell.dim), cell.precision, str(cell.bytes), score, kept, end_section=last)
     return table
 
 
 def control_table(result: Results, line: Line) -> Table | None:
-    """Mean scores x100 of a model and of what it is compared with, by size, all in float32; None without controls."""
+    """Mean scores x100 of a model and of what it is compared with, by size, all in float32; None without controls.
+
+    The difference from the untrained base comes with its paired interval.
+    """
     controls = _controls(result, line)
     if not controls:
         return None
-    return _size_table(
-        result, "in float32, beside controls", {one: _beside(result, line, one) for one in (line, *controls)}
-    )
+    names = {one: _beside(result, line, one) for one in (line, *controls)}
+    bases = [one for one in controls if one.method == "truncation" and one.layers == line.layers]
+    gains = {"model minus base": lambda dim: _signed(_difference(result, line, bases[0], dim))} if bases else {}
+    return _size_table(result, "in float32, beside controls", names, gains)
 
 
 def depth_table(result: Results, line: Line) -> Table | None:
@@ -137,14 +179,33 @@ def depth_table(result: Results, line: Line) -> Table | None:
     return _size_table(result, title, {one: one.depth or "all layers" for one in depths})
 
 
-def _size_table(result: Results, title: str, names: Mapping[Line, str]) -> Table:
-    """One row per size, one column per line."""
+def _size_table(
+    result: Results, title: str, names: Mapping[Line, str], more: Mapping[str, Callable[[int], str]] | None = None
+) -> Table:
+    """One row per size; one column per line, and ``more`` columns that know their cell of a size."""
     table = Table(title=title, title_justify="left", title_style="italic")
-    for column in ("size", *names.values()):
+    last = more or {}
+    for column in ("size", *names.values(), *last):
         table.add_column(escape(column), justify="right")
     for dim in sorted({cell.dim for one in names for cell in result.cells(one)}, reverse=True):
-        table.add_row(str(dim), *(_hundredfold(result, one, Cell(dim)) for one in names))
+        scores = [_hundredfold(result, one, Cell(dim)) for one in names]
+        table.add_row(str(dim), *scores, *(cell(dim) for cell in last.values()))
     return table
+
+
+def _difference(result: Results, line: Line, other: Line, dim: int) -> Estimate | None:
+    """Score of one line minus that of another in float32, paired."""
+    score, control = result.estimate(line, Cell(dim)), result.estimate(other, Cell(dim))
+    return score - control if score is not None and control is not None else None
+
+
+def _signed(difference: Estimate | None) -> str:
+    """A difference x100, with its interval where there is one."""
+    if difference is None:
+        return "-"
+    interval = difference.interval()
+    around = f" [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]" if interval else ""
+    return f"{100 * difference.value:+.2f}{around}"
 
 
 def _controls(result: Results, line: Line) -> list[Line]:

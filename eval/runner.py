@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from mrl_text.choices import Dtype
 from mrl_text.embedding_cache import EmbeddingCache
-from mrl_text.files import write_atomically
+from mrl_text.files import check_writable, write_atomically
 from mrl_text.loading import cached, check_device, shared_folder
 from mrl_text.models import ModelSource
 from mrl_text.truncation import Precision
@@ -30,6 +30,7 @@ from mrl_text.truncation import Precision
 from .encoders import Blocks, Call, CellEncoder, Corpus, RecordingSearch, corpus_calls, model_meta, with_hamming
 from .grid import CONTROLS, EVALUATED_PRECISIONS, Control, SweepPlan, Variant, plan_lines
 from .items import collect_items, from_predictions, read_facts, write_items
+from .reference import check_references
 from .results import KEY_COLUMNS, TABLE, Results, items_file, with_layers
 from .tasks import TaskLoader
 
@@ -69,6 +70,7 @@ def sweep(
     dtype: Dtype = "float32",
     layers: Sequence[int] | None = None,
     trust_remote_code: bool = False,
+    references: Sequence[str | Path] = (),
     **choice: Any,
 ) -> SweepResult:
     """Evaluate models on mteb tasks at every size and precision from one encoding pass per text.
@@ -100,12 +102,15 @@ def sweep(
             encoding pass (:meth:`mrl_text.MatryoshkaEncoder.truncate_layers`), beside the base cut to the same depth.
             Numbers beyond a model's are left out for that model.
         trust_remote_code: allow code that comes with the models and their bases to run.
+        references: tables of published scores that :func:`~mrl_text.eval.reference.read_references` will read, checked
+            before anything is computed.
         **choice: more about the tasks: ``benchmark``, ``data``, ``as_``, ``languages``, ``subsets``, ``splits`` and
             ``mirror``, as for :class:`~mrl_text.eval.tasks.TaskLoader`.
 
     Raises:
         FileNotFoundError: model or data not there.
         ValueError: unknown task, impossible size or depth (below 1, or beyond every model's), no model.
+        OSError: the output or the cache folder cannot be written.
     """
     folder = Path(output)
     check_device(device)
@@ -118,9 +123,11 @@ def sweep(
         layers=layers,
         trust_remote_code=trust_remote_code,
     )
+    check_references(references, {plan.line.model for plan in plans})
     loader = TaskLoader(tasks, keep_going=keep_going, **choice)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder, "choose another output folder")
     run = _Sweep(folder, loader, cache, pca_texts, keep_going, batch_size, device)
+    run.open_cache(plans[0])  # refuses a folder that cannot be written
     run.evaluate(plans)
     if not run.rows:
         raise ValueError("no task could be evaluated: " + "; ".join(f"{k}: {v}" for k, v in run.failed.items()))
@@ -146,10 +153,10 @@ class _Sweep:
         self.rows: list[dict[str, Any]] = []
         self.encoded: dict[str, int] = {}
         self.failed = dict(self.tasks.left_out)
-        self._results = ResultCache(cache_path=self.folder)
 
     def evaluate(self, plans: Sequence[SweepPlan]) -> None:
         """Evaluate every line on every task; the lines of one model share its embeddings."""
+        self.results = ResultCache(cache_path=self.folder)  # which makes the folder
         models: dict[str, list[SweepPlan]] = {}
         for plan in plans:
             models.setdefault(plan.line.slug, []).append(plan)
@@ -158,7 +165,7 @@ class _Sweep:
         with tqdm(total=total, desc="Evaluating", unit="result", dynamic_ncols=True) as bar:
             for group in groups:
                 line = group[0].line
-                cache = self._open_cache(group[0])
+                cache = self.open_cache(group[0])
                 for name in self.tasks.names:
                     done = bar.n
                     if name not in self.failed:
@@ -171,7 +178,8 @@ class _Sweep:
                 self.encoded[line.model] = self.encoded.get(line.model, 0) + cache.encoded
         self.rows = [row for row in self.rows if row["task"] not in self.failed]
 
-    def _open_cache(self, plan: SweepPlan) -> EmbeddingCache:
+    def open_cache(self, plan: SweepPlan) -> EmbeddingCache:
+        """The embeddings of a line's model; errors of :func:`mrl_text.loading.cached`."""
         folder = shared_folder() if self.cache is None else None if self.cache == "none" else Path(self.cache)
         where: dict[str, Any] = {"device": self.device, "batch_size": self.batch_size, "folder": folder}
         return cached(plan.source, dtype=plan.line.dtype, layers=plan.line.layers, **where)
@@ -218,7 +226,7 @@ class _TaskOnModel:
         facts = {"data": self._version(variant), "mteb": mteb.__version__, **self._calibration(variant, encoder)}
         write_items(items_file(self.run.folder, variant, self.name), items, facts)
         meta = encoder.mteb_model_meta
-        path = self.run._results.get_task_result_path(self.name, meta)
+        path = self.run.results.get_task_result_path(self.name, meta)
         described = json.dumps(meta.to_dict(), default=str, indent=4)
         write_atomically(path.parent / "model_meta.json", described.encode())
         with tempfile.TemporaryDirectory() as scratch:
@@ -297,7 +305,7 @@ class _TaskOnModel:
         meta = model_meta(self.source, variant)
         try:
             facts = read_facts(items_file(self.run.folder, variant, self.name))
-            known = self.run._results.load_task_result(self.name, meta)
+            known = self.run.results.load_task_result(self.name, meta)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, OSError):  # half a file

@@ -112,7 +112,9 @@ def check_replaceable(folder: Path, marker: str | None, what: str) -> None:
 
     Raises:
         FileExistsError: it is a file, or it holds files without ``marker``.
+        OSError: nothing can be written beside it.
     """
+    check_writable(folder.absolute().parent, f"choose another folder for the {what}")
     if not folder.is_file() and not holds_files(folder):
         return
     if marker is None:
@@ -172,6 +174,10 @@ def replaced_folder(folder: Path, marker: str | None, what: str) -> Iterator[Pat
             target.rename(old)  # a kill between the two lines loses nothing
         partial.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        from safetensors import SafetensorError  # which knows no OSError: a full disk, say
+
+        if isinstance(error, SafetensorError):
+            raise OSError(f"the {what} cannot be written to {target}: {error}") from error
         raise

@@ -17,7 +17,7 @@ from mrl_text.choices import Dtype
 from mrl_text.dtypes import compute_dtype
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.files import cache_dir
+from mrl_text.files import cache_dir, check_writable
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.suggest import check_choice
 
@@ -166,7 +166,9 @@ def full_width(source: ModelSource) -> int:
     width = peek_width(source)
     width = load(source, device="cpu").width if width is None else width
     if width is None:
-        raise ValueError(f"{source.name} does not tell how wide its vectors are: it reads no text, so it is no use here")
+        raise ValueError(
+            f"{source.name} does not tell how wide its vectors are: it reads no text, so it is no use here"
+        )
     return width
 
 
@@ -191,15 +193,20 @@ def cached(
 
     Raises:
         ValueError: a device that is not there.
+        OSError: the folder cannot be written.
     """
     check_device(device)
+    place = shared_folder() if folder == "shared" else folder
+    if place is not None:
+        fix = "name another folder with MRL_TEXT_CACHE" if folder in ("shared", shared_folder()) else "name another one"
+        check_writable(place, fix)
 
     def load_quietly() -> MatryoshkaEncoder:
         model = load(source, dtype=dtype, device=device)
         model.warn_when_cut = False  # a corpus's texts are as long as they are
         return model if layers is None else model.truncate_layers(layers)
 
-    return EmbeddingCache(load_quietly, shared_folder() if folder == "shared" else folder, batch_size)
+    return EmbeddingCache(load_quietly, place, batch_size)
 
 
 def shared_folder() -> Path:

@@ -259,6 +259,8 @@ def test_eval_of_own_data_then_leaderboard_then_page(tiny_bert: Path, tmp_path: 
     assert not (out / "embeddings").exists()
     table = pd.read_csv(out / "scores.csv")
     assert set(table["type"]) == {"Classification"}
+    assert set(table["n"]) == {len(rows) // 2}  # every row of the test half is an item of the interval
+    assert f"measured on {len(rows) // 2} items" in result.stdout
     assert set(zip(table["method"], table["precision"], strict=True)) == {
         ("truncation", "float32"),
         ("truncation", "binary"),
@@ -284,7 +286,12 @@ def test_eval_of_own_data_then_leaderboard_then_page(tiny_bert: Path, tmp_path: 
         (["--data", "GOOD", "--keep", "1.5"], ("--keep 1.5",)),
         (["--data", "GOOD", "--precisions", "int3"], ("precision 'int3' is unknown; did you mean 'int8'?",)),
         (["--data", "GOOD", "--controls", "lda"], ("control 'lda' is unknown; known: base, pca, random",)),
-        (["--data", "GOOD", "--reference", "nowhere.csv"], ("no reference file at nowhere.csv",)),
+        (["--data", "GOOD", "--reference", "nowhere.csv"], ("no data file at nowhere.csv",)),
+        (["--data", "GOOD", "--reference", "GOOD"], ("good.csv", "model", "task", "main_score_x100")),
+        (["--data", "GOOD", "--reference", "PUBLISHED"], ("published.csv has no column dim", "vendor/other")),
+        (["--data", "GOOD", "--cache", "GOOD"], ("good.csv cannot be a folder", "is a file", "name another one")),
+        (["--data", "GOOD", "--output", "good.csv/out"], ("cannot be a folder", "choose another output folder")),
+        (["--data", "GOOD", "--output", "/proc/out"], ("/proc/out cannot be written", "choose another output")),
         (["--data", "GOOD", "--data", "GOOD"], ("two tasks are named good",)),
         (["--data", "PAIRS", "--as", "clustering"], ("--as clustering", "text,label")),
         (["--tasks", "STSBenchmark"], ("STSBenchmark", "HF_HUB_OFFLINE", "--keep-going")),
@@ -299,10 +306,28 @@ def test_a_mistake_in_an_evaluation_is_told_before_a_model_is_loaded(
     Path("bad.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,much\n", encoding="utf-8")
     Path("good.csv").write_text("text,label\na,0\nb,1\nc,0\nd,1\n", encoding="utf-8")
     Path("pairs.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,2\n", encoding="utf-8")
-    names = {"BAD": "bad.csv", "GOOD": "good.csv", "PAIRS": "pairs.csv"}
+    Path("published.csv").write_text("model,task,score\nvendor/other,good,0.5\n", encoding="utf-8")
+    names = {"BAD": "bad.csv", "GOOD": "good.csv", "PAIRS": "pairs.csv", "PUBLISHED": "published.csv"}
     given = [names.get(option, option) for option in options]
-    assert_one_line_error(invoke("eval", str(tiny_bert), *given, "--output", "out"), *words)
+    assert_one_line_error(invoke("eval", str(tiny_bert), "--output", "out", *given), *words)
     assert not Path("out").exists()
+
+
+def test_a_cache_folder_that_cannot_be_written_is_refused_and_named(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrl_text.loading.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setenv("MRL_TEXT_CACHE", "/proc/nohome/.cache")
+    Path("good.csv").write_text("text,label\n" + "".join(f"a {i},{i % 2}\n" for i in range(600)), encoding="utf-8")
+    for command in (
+        ("eval", tiny_bert, "--data", "good.csv"),
+        ("classify", tiny_bert, "good.csv", "--output", "out"),
+        ("adapt", tiny_bert, "--texts", "good.csv", "--column", "text", "--output", "out"),
+        ("paper", tiny_bert, "--data", "good.csv"),
+    ):
+        assert_one_line_error(
+            invoke(*map(str, command)), "/proc/nohome/.cache/embeddings cannot be written", "MRL_TEXT_CACHE"
+        )
 
 
 @pytest.fixture

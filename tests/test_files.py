@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from mrl_text.files import cache_dir, read_json, replaced_folder, write_atomically
+from mrl_text.files import cache_dir, check_writable, read_json, replaced_folder, write_atomically
 
 
 @pytest.mark.parametrize(
@@ -105,3 +106,21 @@ def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "facts.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"facts\.json is damaged"):
         read_json(tmp_path / "facts.json")
+
+
+def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "folder", "choose another")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(FileExistsError, match=f"{folder} cannot be a folder, .*file is a file: choose another"):
+            check_writable(folder, "choose another")
+    with pytest.raises(OSError, match=r"/proc/new cannot be written \(.+\): choose another"):
+        check_writable(Path("/proc/new"), "choose another")
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_an_error_of_the_disk(tmp_path: Path) -> None:
+    words = r"the model cannot be written to .*model: Error while serializing: No space left"
+    with pytest.raises(OSError, match=words), replaced_folder(tmp_path / "model", None, "model"):
+        raise SafetensorError("Error while serializing: No space left on device")
+    assert list(tmp_path.iterdir()) == []

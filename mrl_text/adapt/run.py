@@ -131,8 +131,8 @@ def adapt_vectors(
     rows = None if pairs is None else read_array(pairs)
     if len(vectors) < _FEWEST:
         raise ValueError(f"{embeddings} has {len(vectors)} vectors, {_FEWEST} is the least")
-    if rows is None and len(vectors) > limit:
-        vectors = vectors[_sample(len(vectors), limit, seed)]
+    if rows is None:
+        vectors = vectors[_sample(len(vectors), limit, seed, "vectors")]
     adaptation = fit(vectors, method=method, dims=dims, pairs=rows, seed=seed, progress=True)
     _with_facts(adaptation, {"files": [Path(embeddings).name], "versions": {"mrl-text": version("mrl-text")}}).save(
         file
@@ -165,19 +165,18 @@ def _chosen_texts(
                 f"the files hold {len(texts)} different texts, {_FEWEST} is the least: a matrix fitted on so few knows"
                 " them and nothing else"
             )
-        if len(texts) > limit:
-            logger.info("%d of %d texts are used", limit, len(texts))
-            texts = [texts[index] for index in _sample(len(texts), limit, seed)]
-        return texts, None
+        return [texts[index] for index in _sample(len(texts), limit, seed, "texts")], None
     found = read_pairs(pairs)
-    if len(found) > limit // 2:
-        found = [found[index] for index in _sample(len(found), limit // 2, seed)]
+    found = [found[index] for index in _sample(len(found), limit // 2, seed, "pairs")]
     texts = list(dict.fromkeys(text for pair in found for text in pair))
     place = {text: index for index, text in enumerate(texts)}
     return texts, np.array([[place[text] for text in pair] for pair in found])
 
 
-def _sample(count: int, limit: int, seed: int) -> np.ndarray:
+def _sample(count: int, limit: int, seed: int, what: str) -> np.ndarray:
+    """Which of them are used: all up to the limit, of more a random part in their order."""
+    if count > limit:
+        logger.info("%d of %d %s are used", limit, count, what)
     return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
 
 

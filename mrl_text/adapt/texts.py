@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,9 @@ from pyarrow import compute, parquet
 from mrl_text.tables import SUFFIXES, Problems, checked, open_table, read_columns, texts
 from mrl_text.tables.values import any_text
 
+logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found", bound=Hashable)
 PAIR_COLUMNS = ("anchor", "positive")
 
 
@@ -21,7 +26,7 @@ def read_texts(files: Sequence[str | Path], *, column: str | None = None) -> lis
         raise ValueError("no file of texts was named")
     for file in files:
         open_table(file)
-    return list(dict.fromkeys(text for file in files for text in texts.read_texts(file, column)))
+    return _each_once([text for file in files for text in texts.read_texts(file, column)], "texts")
 
 
 def read_pairs(file: str | Path) -> list[tuple[str, str]]:
@@ -35,11 +40,20 @@ def read_pairs(file: str | Path) -> list[tuple[str, str]]:
     columns = read_columns(table, PAIR_COLUMNS, problems, required=[PAIR_COLUMNS])
     anchors, positives = (checked(columns, name, any_text, problems, default="") for name in PAIR_COLUMNS)
     problems.raise_if_any()
-    stripped = ((anchor.strip(), positive.strip()) for anchor, positive in zip(anchors, positives, strict=True))
+    stripped = [(anchor.strip(), positive.strip()) for anchor, positive in zip(anchors, positives, strict=True)]
     pairs = [pair for pair in stripped if all(pair)]
     if len(pairs) < 2:
         raise ValueError(f"{file} has {len(pairs)} complete pair{'s'[: len(pairs) != 1]}: two is the least")
-    return list(dict.fromkeys(pairs))
+    if blank := len(stripped) - len(pairs):
+        logger.info("%s: %d of %d pairs have a blank side and are left out", file, blank, len(stripped))
+    return _each_once(pairs, "pairs")
+
+
+def _each_once(found: list[Found], what: str) -> list[Found]:
+    distinct = list(dict.fromkeys(found))
+    if repeated := len(found) - len(distinct):
+        logger.info("%d of %d %s repeat others and are taken once", repeated, len(found), what)
+    return distinct
 
 
 def read_vectors(file: str | Path) -> np.ndarray:

@@ -241,6 +241,8 @@ def _set_apart(texts: list[str], labels: list[str], seed: int) -> tuple[list[str
     classes = {labels[row] for row in rows}
     if not classes or len(rows) * _TESTED_SHARE < len(classes):
         raise ValueError(f"{len(rows)} texts of {len(classes)} labels are too few to set a fifth apart: give test")
+    if single := len(texts) - len(rows):
+        logger.info("%d labels have one text each, which is fitted on and not tested", single)
     strata = [labels[row] for row in rows]
     _, tested = train_test_split(rows, test_size=_TESTED_SHARE, random_state=seed, stratify=strata)
     out = set(tested)

@@ -12,7 +12,7 @@ from mrl_text.choices import LabelledAs, TableFormat
 from mrl_text.cli import common
 
 if TYPE_CHECKING:
-    from mrl_text.eval import SweepResult
+    from mrl_text.eval.results import Results
 
 
 def evaluate(
@@ -44,18 +44,24 @@ def evaluate(
     sizes = common.whole_numbers(dims)
     depths = common.whole_numbers(layers, "--layers", "2,4")
     common.check_share(keep)
+    from mrl_text.eval.own_data import read_all
+    from mrl_text.eval.reference import check_references, read_references
+    from mrl_text.models import find_model
+
+    for model in models:  # what a mistake is likely in, before seconds of importing
+        find_model(model, trust_remote_code=trust_remote_code)
+    read = read_all(data or (), as_)  # kept, so that it is not parsed again
+    texts = _texts(pca_texts) if pca_texts else None
+    check_references(reference or ())
     from rich.console import Console
 
+    from mrl_text.eval.leaderboard import with_earlier
     from mrl_text.eval.report import print_report, write_report
     from mrl_text.eval.runner import sweep
     from mrl_text.training.recipe_files import recipe_eval
 
     planned = recipe_eval(models[0])
-    chosen = common.names(tasks) if tasks else [] if benchmark or data else planned.tasks
-    texts = _texts(pca_texts) if pca_texts else None
-    for file in reference or ():
-        if not file.is_file():
-            raise FileNotFoundError(f"no reference file at {file}")
+    chosen = common.names(tasks) if tasks else [] if benchmark or read else planned.tasks
     result = sweep(
         models,
         chosen,
@@ -78,16 +84,16 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         dtype=dtype,
         layers=depths or planned.layers or None,
+        references=reference or (),
     )
-    from mrl_text.eval.reference import read_references
-
-    references = read_references(reference or (), result)
     print_report(result, Console(), keep=keep)
     for task, reason in result.failed.items():
         typer.echo(f"{task} was left out: {reason}")
-    written = write_report(result, keep=keep, references=references, failed=result.failed)
+    whole = with_earlier(result)
+    references = read_references(reference or (), whole)
+    written = write_report(whole, keep=keep, references=references, failed=result.failed)
     typer.echo("\n".join(str(file) for file in (output / "scores.csv", output / "scores.parquet", *written)))
-    _write_cards(models, result, keep)
+    _write_cards(models, whole, keep)
 
 
 def leaderboard(
@@ -173,7 +179,7 @@ def paper(
     typer.echo(page)
 
 
-def _write_cards(models: list[str], result: SweepResult, keep: float) -> None:
+def _write_cards(models: list[str], result: Results, keep: float) -> None:
     """Put the curve into the cards of models made here; what was measured stays whatever becomes of that."""
     from mrl_text.cards.measured import write_curve
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from mrl_text import __version__
 from mrl_text.adapt.texts import read_texts
 from mrl_text.choices import Dtype
-from mrl_text.files import write_atomically
+from mrl_text.files import check_writable, write_atomically
 from mrl_text.models import ModelSource, find_model
 from mrl_text.paper import ablation, adaptive, against, fewshot, interpolation, robustness, superclasses
 from mrl_text.paper.experiment import FIT_STEPS, Experiment, Missing, Model
@@ -94,9 +94,10 @@ def paper(
     control = _control(source, base)
     sizes = _sizes(source, control, dims)
     others = [find_model(one, trust_remote_code=trust_remote_code) for one in independent]
-    for file in (search, classification):
-        if file and not Path(file).is_file():
-            raise FileNotFoundError(f"no result file at {file}")
+    for file, read in ((search, adaptive.read_tuning), (classification, adaptive.read_classification)):
+        if file:
+            read(Path(file))
+    check_writable(Path(output), "choose another output folder")
     texts = _sample(read_texts(train), train_limit) if train else []
     found = read_tasks(mirror, data, tasks)
     from mrl_text.loading import cached, shared_folder
@@ -195,4 +196,6 @@ def _sizes(source: ModelSource, control: ModelSource | None, dims: Sequence[int]
 
 
 def _sample(texts: list[str], limit: int) -> list[str]:
+    if len(texts) > limit:
+        logger.info("%d of %d texts to fit on are used", limit, len(texts))
     return [texts[index] for index in np.sort(np.random.default_rng(0).permutation(len(texts))[:limit])]

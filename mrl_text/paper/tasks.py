@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from mrl_text.eval.statistics import Units, mean_units
 if TYPE_CHECKING:
     from mrl_text.eval.tasks import TaskLoader
     from mrl_text.paper.experiment import Side
+
+logger = logging.getLogger(__name__)
 
 MIRROR_TASKS = ("STSBenchmark", "SciFact", "Banking77Classification")
 """Tasks of mteb that are taken from a mirror unless others are named: one of each kind."""
@@ -176,6 +179,8 @@ def _read_task(loader: TaskLoader, name: str, found: Tasks) -> None:
     task = loader.fresh(name)
     kind, split = task.metadata.type, task.eval_splits[0]
     parts = task.dataset.get(task.hf_subsets[0], task.dataset)
+    if beside := [*task.hf_subsets[1:], *task.eval_splits[1:]]:
+        logger.info("%s: only %s, %s is measured, not %s", name, task.hf_subsets[0], split, ", ".join(beside))
     rows = parts[split]
     if kind == "STS":
         left, right = task.column_names

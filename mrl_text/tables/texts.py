@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from mrl_text.suggest import did_you_mean
@@ -9,6 +10,8 @@ from mrl_text.tables.columns import Problems, good_rows
 from mrl_text.tables.corpus import TITLE
 from mrl_text.tables.read import TEXT, Table, open_table
 from mrl_text.tables.values import cell_text
+
+logger = logging.getLogger(__name__)
 
 
 def read_texts(file: str | Path, column: str | None = None) -> list[str]:
@@ -40,9 +43,12 @@ def read_texts(file: str | Path, column: str | None = None) -> list[str]:
         raise ValueError(f"{file} has no column {column!r}{did_you_mean(column, known)}")
     if column is None and not table.typed:
         found = {name: texts for name, texts in found.items() if name in (TEXT, TITLE) or not _are_numbers(texts)}
-    every = [text for texts in found.values() for text in texts if text]
+    cells = [text for texts in found.values() for text in texts]
+    every = list(filter(None, cells))
     if not every:
         raise ValueError(f"{file} holds no text")
+    if blank := len(cells) - len(every):
+        logger.info("%s: %d of %d cells of text are blank and are left out", file, blank, len(cells))
     return every
 
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from mrl_text.cli import app
 from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line
-from mrl_text.eval.leaderboard import formatted, leaderboard, load_results, markdown, write_leaderboard
+from mrl_text.eval.leaderboard import formatted, leaderboard, load_results, markdown, with_earlier, write_leaderboard
 from mrl_text.eval.results import Results
+from mrl_text.eval.runner import SweepResult
 from tests.eval.test_results import BASE, MODEL, OTHER, PCA, RANDOM, MadeUpSweep, interval_of, queries, share_kept
 
 COLUMNS = [
@@ -95,6 +96,28 @@ def test_what_two_folders_hold_is_taken_from_the_first(tmp_path: Path, caplog: p
     assert len(results.scores) == 3 + len(RANDOM_SEEDS)
     assert load_results(folders[::-1]).curve(MODEL) == {64: 0.5, 32: 0.4, 40: 0.5}
     assert caplog.text == ""
+
+
+def test_a_later_sweep_is_shown_with_the_earlier_tasks_of_its_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mrl_text")
+    sweep = MadeUpSweep(tmp_path).curve({64: 0.6, 16: 0.5}, PCA).curve({64: 0.7}, OTHER).curve({64: 0.4}, BASE)
+    sweep.curve({64: 0.6, 16: 0.3}).curve({64: 0.9}, OTHER, task="Summaries")
+    sweep.curve({64: 0.8}, task="Pairs").curve({64: 0.5}, BASE, task="Pairs")
+    folder = sweep.save()
+    table = load_table(folder)
+    mine = table[(table["task"] == "Pairs") & (table["model"] != OTHER.model)]
+    results = with_earlier(SweepResult(mine, folder, {}, {}))
+    assert list(results.tasks) == ["Search", "Pairs"]  # both of the models of the last sweep
+    assert set(results.lines) == {MODEL, BASE, PCA}
+    assert results.curve(MODEL) == {64: pytest.approx(0.7)}
+    assert "shows 2 tasks, 1 of them evaluated into" in caplog.text
+    assert "leaves out what was not evaluated on the same tasks: Summaries, someone/other" in caplog.text
+
+
+def load_table(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "scores.parquet")
 
 
 def test_a_task_that_only_a_control_lacks_is_kept(tmp_path: Path) -> None:

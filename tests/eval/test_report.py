@@ -13,8 +13,18 @@ from rich.table import Table
 from mrl_text.eval.figures import draw_curve
 from mrl_text.eval.grid import Cell, Line
 from mrl_text.eval.reference import Reference
-from mrl_text.eval.report import control_table, print_report, recommendations, score_table, summarize, write_report
+from mrl_text.eval.report import (
+    beaten_by_pca,
+    control_table,
+    print_report,
+    recommendations,
+    score_table,
+    summarize,
+    task_table,
+    write_report,
+)
 from mrl_text.eval.results import Results
+from mrl_text.eval.statistics import bootstrap_mean
 from tests.eval.test_results import (
     BASE,
     MODEL,
@@ -75,26 +85,52 @@ def test_the_score_table_has_the_numbers_of_the_results(single: Results) -> None
     assert [row.end_section for row in table.rows] == [False, True, False, True]
 
 
-def test_the_score_table_of_several_tasks_has_their_mean_and_each(several: Results) -> None:
+def test_the_score_table_of_several_tasks_has_their_mean_and_the_task_table_each(several: Results) -> None:
     assert columns(score_table(several, MODEL)) == {
         "size": ["64", "16"],
         "precision": ["float32", "float32"],
         "bytes": ["256", "64"],
         "mean of 2 tasks": ["70.00", "49.85"],
         "retention": ["100.0 %", "71.2 %"],
-        "Search": ["60.00", "59.70"],
-        "Pairs": ["80.00", "40.00"],
+    }
+    assert columns(task_table(several, MODEL)) == {
+        "task": ["Search", "Pairs"],
+        "metric": ["ndcg_at_10", "cosine_spearman"],
+        "items": ["-", "-"],
+        "64": ["60.00", "80.00"],
+        "16": ["59.70", "40.00"],
     }
 
 
-@pytest.mark.parametrize(("count", "shown"), [(5, 5), (6, 0)])
-def test_the_score_table_stays_narrow(count: int, shown: int, tmp_path: Path) -> None:
-    sweep = MadeUpSweep(tmp_path)
-    for number in range(count):
-        sweep.add(0.5, task=f"Task{number}")
-    found = columns(score_table(sweep.results(), MODEL))
-    assert len([name for name in found if name.startswith("Task")]) == shown
-    assert f"mean of {count} tasks" in found
+def test_tables_say_how_many_items_were_scored(single: Results, tmp_path: Path) -> None:
+    assert score_table(single, MODEL).caption == "measured on 100 items"
+    assert task_table(single, MODEL) is None
+    sweep = MadeUpSweep(tmp_path).curve({64: queries(0.6, 1200)}).curve({64: queries(0.6, 30)}, task="Pairs")
+    assert score_table(sweep.results(), MODEL).caption == "measured on 1,230 items"
+    assert columns(task_table(sweep.results(), MODEL))["items"] == ["1,200", "30"]
+
+
+def test_the_difference_from_the_base_is_paired(tmp_path: Path) -> None:
+    base = queries(0.5, noise=0.2)
+    trained = base + queries(0.03, noise=0.01, seed=5)
+    results = MadeUpSweep(tmp_path).curve({64: trained, 16: 0.4}).curve({64: base, 16: 0.5}, BASE).results()
+    expected = bootstrap_mean(trained - base)
+    full, narrow = columns(control_table(results, MODEL))["model minus base"]
+    mean, low, high = map(float, re.findall(r"[+-][\d.]+", full))
+    assert [mean, low, high] == pytest.approx([100 * one for one in (0.03, expected.low, expected.high)], abs=0.03)
+    assert narrow == "-10.00"
+
+
+def test_words_say_where_principal_components_score_higher(tmp_path: Path) -> None:
+    whole = queries(0.6, noise=0.2)
+    better, same = whole + queries(0.02, noise=0.01, seed=6), whole + queries(0.0, noise=0.01, seed=7)
+    sweep = MadeUpSweep(tmp_path).curve({64: whole, 32: whole, 16: whole})
+    results = sweep.curve({64: same, 32: better, 16: better}, PCA).results()
+    (sentence,) = beaten_by_pca(results, MODEL)
+    assert re.search(
+        r"^PCA beats the model at 16 \(\+2\.00 \[\+1\.\d\d, \+2\.\d\d\]\), 32 \(\+2\.00 .*mrl-text adapt", sentence
+    )
+    assert beaten_by_pca(results, BASE) == []
 
 
 def test_the_score_table_leaves_out_sizes_that_lack_a_task_and_shares_of_nothing(tmp_path: Path) -> None:
@@ -105,13 +141,14 @@ def test_the_score_table_leaves_out_sizes_that_lack_a_task_and_shares_of_nothing
 
 def test_the_control_table_has_every_line_beside_the_model_in_float32(single: Results) -> None:
     found = columns(control_table(single, MODEL))
-    assert list(found) == ["size", "model", "base (untrained base)", "PCA", "random dimensions"]
+    assert list(found) == ["size", "model", "base (untrained base)", "PCA", "random dimensions", "model minus base"]
     assert list(found.values()) == [
         ["64", "16"],
         ["60.00", "48.00"],
         ["50.00", "30.00"],
         ["60.00", "45.00"],
         ["-", "20.00"],
+        ["+10.00", "+18.00"],
     ]
 
 
