@@ -79,3 +79,10 @@ def test_the_index_on_disk_stays_as_it_was(index: AdaptiveIndex, tmp_path: Path)
 def test_no_queries_are_refused(index: AdaptiveIndex, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no queries"):
         figure(index, np.zeros((0, WIDTH), dtype="f4"), Judged([], []), tmp_path)
+
+
+def test_a_prefix_that_the_index_does_not_have_is_refused(index: AdaptiveIndex, tmp_path: Path) -> None:
+    queries = np.ones((1, WIDTH), np.float32)
+    with pytest.raises(ValueError, match="dim must be from 1 to 16, the model's width, got 64"):
+        figure(index, queries, Judged(["q"], ["q"], None), tmp_path / "out", dim=64)
+    assert not (tmp_path / "out").exists()

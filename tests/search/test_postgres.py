@@ -212,7 +212,7 @@ def test_few_rows_that_meet_a_condition_are_found_however_short_the_shortlist(
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ({"langauge": "en"}, "did you mean 'language'.*language, open, price, year"),
+        ({"langauge": "en"}, "did you mean 'language'"),
         ({"language": 5}, "language.*text"),
         ({"language": Range(gt=1)}, "range"),
         ({"year": "1993"}, "year.*int"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -294,7 +295,9 @@ def test_queries_and_judgements_are_read_and_matched(tmp_path: Path, caplog: pyt
     plain.write_text("one\n\ntwo\u2028and\x85on\nthree\n", encoding="utf-8")
     lines = read_judged(plain)  # a blank line counts, a line separator is text
     assert (lines.ids, lines.texts) == (["1", "3", "4"], ["one", "two\u2028and\x85on", "three"])
-    drawn = read_judged(plain, limit=2)
+    with caplog.at_level(logging.INFO, "mrl_text.search.sample_queries"):
+        drawn = read_judged(plain, limit=2)
+    assert "2 of 3 queries are drawn at random" in caplog.text
     assert drawn == read_judged(plain, limit=2)
     assert len(drawn) == 2
     assert check_metric(None, True) == "ndcg@10"

@@ -211,3 +211,5 @@ def test_where_the_token_comes_from(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         with pytest.raises(ValueError, match="empty"):
             read_api_key("OTHER")
     assert "secret" not in repr(ServerSettings(api_key="secret"))
+    with pytest.raises(ValueError, match="the model's name is empty"):
+        ServerSettings(model_name=" ")

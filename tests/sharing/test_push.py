@@ -56,6 +56,8 @@ def test_a_dry_run_does_not_overwrite_what_is_not_its_own(saved: Path, tmp_path:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match=r"thesis\.txt"):
         write_upload(prepare(saved, REPO), tmp_path)
+    with pytest.raises(FileExistsError, match=r"thesis\.txt cannot be a folder, .*: name an empty folder"):
+        write_upload(prepare(saved, REPO), tmp_path / "thesis.txt")
     folder = write_upload(prepare(saved, REPO), tmp_path / "dry")
     write_upload(prepare(saved, "me/other"), folder)
     assert "me/other" in (folder / "README.md").read_text()
