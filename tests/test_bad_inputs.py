@@ -176,8 +176,8 @@ def _others(folder: Path) -> None:
     (folder / "references.csv").write_text("model,dim,task,score\nm,32,T,0.5\n")
     (folder / "bad-references.csv").write_text("model,score\nm,0.5\n")
     (folder / "recipe.yaml").write_text(
-        "model: {name: model}\ndata: {train: [{source: pairs.csv}]}\nloss: {dims: [8, 32]}\n"
-        "training: {max_steps: 2, per_device_train_batch_size: 8}\n"
+        "model: {name: model}\ndata: {train: [{source: pairs.csv}], validation: [{source: pairs.csv}]}\n"
+        "loss: {dims: [8, 32]}\ntraining: {max_steps: 2, per_device_train_batch_size: 8}\n"
     )
     for name, content in {"bad.yaml": "model: {name: model\n", "list.yaml": "- a\n", "empty.yaml": ""}.items():
         (folder / name).write_text(content)

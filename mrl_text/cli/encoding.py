@@ -62,6 +62,10 @@ def encode(
     if count := report.left_out + report.cut + report.misfits:
         more = f"\n... all in {report.folder / 'problems.jsonl'}" * (count > len(report.problems))
         typer.echo("\n".join(report.problems) + more, err=True)
+    if not report.rows:
+        raise ValueError(
+            f"nothing was encoded: no row of {', '.join(map(str, inputs))} is left, so mend or choose others"
+        )
     rate = f", {report.encoded / report.seconds:,.0f} texts/s" if report.encoded else ""
     typer.echo(
         f"{report.folder}: {report.rows:,} rows ({report.encoded:,} read now) in {report.seconds:.1f} s{rate},"

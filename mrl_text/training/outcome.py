@@ -44,8 +44,8 @@ def outcome(folder: Path) -> str:
     if "steps" not in result:
         lines.append("The rotation is fitted; the encoder is as it was")
     else:
-        rows = sum(count or 0 for count in data.values())
-        of = f"{result['rows_used']:,} of {rows:,} rows" if rows else f"{result['rows_used']:,} rows of a stream"
+        rows, used = sum(count or 0 for count in data.values()), result.get("rows_used", 0)
+        of = f"{used:,} of {rows:,} rows" if rows else f"{used:,} rows of a stream"
         lines.append(f"{result['steps']:,} step{'s'[: result['steps'] != 1]}; {of} used")
     if validation := result.get("validation"):
         queries = validation["queries"]
