@@ -41,11 +41,11 @@ _ADVICE = {
 class OneLineErrors(TyperGroup):
     """The root of all commands: it prints every error as one line on stderr."""
 
-    def main(self, args: Sequence[str] | None = None, **named: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:
         """Run the command in ``args`` (default: those of the process) and exit with its code."""
         given = list(sys.argv[1:] if args is None else args)
         try:
-            code = super().main(args, **{**named, "standalone_mode": False})
+            code = super().main(args, *more, **{**named, "standalone_mode": False})
         except Exception as error:
             if type(error).__name__ == "NoArgsIsHelpError":
                 sys.exit(2)  # help is printed already

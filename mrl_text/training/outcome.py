@@ -44,9 +44,11 @@ def outcome(folder: Path) -> str:
     if "steps" not in result:
         lines.append("The rotation is fitted; the encoder is as it was")
     else:
-        rows, used = sum(count or 0 for count in data.values()), result.get("rows_used", 0)
-        of = f"{used:,} of {rows:,} rows" if rows else f"{used:,} rows of a stream"
-        lines.append(f"{result['steps']:,} step{'s'[: result['steps'] != 1]}; {of} used")
+        rows, used = sum(count or 0 for count in data.values()), result.get("rows_used")
+        of = (
+            "" if used is None else f"; {used:,} of {rows:,} rows used" if rows else f"; {used:,} rows of a stream used"
+        )
+        lines.append(f"{result['steps']:,} step{'s'[: result['steps'] != 1]}{of}")
     if validation := result.get("validation"):
         queries = validation["queries"]
         lines += [f"Validation: nDCG@10 (x100) of {queries:,} quer{'y' if queries == 1 else 'ies'}, 95 % intervals", ""]
