@@ -184,7 +184,7 @@ def _check_text(table: Table, names: Sequence[str]) -> None:
         first = [row.cells for row in itertools.islice(table.rows(), _LOOKED_AT)]
         for name in names if table.typed else names[2:]:
             cells = [cell for cells in first if (cell := cells.get(name)) not in (None, "")]
-            if cells and all(_is_number(cell) for cell in cells):
+            if cells and all(isinstance(cell, int | float) if table.typed else _is_number(cell) for cell in cells):
                 kinds[name] = f"numbers such as {cells[0]}"
         if not table.typed and all(_is_number(cells.get(names[1])) for cells in first if kinds):
             kinds = {}  # answers that are years or sums are texts, and so are wrong ones
@@ -194,7 +194,7 @@ def _check_text(table: Table, names: Sequence[str]) -> None:
 
 def _is_number(cell: object) -> bool:
     with contextlib.suppress(ValueError):
-        return isinstance(cell, int | float) or (isinstance(cell, str) and math.isfinite(float(cell)))
+        return isinstance(cell, str) and math.isfinite(float(cell))
     return False
 
 
