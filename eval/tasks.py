@@ -269,8 +269,7 @@ def _mteb_task(
     try:
         known = mteb.get_task(name)
     except KeyError:
-        names = [*OWN_TASKS, *(item.metadata.name for item in mteb.get_tasks(exclude_superseded=False))]
-        raise ValueError(f"no task named {name!r}{did_you_mean(name, names)}") from None
+        raise ValueError(f"no task named {name!r}{did_you_mean(name, _known_tasks())}") from None
     if known.is_aggregate or not (languages or subsets or splits):
         return known
     for what, wanted, there in (("split", splits, known.metadata.eval_splits), ("subset", subsets, known.hf_subsets)):
@@ -282,6 +281,11 @@ def _mteb_task(
     except ValueError:
         known_languages = ", ".join(sorted(known.metadata.languages)[:10])
         raise ValueError(f"{name} has nothing in {', '.join(languages or ())}; it is in {known_languages}") from None
+
+
+@functools.cache  # mteb makes each of them, which takes seconds
+def _known_tasks() -> list[str]:
+    return [*OWN_TASKS, *(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))]
 
 
 def _benchmark(name: str) -> list[AbsTask]:

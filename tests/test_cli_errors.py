@@ -103,6 +103,7 @@ class Interrupt:
         if name == {module!r}:
             signal.raise_signal(signal.SIGINT)
 sys.meta_path.insert(0, Interrupt())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
 sys.argv = ["mrl-text", "recipes", "list"]
 from mrl_text.__main__ import main
 main()
