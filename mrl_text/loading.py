@@ -117,7 +117,7 @@ def _check_sound(model: MatryoshkaEncoder, source: ModelSource) -> None:
             f"model {source.name} has no vocabulary, so that all texts would look alike: put its tokenizer files"
             f" (tokenizer.json, or vocab.txt and the like) into {source.path}"
         )
-    check_length(model, model.max_seq_length, source.name)
+    check_length(model, model.max_tokens, source.name)
 
 
 def not_finite(model: torch.nn.Module) -> str | None:

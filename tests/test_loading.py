@@ -160,7 +160,7 @@ def test_every_command_that_loads_a_model_asks_before_its_code_runs(own_code: Pa
         "adapt OWN --texts pairs.csv --output adapted --dims 8": "adapted/adaptation.json",
         'train quickstart model.name=OWN data.train=[{"source":"pairs.csv"}] data.validation=[] loss.dims=[8,32]'
         " loss.weights=null eval.dims=[] training.max_steps=1 model.dropout=null training.use_cpu=true"
-        " --output run": "run/recipe.yaml",
+        " training.dataloader_drop_last=false --output run": "run/recipe.yaml",
     }
     for line, file in commands.items():
         words = [word.replace("OWN", str(own_code)) for word in line.split()]
@@ -218,7 +218,7 @@ def test_weights_that_are_no_numbers_are_named(copy: Path, value: float, dtype: 
 def test_a_damaged_file_of_a_model_is_named(copy: Path, name: str) -> None:
     whole = (copy / name).read_bytes()
     (copy / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises((ValueError, FileNotFoundError), match=f"{copy / name} is damaged: copy or fetch") as refused:
+    with pytest.raises((ValueError, FileNotFoundError), match=f"{copy / name} is damaged") as refused:
         load(find_model(str(copy)), device="cpu")
     assert "\n" not in str(refused.value)
 

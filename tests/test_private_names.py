@@ -28,6 +28,8 @@ class PrivateName(NamedTuple):
 PRIVATE_NAMES = [
     PrivateName("mteb", "mteb.abstasks.AbsTaskBitextMining", "_get_pairs", "mrl_text.eval.items"),
     PrivateName("mteb", "mteb.TaskMetadata", "_hf_task_type", "mrl_text.cards.metadata"),
+    PrivateName("transformers", "transformers.Trainer", "_load_best_model", "mrl_text.training.trainer"),
+    PrivateName("transformers", "transformers.Trainer", "_load_from_checkpoint", "mrl_text.training.trainer"),
     PrivateName("transformers", "transformers.Trainer", "_save_checkpoint", "mrl_text.training.trainer"),
 ]
 """A name goes from here when the library offers a public way. One more needs a reason."""

@@ -43,6 +43,7 @@ _DEFAULTS: dict[str, Any] = {
 """Where a recipe is silent."""
 
 _OF_A_ROTATION = {"seed", "use_cpu", "per_device_eval_batch_size", "bf16", "fp16"}
+_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 _ABOVE_ZERO = "logging_steps save_steps eval_steps num_train_epochs adam_epsilon".split()
 _AT_LEAST = {
     **dict.fromkeys("save_total_limit gradient_accumulation_steps".split(), 1),
@@ -124,13 +125,9 @@ def _check_word(name: str, value: Any) -> None:
     if name == "dataloader_multiprocessing_context" and value is not None:
         check_choice(f"training.{name}", value, multiprocessing.get_all_start_methods())
     if name == "torch_compile_mode" and value is not None:
-        from torch._inductor import list_mode_options
-
-        check_choice(f"training.{name}", value, list_mode_options())
+        check_choice(f"training.{name}", value, _COMPILE_MODES)
     if name == "torch_compile_backend" and value is not None:
-        from torch._dynamo import list_backends
-
-        check_choice(f"training.{name}", value, list_backends())
+        check_choice(f"training.{name}", value, torch.compiler.list_backends())
     if name.startswith("log_level"):
         check_choice(f"training.{name}", value, ("debug", "info", "warning", "error", "critical", "passive"))
 
@@ -222,7 +219,7 @@ def _refusal(arguments: dict[str, Any], without: str | None = None) -> str | Non
     taken = {name: value for name, value in arguments.items() if name not in (without, *checked_elsewhere)}
     words = StaticEmbedding(Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]")), embedding_dim=1)
     model = SentenceTransformer(modules=[words], device="cpu")
-    model.model_card_data.generate_widget_examples = False  # with a progress bar
+    model.model_card_data.widget = [{}]  # else examples are looked for, with a progress bar
     rows = Dataset.from_dict({"anchor": ["a", "b"], "positive": ["c", "d"]})
     try:
         with TemporaryDirectory() as folder:  # which the Trainer makes where it is not there
