@@ -23,6 +23,7 @@ from mrl_text.encoding import encode_files, open_encoded
 from mrl_text.encoding.job import Reader, Segment
 from mrl_text.tables.corpus import CorpusFile, open_corpus
 from mrl_text.truncation import Precision
+from tests.conftest import invoke
 from tests.encoding.conftest import sentences
 
 ALL: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
@@ -237,7 +238,7 @@ def test_rows_without_a_direction_are_left_out(tiny_bert: Path, tmp_path: Path) 
     assert ids(tmp_path / "out") == ["1", "3"]
     assert report.problems == ["c.txt, row 2: got a vector from the model that is zero or not finite"]
     weights = np.eye(55, 16, -6, dtype=np.float32)
-    weights[5] = np.nan  # "a"
+    weights[5] = 3e38  # "a", whose length overflows
     MatryoshkaEncoder(modules=[StaticEmbedding(tokenizer, weights)]).save(str(tmp_path / "broken"))
     encode(tmp_path / "c.txt", tmp_path / "int8", tmp_path / "broken", precisions=["int8"])
     assert ids(tmp_path / "int8", "int8") == ["1", "3"]
@@ -410,21 +411,15 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_encoded(tiny_ber
 
 
 def test_the_command(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
-    import typer
-    from typer.testing import CliRunner
 
-    from mrl_text.cli.encoding import encode as command
-
-    app = typer.Typer()
-    app.command()(command)
-    arguments = [str(corpus), "-o", str(tmp_path / "out"), "--model", str(tiny_bert), "--dim", "8,16"]
+    arguments = ["encode", str(corpus), "-o", str(tmp_path / "out"), "--model", str(tiny_bert), "--dim", "8,16"]
     arguments += ["--precision", "float16,int8", "--keep", "text,lang", "--dtype", "float32"]
-    done = CliRunner().invoke(app, arguments)
+    done = invoke(*arguments)
     assert done.exit_code == 0, done.output
     assert "297 rows (300 read now)" in done.stdout
     assert "float32; 3 left out, 1 cut" in done.stdout
     assert "row 34" not in done.stdout and "corpus.jsonl, row 34: is not valid JSON" in done.stderr
     assert vectors(tmp_path / "out", 16, "float16").shape == (297, 16)
-    failed = CliRunner().invoke(app, [*arguments[:5], "--dims", "64"])
+    failed = invoke(*arguments[:6], "--dims", "64")
     assert failed.exit_code == 2
     assert "error: " in failed.stderr

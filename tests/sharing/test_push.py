@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from huggingface_hub import HfApi
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from typer.testing import CliRunner
 
-from mrl_text.cli.sharing import push as push_command
 from mrl_text.sharing import prepare, push, write_upload
+from tests.conftest import invoke
 from tests.sharing.conftest import write_scores
 from tests.sharing.hub import TOKEN, Hub, Repository
 
@@ -263,11 +261,9 @@ def test_ten_kills_leave_all_or_nothing(wider: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_lists_the_repository_and_says_what_is_missing(saved: Path, tmp_path: Path) -> None:
-    app = typer.Typer()
-    app.command()(push_command)
     results = write_scores(saved, tmp_path / "scores")
     arguments = [str(saved), REPO, "--results", str(results), "--dry-run", "-o", str(tmp_path / "dry")]
-    done = CliRunner().invoke(app, arguments)
+    done = invoke("push", *arguments)
     assert done.exit_code == 0, done.output
     listed = dict(reversed(line.split()) for line in done.stdout.split("\n\n")[0].splitlines())
     files = {
@@ -278,7 +274,7 @@ def test_the_command_lists_the_repository_and_says_what_is_missing(saved: Path, 
     }
     assert "model-index: 9 scores on 3 data sets" in done.stdout
     assert "names no license" in done.stderr
-    wrong = CliRunner().invoke(app, [str(saved), "small", "--dry-run"])
+    wrong = invoke("push", saved, "small", "--dry-run")
     assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
     assert "expected owner/name" in wrong.stderr
-    assert CliRunner().invoke(app, [str(saved), REPO, "-o", "x"]).exit_code == 2
+    assert invoke("push", saved, REPO, "-o", "x").exit_code == 2
