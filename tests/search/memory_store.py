@@ -29,6 +29,10 @@ class MemoryStore(Store):
         raise FileNotFoundError(url)
 
     @classmethod
+    def check_place(cls, url: str) -> None:
+        pass
+
+    @classmethod
     def _make(cls, url: str, settings: StoreSettings) -> MemoryStore:
         return cls(settings.width, dims=settings.dims, model=settings.model)
 
