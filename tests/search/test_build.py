@@ -262,7 +262,8 @@ def test_a_push_that_was_interrupted_is_no_duplicate_for_another_command(
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
 from mrl_text.encoding import files
 from mrl_text.search.build import build
 from mrl_text.search.faiss.store import FaissStore
