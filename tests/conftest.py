@@ -68,14 +68,6 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what tests compute out of the user's cache and out of that of other workers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MRL_TEXT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture
 def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty folder and cache for commands; what one sets for its own process stays out of other tests."""
