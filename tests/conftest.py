@@ -6,6 +6,7 @@ thread. With ``--fast`` slow tests are left out.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -82,11 +83,21 @@ def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 def invoke(*arguments: object) -> Any:
     """What a command prints, and its exit code."""
-    from typer.testing import CliRunner
+    from typer import testing
 
     from mrl_text.cli import app
 
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(testing, "_get_command", _built)
+        return testing.CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@functools.cache
+def _built(app: Any) -> Any:
+    """The command line of an app: to put it together takes longer than most commands."""
+    from typer.main import get_command
+
+    return get_command(app)
 
 
 @pytest.fixture

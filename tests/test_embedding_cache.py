@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from mrl_text import MatryoshkaEncoder
 from mrl_text.embedding_cache import EmbeddingCache, fingerprint
 from mrl_text.vector_file import VectorFile
+from tests.processes import Started
 
 TEXTS = ["the cat sits", "a red house", "the cat sits", "water", "a man plays the guitar in the city"]
 
@@ -116,8 +115,8 @@ while number < first + int(sys.argv[3]):
 """
 
 
-def start(file: Path, first: int, count: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(file), str(first), str(count)])
+def start(file: Path, first: int, count: int) -> Started:
+    return Started(WRITER, file, first, count)
 
 
 def read_whole(file: Path) -> dict[int, np.ndarray]:

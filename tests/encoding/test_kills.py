@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 
 from mrl_text.encoding import encode_files, open_encoded
+from tests.processes import Started
 
 pytestmark = pytest.mark.slow
 
@@ -28,14 +26,13 @@ encode_files([sys.argv[1]], sys.argv[2], model=sys.argv[3], dims=[8, 32], precis
 def test_killed_twice(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
     options = {"dims": [8, 32], "precisions": ["float32", "int8"], "keep": ["text"], "shard_rows": 16}
     encode_files([corpus], tmp_path / "whole", model=str(tiny_bert), **options)  # type: ignore[arg-type]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     shards = tmp_path / "out/shards"
     for enough in (2, 7):
-        arguments = [sys.executable, "-c", SCRIPT, str(corpus), str(tmp_path / "out"), str(tiny_bert)]
-        process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+        threads = str(torch.get_num_threads())
+        process = Started(SCRIPT, corpus, tmp_path / "out", tiny_bert, OMP_NUM_THREADS=threads)
         while process.poll() is None and len(list(shards.glob("0*.parquet"))) < enough:
             time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         assert process.wait() in (-signal.SIGKILL, 0)
         finished = {file.name: file.stat().st_mtime_ns for file in shards.glob("0*.parquet")}
         assert len(finished) >= enough

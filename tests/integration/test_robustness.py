@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from mrl_text import MatryoshkaEncoder
 from mrl_text.eval import sweep
 from mrl_text.eval.leaderboard import load_results
 from tests.conftest import WORDS
+from tests.processes import Started, command
 
 pytestmark = pytest.mark.slow
 
@@ -26,22 +24,15 @@ def own_data(tmp_path: Path) -> Path:
     """Enough pairs to be encoded in several shards."""
     generator = np.random.default_rng(0)
     words = np.array(WORDS)
-    sentences = [" ".join(generator.choice(words, 8)) for _ in range(12_000)]
-    rows = {"sentence1": sentences[:6000], "sentence2": sentences[6000:], "score": generator.uniform(0, 5, 6000)}
+    sentences = [" ".join(generator.choice(words, 8)) for _ in range(6000)]
+    rows = {"sentence1": sentences[:3000], "sentence2": sentences[3000:], "score": generator.uniform(0, 5, 3000)}
     pd.DataFrame(rows).to_csv(tmp_path / "pairs.csv", index=False)
     return tmp_path / "pairs.csv"
 
 
-def _start(model: Path, data: Path, output: Path, *options: str) -> subprocess.Popen[str]:
-    script = Path(sys.executable).parent / "mrl-text"
-    command = [str(script), "eval", str(model), "--data", str(data), "--dims", "8,32"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, "--output", str(output), "--cache", str(output / "embeddings"), *options],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _start(model: Path, data: Path, output: Path) -> Started:
+    places = ("--output", output, "--cache", output / "embeddings")
+    return command("eval", model, "--data", data, "--dims", "8,32", *places, OMP_NUM_THREADS="1")
 
 
 def _table(folder: Path) -> str:
@@ -52,7 +43,7 @@ def test_an_evaluation_killed_while_encoding_and_while_evaluating_ends_with_the_
     tiny_bert: Path, own_data: Path, tmp_path: Path
 ) -> None:
     undisturbed = _start(tiny_bert, own_data, tmp_path / "whole")
-    assert undisturbed.wait() == 0, undisturbed.stderr.read()
+    assert undisturbed.wait() == 0, undisturbed.errors
     folder = tmp_path / "killed"
     for pattern in ("embeddings/*/vectors.bin", "results/*/*/experiments/*/pairs.json"):
         process = _start(tiny_bert, own_data, folder)
@@ -64,7 +55,7 @@ def test_an_evaluation_killed_while_encoding_and_while_evaluating_ends_with_the_
     finished = {file: file.stat().st_mtime_ns for file in folder.glob("results/*/*/experiments/*/pairs.json")}
     assert finished
     resumed = _start(tiny_bert, own_data, folder)
-    assert resumed.wait() == 0, resumed.stderr.read()
+    assert resumed.wait() == 0, resumed.errors
     assert _table(folder) == _table(tmp_path / "whole")
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
 
@@ -79,7 +70,7 @@ def test_two_evaluations_at_once_in_one_folder_leave_the_tables_of_both(
     )
     runs = [_start(tiny_bert, data, tmp_path / "shared") for data in (own_data, own_data, second_data)]
     for run in (alone, *runs):
-        assert run.wait() == 0, run.stderr.read()
+        assert run.wait() == 0, run.errors
     together = load_results([tmp_path / "shared"])
     assert set(together.tasks) == {"pairs", "other"}
     columns = ["dim", "precision", "method", "seed", "score", "ci_low", "retention_high"]

@@ -7,8 +7,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +25,7 @@ from mrl_text.training.recipe_files import load_recipe
 from mrl_text.training.run import RunFolder, describe_data
 from mrl_text.training.trainer import train
 from tests.conftest import WORDS
+from tests.processes import Started, command
 from tests.training.runs import at_step, contents
 
 pytestmark = pytest.mark.slow
@@ -112,18 +111,15 @@ def kill() -> None:
     raise Killed
 
 
-def start(recipe: Path, folder: RunFolder, *options: str) -> subprocess.Popen[str]:
-    script = Path(sys.executable).parent / "mrl-text"
-    command = [str(script), "train", str(recipe), "--output", str(folder.path), *options]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+def start(recipe: Path, folder: RunFolder, *options: str) -> Started:
+    return command("train", recipe, "--output", folder.path, *options)
 
 
-def kill_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
+def kill_when(process: Started, moment: Callable[[], bool]) -> None:
     while process.poll() is None and not moment():
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, process.errors
 
 
 def last_step(folder: RunFolder) -> int:
@@ -155,8 +151,7 @@ def test_a_run_killed_again_and_again_ends_as_if_undisturbed(content: dict[str, 
         assert killed.last_checkpoint() is not None
         assert not killed.result.exists()
     resumed = start(recipe, killed, "--resume")
-    _, errors = resumed.communicate()
-    assert resumed.returncode == 0, errors
+    assert resumed.wait() == 0, resumed.errors
     assert_same_run(whole, killed)
     assert not [file for file in killed.path.iterdir() if file.name.startswith(".model")]
 

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from mrl_text.search.push import PushReport
 from mrl_text.search.push_rows import encode_corpus
 from mrl_text.search.query_model import load_model
 from tests.conftest import WORDS
+from tests.processes import Started
 
 TEXTS = [f"the {WORDS[row % 40]} and a {WORDS[row * 7 % 43]} {WORDS[row // 40]}" for row in range(120)]
 
@@ -262,8 +260,7 @@ def test_a_push_that_was_interrupted_is_no_duplicate_for_another_command(
 
 
 PROGRAM = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
+import sys, time
 from mrl_text.encoding import files
 from mrl_text.search.build import build
 from mrl_text.search.faiss.store import FaissStore
@@ -291,15 +288,11 @@ def test_a_build_that_is_interrupted_goes_on_to_the_same_index(
     tmp_path: Path, corpus: Path, tiny_bert: Path, sent: signal.Signals, own_cache: Path
 ) -> None:
     build([corpus], tmp_path / "whole", model=str(tiny_bert), shard_rows=8)
-    arguments = [sys.executable, "-c", PROGRAM, str(corpus), str(tmp_path / "torn"), str(tiny_bert)]
     for place in (("3", "encoding"), ("2", "encoding"), ("0", "pushing")):
-        process = subprocess.Popen([*arguments, *place], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "here\n"
-        os.kill(process.pid, sent)
-        process.wait()
-        process.stdout.close()
-        assert process.returncode != 0
+        process = Started(PROGRAM, corpus, tmp_path / "torn", tiny_bert, *place)
+        assert process.stdout.readline() == "here\n", process.errors
+        process.send_signal(sent)
+        assert process.wait() != 0
         [work] = (own_cache / "push").iterdir()
         assert len(list((work / "shards").glob("[0-9]*"))) == {"3": 3, "2": 5, "0": 15}[place[0]]
     assert len(AdaptiveIndex.load(tmp_path / "torn")) == 0

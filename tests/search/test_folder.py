@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 
 from mrl_text.search import AdaptiveIndex, SearchPlan
+from tests.processes import Started
 from tests.search.test_index import WIDTH, names, vectors
 
 PLAN = SearchPlan(8, "hnsw", "int8", shortlist=40, rerank=((16, 20),))
@@ -200,10 +199,7 @@ def test_killed_at_any_moment_it_has_what_it_reported_as_saved(tmp_path: Path) -
     random = np.random.default_rng(0)
     reported = 0
     for _ in range(6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
-        )
-        assert process.stdout is not None
+        process = Started(WRITER, folder)
         line = process.stdout.readline()  # it has begun
         time.sleep(random.uniform(0, 0.4))
         process.kill()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +21,7 @@ from mrl_text.search.postgres import connection as postgres_connection  # noqa: 
 from mrl_text.search.postgres import sql as statements  # noqa: E402
 from mrl_text.search.postgres import tables  # noqa: E402
 from mrl_text.search.postgres.store import PostgresStore  # noqa: E402
+from tests.processes import Started  # noqa: E402
 
 WIDTH, ROWS = 32, 400
 RNG = np.random.default_rng(0)
@@ -654,9 +651,9 @@ def test_a_client_that_is_killed_while_it_adds_leaves_the_table_as_it_was(
         with link.transaction():
             # rows are in the session's own table by then; the lock holds up the upsert, the last step before the end
             link.execute(f"LOCK TABLE {store._table.names[0]} IN SHARE MODE")
-            child = subprocess.Popen([sys.executable, "-c", program, store.url])
+            child = Started(program, store.url)
             pid = waiting(postgres_server)
-            os.kill(child.pid, signal.SIGKILL)
+            child.kill()
             child.wait()
         until = time.monotonic() + 30
         while link.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone():

@@ -7,8 +7,6 @@ import json
 import logging
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -31,6 +29,7 @@ from mrl_text.search.open import engine_of, without_password
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.push import Journal, PushReport, push
 from tests.conftest import WORDS
+from tests.processes import Started
 
 ROWS = 240
 TEXTS = [f"the {WORDS[row % 40]} and a {WORDS[row * 7 % 43]} {WORDS[row // 40]}" for row in range(ROWS)]
@@ -167,7 +166,7 @@ def test_killed_at_any_moment_it_ends_as_if_undisturbed(folder: Path, tmp_path: 
     script = f"from mrl_text.search.push import push; {call}"
     moments = random.Random(1)
     for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-c", script])
+        process = Started(script)
         journal = Journal(folder, broken)
         wanted = journal.rows + moments.randrange(1, 80)
         while process.poll() is None and Journal(folder, broken).rows < wanted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,14 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.processes import context
+
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
 KEY = "correct-horse-battery-staple"
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["mrl_text.serving"])  # torch is imported once, and every server is a fork of that
 
 
 class Running:
@@ -32,8 +30,8 @@ class Running:
         from tests.serving.child import run
 
         self._log = log
-        address, ready = _context.Pipe(duplex=False)
-        self.process = _context.Process(target=run, args=(str(model), options, log, ready))
+        address, ready = context.Pipe(duplex=False)
+        self.process = context.Process(target=run, args=(str(model), options, log, ready))
         self.process.start()
         ready.close()
         try:

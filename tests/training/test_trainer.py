@@ -5,8 +5,6 @@ import platform
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from mrl_text.training.recipe_files import load_recipe, shipped_recipes
 from mrl_text.training.run import RunFolder
 from mrl_text.training.trainer import train
 from tests.conftest import WORDS
+from tests.processes import Started
 from tests.training.runs import at_step, contents
 
 MakeRecipe = Callable[..., Recipe]
@@ -488,8 +487,7 @@ def test_a_folder_that_another_process_trains_in_is_refused_and_a_lock_left_behi
         "import sys, time; from pathlib import Path; from mrl_text.files import hold; held = hold(Path(sys.argv[1]))"
     )
     script = f"{holding}; print('held', flush=True); time.sleep(600)"
-    process = subprocess.Popen([sys.executable, "-c", script, str(folder.path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
+    process = Started(script, folder.path)
     process.stdout.readline()
     try:
         for resume in (False, True):
@@ -499,7 +497,7 @@ def test_a_folder_that_another_process_trains_in_is_refused_and_a_lock_left_behi
                 train(make_recipe(), folder.path, resume=resume)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
     with pytest.raises(ValueError, match="has no column 'answer'"):  # the lock is free
         train(make_recipe("data.train[0].columns=[anchor,answer]"), folder.path)
 
