@@ -107,6 +107,7 @@ def _one_pass(arguments: argparse.Namespace, tasks: list[str], dims: list[int], 
             [arguments.model],
             tasks,
             output=folder,
+            cache=Path(folder) / "embeddings",  # of its own: nothing is left from another side
             dims=dims,
             precisions=precisions,
             controls=[],
