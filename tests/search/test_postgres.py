@@ -373,7 +373,7 @@ def test_the_shortlist_is_found_by_the_index(postgres_server: Any, table_url: Ur
         assert count == 14
 
 
-def test_an_index_goes_with_its_plan(store: PostgresStore) -> None:
+def test_an_index_goes_with_its_plan(store: PostgresStore, postgres_server: Any) -> None:
     assert store.index_bytes().keys() == {"table", "ids"}
     store.set_plan(SearchPlan(8, "hnsw"))
     small = store.index_bytes()["shortlist"]
@@ -381,6 +381,14 @@ def test_an_index_goes_with_its_plan(store: PostgresStore) -> None:
     assert store.index_bytes()["shortlist"] == small
     store.set_plan(SearchPlan(8, "flat"))
     assert "shortlist" not in store.index_bytes()
+
+    built = [SearchPlan(8, "hnsw", shortlist=50, ef_construction=found) for found in (None, 200, None)]
+    for plan, wanted in zip(built, ("100", "200", "100"), strict=True):
+        store.set_plan(plan)
+        with admin(postgres_server) as link:
+            name = store._table.index_name(plan)
+            [options] = link.execute("SELECT reloptions FROM pg_class WHERE relname = %s", [name]).fetchone()
+        assert options == ["m=16", f"ef_construction={wanted}"]
 
 
 @pytest.mark.parametrize(
@@ -391,6 +399,12 @@ def test_an_index_goes_with_its_plan(store: PostgresStore) -> None:
         (32, SearchPlan(64), "from 1 to 32"),
         (5000, SearchPlan(4500, "hnsw"), "up to 4,000"),
         (32, SearchPlan(8, "hnsw", neighbours=101), "up to 100 neighbours"),
+        (32, SearchPlan(8, "hnsw", ef_construction=31), "from twice the neighbours, 32, to 1,000; the plan has 31"),
+        (
+            32,
+            SearchPlan(8, "hnsw", ef_construction=1_001),
+            "from twice the neighbours, 32, to 1,000; the plan has 1,001",
+        ),
         (20_000, None, "up to 16,000"),
         (0, None, "at least 1"),
     ],

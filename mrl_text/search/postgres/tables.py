@@ -22,7 +22,6 @@ _MOST_EFFORT = 1_000  # hnsw.ef_search
 _MOST_LISTS = 32_768
 _ITERATIVE = (0, 8)
 _GRAPH_MEMORY = 1 << 30
-_CONSTRUCTION = 100  # as for FAISS
 
 
 def value(link: Link, statement: Any, *parameters: Any) -> Any:
@@ -182,7 +181,7 @@ def create_index(link: Link, table: Table, plan: SearchPlan, rows: int) -> None:
     wanted = min(rows * (code + 48 * plan.neighbours + 256) + (64 << 20), _GRAPH_MEMORY) // 1024
     if wanted > value(link, "SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'"):
         apply(link, {"maintenance_work_mem": f"{wanted}kB"})
-    method, options = "hnsw", f"m = {plan.neighbours:d}, ef_construction = {max(_CONSTRUCTION, 2 * plan.neighbours):d}"
+    method, options = "hnsw", f"m = {plan.neighbours:d}, ef_construction = {plan.construction:d}"
     if plan.kind == "ivf":  # as many cells as our own index has, so that ``effort`` means the same
         method, options = "ivfflat", f"lists = {min(cells(rows), _MOST_LISTS)}"
     statement = sql.SQL("CREATE INDEX {} ON {} USING {} ({} {}) WITH ({})").format(
