@@ -327,4 +327,4 @@ def test_killed_at_any_moment_it_has_one_whole_version(tmp_path: Path) -> None:
         store.close()
     assert len(files(path)) < 20
     open_store(path).close()
-    assert reported > 10
+    assert reported >= 6

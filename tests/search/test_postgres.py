@@ -20,6 +20,7 @@ pytest.importorskip("pgvector")
 pytest.importorskip("faiss")
 
 from mrl_text.search import Range, Store, StoreUnavailableError, create_store, open_store  # noqa: E402
+from mrl_text.search.filters import Condition  # noqa: E402
 from mrl_text.search.plan import SearchPlan  # noqa: E402
 from mrl_text.search.postgres import connection as postgres_connection  # noqa: E402
 from mrl_text.search.postgres import sql as statements  # noqa: E402
@@ -353,9 +354,9 @@ def test_the_shortlist_is_found_by_the_index(postgres_server: Any, table_url: Ur
         store.add([str(row) for row in range(rows)], vectors, columns={"year": np.arange(rows) % 10})
         store.flush()
         table = store._table
-        text, parameters = statements.search(table, plan, 10, {"year": Range(gt=2)})
+        text, parameters = statements.search(table, plan, 10, (Condition("year", Range(gt=2)),))
         scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = %s"
-        for explained, used in ((text, True), (statements.exact(table, WIDTH, 10, {})[0], False)):
+        for explained, used in ((text, True), (statements.exact(table, WIDTH, 10, ())[0], False)):
             from pgvector import HalfVector
             from pgvector.psycopg import register_vector
 
