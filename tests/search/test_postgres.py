@@ -19,7 +19,7 @@ psycopg = pytest.importorskip("psycopg")
 pytest.importorskip("pgvector")
 pytest.importorskip("faiss")
 
-from mrl_text.search import Range, Store, StoreUnavailableError, create_store, open_store  # noqa: E402
+from mrl_text.search import Document, Range, Store, StoreUnavailableError, create_store, open_store  # noqa: E402
 from mrl_text.search.filters import Condition  # noqa: E402
 from mrl_text.search.plan import SearchPlan  # noqa: E402
 from mrl_text.search.postgres import connection as postgres_connection  # noqa: E402
@@ -372,6 +372,28 @@ def test_the_shortlist_is_found_by_the_index(postgres_server: Any, table_url: Ur
         while (count := link.execute(scans, [table.index_name(plan)]).fetchone()[0]) < 14 and time.monotonic() < until:
             time.sleep(0.05)
         assert count == 14
+
+
+def test_rows_that_are_there_just_so_are_not_written_again(table_url: Urls, postgres_server: Any) -> None:
+    columns = {"n": [1, None, 3], "lang": ["en", "de", None]}
+    with PostgresStore.create(table_url(), width=WIDTH) as store, admin(postgres_server) as link:
+
+        def versions() -> list[Any]:
+            return link.execute(f"SELECT id, xmin::text FROM {store._table.names[-1]} ORDER BY id").fetchall()
+
+        store.add(["a", "b", "c"], VECTORS[:3], ["x", None, "z"], columns)
+        first = versions()
+        store.add(["a", "b", "c"], VECTORS[:3], ["x", None, "z"], columns)
+        assert versions() == first
+        store.add(["b", "c"], VECTORS[1:3], [None, "new"], {name: values[1:] for name, values in columns.items()})
+        assert [one == other for one, other in zip(versions(), first, strict=True)] == [True, True, False]
+        store.add(["a"], VECTORS[:1], ["x"], {"n": [1]})  # without its language
+        assert store.documents(["a", "c"]) == [
+            Document("a", "x", {"n": 1, "lang": None}),
+            Document("c", "new", {"n": 3, "lang": None}),
+        ]
+        store.add(["b"], -VECTORS[1:2], None, {"n": [None], "lang": ["de"]})
+        assert store.search(-VECTORS[1], 1).ids.tolist() == [["b"]]
 
 
 def test_an_index_goes_with_its_plan(store: PostgresStore, postgres_server: Any) -> None:

@@ -119,8 +119,14 @@ def add(
         # what is not given gets its default: null, unless the table's owner chose another, or has it generated
         renewed = [sql.SQL("{0} = EXCLUDED.{0}").format(quoted(name)) for name in filled[1:]]
         renewed += [sql.SQL("{} = DEFAULT").format(quoted(name)) for name in merged if name not in names]
-        form = "INSERT INTO {0} ({1}) SELECT {1} FROM {2} ON CONFLICT (id) DO UPDATE SET {3}"
+        form = "INSERT INTO {0} AS had ({1}) SELECT {1} FROM {2} ON CONFLICT (id) DO UPDATE SET {3}"
         parts = table.quoted, listed(filled), quoted(*staging), sql.SQL(", ").join(renewed)
+        if len(names) == len(merged):  # a row that is there just so stays: its old version would take up room
+            form += " WHERE ({4}) IS DISTINCT FROM ({5})"
+            parts = (
+                *parts,
+                *(sql.SQL(", ").join([quoted(which, one) for one in filled[1:]]) for which in ("had", "excluded")),
+            )
         link.execute(sql.SQL(form).format(*parts), {})
 
 
