@@ -19,7 +19,7 @@ psycopg = pytest.importorskip("psycopg")
 pytest.importorskip("pgvector")
 pytest.importorskip("faiss")
 
-from mrl_text.search import Document, Range, Store, StoreUnavailableError, create_store, open_store  # noqa: E402
+from mrl_text.search import Document, Prefix, Range, Store, StoreUnavailableError, create_store, open_store  # noqa: E402
 from mrl_text.search.filters import Condition  # noqa: E402
 from mrl_text.search.plan import SearchPlan  # noqa: E402
 from mrl_text.search.postgres import connection as postgres_connection  # noqa: E402
@@ -165,6 +165,8 @@ CONDITIONS = [
     ({"price": 0}, [0]),
     ({"open": True}, [row for row in range(ROWS) if row % 3 == 0]),
     ({"open": False, "language": "de"}, [row for row in range(ROWS) if row % 3 and row % 4 == 1]),
+    ({"language": ["a\0b", "de"]}, [row for row in range(ROWS) if row % 4 == 1]),
+    ({"language": Prefix("d\0")}, []),
 ]
 
 
