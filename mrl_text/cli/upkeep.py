@@ -104,7 +104,9 @@ def verify(store: StoreUrl) -> None:
 
 def export(
     store: StoreUrl,
-    output: Annotated[Path, typer.Argument(help="A new folder, for Parquet that can be pushed; or a .jsonl file.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="A new folder, for Parquet that can be pushed; or a .jsonl file.")
+    ],
     where: WhereOption = None,
 ) -> None:
     """Write ids, texts, columns and vectors to files."""

@@ -201,6 +201,20 @@ def test_readers_go_on_with_what_they_loaded(tmp_path: Path, compacting: None) -
     assert FaissStore.open(str(tmp_path / "index")).documents(["row 0"])[0].text == "version 2 of 0"  # type: ignore[union-attr]
 
 
+def test_rows_that_are_being_read_are_read_to_the_end(tmp_path: Path, compacting: None) -> None:
+    store = make(tmp_path / "index")
+    expected = [documents for documents, _ in store.index.batches(rows=20)]
+    reading = store.index.batches(rows=20)
+    found = [next(reading)[0]]
+    store.delete(names(250))
+    store.flush()
+    put(store, 1, 10)
+    found += [documents for documents, _ in reading]
+    assert found == expected
+    assert sum(len(documents) for documents, _ in store.rows()) == 60
+    store.close()
+
+
 STEPS = ("write_rows", "write_texts", "write", "_write_manifest")
 
 
@@ -323,7 +337,7 @@ def test_killed_at_any_moment_it_has_one_whole_version(tmp_path: Path) -> None:
         assert [one.id for one in found] == names(300)
         assert {one.text for one in found} == {f"version {version} of {row}" for row in range(300)}
         unit = folders.truncate(vectors(300, seed=version))
-        np.testing.assert_array_equal(store.index.vectors(store.index.positions()), unit.astype(np.float16))
+        np.testing.assert_array_equal(store.index.vectors(store.index.find(names(300))), unit.astype(np.float16))
         store.close()
     assert len(files(path)) < 20
     open_store(path).close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 pytest.importorskip("faiss")
 
 from mrl_text.search import AdaptiveIndex, SearchPlan, Store, create_store, open_store
+from mrl_text.search.faiss.contents import Contents
 from mrl_text.tables import open_table
 from tests.conftest import invoke
 
@@ -110,7 +112,7 @@ def test_an_export_fills_an_equal_store(
     url: str, engine: str, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mrl_text.search.export._SHARD_ROWS", 25)
-    monkeypatch.setattr("mrl_text.search.faiss.store._PAGE", 20)
+    monkeypatch.setattr("mrl_text.search.faiss.contents.Contents.batches", partialmethod(Contents.batches, rows=20))
     monkeypatch.setattr("mrl_text.search.postgres.pages._ROWS", 20)
     monkeypatch.setattr("mrl_text.search.qdrant.store._MOVED", 20)
     options = ("--where", "lang=en,null") if kind == "where" else ()

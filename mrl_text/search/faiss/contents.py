@@ -12,6 +12,7 @@ import pyarrow as pa
 from mrl_text.search.columns import ColumnType
 from mrl_text.search.faiss.folder import IndexFolder
 from mrl_text.search.faiss.stored_rows import Rows
+from mrl_text.search.store import Document
 
 
 class Contents:
@@ -40,21 +41,30 @@ class Contents:
     @property
     def ids(self) -> Iterator[str]:
         """Ids of the rows that can be found, in the order they were added."""
-        for start in range(0, self._rows.count, 65_536):
-            yield from self._rows.ids(self._rows.live_positions(start, min(start + 65_536, self._rows.count)))
+        rows = self._rows
+        for start in range(0, rows.count, 65_536):
+            yield from rows.ids(rows.live_positions(start, min(start + 65_536, rows.count)))
 
-    def positions(self, among: Collection[str] | np.ndarray | None = None) -> np.ndarray:
-        """Positions int64 (n,), ascending, of the rows that can be found: all, or of ids or of a mask, bool (rows,)."""
-        allowed = self._rows.allowed(among)
-        return np.arange(self._rows.count) if allowed is None else np.flatnonzero(allowed)
+    def batches(
+        self, among: Collection[str] | np.ndarray | None = None, *, rows: int = 1_000
+    ) -> Iterator[tuple[list[Document], np.ndarray]]:
+        """Rows in order with their full vectors, float16 (n, width), so many at a time.
+
+        Those that are there when it begins, also where they are taken out or written anew meanwhile.
+
+        Args:
+            among: ids, or a mask, bool (rows,); None is all.
+            rows: at most so many together.
+        """
+        found, positions = self._rows, self._rows.positions(among)
+        for first in range(0, len(positions), rows):
+            some = positions[first : first + rows]
+            parts = found.ids(some), found.texts(some), found.columns(some)
+            yield [Document(*row) for row in zip(*parts, strict=True)], np.asarray(found.mapped(found.width)[some])
 
     def find(self, ids: Sequence[str]) -> np.ndarray:
         """Positions int64 (n,) of rows by id, -1 for one that is not there."""
         return self._rows.find(ids)
-
-    def ids_at(self, positions: Sequence[int] | np.ndarray) -> list[str]:
-        """Ids of rows by position."""
-        return self._rows.ids(np.asarray(positions, dtype=np.int64))
 
     def texts(self, positions: Sequence[int] | np.ndarray) -> list[str | None]:
         """Texts of rows by position; None for a row that was added without."""

@@ -184,7 +184,7 @@ class AdaptiveIndex(Contents):
         """
         self._folder.lock()
         check_collection(ids, "remove")
-        positions = self.positions(ids)
+        positions = self._rows.positions(ids)
         self._rows.remove(positions)
         return len(positions)
 

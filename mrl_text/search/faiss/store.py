@@ -25,7 +25,6 @@ from mrl_text.search.store import Abilities, Document, Store, Where
 _MANY_ROWS = 50_000  # above, comparing with every row takes milliseconds
 _SMALL_SHARE = 0.1  # of new rows: fewer are put into the shortlist that is there, for more it is built anew
 _REMOVED_SHARE, _FEW_REMOVED = 0.2, 1_000  # with more removed rows than both, a folder is written anew
-_PAGE = 1_000
 
 logger = logging.getLogger(__name__)
 
@@ -147,16 +146,14 @@ class FaissStore(Store):
         positions = self.index.find(ids)
         there = np.flatnonzero(positions >= 0)
         found: list[Document | None] = [None] * len(ids)
-        for at, document in zip(there.tolist(), self._documents(positions[there]), strict=True):
-            found[at] = document
+        texts, columns = self.index.texts(positions[there]), self.index.columns(positions[there])
+        for at, text, own in zip(there.tolist(), texts, columns, strict=True):
+            found[at] = Document(ids[at], text, own)
         return found
 
     def rows(self, where: Where | None = None) -> Iterator[tuple[list[Document], np.ndarray]]:
-        """Rows in the order they were added, vectors in float16."""
-        positions = self.index.positions(self._rows(where))
-        for first in range(0, len(positions), _PAGE):
-            some = positions[first : first + _PAGE]
-            yield self._documents(some), self.index.vectors(some)
+        """Rows in the order they were added, vectors in float16; those that are there when it begins."""
+        return self.index.batches(self._rows(where))
 
     def column_types(self) -> dict[str, ColumnType]:
         """Types of the user's own columns by name."""
@@ -186,11 +183,6 @@ class FaissStore(Store):
     def close(self) -> None:
         """Let other processes write."""
         self.index.close()
-
-    def _documents(self, positions: np.ndarray) -> list[Document]:
-        index = self.index
-        parts = index.ids_at(positions), index.texts(positions), index.columns(positions)
-        return [Document(*row) for row in zip(*parts, strict=True)]
 
     def _rows(self, where: Where | None) -> np.ndarray | None:
         """Rows that a filter lets through, bool (rows,); None for all."""

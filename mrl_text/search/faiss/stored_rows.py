@@ -154,6 +154,11 @@ class Rows:
         allowed[positions[positions >= 0]] = True
         return allowed
 
+    def positions(self, among: Collection[str] | np.ndarray | None) -> np.ndarray:
+        """Positions int64 (n,), ascending, of the rows that :meth:`allowed` allows."""
+        allowed = self.allowed(among)
+        return np.arange(self.count) if allowed is None else np.flatnonzero(allowed)
+
     def few(self, allowed: np.ndarray | None) -> bool:
         """Whether so few rows are allowed that comparing with each of them is the best search."""
         return allowed is not None and bool(allowed.sum() <= max(_FEW * self.count, _FEW_ROWS))
