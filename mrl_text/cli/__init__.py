@@ -17,6 +17,7 @@ from mrl_text.cli.index import index_app
 from mrl_text.cli.search import search
 from mrl_text.cli.sharing import push, serve
 from mrl_text.cli.training import adapt, quickstart, recipes_app, train
+from mrl_text.cli.upkeep import compact, delete, export, info, verify
 
 app = typer.Typer(
     name="mrl-text",
@@ -31,6 +32,8 @@ for made in (train, adapt, encode):
 app.command("eval")(evaluate)
 for used in (leaderboard, search, classify, label, serve, push, mirror, paper, quickstart):
     app.command()(used)
+for kept in (info, compact, delete, verify, export):
+    index_app.command()(kept)
 app.add_typer(index_app, name="index")
 app.add_typer(recipes_app, name="recipes")
 

@@ -71,6 +71,13 @@ def check_share(keep: float) -> None:
 
 _STORES = "DIR, postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION, qdrant:DIR#COLLECTION."
 StoreUrl = Annotated[str, Argument(metavar="STORE", help=_STORES)]
+WhereOption = Annotated[
+    list[str] | None,
+    Option(
+        "--where",
+        help="Rows: lang=en,de, lang!=en, 'year>=2020', title=Photo*, lang=null; joined by and, or. May be repeated.",
+    ),
+]
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mrl_text.search.push import PushReport
     from mrl_text.search.sample_queries import Judged
 
-index_app = typer.Typer(help="Build, tune and measure a search index.", no_args_is_help=True)
+index_app = typer.Typer(help="Build, tune, measure and look after a search index.", no_args_is_help=True)
 
 _MB = 2**20
 
@@ -108,6 +108,10 @@ def push(
     precision: Annotated[Code | None, typer.Option(help="With --plan-dim; default float16.")] = None,
     shortlist: Annotated[int | None, typer.Option(help="With --plan-dim: candidates; default 200.")] = None,
     effort: Annotated[int | None, typer.Option(help="With --plan-dim: candidates a walk keeps in view; 200.")] = None,
+    neighbours: Annotated[int | None, typer.Option(help="With --plan-dim: edges of a vector in the graph; 16.")] = None,
+    ef_construction: Annotated[
+        int | None, typer.Option(help="With --plan-dim: candidates in view while the graph is built; 100.")
+    ] = None,
     keep: KeepColumns = None,
     text_column: TextColumn = None,
     id_column: IdColumn = None,
@@ -121,10 +125,11 @@ def push(
 ) -> None:
     """Put a corpus into a folder, PostgreSQL or Qdrant; rows there are replaced by id. Interrupted, it goes on."""
     sizes = whole_numbers(dims)
-    given = {"kind": kind, "precision": precision, "shortlist": shortlist, "effort": effort}
+    given = {"kind": kind, "precision": precision, "shortlist": shortlist, "effort": effort, "neighbours": neighbours}
+    given |= {"ef_construction": ef_construction}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if options and plan_dim is None:
-        raise ValueError(f"--{next(iter(options))} is for a plan of your own: give --plan-dim too")
+        raise ValueError(f"--{next(iter(options)).replace('_', '-')} is for a plan of your own: give --plan-dim too")
     from mrl_text.search.plan import SearchPlan
     from mrl_text.search.push import push as run_push
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mrl_text.cli.common import Device, StoreUrl, TrustRemoteCode, print_table
+from mrl_text.cli.common import Device, StoreUrl, TrustRemoteCode, WhereOption, print_table
 
 _SHOWN_TEXT = 160
 
@@ -17,9 +17,7 @@ def search(
     store: StoreUrl,
     query: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Results.")] = 10,
-    where: Annotated[
-        list[str] | None, typer.Option(help="Rows to search: lang=en,de or 'year>=2020'; may be given several times.")
-    ] = None,
+    where: WhereOption = None,
     explain: Annotated[bool, typer.Option(help="Show what each step cost; of an index in a folder.")] = False,
     exact: Annotated[bool, typer.Option(help="Compare with every document at full width.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -7,15 +7,29 @@ from typing import TYPE_CHECKING, Any
 from mrl_text.search.hits import Hits, StageCost
 from mrl_text.search.open import create_store, open_store
 from mrl_text.search.plan import SearchPlan
-from mrl_text.search.store import Document, Range, Store, StoreUnavailableError, Where
+from mrl_text.search.store import (
+    AllOf,
+    AnyOf,
+    Document,
+    Not,
+    Prefix,
+    Range,
+    Store,
+    StoreUnavailableError,
+    Where,
+)
 
 if TYPE_CHECKING:
     from mrl_text.search.faiss.index import AdaptiveIndex
 
 __all__ = [
     "AdaptiveIndex",
+    "AllOf",
+    "AnyOf",
     "Document",
     "Hits",
+    "Not",
+    "Prefix",
     "Range",
     "SearchPlan",
     "StageCost",

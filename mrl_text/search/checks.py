@@ -34,7 +34,7 @@ def check_vectors(embeddings: np.ndarray, width: int, word: str = "embedding") -
 def check_rows(
     ids: Sequence[str],
     embeddings: np.ndarray,
-    texts: Sequence[str] | None,
+    texts: Sequence[str | None] | None,
     columns: Mapping[str, Sequence[Any]] | None,
     width: int,
     reserved: Sequence[str] = (),
@@ -43,7 +43,8 @@ def check_rows(
     vectors = check_vectors(embeddings, width)
     check_ids(ids, len(vectors))
     if texts is not None:
-        check_texts(texts, len(vectors), "texts")
+        given = texts if isinstance(texts, str) else ["" if text is None else text for text in texts]
+        check_texts(given, len(vectors), "texts")
     return vectors, check_columns(columns, len(vectors), reserved)
 
 

@@ -14,6 +14,8 @@ from mrl_text.truncation import bytes_per_vector, check_dim, check_dims
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CODES: tuple[Code, ...] = get_args(Code)
+_CONSTRUCTION = 100  # candidates: the 40 of FAISS cost recall, more cost minutes
+_LONGEST_VIEW = 10_000
 
 
 def fits(kind: Kind, precision: Code) -> bool:
@@ -54,6 +56,8 @@ class SearchPlan:
         effort: ``hnsw``: candidates the walk keeps in view (``efSearch``; at least the shortlist is used). ``ivf``:
             cells looked into (``nprobe``). ``flat`` has no use for it.
         neighbours: edges of a vector in the graph of ``hnsw`` (``M``).
+        ef_construction: candidates that stay in view while the graph of ``hnsw`` is built: more find better edges and
+            take longer. None is 100, or twice the neighbours if that is more.
 
     Raises:
         ValueError: an unknown kind or precision, sizes that do not grow, or candidates that do not shrink.
@@ -71,6 +75,7 @@ class SearchPlan:
     final: int | None = None
     effort: int = 128
     neighbours: int = 16
+    ef_construction: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, Kind)
@@ -82,6 +87,14 @@ class SearchPlan:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.kind == "hnsw" and self.neighbours < 2:
             raise ValueError("neighbours must be at least 2 for a graph")
+        if self.ef_construction is not None:
+            if self.kind != "hnsw":
+                raise ValueError(f"ef_construction is for hnsw, and {self.kind} builds no graph: leave it out")
+            if not max(4, self.neighbours) <= self.ef_construction <= _LONGEST_VIEW:
+                raise ValueError(
+                    f"ef_construction must be from {max(4, self.neighbours)} (the neighbours) to {_LONGEST_VIEW:,}, got"
+                    f" {self.ef_construction}"
+                )
         sizes = [self.dim, *(dim for dim, _ in self.rerank), *([self.final] if self.final and not self.single else [])]
         if any(later <= earlier for earlier, later in pairwise(sizes)):
             raise ValueError(f"sizes must grow from step to step, got {' → '.join(map(str, sizes))}")
@@ -128,6 +141,11 @@ class SearchPlan:
         between = "".join(f" → {dim}, {keep}" for dim, keep in self.rerank)
         return f"{found}, {self.shortlist}{between} → {self.final or 'full'}"
 
+    @property
+    def construction(self) -> int:
+        """Candidates that stay in view while a graph is built."""
+        return self.ef_construction or max(_CONSTRUCTION, 2 * self.neighbours)
+
     def steps(self, width: int, k: int) -> list[tuple[int, int]]:
         """What follows the shortlist of a search for ``k``: sizes, each with the candidates it is given.
 
@@ -159,7 +177,8 @@ class SearchPlan:
     def shares_shortlist(self, other: SearchPlan) -> bool:
         """Whether both search the same prefix in the same structure, so that one can stand in for the other."""
         same = all(getattr(self, name) == getattr(other, name) for name in ("dim", "kind", "precision"))
-        return same and (self.kind != "hnsw" or self.neighbours == other.neighbours)
+        graphs = [(plan.neighbours, plan.construction) for plan in (self, other) if plan.kind == "hnsw"]
+        return same and len(set(graphs)) <= 1
 
     def code_bytes(self) -> int:
         """Bytes that the prefix of one vector takes in memory, with its place where there are cells, without edges."""

@@ -233,7 +233,8 @@ def _sizes(dims: Sequence[int] | None, source: PushSource) -> tuple[int, ...]:
     """Sizes the model may be cut to, its width among them."""
     width, name = source.width, source.model
     if dims is None:
-        dims = _trained(name) or [dim for dim in source.encoded.manifest["dims"] if dim != width]
+        manifest = source.encoded.manifest  # an export says which sizes its store had
+        dims = manifest.get("sizes") or _trained(name) or [dim for dim in manifest["dims"] if dim != width]
     if not dims:
         dims = halves(width)
         logger.warning("%s does not say which sizes it was trained for: tuning will try %s", name, dims)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,6 +13,7 @@ import numpy as np
 
 from mrl_text.choices import Code, Kind
 from mrl_text.search.checks import check_rows
+from mrl_text.search.columns import ColumnType
 from mrl_text.search.hits import Found, StageCost
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.settings import StoreSettings
@@ -19,6 +21,7 @@ from mrl_text.search.settings import StoreSettings
 Value = str | int | float | bool
 
 _FEW_ROWS = 10_000  # a database compares so many prefixes in milliseconds, without an index
+_ROUNDING = 0.02  # of unit vectors in float16, far less
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,37 @@ class Range:
     lte: float | None = None
 
 
-Where = Mapping[str, Value | Collection[Value] | Range]
-"""Columns and what they must be: a value, one of several, or in a range. All of them must hold; a row without the
-column does not match."""
+@dataclass(frozen=True)
+class Prefix:
+    """Text that begins so; capitals and small letters differ."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Not:
+    """Another value than that, or none of those; of ``None``: any value."""
+
+    wanted: Value | Collection[Value | None] | Range | Prefix | None
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """At least one of these filters holds."""
+
+    filters: Collection[Where]
+
+
+@dataclass(frozen=True)
+class AllOf:
+    """All of these filters hold: for several conditions on one column, and for several :class:`AnyOf`."""
+
+    filters: Collection[Where]
+
+
+Where = Mapping[str, Value | Collection[Value | None] | Range | Prefix | Not | None] | AnyOf | AllOf
+"""Columns and what they must be, all of them: a value, one of several, in a range, text that begins so, not that, or
+None: no value. A row without a value in a column meets no condition on it but None, whatever :class:`Not` excludes."""
 
 Columns = Mapping[str, Sequence[Any]] | None
 """The user's own columns by name, a value for each row."""
@@ -155,14 +186,18 @@ class Store(ABC):
         return SearchPlan(dim, "flat" if rows <= _FEW_ROWS else "hnsw", "float16", 200, final=final, effort=200)
 
     def add(
-        self, ids: Sequence[str], embeddings: np.ndarray, texts: Sequence[str] | None = None, columns: Columns = None
+        self,
+        ids: Sequence[str],
+        embeddings: np.ndarray,
+        texts: Sequence[str | None] | None = None,
+        columns: Columns = None,
     ) -> None:
         """Add rows; a row whose id is there already is replaced.
 
         Args:
             ids: any strings, each once.
             embeddings: float array (n, width), any length but zero.
-            texts: one for each row.
+            texts: one for each row, None for a row without.
             columns: the user's own columns, a value for each row (text, whole number, float, boolean or None).
 
         Raises:
@@ -176,7 +211,7 @@ class Store(ABC):
 
     @abstractmethod
     def _add(
-        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str | None] | None, own: dict[str, list[Any]]
     ) -> None:
         """Add one row or more: unit vectors float32 (n, width), columns as plain values."""
 
@@ -231,6 +266,13 @@ class Store(ABC):
         """Take rows out; ids that are not there are ignored. Returns how many were; TypeError for a single string."""
 
     @abstractmethod
+    def delete_where(self, where: Where) -> int:
+        """Take out the rows that a filter lets through; returns how many.
+
+        Errors as of :meth:`search`; ValueError, too, for a filter without conditions.
+        """
+
+    @abstractmethod
     def count(self) -> int:
         """Rows that can be found."""
 
@@ -245,6 +287,36 @@ class Store(ABC):
     @abstractmethod
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
         """Rows by id, None for one that is not there."""
+
+    @abstractmethod
+    def rows(self, where: Where | None = None) -> Iterator[tuple[list[Document], np.ndarray]]:
+        """All rows, or those that a filter lets through, some at a time.
+
+        Yields:
+            Rows and their full unit vectors, float16 or float32 (n, width). Rows that others add or take out meanwhile
+            may come or not.
+        """
+
+    @abstractmethod
+    def column_types(self) -> dict[str, ColumnType]:
+        """Types of the user's own columns by name: ``text``, ``int``, ``float`` or ``bool``."""
+
+    def removed(self) -> int:
+        """Rows that were taken out or replaced and still take up room, as far as the engine tells."""
+        return 0
+
+    def index_bytes(self) -> dict[str, int]:
+        """Bytes by what they are for, as far as the engine tells."""
+        return {}
+
+    @classmethod
+    def verify(cls, url: str) -> Iterator[str]:
+        """Everything that is wrong with a store, in words; all of it is read. Errors as of :meth:`open`."""
+        with contextlib.closing(cls.open(url)) as store:
+            for documents, vectors in store.rows():
+                lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
+                for at in np.flatnonzero(~(np.abs(lengths - 1) < _ROUNDING)):
+                    yield f"the vector of {documents[at].id!r} has the length {lengths[at]:.3f}, not 1"
 
     @abstractmethod
     def set_plan(self, plan: SearchPlan | None) -> None:

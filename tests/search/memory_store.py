@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mrl_text.search import Document, Store, Where
+from mrl_text.search.columns import ColumnType
 from mrl_text.search.hits import Found
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.settings import StoreSettings
@@ -22,7 +23,7 @@ class MemoryStore(Store):
         super().__init__("memory", StoreSettings(width, model=model, dims=tuple(dims)))
         self.built: list[SearchPlan | None] = []
         self.vectors: dict[str, np.ndarray] = {}
-        self.rows: dict[str, Document] = {}
+        self.held: dict[str, Document] = {}
 
     @classmethod
     def open(cls, url: str) -> MemoryStore:
@@ -37,12 +38,12 @@ class MemoryStore(Store):
         return cls(settings.width, dims=settings.dims, model=settings.model)
 
     def _add(
-        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str | None] | None, own: dict[str, list[Any]]
     ) -> None:
         for row, name in enumerate(ids):
             self.vectors[name] = vectors[row].astype(np.float64)
             columns = {column: values[row] for column, values in own.items()}
-            self.rows[name] = Document(name, texts[row] if texts is not None else None, columns)
+            self.held[name] = Document(name, texts[row] if texts is not None else None, columns)
 
     def flush(self) -> None:
         pass
@@ -78,6 +79,15 @@ class MemoryStore(Store):
     def delete(self, ids: Collection[str]) -> int:
         return sum(self.vectors.pop(name, None) is not None for name in ids)
 
+    def delete_where(self, where: Where) -> int:
+        raise NotImplementedError
+
+    def rows(self, where: Where | None = None) -> Iterator[tuple[list[Document], np.ndarray]]:
+        yield list(self.held.values()), np.array(list(self.vectors.values()))
+
+    def column_types(self) -> dict[str, ColumnType]:
+        return {}
+
     def count(self) -> int:
         return len(self.vectors)
 
@@ -85,7 +95,7 @@ class MemoryStore(Store):
         self.vectors.clear()
 
     def documents(self, ids: Sequence[str]) -> list[Document | None]:
-        return [self.rows.get(name) for name in ids]
+        return [self.held.get(name) for name in ids]
 
     def set_plan(self, plan: SearchPlan | None) -> None:
         if plan is not None and plan.precision == "int8":

@@ -20,8 +20,22 @@ from hypothesis import strategies as st
 
 pytest.importorskip("faiss")
 
-from mrl_text.search import Document, Range, SearchPlan, Store, StoreUnavailableError, create_store, open_store
+from mrl_text.search import (
+    AllOf,
+    AnyOf,
+    Document,
+    Not,
+    Prefix,
+    Range,
+    SearchPlan,
+    Store,
+    StoreUnavailableError,
+    Where,
+    create_store,
+    open_store,
+)
 from mrl_text.truncation import truncate
+from tests.search.wheres import holds, wheres
 
 WIDTH, COUNT = 32, 40
 IDS = [f"row {number}" for number in range(COUNT)]
@@ -164,7 +178,7 @@ def test_a_plan_for_one_search_of_a_store_without_one(make: Callable[..., Store]
         assert found.tolist() == [IDS[row] for row in np.argsort(-cosines(query, vectors())[0])[:3]]
 
 
-FILTERS: dict[str, tuple[dict[str, Any], Callable[[int], bool]]] = {
+FILTERS: dict[str, tuple[Where, Callable[[int], bool]]] = {
     "equal": ({"lang": "de"}, lambda row: row % 4 == 1),
     "several": ({"lang": ["de", "fr"]}, lambda row: row % 4 in (1, 2)),
     "none of them": ({"lang": []}, lambda row: False),
@@ -187,17 +201,45 @@ FILTERS: dict[str, tuple[dict[str, Any], Callable[[int], bool]]] = {
     ),
     "a name with a dot and a space": ({"ein Feld.v2": "ja"}, lambda row: row < 10),
     "empty": ({}, lambda row: True),
+    "another value": ({"lang": Not("de")}, lambda row: row % 4 in (0, 2)),
+    "none of several": ({"lang": Not(["de", "fr"])}, lambda row: row % 4 == 0),
+    "another number": ({"score": Not(0.875)}, lambda row: row % 5 != 0 and row != 7),
+    "not a number that no row can have": ({"year": Not(2007.5)}, lambda row: True),
+    "outside a range": ({"score": Not(Range(gt=1))}, lambda row: row % 5 != 0 and row <= 8),
+    "not open": ({"open": Not(True)}, lambda row: row % 3 != 0),
+    "no value": ({"lang": None}, lambda row: row % 4 == 3),
+    "a value": ({"lang": Not(None)}, lambda row: row % 4 != 3),
+    "a value or none": ({"lang": ["en", None]}, lambda row: row % 4 in (0, 3)),
+    "neither value nor none": ({"lang": Not(["en", None])}, lambda row: row % 4 in (1, 2)),
+    "prefix": ({"ein Feld.v2": Prefix("ne")}, lambda row: row >= 10),
+    "a prefix is no pattern": ({"lang": Prefix("%")}, lambda row: False),
+    "another prefix": ({"lang": Not(Prefix("e"))}, lambda row: row % 4 in (1, 2)),
+    "any of": (AnyOf([{"lang": "en"}, {"year": Range(gte=2038)}]), lambda row: row % 4 == 0 or row >= 38),
+    "all of": (AllOf([{"year": Range(gte=2010)}, {"year": Not(2011)}]), lambda row: row >= 10 and row != 11),
+    "any with all": (AnyOf([{"lang": "en"}, {}]), lambda row: True),
+    "one inside the other": (
+        AllOf([{"open": True}, AnyOf([{"lang": None}, AllOf([{"year": Not(2000)}, {"lang": "en"}])])]),
+        lambda row: row % 3 == 0 and (row % 4 == 3 or (row % 4 == 0 and row != 0)),
+    ),
 }
 
 
 def test_filters_by_the_users_columns(store: Store) -> None:
     query = vectors(1, seed=3)
     order = np.argsort(-cosines(query, vectors())[0]).tolist()
-    for name, (where, holds) in FILTERS.items():
-        expected = [IDS[row] for row in order if holds(row)]
+    for name, (where, fits) in FILTERS.items():
+        expected = [IDS[row] for row in order if fits(row)]
         padded = expected + [None] * (COUNT - len(expected))
         assert store.search(query, COUNT, where=where).ids[0].tolist() == padded, name
         assert store.exact(query, COUNT, where=where).ids[0].tolist() == padded, name
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(where=wheres())
+def test_any_filter_lets_through_what_plain_python_does(store: Store, where: Where) -> None:
+    rows = [{name: values[row] for name, values in COLUMNS.items()} for row in range(COUNT)]
+    expected = {id_ for id_, row in zip(IDS, rows, strict=True) if holds(where, row)}
+    assert set(store.exact(vectors(1), COUNT, where=where).ids[0]) - {None} == expected
 
 
 def test_a_filter_on_a_column_that_is_not_there_is_an_error(store: Store) -> None:
@@ -209,6 +251,18 @@ def test_a_filter_on_a_column_that_is_not_there_is_an_error(store: Store) -> Non
         store.exact(vectors(1), where={"lang": Range(gt=1)})
     with pytest.raises(ValueError, match="score"):
         store.search(vectors(1), where={"score": 10**400})
+    with pytest.raises(ValueError, match="no column 'language'"):
+        store.search(vectors(1), where=AnyOf([{"year": 2007}, {"language": "en"}]))
+    with pytest.raises(ValueError, match=r"year.*a prefix is for text"):
+        store.search(vectors(1), where={"year": Prefix("20")})
+    with pytest.raises(ValueError, match="AnyOf has no filters"):
+        store.search(vectors(1), where=AnyOf([]))
+    with pytest.raises(ValueError, match=r"lang.*text stands in quotes"):
+        store.search(vectors(1), where={"lang": Not(7)})
+    with pytest.raises(ValueError, match="Not of Not"):
+        store.search(vectors(1), where={"lang": Not(Not("en"))})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="maps columns"):
+        store.search(vectors(1), where="lang=en")  # type: ignore[arg-type]
 
 
 def test_columns_may_come_later_and_keep_their_type(store: Store) -> None:
@@ -262,6 +316,48 @@ def test_delete(store: Store) -> None:
     assert store.delete([]) == 0
     with pytest.raises(TypeError, match="collection of ids"):
         store.delete(IDS[5])
+
+
+def test_delete_by_a_filter(store: Store) -> None:
+    assert store.delete_where({"lang": ["de", None], "year": Range(lt=2030)}) == 15
+    store.flush()
+    left = {IDS[row] for row in range(COUNT) if row >= 30 or row % 4 in (0, 2)}
+    assert {one.id for documents, _ in store.rows() for one in documents} == left
+    assert store.count() == len(left)
+    assert store.delete_where({"lang": "it"}) == 0
+    for everything in ({}, AllOf([]), AnyOf([{}])):
+        with pytest.raises(ValueError, match="every row"):
+            store.delete_where(everything)
+
+
+def test_rows_and_the_types_of_their_columns(store: Store) -> None:
+    store.add(["no text"], vectors(1, seed=4), [None], {"score": [2]})
+    store.flush()
+    found = {
+        one.id: (one, vector) for documents, some in store.rows() for one, vector in zip(documents, some, strict=True)
+    }
+    assert sorted(found) == sorted([*IDS, "no text"])
+    assert [found[id_][0] for id_ in IDS] == store.documents(IDS)
+    assert found["no text"][0] == Document("no text", None, {**dict.fromkeys(COLUMNS), "score": 2.0})
+    stored = np.array([found[id_][1] for id_ in IDS], dtype=np.float64)
+    np.testing.assert_allclose(stored, truncate(vectors().astype(np.float64)), atol=1e-3)
+    some = [one.id for documents, _ in store.rows({"lang": Not("en")}) for one in documents]
+    assert sorted(some) == sorted(id_ for row, id_ in enumerate(IDS) if row % 4 in (1, 2))
+    assert not list(store.rows({"lang": "it"}))
+    assert store.column_types() == {
+        "lang": "text",
+        "year": "int",
+        "score": "float",
+        "open": "bool",
+        "ein Feld.v2": "text",
+    }
+
+
+def test_a_whole_store_has_no_faults(store: Store) -> None:
+    store.delete(IDS[:3])
+    store.flush()
+    store.close()  # the embedded Qdrant lets one in
+    assert list(type(store).verify(store.url)) == []
 
 
 def test_any_string_is_an_id(make: Callable[..., Store]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mrl_text.files import write_atomically
 from mrl_text.search import AdaptiveIndex, SearchPlan
 from tests.processes import Started
 from tests.search.test_index import WIDTH, names, vectors
@@ -70,6 +71,35 @@ def test_a_failed_write_leaves_the_index_as_it_was(saved: Path, monkeypatch: pyt
     np.testing.assert_allclose(
         loaded.vectors([349])[0], vectors(50, seed=2)[-1] / np.linalg.norm(vectors(50, seed=2)[-1]), atol=1e-3
     )
+
+
+def test_a_save_that_fails_at_its_last_step_can_be_done_again(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = AdaptiveIndex.load(saved)
+    index.add(names(50, 300), vectors(50, seed=2))
+    index.remove(names(10, 5))
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "index.json":
+            raise OSError(28, "No space left on device")
+        write_atomically(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mrl_text.search.faiss.folder.write_atomically", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space"):
+                index.save()
+    assert len(AdaptiveIndex.load(saved, verify=True)) == 295
+    index.save()
+    loaded = AdaptiveIndex.load(saved, verify=True)
+    assert list(loaded.ids) == names(335, 15)
+    assert results(loaded) == results(index)
+    with monkeypatch.context() as patched:
+        patched.setattr("mrl_text.search.faiss.folder.write_atomically", full)
+        index.remove(names(10, 15))
+        with pytest.raises(OSError, match="No space"):
+            index.save()
+        index.close()  # which clears what does not count
+    assert len(AdaptiveIndex.load(saved, verify=True)) == 335
 
 
 @pytest.mark.parametrize("name", ["vectors.f16", "size-16.f16", "rows-000001.arrow", "shortlist-000001.faiss"])

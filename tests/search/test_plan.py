@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from mrl_text.search.plan import SearchPlan
@@ -33,6 +34,34 @@ def test_json_gives_the_same_plan() -> None:
     assert SearchPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
+def test_a_graph_built_otherwise_is_another_shortlist() -> None:
+    plan = SearchPlan(8, "hnsw", ef_construction=300)
+    assert SearchPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert SearchPlan.from_json({"dim": 8, "kind": "hnsw"}).construction == 100  # as written before there was any
+    assert SearchPlan(8, "hnsw", neighbours=64).construction == 128
+    assert not plan.shares_shortlist(SearchPlan(8, "hnsw"))
+    assert plan.shares_shortlist(SearchPlan(8, "hnsw", effort=300, shortlist=7, ef_construction=300))
+    assert SearchPlan(8, "hnsw", ef_construction=100).shares_shortlist(SearchPlan(8, "hnsw"))
+    assert SearchPlan(8, neighbours=8).shares_shortlist(SearchPlan(8))
+
+
+def test_faiss_builds_a_graph_so() -> None:
+    faiss_index = pytest.importorskip("mrl_text.search.faiss.index").AdaptiveIndex
+    import faiss
+
+    rows = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+    for plan, wanted in (
+        (SearchPlan(8, "hnsw"), (16, 100)),
+        (SearchPlan(8, "hnsw", neighbours=5, ef_construction=7), (5, 7)),
+    ):
+        with faiss_index.create(width=16, plan=plan) as index:
+            index.add([str(row) for row in range(300)], rows)
+            index.save()
+            loaded = faiss_index.load(index.path)
+            graph = faiss.downcast_index(loaded._shortlist.index.index).hnsw
+            assert (graph.nb_neighbors(1), graph.efConstruction) == wanted
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -41,6 +70,11 @@ def test_json_gives_the_same_plan() -> None:
         ({"dim": 8, "precision": "int16"}, "did you mean 'int8'"),
         ({"dim": 8, "kind": "hnsw", "precision": "int4"}, "flat and ivf"),
         ({"dim": 8, "kind": "hnsw", "neighbours": 1}, "neighbours"),
+        ({"dim": 8, "kind": "hnsw", "ef_construction": 15}, r"from 16 \(the neighbours\) to 10,000, got 15"),
+        ({"dim": 8, "kind": "hnsw", "neighbours": 2, "ef_construction": 3}, "from 4"),
+        ({"dim": 8, "kind": "hnsw", "ef_construction": 10_001}, "to 10,000, got 10001"),
+        ({"dim": 8, "kind": "hnsw", "ef_construction": 0}, "ef_construction must be"),
+        ({"dim": 8, "kind": "ivf", "ef_construction": 100}, "ivf builds no graph"),
         ({"dim": 64, "rerank": ((32, 10),)}, "sizes must grow"),
         ({"dim": 64, "final": 32}, "sizes must grow"),
         ({"dim": 8, "shortlist": 10, "rerank": ((32, 20),)}, "must not grow"),

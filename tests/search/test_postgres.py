@@ -15,7 +15,8 @@ psycopg = pytest.importorskip("psycopg")
 pytest.importorskip("pgvector")
 pytest.importorskip("faiss")
 
-from mrl_text.search import Range, Store, StoreUnavailableError, create_store, open_store  # noqa: E402
+from mrl_text.search import Document, Prefix, Range, Store, StoreUnavailableError, create_store, open_store  # noqa: E402
+from mrl_text.search.filters import Condition  # noqa: E402
 from mrl_text.search.plan import SearchPlan  # noqa: E402
 from mrl_text.search.postgres import connection as postgres_connection  # noqa: E402
 from mrl_text.search.postgres import sql as statements  # noqa: E402
@@ -161,6 +162,8 @@ CONDITIONS = [
     ({"price": 0}, [0]),
     ({"open": True}, [row for row in range(ROWS) if row % 3 == 0]),
     ({"open": False, "language": "de"}, [row for row in range(ROWS) if row % 3 and row % 4 == 1]),
+    ({"language": ["a\0b", "de"]}, [row for row in range(ROWS) if row % 4 == 1]),
+    ({"language": Prefix("d\0")}, []),
 ]
 
 
@@ -350,9 +353,9 @@ def test_the_shortlist_is_found_by_the_index(postgres_server: Any, table_url: Ur
         store.add([str(row) for row in range(rows)], vectors, columns={"year": np.arange(rows) % 10})
         store.flush()
         table = store._table
-        text, parameters = statements.search(table, plan, 10, {"year": Range(gt=2)})
+        text, parameters = statements.search(table, plan, 10, (Condition("year", Range(gt=2)),))
         scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = %s"
-        for explained, used in ((text, True), (statements.exact(table, WIDTH, 10, {})[0], False)):
+        for explained, used in ((text, True), (statements.exact(table, WIDTH, 10, ())[0], False)):
             from pgvector import HalfVector
             from pgvector.psycopg import register_vector
 
@@ -370,7 +373,29 @@ def test_the_shortlist_is_found_by_the_index(postgres_server: Any, table_url: Ur
         assert count == 14
 
 
-def test_an_index_goes_with_its_plan(store: PostgresStore) -> None:
+def test_rows_that_are_there_just_so_are_not_written_again(table_url: Urls, postgres_server: Any) -> None:
+    columns = {"n": [1, None, 3], "lang": ["en", "de", None]}
+    with PostgresStore.create(table_url(), width=WIDTH) as store, admin(postgres_server) as link:
+
+        def versions() -> list[Any]:
+            return link.execute(f"SELECT id, xmin::text FROM {store._table.names[-1]} ORDER BY id").fetchall()
+
+        store.add(["a", "b", "c"], VECTORS[:3], ["x", None, "z"], columns)
+        first = versions()
+        store.add(["a", "b", "c"], VECTORS[:3], ["x", None, "z"], columns)
+        assert versions() == first
+        store.add(["b", "c"], VECTORS[1:3], [None, "new"], {name: values[1:] for name, values in columns.items()})
+        assert [one == other for one, other in zip(versions(), first, strict=True)] == [True, True, False]
+        store.add(["a"], VECTORS[:1], ["x"], {"n": [1]})  # without its language
+        assert store.documents(["a", "c"]) == [
+            Document("a", "x", {"n": 1, "lang": None}),
+            Document("c", "new", {"n": 3, "lang": None}),
+        ]
+        store.add(["b"], -VECTORS[1:2], None, {"n": [None], "lang": ["de"]})
+        assert store.search(-VECTORS[1], 1).ids.tolist() == [["b"]]
+
+
+def test_an_index_goes_with_its_plan(store: PostgresStore, postgres_server: Any) -> None:
     assert store.index_bytes().keys() == {"table", "ids"}
     store.set_plan(SearchPlan(8, "hnsw"))
     small = store.index_bytes()["shortlist"]
@@ -378,6 +403,14 @@ def test_an_index_goes_with_its_plan(store: PostgresStore) -> None:
     assert store.index_bytes()["shortlist"] == small
     store.set_plan(SearchPlan(8, "flat"))
     assert "shortlist" not in store.index_bytes()
+
+    built = [SearchPlan(8, "hnsw", shortlist=50, ef_construction=found) for found in (None, 200, None)]
+    for plan, wanted in zip(built, ("100", "200", "100"), strict=True):
+        store.set_plan(plan)
+        with admin(postgres_server) as link:
+            name = store._table.index_name(plan)
+            [options] = link.execute("SELECT reloptions FROM pg_class WHERE relname = %s", [name]).fetchone()
+        assert options == ["m=16", f"ef_construction={wanted}"]
 
 
 @pytest.mark.parametrize(
@@ -388,6 +421,12 @@ def test_an_index_goes_with_its_plan(store: PostgresStore) -> None:
         (32, SearchPlan(64), "from 1 to 32"),
         (5000, SearchPlan(4500, "hnsw"), "up to 4,000"),
         (32, SearchPlan(8, "hnsw", neighbours=101), "up to 100 neighbours"),
+        (32, SearchPlan(8, "hnsw", ef_construction=31), "from twice the neighbours, 32, to 1,000; the plan has 31"),
+        (
+            32,
+            SearchPlan(8, "hnsw", ef_construction=1_001),
+            "from twice the neighbours, 32, to 1,000; the plan has 1,001",
+        ),
         (20_000, None, "up to 16,000"),
         (0, None, "at least 1"),
     ],

@@ -22,7 +22,17 @@ pytest.importorskip("qdrant_client")
 
 from qdrant_client import QdrantClient, models
 
-from mrl_text.search import Range, SearchPlan, StoreUnavailableError, create_store, open_store
+from mrl_text.search import (
+    AnyOf,
+    Not,
+    Prefix,
+    Range,
+    SearchPlan,
+    StoreUnavailableError,
+    Where,
+    create_store,
+    open_store,
+)
 from mrl_text.search.filters import check_where
 from mrl_text.search.qdrant import requests
 from mrl_text.search.qdrant.calls import Address
@@ -156,16 +166,16 @@ def test_vectors_of_a_collection() -> None:
             "distance": "Cosine",
             "datatype": "float32",
             "on_disk": False,
-            "hnsw_config": {"m": 24},
+            "hnsw_config": {"m": 24, "ef_construct": 100},
         },
         "8": {"size": 8, **ordering},
         "16": {"size": 16, **ordering},
     }
-    whole = shape(SearchPlan(16, "hnsw", neighbours=8))
-    assert whole == {"16": {"size": 16, **ordering, "on_disk": False, "hnsw_config": {"m": 8}}}
+    whole = shape(SearchPlan(16, "hnsw", neighbours=8, ef_construction=300))
+    assert whole == {"16": {"size": 16, **ordering, "on_disk": False, "hnsw_config": {"m": 8, "ef_construct": 300}}}
     int8 = shape(SearchPlan(4, "hnsw", "int8"))["4"]
     assert int8["quantization_config"] == {"scalar": {"type": "int8", "always_ram": True}}
-    assert int8["on_disk"] and int8["datatype"] == "float16" and int8["hnsw_config"] == {"m": 16}
+    assert int8["on_disk"] and int8["datatype"] == "float16" and int8["hnsw_config"] == {"m": 16, "ef_construct": 100}
     binary = shape(SearchPlan(8, precision="binary"))["8"]
     assert binary["quantization_config"] == {"binary": {"always_ram": True}} and binary["hnsw_config"] == {"m": 0}
 
@@ -185,7 +195,26 @@ def test_filters_as_qdrant_has_them() -> None:
     }
     bounds = as_json(requests.condition_filter(check_where({"w": Range(gt=1, lte=2.5)}, columns), columns))
     assert bounds == {"must": [{"key": "w", "range": {"gt": 1.0, "lte": 2.5}}]}
-    assert requests.condition_filter({}, columns) is None
+    empty = {"is_empty": {"key": "lang"}}
+    other: Where = AnyOf([{"lang": Not("de")}, {"lang": None, "n": Not(None)}, {"lang": Prefix("d")}])
+    assert as_json(requests.condition_filter(check_where(other, columns), columns)) == {
+        "must": [
+            {
+                "should": [
+                    {"must": [{"must_not": [{"key": "lang", "match": {"any": ["de"]}}, empty]}]},
+                    {"must": [empty, {"must_not": [{"is_empty": {"key": "n"}}]}]},
+                    {"must": [{"key": "lang", "match": {"prefix": "d"}}]},
+                ]
+            }
+        ]
+    }
+    assert requests.condition_filter((), columns) is None
+
+
+def test_a_client_that_cannot_ask_for_a_prefix_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(models, "MatchPrefix")
+    with pytest.raises(ValueError, match="too old to ask for a prefix: update it"):
+        requests.condition_filter(check_where({"lang": Prefix("d")}, {"lang": "text"}), {"lang": "text"})
 
 
 @pytest.mark.parametrize(
@@ -410,7 +439,7 @@ def test_graphs_and_codes_are_changed_in_place(server: StandIn, store: QdrantSto
     store.set_plan(SearchPlan(8, "flat", "float16"))
     changes = [body["vectors"]["8"] for body in sent(server, "PATCH", "/docs") if body.get("vectors")]
     coded = {
-        "hnsw_config": {"m": 20},
+        "hnsw_config": {"m": 20, "ef_construct": 100},
         "quantization_config": {"scalar": {"type": "int8", "always_ram": True}},
         "on_disk": True,
     }

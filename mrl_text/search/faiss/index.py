@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from mrl_text.files import replaced_folder
 from mrl_text.search.checks import check_collection, check_queries, check_rows
-from mrl_text.search.columns import ColumnType, merge_types
+from mrl_text.search.columns import merge_types
+from mrl_text.search.faiss.contents import Contents
 from mrl_text.search.faiss.engine import Engine, exact_search, least_seconds
 from mrl_text.search.faiss.folder import IndexFolder, not_described, read_manifest
 from mrl_text.search.faiss.shortlist import Shortlist, check_plan
@@ -22,7 +22,7 @@ from mrl_text.search.plan import SearchPlan
 from mrl_text.truncation import check_dim, truncate
 
 
-class AdaptiveIndex:
+class AdaptiveIndex(Contents):
     """Search in two steps or more: candidates by a prefix in memory, order by larger sizes on disk.
 
     Adaptive and funnel retrieval of Matryoshka embeddings (arXiv 2205.13147, section 4.3), inside FAISS. Only the
@@ -38,16 +38,16 @@ class AdaptiveIndex:
     """
 
     def __init__(self, folder: IndexFolder, temporary: tempfile.TemporaryDirectory[str] | None = None) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._temporary = temporary
         manifest = folder.manifest
         self.width: int = manifest["width"]
         self.model: str | None = manifest["model"]
         self.facts: dict[str, Any] = manifest["facts"]
         self._plan = SearchPlan.from_json(manifest["plan"]) if manifest["plan"] else None
-        self._rows = Rows(folder)
         self._shortlist = Shortlist(folder)
         self._engines: dict[SearchPlan, Engine] = {}
+        self._many_to_come = False
 
     @classmethod
     def create(
@@ -118,53 +118,11 @@ class AdaptiveIndex:
         """How the index searches; None compares with every full vector."""
         return self._plan
 
-    @property
-    def path(self) -> Path:
-        """Folder of the index."""
-        return self._folder.path
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, id_: object) -> bool:
-        return isinstance(id_, str) and bool(self._rows.find([id_])[0] >= 0)
-
-    @property
-    def ids(self) -> Iterator[str]:
-        """Ids of the rows that can be found, in the order they were added."""
-        for start in range(0, self._rows.count, 65_536):
-            yield from self._rows.ids(self._rows.live_positions(start, min(start + 65_536, self._rows.count)))
-
-    def texts(self, positions: Sequence[int] | np.ndarray) -> list[str | None]:
-        """Texts of rows by position; None for a row that was added without."""
-        return self._rows.texts(np.asarray(positions, dtype=np.int64))
-
-    def vectors(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Full unit vectors of rows by position, as stored: float16 (n, width)."""
-        return np.asarray(self._rows.mapped(self.width)[np.asarray(positions, dtype=np.int64)])
-
-    @property
-    def column_types(self) -> dict[str, ColumnType]:
-        """Types of the user's own columns by name: ``text``, ``int``, ``float`` or ``bool``."""
-        return dict(self._rows.column_types)
-
-    def column(self, name: str) -> pa.ChunkedArray:
-        """One of the user's columns, all rows in the order they were added, removed ones included; or KeyError."""
-        return self._rows.column(name)
-
-    def columns(self, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """The user's own columns of rows by position: a value by name, None for a row without."""
-        return self._rows.columns(np.asarray(positions, dtype=np.int64))
-
-    def find(self, ids: Sequence[str]) -> np.ndarray:
-        """Positions int64 (n,) of rows by id, -1 for one that is not there."""
-        return self._rows.find(ids)
-
     def add(
         self,
         ids: Sequence[str],
         embeddings: np.ndarray,
-        texts: Sequence[str] | None = None,
+        texts: Sequence[str | None] | None = None,
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         """Add rows; a row whose id is there already is replaced.
@@ -174,7 +132,7 @@ class AdaptiveIndex:
         Args:
             ids: any strings, each once.
             embeddings: float array (n, width), any length but zero; stored as unit vectors in float16.
-            texts: one for each row, to be shown with results.
+            texts: one for each row, to be shown with results; None for a row without.
             columns: the user's own columns, a value for each row (text, whole number, float, boolean or None).
 
         Raises:
@@ -187,23 +145,35 @@ class AdaptiveIndex:
             self.put(ids, vectors, texts, own)
 
     def put(
-        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str | None] | None, own: dict[str, list[Any]]
     ) -> None:
-        """As :meth:`add`, for one row or more that :func:`mrl_text.search.checks.check_rows` has seen."""
+        """As :meth:`add`, for one row or more that :func:`mrl_text.search.checks.check_rows` has seen.
+
+        A row that is there and just so, vector, text and columns, stays where it is.
+        """
         merge_types(self._rows.column_types, own)
         self._folder.lock()
         known = self._rows.find(ids)
+        new = np.flatnonzero(self._rows.differ(known, vectors, texts, own))
+        if not len(new):
+            return
+        if len(new) < len(ids):
+            ids, known, vectors = [ids[row] for row in new.tolist()], known[new], vectors[new]
+            texts = [texts[row] for row in new.tolist()] if texts is not None else None
+            own = {name: [values[row] for row in new.tolist()] for name, values in own.items()}
+        if self._many_to_come:
+            self._shortlist.index = None
         self._rows.append(ids, vectors, texts, own)  # first: where the disk is full, the rows before stay
         self._rows.remove(known[known >= 0])
         self._engines.clear()
         if self._plan is not None:
             self._shortlist.add(self._plan, vectors, self._rows.count)
 
-    def remove(self, ids: Collection[str]) -> int:
-        """Take rows out; they are not found any more. :meth:`save` to another folder leaves them out for good.
+    def remove(self, ids: Collection[str] | np.ndarray) -> int:
+        """Take rows out; they are not found any more. :meth:`compact` frees their place.
 
         Args:
-            ids: of the rows; those that are not there are passed over.
+            ids: of the rows, of which those that are not there are passed over; or a mask of rows, bool (rows,).
 
         Returns:
             How many rows were taken out.
@@ -214,8 +184,7 @@ class AdaptiveIndex:
         """
         self._folder.lock()
         check_collection(ids, "remove")
-        positions = self._rows.find(list(dict.fromkeys(ids)))
-        positions = positions[positions >= 0]
+        positions = self._rows.positions(ids)
         self._rows.remove(positions)
         return len(positions)
 
@@ -302,10 +271,9 @@ class AdaptiveIndex:
         if plan is not None and self._rows.count:
             self._ready(None)
 
-    def drop_shortlist(self) -> None:
-        """Do without a shortlist while many rows are added; it is learned from all of them when it is needed."""
-        self._shortlist.index = None
-        self._engines.clear()
+    def expect_many(self) -> None:
+        """Do without a shortlist once rows come that are new; it is learned from all of them when it is needed."""
+        self._many_to_come = True
 
     def save(self, folder: Path | str | None = None, *, build: bool = True) -> Path:
         """Keep the index as it is now, and return its folder; a process killed meanwhile leaves what was saved before.
@@ -325,13 +293,32 @@ class AdaptiveIndex:
         self._folder.lock()
         if build and self._plan is not None and self._rows.count:
             self._shortlist.built(self._plan, self._rows)
-        state = self._rows.write()
-        state |= self._shortlist.write(state["files"])
-        state |= {"facts": self.facts, "model": self.model, "plan": self._plan.to_json() if self._plan else None}
-        self._folder.commit({**self._folder.manifest, **state}, list(state["vectors"]) if self._rows.count else [])
-        self._rows.written()
-        self._shortlist.written()
+        self._many_to_come &= not build
+        self._keep(self._folder, self._rows, self._shortlist)
         return self.path
+
+    def compact(self) -> None:
+        """Leave removed rows out for good and join the files of texts to one; what was changed is saved with it.
+
+        All is written anew beside what is there, so it takes as much room once more; a process killed meanwhile leaves
+        what was saved before. Rows get other positions. Whoever has loaded the index goes on with what was there.
+
+        Raises:
+            ValueError: another process writes.
+            OSError: the disk is full; what was saved before is untouched.
+        """
+        self.save(build=False)
+        folder, rows, shortlist = self._folder, self._rows, self._shortlist
+        if self.removed:
+            mark = f"-{int(folder.manifest['generation']) + 1:06d}"
+            folder = folder.emptied(vector_files(self.width, self._rows.sizes, mark))
+            self._rows.copy_to(folder)
+            rows, shortlist = Rows(folder), Shortlist(folder)
+        if self._plan is not None and rows.count:
+            shortlist.built(self._plan, rows)
+        self._keep(folder, rows, shortlist, join=True)
+        self._folder, self._rows, self._shortlist = folder, rows, shortlist
+        self._engines.clear()
 
     def delete(self) -> None:
         """Delete the files of the index for good, and the folder where it has no others; ValueError as :meth:`add`."""
@@ -394,12 +381,21 @@ class AdaptiveIndex:
         ids[found] = self._rows.ids(positions[found])
         return Hits(ids, scores, positions)
 
+    def _keep(self, folder: IndexFolder, rows: Rows, shortlist: Shortlist, *, join: bool = False) -> None:
+        state = rows.write(join=join)
+        state |= shortlist.write(state["files"])
+        state |= {"facts": self.facts, "model": self.model, "plan": self._plan.to_json() if self._plan else None}
+        folder.commit({**folder.manifest, **state}, list(state["vectors"]) if rows.count else [])
+        rows.written()
+        shortlist.written()
+
     def _copy(self, folder: Path) -> Path:
         with replaced_folder(folder, None, "index") as beside:
             copy = AdaptiveIndex.create(
                 beside, width=self.width, plan=self._plan, model=self.model, facts=dict(self.facts)
             )
-            self._rows.copy_to(copy._rows)
+            self._rows.copy_to(copy._folder)
+            copy._rows = Rows(copy._folder)
             copy.save()
             copy.close()
         return folder

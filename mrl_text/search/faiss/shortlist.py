@@ -13,7 +13,6 @@ from mrl_text.search.faiss.stored_rows import Rows
 from mrl_text.search.plan import SearchPlan, cells, fits
 
 _METRIC = faiss.METRIC_INNER_PRODUCT
-_CONSTRUCTION = 100  # efConstruction: FAISS's 40 costs recall, more costs minutes
 _CODES = {"float32": "Flat", "float16": "SQfp16", "int8": "SQ8", "binary": "RaBitQ"}
 _TRAINING_ROWS = 65_536
 _ROTATION_SEED = 5
@@ -120,7 +119,7 @@ def _prefix_index(plan: SearchPlan, count: int) -> Any:
     codes = f"PQ{plan.dim}x4fs" if plan.precision == "int4" else _CODES[plan.precision]
     index = faiss.index_factory(plan.dim, place + codes, _METRIC)
     if plan.kind == "hnsw":
-        index.hnsw.efConstruction = _CONSTRUCTION
+        index.hnsw.efConstruction = plan.construction
     if inverted:
         if plan.precision in ("float16", "int8", "int4"):
             index.by_residual = False  # of int4 the tables are the same for all cells then

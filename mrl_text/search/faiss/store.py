@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 
 from mrl_text.choices import Code
 from mrl_text.search.checks import check_strings
-from mrl_text.search.faiss.folder import IndexFolder
+from mrl_text.search.columns import ColumnType
+from mrl_text.search.faiss.folder import IndexFolder, faults
 from mrl_text.search.faiss.index import AdaptiveIndex
 from mrl_text.search.faiss.shortlist import check_plan
-from mrl_text.search.filters import check_where, row_mask
+from mrl_text.search.filters import check_where, row_mask, selective
 from mrl_text.search.hits import Hits, StageCost
 from mrl_text.search.plan import CODES, KINDS, SearchPlan, cells
 from mrl_text.search.settings import StoreSettings
@@ -22,6 +24,9 @@ from mrl_text.search.store import Abilities, Document, Store, Where
 
 _MANY_ROWS = 50_000  # above, comparing with every row takes milliseconds
 _SMALL_SHARE = 0.1  # of new rows: fewer are put into the shortlist that is there, for more it is built anew
+_REMOVED_SHARE, _FEW_REMOVED = 0.2, 1_000  # with more removed rows than both, a folder is written anew
+
+logger = logging.getLogger(__name__)
 
 
 class FaissStore(Store):
@@ -77,21 +82,27 @@ class FaissStore(Store):
         return SearchPlan(dim, "ivf", precision, shortlist=200, effort=effort, final=final)
 
     def _add(
-        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str | None] | None, own: dict[str, list[Any]]
     ) -> None:
         self.index.put(ids, vectors, texts, own)
 
     def expect(self, rows: int) -> None:
         """Put off the shortlist where more than a tenth of the rows are new: it is learned from all of them then."""
         if rows > _SMALL_SHARE * len(self.index):
-            self.index.drop_shortlist()
+            self.index.expect_many()
 
     def confirm(self) -> None:
         """Save without building the shortlist."""
         self.index.save(build=False)
 
     def flush(self) -> None:
-        """Build the shortlist if it is not there, and save."""
+        """Build the shortlist if it is not there, and save; with many removed rows, write the folder anew without."""
+        if (removed := self.index.removed) > max(_REMOVED_SHARE * (self.count() + removed), _FEW_REMOVED):
+            try:
+                self.index.compact()
+                return
+            except OSError as error:
+                logger.warning("%s keeps %d removed rows: no room to write it anew (%s)", self.path, removed, error)
         self.index.save()
 
     def search(
@@ -116,6 +127,11 @@ class FaissStore(Store):
         """Take rows out."""
         return self.index.remove(ids)
 
+    def delete_where(self, where: Where) -> int:
+        """Take out the rows that a filter lets through."""
+        conditions = selective(check_where(where, self.index.column_types))
+        return self.index.remove(np.asarray(row_mask(conditions, self.index.column)))
+
     def count(self) -> int:
         """Rows that can be found."""
         return len(self.index)
@@ -134,6 +150,30 @@ class FaissStore(Store):
         for at, text, own in zip(there.tolist(), texts, columns, strict=True):
             found[at] = Document(ids[at], text, own)
         return found
+
+    def rows(self, where: Where | None = None) -> Iterator[tuple[list[Document], np.ndarray]]:
+        """Rows in the order they were added, vectors in float16; those that are there when it begins."""
+        return self.index.batches(self._rows(where))
+
+    def column_types(self) -> dict[str, ColumnType]:
+        """Types of the user's own columns by name."""
+        return self.index.column_types
+
+    def removed(self) -> int:
+        """Rows that were taken out or replaced and still take up room."""
+        return self.index.removed
+
+    def index_bytes(self) -> dict[str, int]:
+        """Bytes in memory by part, and ``disk``: all files."""
+        return self.index.memory()
+
+    @classmethod
+    def verify(cls, url: str) -> Iterator[str]:
+        """Compare every file with its checksum, then look at the rows."""
+        if found := faults(Path(url)):
+            yield from found
+            return
+        yield from super().verify(url)
 
     def set_plan(self, plan: SearchPlan | None) -> None:
         """Search in another way from now on."""

@@ -13,17 +13,19 @@ import pyarrow as pa
 
 from mrl_text.search.checks import check_collection
 from mrl_text.search.columns import ColumnType, as_array, empty_array, field_name, merge_types
-from mrl_text.search.faiss.folder import VECTORS, IndexFolder
+from mrl_text.search.faiss.folder import ROW_TYPE, IndexFolder
 from mrl_text.truncation import truncate
 
 _FEW, _FEW_ROWS = 0.05, 1000  # where a filter leaves a smaller share, or fewer, comparing with each of them is faster
 _BLOCK = 16_384
+_MOST_PARTS = 32  # files of texts; with more, they are joined to one
 _ONE_BY_ONE = 32  # for fewer strings, setting up a vectorised lookup costs more than it saves
 
 
-def vector_files(width: int, sizes: Collection[int]) -> dict[str, int]:
+def vector_files(width: int, sizes: Collection[int], mark: str = "") -> dict[str, int]:
     """Files of vectors with their sizes: the full vectors, and smaller sizes in files of their own."""
-    return {VECTORS: width, **{f"size-{dim}.f16": dim for dim in sorted(sizes) if dim < width}}
+    smaller = {f"size-{dim}{mark}.f16": dim for dim in sorted(sizes) if dim < width}
+    return {f"vectors{mark}.f16": width, **smaller}
 
 
 class Rows:
@@ -42,6 +44,7 @@ class Rows:
         self.width: int = folder.manifest["width"]
         self.count = folder.count
         self.live: np.ndarray | None = None
+        self._mark = folder.full.removeprefix("vectors").removesuffix(".f16")
         self.sizes: tuple[int, ...] = tuple(sorted(set(folder.manifest["vectors"].values()) - {self.width}))
         self._pending_ids: list[str] = []
         self._pending_texts: list[str | None] = []
@@ -60,7 +63,7 @@ class Rows:
     @property
     def files(self) -> dict[str, int]:
         """Files of vectors with their sizes."""
-        return vector_files(self.width, self.sizes)
+        return vector_files(self.width, self.sizes, self._mark)
 
     @property
     def nbytes(self) -> dict[str, int]:
@@ -75,6 +78,28 @@ class Rows:
             positions = np.arange(self.count) if self.live is None else np.flatnonzero(self.live)
             self._lookup.add(self.ids(positions), positions)
         return self._lookup.find(ids)
+
+    def differ(
+        self,
+        positions: np.ndarray,
+        vectors: np.ndarray,
+        texts: Sequence[str | None] | None,
+        columns: Mapping[str, Sequence[Any]],
+    ) -> np.ndarray:
+        """Which of some rows are not what is stored at these positions (-1: nowhere), bool (n,)."""
+        other = positions < 0
+        if other.all():
+            return other
+        there = np.flatnonzero(~other)
+        at = positions[there]
+        other[there] = (self.mapped(self.width)[at] != vectors[there].astype(ROW_TYPE)).any(axis=1)
+        stored = self._values_by_name(at)
+        pairs = [(texts, self.texts(at)), *((columns.get(name), values) for name, values in stored.items())]
+        pairs += [(columns[name], [None] * len(at)) for name in columns.keys() - stored.keys()]
+        for given, known in pairs:
+            mine = [None] * len(at) if given is None else [given[row] for row in there.tolist()]
+            other[there] |= [one != value for one, value in zip(mine, known, strict=True)]
+        return other
 
     def append(
         self,
@@ -129,6 +154,11 @@ class Rows:
         allowed[positions[positions >= 0]] = True
         return allowed
 
+    def positions(self, among: Collection[str] | np.ndarray | None) -> np.ndarray:
+        """Positions int64 (n,), ascending, of the rows that :meth:`allowed` allows."""
+        allowed = self.allowed(among)
+        return np.arange(self.count) if allowed is None else np.flatnonzero(allowed)
+
     def few(self, allowed: np.ndarray | None) -> bool:
         """Whether so few rows are allowed that comparing with each of them is the best search."""
         return allowed is not None and bool(allowed.sum() <= max(_FEW * self.count, _FEW_ROWS))
@@ -140,7 +170,7 @@ class Rows:
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """All full vectors in order, read from disk: first position, float16 (m, width)."""
-        return self.folder.blocks(VECTORS, self.width, self.count, block=_BLOCK)
+        return self.folder.blocks(self.folder.full, self.width, self.count, block=_BLOCK)
 
     def blocks_to_compare(
         self, dim: int, allowed: np.ndarray | None
@@ -170,7 +200,7 @@ class Rows:
             file = self.folder.path / name
             there = min(self.count, file.stat().st_size // (2 * dim)) if file.exists() else 0
             if dim < self.width:
-                for first, block in self.folder.blocks(VECTORS, self.width, self.count - there, first=there):
+                for first, block in self.folder.blocks(self.folder.full, self.width, self.count - there, first=there):
                     self.folder.write_rows(name, truncate(block.astype(np.float32), dim), first)
 
     def ids(self, positions: np.ndarray) -> list[str]:
@@ -201,21 +231,29 @@ class Rows:
         positions = np.arange(start, stop)
         return positions if self.live is None else positions[self.live[start:stop]]
 
-    def copy_to(self, other: Rows) -> None:
-        """Append all rows but removed ones to other, empty ones."""
+    def copy_to(self, folder: IndexFolder) -> None:
+        """Write all rows but removed ones into a folder without rows; they count from its next commit on."""
+        count = 0
         for first, block in self.blocks():
-            positions = self.live_positions(first, first + len(block))
-            columns = self._values_by_name(positions)
-            other.append(self.ids(positions), block[positions - first], self.texts(positions), columns)
+            kept = block[self.live_positions(first, first + len(block)) - first]
+            for name, dim in folder.manifest["vectors"].items():
+                folder.write_rows(name, kept if dim == self.width else truncate(kept.astype(np.float32), dim), count)
+            count += len(kept)
+        segments = [folder.write_texts(self._tables(self.live), self._schema, 0)] if count else []
+        folder.manifest |= {"count": count, "segments": segments, "columns": dict(self.column_types)}
 
-    def write(self) -> dict[str, Any]:
-        """Write what was added and removed since the last save; returns what the manifest must say of it."""
+    def write(self, *, join: bool = False) -> dict[str, Any]:
+        """Write what was added and removed since the last save; returns what the manifest must say of it.
+
+        Texts come into a file of their own; with many, or on demand, all are joined to one.
+        """
         manifest = self.folder.manifest
         segments, files = list(manifest["segments"]), dict(manifest["files"])
-        if self._pending_ids:
-            types = self.column_types.items()
-            arrays = {field_name(name): as_array(self._pending_column(name), type_) for name, type_ in types}
-            segments.append(self.folder.write_texts(self._pending_ids, self._pending_texts, arrays))
+        parts = len(segments) + bool(self._pending_ids)
+        if parts > (1 if join else _MOST_PARTS):
+            segments = [self.folder.write_texts(self._tables(None), self._schema, 0)]
+        elif self._pending_ids:
+            segments.append(self.folder.write_texts([self._pending_table()], self._schema, self.folder.count))
         if self._changed and self.live is not None:
             stream = io.BytesIO()
             np.save(stream, np.flatnonzero(~self.live))
@@ -227,6 +265,31 @@ class Rows:
     def written(self) -> None:
         """To be called once the manifest says what :meth:`write` returned."""
         self._pending_ids, self._pending_texts, self._pending_columns, self._changed = [], [], {}, False
+        self._ends = None
+
+    @property
+    def _schema(self) -> pa.Schema:
+        """Of a table of rows with every column."""
+        own = [(field_name(name), empty_array(0, type_).type) for name, type_ in self.column_types.items()]
+        return pa.schema([("id", pa.large_string()), ("text", pa.large_string()), *own])
+
+    def _tables(self, live: np.ndarray | None) -> Iterator[pa.Table]:
+        """Ids, texts and columns of all rows, or of those that are live, in order, some at a time."""
+        schema, first = self._schema, 0
+        saved = map(self.folder.texts, self.folder.manifest["segments"])
+        for table in (*saved, *([self._pending_table()] if self._pending_ids else [])):
+            for start in range(0, len(table), _BLOCK):
+                part = table.slice(start, _BLOCK)
+                there = set(part.column_names)  # a file saved before a column was first given lacks it
+                values = [part[f.name] if f.name in there else pa.nulls(len(part), f.type) for f in schema]
+                whole = pa.table(values, schema=schema)
+                kept = None if live is None else live[first + start : first + start + len(part)]
+                yield whole if kept is None else whole.filter(pa.array(kept))
+            first += len(table)
+
+    def _pending_table(self) -> pa.Table:
+        own = [as_array(self._pending_column(name), type_) for name, type_ in self.column_types.items()]
+        return pa.table([self._pending_ids, self._pending_texts, *own], schema=self._schema)
 
     def _values_by_name(self, positions: np.ndarray) -> dict[str, list[Any]]:
         return {n: self._column(field_name(n), positions, self._pending_column(n)) for n in self.column_types}

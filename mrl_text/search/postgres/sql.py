@@ -11,9 +11,9 @@ from typing import Any, Literal
 from psycopg import sql
 
 from mrl_text.search.columns import ColumnType
-from mrl_text.search.filters import Conditions
+from mrl_text.search.filters import Condition, Conditions, Either
 from mrl_text.search.plan import SearchPlan
-from mrl_text.search.store import Range
+from mrl_text.search.store import Prefix, Range
 
 Column = Literal["halfvec", "vector"]
 OWN = ("id", "embedding", "text")
@@ -25,6 +25,7 @@ PREFIX = "mrl_text_"
 _LONGEST_NAME = 63
 _OPERATORS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _MOST_NEIGHBOURS = 100
+_LONGEST_VIEW = 1_000  # ef_construction
 _INDEX_DIMS = {"bit": 64_000, "halfvec": 4_000, "vector": 2_000}
 _EMBEDDING, _QUERY, _NOTHING = sql.SQL("embedding"), sql.SQL("q.v"), sql.SQL("")
 Statement = tuple[sql.Composed, dict[str, Any]]
@@ -85,8 +86,10 @@ class Table:
     def index_name(self, plan: SearchPlan) -> str:
         """Name of the index for a plan; tables of one schema share their names of indexes."""
         mark = hashlib.sha256(self.names[-1].encode()).hexdigest()[:8]
-        edges = plan.neighbours if plan.kind == "hnsw" else ""
-        return f"{PREFIX}{mark}_{plan.dim}_{plan.kind}{edges}_{self.stored(plan)}"
+        graph = ""
+        if plan.kind == "hnsw":
+            graph = f"{plan.neighbours}_{plan.ef_construction}" if plan.ef_construction else str(plan.neighbours)
+        return f"{PREFIX}{mark}_{plan.dim}_{plan.kind}{graph}_{self.stored(plan)}"
 
     def stored(self, plan: SearchPlan) -> str:
         """Type that the index of a plan holds prefixes in: halfvec is enough for what came from a halfvec."""
@@ -105,6 +108,11 @@ class Table:
             raise ValueError(f"pgvector has no {plan.precision}: choose float32, float16 or binary")
         if plan.kind == "hnsw" and plan.neighbours > _MOST_NEIGHBOURS:
             raise ValueError(f"pgvector takes up to {_MOST_NEIGHBOURS} neighbours, the plan has {plan.neighbours}")
+        if plan.kind == "hnsw" and not 2 * plan.neighbours <= plan.construction <= _LONGEST_VIEW:
+            raise ValueError(
+                f"pgvector takes an ef_construction from twice the neighbours, {2 * plan.neighbours}, to"
+                f" {_LONGEST_VIEW:,}; the plan has {plan.construction:,}"
+            )
         most = _INDEX_DIMS[self.stored(plan)]
         if plan.kind != "flat" and plan.dim > most:
             raise ValueError(
@@ -156,6 +164,22 @@ def exact(table: Table, dim: int, k: int, conditions: Conditions) -> Statement:
     return _for_each_query("exact", _nearest(table, dim, table.quoted, which, k)), parameters
 
 
+def page(table: Table, names: Iterable[str], rows: int, conditions: Conditions, after: str | None) -> Statement:
+    """So many rows behind an id, None being before all, in the order of ids: id, text, embedding, columns by name."""
+    which, parameters = _where(conditions)
+    if after is not None:
+        which = sql.SQL("{} {} id > %(after)s").format(which, sql.SQL("AND" if conditions else "WHERE"))
+        parameters["after"] = after
+    form = sql.SQL("SELECT {} FROM {} {} ORDER BY id LIMIT {}")
+    return form.format(listed(["id", "text", "embedding", *names]), table.quoted, which, int(rows)), parameters
+
+
+def delete(table: Table, conditions: Conditions) -> Statement:
+    """Take out the rows that meet the conditions."""
+    which, parameters = _where(conditions)
+    return sql.SQL("DELETE FROM {} {}").format(table.quoted, which), parameters
+
+
 def _nearest(table: Table, dim: int, source: sql.Composable, which: sql.Composable, k: int) -> sql.Composed:
     return sql.SQL("SELECT id, {} AS distance FROM {} {} ORDER BY distance, id LIMIT {}").format(
         table.distance(dim), source, which, int(k)
@@ -172,20 +196,36 @@ def _for_each_query(kind: str, one: sql.Composable) -> sql.Composed:
 
 def _where(conditions: Conditions) -> tuple[sql.Composable, dict[str, Any]]:
     """The clause and its parameters."""
-    parts: list[sql.Composable] = []
     parameters: dict[str, Any] = {}
+    clause = _all(conditions, parameters)
+    return (sql.SQL("WHERE {}").format(clause) if conditions else _NOTHING), parameters
 
-    def add(form: str, name: str, value: Any) -> None:
+
+def _all(conditions: Conditions, parameters: dict[str, Any]) -> sql.Composed:
+    """Conditions that must all hold; their values come to the parameters."""
+    return sql.SQL(" AND ").join([_one(condition, parameters) for condition in conditions])
+
+
+def _one(condition: Condition | Either, parameters: dict[str, Any]) -> sql.Composable:
+    if isinstance(condition, Either):
+        either = sql.SQL(" OR ").join([_all(part, parameters) for part in condition.alternatives])
+        return sql.SQL("({})").format(either)
+    column, wanted = quoted(condition.column), condition.wanted
+
+    def compared(operator: str, value: Any) -> sql.Composed:
         place = f"c{len(parameters)}"
-        parts.append(sql.SQL(form).format(quoted(name), sql.Placeholder(place)))
         parameters[place] = value
+        return sql.SQL(operator).format(column, sql.Placeholder(place))
 
-    for name, condition in conditions.items():
-        if not isinstance(condition, Range):
-            add("{} = ANY({})", name, list(condition))
-            continue
-        parts.append(sql.SQL("{} IS NOT NULL").format(quoted(name)))
-        for bound, operator in _OPERATORS.items():
-            if (value := getattr(condition, bound)) is not None:
-                add(f"{{}} {operator} {{}}", name, value)
-    return (sql.SQL("WHERE {}").format(sql.SQL(" AND ").join(parts)) if parts else _NOTHING), parameters
+    there = sql.SQL("{} IS NOT NULL").format(column)
+    if wanted is None:
+        return there if condition.negated else sql.SQL("{} IS NULL").format(column)
+    if isinstance(wanted, Range):
+        bounds = ((operator, getattr(wanted, bound)) for bound, operator in _OPERATORS.items())
+        limits = [compared(f"{{}} {operator} {{}}", value) for operator, value in bounds if value is not None]
+        held: sql.Composable = sql.SQL(" AND ").join([there, *limits])
+    elif isinstance(wanted, Prefix):
+        held = compared("{} ^@ {}", wanted.text) if "\0" not in wanted.text else sql.SQL("FALSE")
+    else:  # no text in PostgreSQL has a NUL
+        held = compared("{} = ANY({})", [one for one in wanted if not isinstance(one, str) or "\0" not in one])
+    return sql.SQL("({} AND NOT ({}))").format(there, held) if condition.negated else held

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -14,12 +15,14 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from mrl_text.search.checks import check_collection, check_queries, check_strings, is_unicode
-from mrl_text.search.filters import check_where
+from mrl_text.search.columns import ColumnType
+from mrl_text.search.filters import check_where, selective
 from mrl_text.search.hits import Found
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.postgres import sql as statements
 from mrl_text.search.postgres import tables
 from mrl_text.search.postgres.connection import Connection, Link
+from mrl_text.search.postgres.pages import read_page
 from mrl_text.search.postgres.sql import Column, Statement, Table, quoted
 from mrl_text.search.retry import closed_on_error
 from mrl_text.search.settings import StoreSettings
@@ -100,7 +103,7 @@ class PostgresStore(Store):
         return cls(url, connection, settings, column)
 
     def _add(
-        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str | None] | None, own: dict[str, list[Any]]
     ) -> None:
         """All or none. A column that is new is added to the table.
 
@@ -151,6 +154,26 @@ class PostgresStore(Store):
         check_collection(ids, "delete")
         statement = sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._table.quoted)
         return int(self._connection.run(lambda link: link.execute(statement, [_storable(ids)]).rowcount))
+
+    def delete_where(self, where: Where) -> int:
+        """Take out the rows that a filter lets through, in one statement."""
+
+        def run(link: Link) -> int:
+            conditions = selective(check_where(where, tables.own_types(tables.columns(link, self._table))))
+            return int(link.execute(*statements.delete(self._table, conditions)).rowcount)
+
+        return self._connection.run(run)
+
+    def rows(self, where: Where | None = None) -> Iterator[tuple[list[Document], np.ndarray]]:
+        """Rows in the order of their ids, as bytes sort; a page at a time, so that no transaction stays open."""
+        after: str | None = None
+        while documents := (page := self._connection.run(partial(read_page, self._table, where, after)))[0]:
+            yield page
+            after = documents[-1].id
+
+    def column_types(self) -> dict[str, ColumnType]:
+        """Types of the user's own columns by name."""
+        return self._connection.run(lambda link: tables.own_types(tables.columns(link, self._table)))
 
     def count(self) -> int:
         """Rows that can be found; the server counts them one by one."""
@@ -233,7 +256,7 @@ class PostgresStore(Store):
     def _search(self, link: Link, vectors: np.ndarray, k: int, where: Where | None, plan: SearchPlan | None) -> Found:
         """By a plan, or by comparing with every full vector."""
         with link.transaction():
-            conditions = check_where(where, tables.own_types(tables.columns(link, self._table))) if where else {}
+            conditions = check_where(where, tables.own_types(tables.columns(link, self._table))) if where else ()
             last = self.width
             found, few = Found.nothing(len(vectors), k), np.arange(len(vectors))
             if plan is not None:

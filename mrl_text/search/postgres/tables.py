@@ -22,7 +22,6 @@ _MOST_EFFORT = 1_000  # hnsw.ef_search
 _MOST_LISTS = 32_768
 _ITERATIVE = (0, 8)
 _GRAPH_MEMORY = 1 << 30
-_CONSTRUCTION = 100  # as for FAISS
 
 
 def value(link: Link, statement: Any, *parameters: Any) -> Any:
@@ -120,8 +119,14 @@ def add(
         # what is not given gets its default: null, unless the table's owner chose another, or has it generated
         renewed = [sql.SQL("{0} = EXCLUDED.{0}").format(quoted(name)) for name in filled[1:]]
         renewed += [sql.SQL("{} = DEFAULT").format(quoted(name)) for name in merged if name not in names]
-        form = "INSERT INTO {0} ({1}) SELECT {1} FROM {2} ON CONFLICT (id) DO UPDATE SET {3}"
+        form = "INSERT INTO {0} AS had ({1}) SELECT {1} FROM {2} ON CONFLICT (id) DO UPDATE SET {3}"
         parts = table.quoted, listed(filled), quoted(*staging), sql.SQL(", ").join(renewed)
+        if len(names) == len(merged):  # a row that is there just so stays: its old version would take up room
+            form += " WHERE ({4}) IS DISTINCT FROM ({5})"
+            parts = (
+                *parts,
+                *(sql.SQL(", ").join([quoted(which, one) for one in filled[1:]]) for which in ("had", "excluded")),
+            )
         link.execute(sql.SQL(form).format(*parts), {})
 
 
@@ -182,7 +187,7 @@ def create_index(link: Link, table: Table, plan: SearchPlan, rows: int) -> None:
     wanted = min(rows * (code + 48 * plan.neighbours + 256) + (64 << 20), _GRAPH_MEMORY) // 1024
     if wanted > value(link, "SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'"):
         apply(link, {"maintenance_work_mem": f"{wanted}kB"})
-    method, options = "hnsw", f"m = {plan.neighbours:d}, ef_construction = {max(_CONSTRUCTION, 2 * plan.neighbours):d}"
+    method, options = "hnsw", f"m = {plan.neighbours:d}, ef_construction = {plan.construction:d}"
     if plan.kind == "ivf":  # as many cells as our own index has, so that ``effort`` means the same
         method, options = "ivfflat", f"lists = {min(cells(rows), _MOST_LISTS)}"
     statement = sql.SQL("CREATE INDEX {} ON {} USING {} ({} {}) WITH ({})").format(

@@ -6,16 +6,15 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import numpy as np
 import qdrant_client
 
 from mrl_text.search.columns import ColumnType
-from mrl_text.search.filters import Conditions
+from mrl_text.search.filters import Condition, Conditions, Either
 from mrl_text.search.plan import SearchPlan
-from mrl_text.search.store import Range
+from mrl_text.search.store import Prefix, Range
 from mrl_text.truncation import truncate
 
 models: Any = qdrant_client.models
@@ -71,13 +70,16 @@ def vectors_config(plan: SearchPlan | None, width: int) -> dict[str, Any]:
         codes = models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
     name = vector_name(plan.dim, width, plan.precision)
     datatype = models.Datatype.FLOAT32 if name.endswith("float32") else models.Datatype.FLOAT16
-    edges = plan.neighbours if plan.kind == "hnsw" else 0
-    config[name] = _vector(plan.dim, edges, on_disk=codes is not None, datatype=datatype, quantization_config=codes)
+    graph = {"m": plan.neighbours, "ef_construct": plan.construction} if plan.kind == "hnsw" else None
+    config[name] = _vector(plan.dim, graph, on_disk=codes is not None, datatype=datatype, quantization_config=codes)
     return config
 
 
-def _vector(dim: int, edges: int = 0, *, datatype: Any = models.Datatype.FLOAT16, **options: Any) -> Any:
-    same = {"size": dim, "distance": models.Distance.COSINE, "hnsw_config": models.HnswConfigDiff(m=edges)}
+def _vector(
+    dim: int, graph: dict[str, int] | None = None, *, datatype: Any = models.Datatype.FLOAT16, **options: Any
+) -> Any:
+    how = models.HnswConfigDiff(**(graph or {"m": 0}))
+    same = {"size": dim, "distance": models.Distance.COSINE, "hnsw_config": how}
     return models.VectorParams(**same, datatype=datatype, **options)
 
 
@@ -133,22 +135,42 @@ def _shortlist_parameters(plan: SearchPlan, limit: int, *, alone: bool) -> Any:
 
 def condition_filter(conditions: Conditions, columns: Mapping[str, ColumnType]) -> Any:
     """Checked conditions as ``models.Filter``; None where there are none."""
-    must: list[Any] = []
-    for name, wanted in conditions.items():
-        type_, condition = columns[name], partial(models.FieldCondition, key=payload_key(name))
-        if isinstance(wanted, Range):
-            must.append(condition(range=models.Range(**asdict(wanted))))
-        elif type_ in ("text", "int"):
-            must.append(condition(match=models.MatchAny(any=list(wanted))))
-        else:  # Qdrant matches neither floats nor several booleans: each value is a condition of its own
-            either = [
-                condition(match=models.MatchValue(value=value))
-                if type_ == "bool"
-                else condition(range=models.Range(gte=value, lte=value))
-                for value in wanted
-            ]
-            must.append(models.Filter(should=either) if either else models.HasIdCondition(has_id=[]))
-    return models.Filter(must=must) if must else None
+    return models.Filter(must=[_condition(one, columns) for one in conditions]) if conditions else None
+
+
+def _condition(condition: Condition | Either, columns: Mapping[str, ColumnType]) -> Any:
+    if isinstance(condition, Either):
+        return models.Filter(should=[condition_filter(part, columns) for part in condition.alternatives])
+    key = payload_key(condition.column)
+    nothing = models.IsEmptyCondition(is_empty=models.PayloadField(key=key))
+    if condition.wanted is None:
+        return models.Filter(must_not=[nothing]) if condition.negated else nothing
+    held = _held(key, condition.wanted, columns[condition.column])
+    return models.Filter(must_not=[held, nothing]) if condition.negated else held
+
+
+def _held(key: str, wanted: Range | Prefix | tuple[Any, ...], type_: ColumnType) -> Any:
+    """What a row with a value must meet."""
+
+    def field(**test: Any) -> Any:
+        return models.FieldCondition(key=key, **test)
+
+    if isinstance(wanted, Range):
+        return field(range=models.Range(**asdict(wanted)))
+    if isinstance(wanted, Prefix):
+        if not hasattr(models, "MatchPrefix"):
+            raise ValueError("this qdrant-client is too old to ask for a prefix: update it, and Qdrant with it")
+        return field(match=models.MatchPrefix(prefix=wanted.text))
+    if type_ in ("text", "int"):
+        return field(match=models.MatchAny(any=list(wanted)))
+    # Qdrant matches neither floats nor several booleans: each value is a condition of its own
+    either = [
+        field(match=models.MatchValue(value=value))
+        if type_ == "bool"
+        else field(range=models.Range(gte=value, lte=value))
+        for value in wanted
+    ]
+    return models.Filter(should=either) if either else models.HasIdCondition(has_id=[])
 
 
 def payload_key(column: str) -> str:
@@ -175,7 +197,7 @@ def numbers(vectors: np.ndarray) -> Any:
 def point_batches(
     ids: Sequence[str],
     vectors: np.ndarray,
-    texts: Sequence[str] | None,
+    texts: Sequence[str | None] | None,
     columns: Mapping[str, Sequence[Any]],
     names: Sequence[str],
     most_bytes: int,

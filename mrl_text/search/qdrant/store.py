@@ -7,7 +7,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from qdrant_client.local.persistence import STORAGE_FILE_NAME
 from mrl_text.files import check_writable
 from mrl_text.search.checks import check_collection, check_queries, check_strings
 from mrl_text.search.columns import ColumnType, as_type, merge_types
-from mrl_text.search.filters import check_where
+from mrl_text.search.filters import check_where, columns_of, selective
 from mrl_text.search.hits import Found
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.qdrant import requests
@@ -106,7 +106,7 @@ class QdrantStore(Store):
             return cls(url, client, info)
 
     def _add(
-        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
+        self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str | None] | None, own: dict[str, list[Any]]
     ) -> None:
         """A few megabytes at a time, each confirmed before the next is sent."""
         if self._remote:  # another writer may have changed the plan, and with it the vectors that a row needs
@@ -174,6 +174,28 @@ class QdrantStore(Store):
             there += len(points)
         return there
 
+    def delete_where(self, where: Where) -> int:
+        """Take out the rows that a filter lets through."""
+        self._refresh()
+        found = requests.condition_filter(selective(check_where(where, self._columns)), self._columns)
+        there = int(self._call("count", count_filter=found, exact=True).count)
+        self._call("delete", points_selector=models.FilterSelector(filter=found), wait=True)
+        return there
+
+    def rows(self, where: Where | None = None) -> Iterator[tuple[list[Document], np.ndarray]]:
+        """Rows in the order of their points."""
+        self._refresh()
+        found = requests.condition_filter(check_where(where, self._columns), self._columns)
+        full = requests.vector_name(self.width, self.width)
+        for records in self._scrolled(found, with_payload=True, with_vectors=[full]):
+            vectors = np.array([record.vector[full] for record in records], dtype=np.float32)
+            yield [self._document(record) for record in records], vectors
+
+    def column_types(self) -> dict[str, ColumnType]:
+        """Types of the user's own columns by name."""
+        self._refresh()
+        return dict(self._columns)
+
     def count(self) -> int:
         """Rows that can be found."""
         return int(self._call("count", exact=True).count)
@@ -187,10 +209,7 @@ class QdrantStore(Store):
         check_strings(ids, len(ids), "ids")
         found: dict[str, Document] = {}
         for records in self._records(list(dict.fromkeys(ids)), payload=True):
-            for record in records:
-                payload = dict(record.payload)
-                id_, text = payload.pop(ID), payload.pop(TEXT, None)
-                found[id_] = Document(id_, text, {**dict.fromkeys(self._columns), **payload})
+            found |= {document.id: document for document in map(self._document, records)}
         return [found.get(id_) for id_ in ids]
 
     def set_plan(self, plan: SearchPlan | None) -> None:
@@ -271,7 +290,7 @@ class QdrantStore(Store):
         return plan
 
     def _search(self, vectors: np.ndarray, k: int, where: Where | None, plan: SearchPlan | None) -> Found:
-        if not set(where or ()) <= self._columns.keys():
+        if not columns_of(where) <= self._columns.keys():
             self._refresh()
         condition = requests.condition_filter(check_where(where, self._columns), self._columns)
         found = Found.nothing(len(vectors), k)
@@ -285,6 +304,21 @@ class QdrantStore(Store):
                 for place, point in enumerate(answer.points):
                     found.ids[row, place], found.scores[row, place] = point.payload[ID], point.score
         return found
+
+    def _document(self, record: Any) -> Document:
+        payload = dict(record.payload)
+        id_, text = payload.pop(ID), payload.pop(TEXT, None)
+        return Document(id_, text, {**dict.fromkeys(self._columns), **payload})
+
+    def _scrolled(self, condition: Any, **wanted: Any) -> Iterator[list[Any]]:
+        """Points that meet a condition, all for None, in lists."""
+        offset: Any = None
+        while True:
+            records, offset = self._call("scroll", scroll_filter=condition, limit=_MOVED, offset=offset, **wanted)
+            if records:
+                yield records
+            if offset is None:
+                return
 
     def _records(self, ids: Sequence[str], *, payload: bool) -> Any:
         """Points of rows that are there, in lists."""
@@ -311,16 +345,10 @@ class QdrantStore(Store):
         if name == full:
             return
         lacking = models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
-        offset: Any = None
-        while True:
-            some = {"scroll_filter": lacking, "limit": _MOVED, "offset": offset}
-            records, offset = self._call("scroll", **some, with_payload=False, with_vectors=[full])
-            if records:
-                cut = truncate(np.array([record.vector[full] for record in records], dtype=np.float32), dim)
-                points = [
-                    models.PointVectors(id=record.id, vector={name: numbers})
-                    for record, numbers in zip(records, requests.numbers(cut), strict=True)
-                ]
-                self._call("update_vectors", points=points, wait=True)
-            if offset is None:
-                return
+        for records in self._scrolled(lacking, with_payload=False, with_vectors=[full]):
+            cut = truncate(np.array([record.vector[full] for record in records], dtype=np.float32), dim)
+            points = [
+                models.PointVectors(id=record.id, vector={name: numbers})
+                for record, numbers in zip(records, requests.numbers(cut), strict=True)
+            ]
+            self._call("update_vectors", points=points, wait=True)
