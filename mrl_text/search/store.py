@@ -15,6 +15,7 @@ from mrl_text.search.checks import check_rows
 from mrl_text.search.hits import Found, StageCost
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.settings import StoreSettings
+from mrl_text.search.urls import without_password
 
 Value = str | int | float | bool
 
@@ -83,6 +84,12 @@ class Store(ABC):
     def __init__(self, url: str, settings: StoreSettings) -> None:
         self.url = url  # what opens it again
         self.settings = settings
+
+    def __str__(self) -> str:
+        return without_password(self.url)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
     @property
     def width(self) -> int:
@@ -220,7 +227,7 @@ class Store(ABC):
 
         ValueError for an engine that does not tell, or more than one query.
         """
-        raise ValueError(f"{self.url} does not tell what the steps of a search cost: a folder does")
+        raise ValueError(f"{self} does not tell what the steps of a search cost: a folder does")
 
     def ram(self) -> int | None:
         """Bytes of the index that finds the candidates; None where the engine does not tell."""

@@ -517,8 +517,12 @@ def test_no_rows_at_all(table_url: Urls) -> None:
         ("postgresql://localhost/db?table=" + "x" * 64, "63 bytes"),
         ("postgresql://localhost/db?table=x&wait=soon", "wait=soon"),
         ("postgresql://localhost/db?table=x&colour=red", "colour"),
-        ("postgresql://me:geheim%zz@localhost/db?table=x", "libpq takes"),
+        ("postgresql://me:geheim%zz@localhost/db?table=x", "percent-encoded"),
         ("postgresql://me:geheim@[::1/db?table=x", "libpq takes"),
+        ("postgresql://localhost:99999/db?table=x", "the port in the URL is no number up to 65535"),
+        ("postgresql://localhost:geheim/db?table=x", "the port in the URL is no number up to 65535"),
+        ("host=localhost dbname=db password=geheim", "named by a URL with ://, not by keywords"),
+        ("postgresql:localhost/db", "named by a URL with ://, not by keywords"),
     ],
 )
 def test_urls_that_cannot_be_opened(url: str, message: str) -> None:
@@ -528,7 +532,7 @@ def test_urls_that_cannot_be_opened(url: str, message: str) -> None:
 
 
 def test_a_server_that_refuses_is_not_asked_again(table_url: Urls) -> None:
-    with pytest.raises(ValueError, match="check user, password and database"):
+    with pytest.raises(ValueError, match=r"database .nowhere. does not exist; check host, database"):
         open_store(table_url(database="nowhere", wait=60))
 
 
