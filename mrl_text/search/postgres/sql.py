@@ -25,8 +25,9 @@ PREFIX = "mrl_text_"
 _LONGEST_NAME = 63
 _OPERATORS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _MOST_NEIGHBOURS = 100
+_AROUND = 4  # times the results wanted are looked at around a query
 _INDEX_DIMS = {"bit": 64_000, "halfvec": 4_000, "vector": 2_000}
-_EMBEDDING, _QUERY, _NOTHING = sql.SQL("embedding"), sql.SQL("q.v"), sql.SQL("")
+_EMBEDDING, _QUERY, _NOTHING, _NONE = sql.SQL("embedding"), sql.SQL("q.v"), sql.SQL(""), sql.SQL("0")
 Statement = tuple[sql.Composed, dict[str, Any]]
 
 
@@ -133,7 +134,8 @@ def search(table: Table, plan: SearchPlan, k: int, conditions: Conditions) -> St
 
     Returns:
         The statement, which wants the parameter ``queries`` too, and its other parameters. It gives rows of
-        (number of the query from 1, id, cosine distance), nearest first.
+        (number of the query from 1, id, cosine distance, rows that tell whether the shortlist is good), nearest first.
+        These are the rows of the shortlist; of cells under conditions, the nearest of all rows that meet them.
     """
     steps = plan.steps(table.width, k) or [(plan.dim, k)]
     which, parameters = _where(conditions)
@@ -146,7 +148,12 @@ def search(table: Table, plan: SearchPlan, k: int, conditions: Conditions) -> St
         name = sql.SQL(f"stage{level}")
         stages.append(stage.format(name, source, _NOTHING if level else which, order, int(kept)))
         source = name
-    last = _nearest(table, steps[-1][0], source, _NOTHING, k)
+    told: sql.Composable = sql.SQL("stage0")
+    if conditions and plan.kind == "ivf":
+        around = sql.SQL("(SELECT * FROM {} ORDER BY {} LIMIT {}) AS around {}")
+        told = around.format(table.quoted, orders[0], max(steps[0][1], _AROUND * int(k)), which)
+    stages.append(sql.SQL("given AS MATERIALIZED (SELECT count(*) AS rows FROM {})").format(told))
+    last = _nearest(table, steps[-1][0], source, _NOTHING, k, sql.SQL("(SELECT rows FROM given)"))
     return _for_each_query(plan.kind, sql.SQL("WITH {} {}").format(sql.SQL(", ").join(stages), last)), parameters
 
 
@@ -156,16 +163,25 @@ def exact(table: Table, dim: int, k: int, conditions: Conditions) -> Statement:
     return _for_each_query("exact", _nearest(table, dim, table.quoted, which, k)), parameters
 
 
-def _nearest(table: Table, dim: int, source: sql.Composable, which: sql.Composable, k: int) -> sql.Composed:
-    return sql.SQL("SELECT id, {} AS distance FROM {} {} ORDER BY distance, id LIMIT {}").format(
-        table.distance(dim), source, which, int(k)
+def meeting(table: Table, conditions: Conditions) -> Statement:
+    """How many rows meet conditions, as the planner guesses: its plan as JSON. Nothing is read."""
+    which, parameters = _where(conditions)
+    return sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} {}").format(table.quoted, which), parameters
+
+
+def _nearest(
+    table: Table, dim: int, source: sql.Composable, which: sql.Composable, k: int, given: sql.SQL = _NONE
+) -> sql.Composed:
+    return sql.SQL("SELECT id, {} AS distance, {} AS given FROM {} {} ORDER BY distance, id LIMIT {}").format(
+        table.distance(dim), given, source, which, int(k)
     )
 
 
 def _for_each_query(kind: str, one: sql.Composable) -> sql.Composed:
     """The kind tells statements apart that are alike but run under other settings: the server keeps their plans."""
     return sql.SQL(
-        "/* {} */ SELECT q.n, found.id, found.distance FROM unnest(%(queries)b) WITH ORDINALITY AS q (v, n)"
+        "/* {} */ SELECT q.n, found.id, found.distance, found.given"
+        " FROM unnest(%(queries)b) WITH ORDINALITY AS q (v, n)"
         " CROSS JOIN LATERAL ({}) AS found ORDER BY q.n, found.distance, found.id"
     ).format(sql.SQL(kind), one)
 

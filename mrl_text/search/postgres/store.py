@@ -29,6 +29,7 @@ _FORMAT = 1
 _WIDEST = 16_000
 _LONGEST_ID = 2_600  # bytes; a row of a B-tree holds no more
 _QUERIES = 256
+_WORTH_A_WALK = 20  # times the shortlist must meet conditions; below, reading the table in a row is faster
 
 
 class PostgresStore(Store):
@@ -132,8 +133,8 @@ class PostgresStore(Store):
     ) -> Found:
         """The ``k`` best rows for each query, one statement for up to 256 queries.
 
-        Where an index gave fewer rows than wanted, because few meet the conditions, all that meet them are compared. A
-        plan on another prefix than that of the index reads the whole table.
+        Where few rows meet the conditions, or the index led to fewer of them than the shortlist has room for, all that
+        meet them are compared. A plan on another prefix than that of the index reads the whole table.
         """
         vectors = check_queries(queries, k, self.width)
         chosen = self._table.check(plan) if plan is not None else self.plan
@@ -238,29 +239,36 @@ class PostgresStore(Store):
             found, few = Found.nothing(len(vectors), k), np.arange(len(vectors))
             if plan is not None:
                 steps = plan.steps(self.width, k) or [(plan.dim, k)]
-                last = steps[-1][0]
-                tables.apply(link, tables.settings(plan, steps[0][1], self._connection.pgvector))
-                found = self._run(link, vectors, k, statements.search(self._table, plan, k, conditions))
-                few = np.flatnonzero([one is None for one in found.ids[:, -1]])
+                wanted, last, share = steps[0][1], steps[-1][0], 1.0
+                if conditions and plan.kind != "flat":
+                    rows, share = tables.selectivity(link, self._table, conditions)
+                    if rows < _WORTH_A_WALK * wanted:
+                        plan = None
+            if plan is not None:
+                tables.apply(link, tables.settings(plan, wanted, self._connection.pgvector, share))
+                found, given = self._run(link, vectors, k, statements.search(self._table, plan, k, conditions))
+                few = np.flatnonzero(given < (wanted if conditions else k))
                 if plan.kind == "flat" or not len(few):
                     return found
             tables.apply(link, {"enable_indexscan": "off", "jit": "off"})
-            rest = self._run(link, vectors[few], k, statements.exact(self._table, last, k, conditions))
+            rest, _ = self._run(link, vectors[few], k, statements.exact(self._table, last, k, conditions))
             found.ids[few], found.scores[few] = rest.ids, rest.scores
             return found
 
-    def _run(self, link: Link, vectors: np.ndarray, k: int, statement: Statement) -> Found:
-        found = Found.nothing(len(vectors), k)
+    def _run(self, link: Link, vectors: np.ndarray, k: int, statement: Statement) -> tuple[Found, np.ndarray]:
+        """What a statement finds, and the length of the shortlist of each query, int64 (n,)."""
+        found, given = Found.nothing(len(vectors), k), np.zeros(len(vectors), np.int64)
         text, parameters = statement
         for first in range(0, len(vectors), _QUERIES):
             queries = list(tables.as_stored(vectors[first : first + _QUERIES], self._table.column))
             # with conditions a plan made for their values beats one made for any
             rows = link.execute(text, {**parameters, "queries": queries}, prepare=False if parameters else None)
             for number, nearest in itertools.groupby(rows, key=lambda row: row[0]):
-                for place, (_, id_, distance) in enumerate(nearest):
+                for place, (_, id_, distance, candidates) in enumerate(nearest):
                     found.ids[first + number - 1, place] = id_
                     found.scores[first + number - 1, place] = 1 - distance
-        return found
+                    given[first + number - 1] = candidates
+        return found, given
 
 
 def _storable(ids: Iterable[str]) -> list[str]:

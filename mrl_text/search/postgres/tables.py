@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from mrl_text.search.columns import ColumnType, as_type, merge_types
+from mrl_text.search.filters import Conditions
 from mrl_text.search.plan import SearchPlan, cells
 from mrl_text.search.postgres.connection import Link
-from mrl_text.search.postgres.sql import OWN, PREFIX, TYPES, Column, Table, check_name, listed, quoted
+from mrl_text.search.postgres.sql import OWN, PREFIX, TYPES, Column, Table, check_name, listed, meeting, quoted
 from mrl_text.search.store import Document
 
 LOCK = 0x6D726C74
@@ -21,6 +23,8 @@ LOCK = 0x6D726C74
 _MOST_EFFORT = 1_000  # hnsw.ef_search
 _MOST_LISTS = 32_768
 _ITERATIVE = (0, 8)
+_FARTHER = 2
+_MOST_TUPLES = 2**31 - 1
 _GRAPH_MEMORY = 1 << 30
 _CONSTRUCTION = 100  # as for FAISS
 
@@ -202,14 +206,31 @@ def apply(link: Link, chosen: dict[str, str]) -> None:
     link.execute(sql.SQL("SELECT {}").format(calls), prepare=False)
 
 
-def settings(plan: SearchPlan, wanted: int, version: tuple[int, ...]) -> dict[str, str]:
-    """How the server looks for a shortlist of so many rows; reading on until enough meet the conditions needs 0.8."""
+def selectivity(link: Link, table: Table, conditions: Conditions) -> tuple[float, float]:
+    """Rows that meet conditions, and their share of all, as the planner guesses from what ANALYZE saw."""
+    statement, parameters = meeting(table, conditions)
+    row = link.execute(statement, parameters, prepare=False).fetchone()
+    assert row is not None
+    rows = float(row[0][0]["Plan"]["Plan Rows"])
+    form = "SELECT greatest(reltuples, 1) FROM pg_class WHERE oid = to_regclass(%s)"
+    return rows, min(1.0, rows / float(value(link, form, table.regclass)))
+
+
+def settings(plan: SearchPlan, wanted: int, version: tuple[int, ...], share: float = 1.0) -> dict[str, str]:
+    """How the server looks for a shortlist of so many rows, where conditions leave such a share of all.
+
+    A graph is read on until enough meet them, twice as far as that takes where they lie anywhere; that needs pgvector
+    0.8. Of cells so many more are looked into. Who gets too short a list then compares all rows that meet them.
+    """
     chosen = {"jit": "off"}  # compiling takes longer than the search
     if plan.kind == "flat":
         return {**chosen, "enable_indexscan": "off"}
-    method = "hnsw" if plan.kind == "hnsw" else "ivfflat"
-    if method == "hnsw":
-        chosen["hnsw.ef_search"] = str(min(_MOST_EFFORT, max(plan.effort, wanted)))
-    else:
-        chosen["ivfflat.probes"] = str(min(_MOST_LISTS, plan.effort))
-    return {**chosen, f"{method}.iterative_scan": "relaxed_order"} if version >= _ITERATIVE else chosen
+    if plan.kind == "ivf":
+        return {**chosen, "ivfflat.probes": str(min(_MOST_LISTS, math.ceil(plan.effort / share)))}
+    chosen["hnsw.ef_search"] = str(min(_MOST_EFFORT, max(plan.effort, wanted)))
+    if version < _ITERATIVE:
+        return chosen
+    chosen["hnsw.iterative_scan"] = "relaxed_order"
+    if share < 1:
+        chosen["hnsw.max_scan_tuples"] = str(min(_MOST_TUPLES, math.ceil(_FARTHER * wanted / share)))
+    return chosen

@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -271,9 +272,18 @@ class QdrantStore(Store):
         return plan
 
     def _search(self, vectors: np.ndarray, k: int, where: Where | None, plan: SearchPlan | None) -> Found:
+        """By a plan, or by comparing with every full vector; and so where a graph led to fewer rows under a filter."""
         if not set(where or ()) <= self._columns.keys():
             self._refresh()
         condition = requests.condition_filter(check_where(where, self._columns), self._columns)
+        found = self._asked(vectors, k, condition, plan)
+        few = np.flatnonzero([one is None for one in found.ids[:, -1]])
+        if self._remote and condition is not None and plan is not None and plan.kind == "hnsw" and len(few):
+            rest = self._asked(vectors[few], k, condition, replace(plan, kind="flat"))
+            found.ids[few], found.scores[few] = rest.ids, rest.scores
+        return found
+
+    def _asked(self, vectors: np.ndarray, k: int, condition: Any, plan: SearchPlan | None) -> Found:
         found = Found.nothing(len(vectors), k)
         for first in range(0, len(vectors), _QUERIES):
             some = [
