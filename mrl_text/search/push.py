@@ -21,7 +21,7 @@ from mrl_text.files import write_atomically
 from mrl_text.models import find_model, peek_width
 from mrl_text.search.open import create_store, engine_of, open_store
 from mrl_text.search.plan import SearchPlan
-from mrl_text.search.push_rows import EncodingOptions, PushSource, check_options, open_push_source
+from mrl_text.search.push_rows import EncodingOptions, PushSource, check_options, open_push_source, stored_columns
 from mrl_text.search.retry import closed_on_error
 from mrl_text.search.store import Store
 from mrl_text.search.urls import without_password
@@ -103,7 +103,7 @@ def push(
     check_options(encoding)
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
-    _check_before(store_url, model, dims, plan)
+    _check_before(store_url, model, dims, plan, keep)
     source = open_push_source(
         sources, model=model, keep=keep, work=work, on_duplicate=on_duplicate, progress=progress, **encoding
     )
@@ -149,6 +149,7 @@ def send(
         started: when the work began, by :func:`time.monotonic`.
     """
     started = time.monotonic() if started is None else started
+    engine_of(store_url).check_columns(source.columns(keep))
     left_out = source.repeats(on_duplicate)
     store = _store(store_url, source, dims, plan)
     rows = source.encoded.rows
@@ -177,9 +178,13 @@ def send(
     return PushReport(url, folder, rows, rows - start, stored, lost, problems, chosen, seconds, duplicates)
 
 
-def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None, plan: SearchPlan | None) -> None:
-    """What can be known before anything is encoded: the store answers, can be made or fits, and so do the sizes."""
+def _check_before(
+    url: str | Path, model: str | None, dims: Sequence[int] | None, plan: SearchPlan | None, keep: Sequence[str]
+) -> None:
+    """What can be known before anything is encoded: the store answers, can be made or written, and all fits into it."""
     engine, found = engine_of(url), find_model(model) if model is not None else None
+    names = stored_columns(keep)
+    engine.check_columns(names)
     width = peek_width(found) if found is not None else None
     if dims is not None and found is not None:
         check_dims(dims, width)
@@ -193,6 +198,7 @@ def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None
     with contextlib.closing(store):
         if not store.is_empty():
             _check_same(store, None, found.reference if found is not None else None, dims)
+        store.check_writable(names)
 
 
 def _store(url: str | Path, source: PushSource, dims: Sequence[int] | None, plan: SearchPlan | None) -> Store:

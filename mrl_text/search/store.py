@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from mrl_text.choices import Code, Kind
-from mrl_text.search.checks import check_rows
+from mrl_text.search.checks import check_names, check_rows
 from mrl_text.search.hits import Found, StageCost
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.settings import StoreSettings
@@ -146,6 +146,11 @@ class Store(ABC):
         plan.check(width)
 
     @classmethod
+    def check_columns(cls, names: Collection[str]) -> None:
+        """Raise ValueError for a name that a column of the user's cannot have."""
+        check_names(names, cls.reserved)
+
+    @classmethod
     @abstractmethod
     def _make(cls, url: str, settings: StoreSettings) -> Self:
         """A new, empty store, with a plan that was checked; FileExistsError where there is one."""
@@ -180,6 +185,13 @@ class Store(ABC):
         vectors, own = check_rows(ids, embeddings, texts, columns, self.width, self.reserved)
         if len(vectors):
             self._add(ids, vectors, texts, own)
+
+    def check_writable(self, columns: Collection[str]) -> None:
+        """Raise what adding rows with such columns would, as far as that is known before there are any.
+
+        PermissionError, OSError where nothing can be written, ValueError for a column.
+        """
+        self.check_columns(columns)
 
     @abstractmethod
     def _add(

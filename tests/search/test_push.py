@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
@@ -229,21 +230,31 @@ def test_other_columns_are_another_push(folder: Path, tmp_path: Path) -> None:
     store.close()
 
 
-def test_columns_of_parquet(tmp_path: Path, tiny_bert: Path) -> None:
-    own = {"score": [1.5, float("nan"), None], "day": [datetime.date(2020, 1, day) for day in (1, 2, 3)]}
+def test_columns_of_parquet(tmp_path: Path, tiny_bert: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hours = [datetime.datetime(2020, 1, 1, hour, tzinfo=datetime.UTC) for hour in (1, 2)]
+    own = {
+        "score": [1.5, float("nan"), None],
+        "day": [datetime.date(2020, 1, day) for day in (1, 2, 3)],
+        "seen": [*hours, None],
+        "local": [datetime.datetime(2020, 1, 1, 12, 30, 0, 5)] * 3,
+    }
+    kept = [
+        {"score": 1.5, "day": "2020-01-01", "seen": "2020-01-01T01:00:00+00:00"},
+        {"score": None, "day": "2020-01-02", "seen": "2020-01-01T02:00:00+00:00"},
+        {"score": None, "day": "2020-01-03", "seen": None},
+    ]
     parquet.write_table(pa.table({"id": ["a", "b", "c"], "text": TEXTS[:3], **own}), tmp_path / "corpus.parquet")
     encode_files([tmp_path / "corpus.parquet"], tmp_path / "out", model=str(tiny_bert), keep=["text", *own])
-    with pytest.raises(ValueError, match="column 'day' holds date32"):
-        push(tmp_path / "index", tmp_path / "out")
-    assert not (tmp_path / "index").exists()
-    push(tmp_path / "index", tmp_path / "out", keep=["score"])
-    store = open_store(tmp_path / "index")
-    assert [one and one.columns for one in store.documents(["a", "b", "c"])] == [
-        {"score": 1.5},
-        {"score": None},
-        {"score": None},
-    ]
-    store.close()
+    for number, source in enumerate((tmp_path / "out", tmp_path / "corpus.parquet")):
+        options: dict[str, Any] = {"model": str(tiny_bert), "keep": list(own)} if number else {}
+        with caplog.at_level(logging.INFO, "mrl_text.search"):
+            push(tmp_path / f"index-{number}", source, **options)
+        assert "'day', 'seen', 'local': dates and times, stored as text such as 2020-01-31T12:00:00" in caplog.text
+        caplog.clear()
+        with contextlib.closing(open_store(tmp_path / f"index-{number}")) as store:
+            columns = [one and one.columns for one in store.documents(["a", "b", "c"])]
+            assert columns == [one | {"local": "2020-01-01T12:30:00.000005"} for one in kept]
+            assert store.search(np.ones(32, np.float32), 3, where={"day": "2020-01-02"}).ids[0].tolist()[0] == "b"
 
 
 def test_a_folder_that_cannot_be_written_is_pushed_all_the_same(

@@ -7,7 +7,7 @@ import itertools
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from psycopg import sql
@@ -73,10 +73,18 @@ class PostgresStore(Store):
 
     @classmethod
     def check_place(cls, url: str) -> None:
-        """There may be no table of that name."""
-        connection = Connection(url)
-        with contextlib.closing(connection), contextlib.suppress(FileNotFoundError):  # a database without pgvector
-            connection.run(lambda link: tables.check_free(link, Table(connection.names)))
+        """A table is made and taken back; only the extension stays, where there was none."""
+        connection = Connection(url, install=True)
+        with contextlib.closing(connection):
+            table = Table(connection.names, _column(connection), 1)
+            connection.run(lambda link: tables.create(link, table, {"made": None}, trial=True))
+
+    @classmethod
+    def check_columns(cls, names: Collection[str]) -> None:
+        """Up to 63 bytes, and no NUL."""
+        super().check_columns(names)
+        for name in names:
+            statements.check_name(name, "column")
 
     @classmethod
     def check_plan(cls, plan: SearchPlan, width: int) -> None:
@@ -89,16 +97,18 @@ class PostgresStore(Store):
         if settings.width > _WIDEST:
             raise ValueError(f"pgvector takes vectors of up to {_WIDEST:,} numbers, got {settings.width:,}")
         connection = Connection(url, install=True)
-        column: Any = connection.type or "halfvec"
-        if column not in get_args(Column):
-            raise ValueError(f"vectors of type {column!r} are unknown: choose halfvec (float16) or vector (float32)")
-        table = Table(connection.names, column, settings.width)
+        table = Table(connection.names, column := _column(connection), settings.width)
         if settings.plan is not None:
             table.check(settings.plan)
         facts = {"format": _FORMAT, "column": column, **settings.to_json(), "made": uuid.uuid4().hex}
         with closed_on_error(connection):
             connection.run(lambda link: tables.create(link, table, facts))
         return cls(url, connection, settings, column)
+
+    def check_writable(self, columns: Collection[str]) -> None:
+        """No row is added, as all are: with the rights and in the columns of the table."""
+        super().check_writable(columns)
+        self._connection.run(lambda link: tables.check_addable(link, self._table, columns))
 
     def _add(
         self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str] | None, own: dict[str, list[Any]]
@@ -247,7 +257,7 @@ class PostgresStore(Store):
             if plan is not None:
                 tables.apply(link, tables.settings(plan, wanted, self._connection.pgvector, share))
                 found, given = self._run(link, vectors, k, statements.search(self._table, plan, k, conditions))
-                few = np.flatnonzero(given < (wanted if conditions else k))
+                few = np.flatnonzero(given < (wanted if conditions and plan.kind == "hnsw" else k))
                 if plan.kind == "flat" or not len(few):
                     return found
             tables.apply(link, {"enable_indexscan": "off", "jit": "off"})
@@ -256,7 +266,7 @@ class PostgresStore(Store):
             return found
 
     def _run(self, link: Link, vectors: np.ndarray, k: int, statement: Statement) -> tuple[Found, np.ndarray]:
-        """What a statement finds, and the length of the shortlist of each query, int64 (n,)."""
+        """What a statement finds, and what it tells of the shortlist of each query, int64 (n,)."""
         found, given = Found.nothing(len(vectors), k), np.zeros(len(vectors), np.int64)
         text, parameters = statement
         for first in range(0, len(vectors), _QUERIES):
@@ -269,6 +279,14 @@ class PostgresStore(Store):
                     found.scores[first + number - 1, place] = 1 - distance
                     given[first + number - 1] = candidates
         return found, given
+
+
+def _column(connection: Connection) -> Column:
+    """What a URL says that a new table holds vectors in."""
+    column: Any = connection.type or "halfvec"
+    if column not in get_args(Column):
+        raise ValueError(f"vectors of type {column!r} are unknown: choose halfvec (float16) or vector (float32)")
+    return cast(Column, column)
 
 
 def _storable(ids: Iterable[str]) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pgvector import HalfVector, Vector
-from psycopg import sql
+from psycopg import Rollback, sql
 from psycopg.types.json import Jsonb
 
 from mrl_text.search.columns import ColumnType, as_type, merge_types
@@ -45,8 +45,10 @@ def read_facts(link: Link, table: Table) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) or facts is None else {}
 
 
-def create(link: Link, table: Table, facts: dict[str, Any]) -> None:
+def create(link: Link, table: Table, facts: dict[str, Any], *, trial: bool = False) -> None:
     """The table and what is known about it, both or neither; again is fine, as ``made`` of the facts tells its own.
+
+    ``trial`` takes all of it back at the end.
 
     Raises:
         FileExistsError: there is a table of that name that somebody else made.
@@ -63,6 +65,8 @@ def create(link: Link, table: Table, facts: dict[str, Any]) -> None:
         link.execute(sql.SQL(form).format(table.quoted, sql.SQL(table.column), table.width), {})
         form = "INSERT INTO {} (name, facts) VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET facts = EXCLUDED.facts"
         link.execute(sql.SQL(form).format(table.meta.quoted), [table.names[-1], Jsonb(facts)])
+        if trial:
+            raise Rollback
 
 
 def drop(link: Link, table: Table) -> None:
@@ -136,12 +140,31 @@ def _add_columns(link: Link, table: Table, own: dict[str, Any]) -> dict[str, Col
     merged = merge_types(known, own)
     for name, type_ in merged.items():
         if name not in known:
-            if name in there:
-                raise ValueError(f"column {name!r} is {there[name]} in PostgreSQL, which is not filled: rename yours")
+            _check_free_column(name, there)
             column, held = quoted(check_name(name, "column")), sql.SQL(TYPES[type_])
             form = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}"
             link.execute(sql.SQL(form).format(table.quoted, column, held), {})
     return merged
+
+
+def check_addable(link: Link, table: Table, names: Collection[str]) -> None:
+    """Raise what adding rows with columns of these names would; no row is added."""
+    there = columns(link, table)
+    new = [name for name in names if name not in own_types(there)]
+    for name in new:
+        _check_free_column(name, there)
+    if new and not value(
+        link, "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)", table.regclass
+    ):
+        raise PermissionError(
+            f"only its owner can give the table the column {new[0]!r}: have it added, or leave it out with --keep"
+        )
+    add(link, table, [], np.empty((0, table.width), np.float32), [], {})
+
+
+def _check_free_column(name: str, there: Mapping[str, str]) -> None:
+    if name in there:
+        raise ValueError(f"column {name!r} is {there[name]} in PostgreSQL, which is not filled: rename yours")
 
 
 def indexes(link: Link, table: Table) -> list[tuple[str, str, int]]:
