@@ -135,7 +135,7 @@ def check_options(
     for name, value, least in (("max_ram", max_ram, 1), ("minutes", minutes, 0)):
         if value is not None and not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value:g}")
-    if where and store.exact(np.ones(store.width, np.float32), 1, where=where).ids[0, 0] is None:
+    if where and store.exact(np.ones((1, store.width), np.float32), 1, where=where).ids[0, 0] is None:
         raise ValueError("no row meets the conditions: check their values")
     return check_dims(dims or store.dims, store.width)
 

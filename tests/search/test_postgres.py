@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from mrl_text.search.plan import SearchPlan  # noqa: E402
 from mrl_text.search.postgres import connection as postgres_connection  # noqa: E402
 from mrl_text.search.postgres import sql as statements  # noqa: E402
 from mrl_text.search.postgres import tables  # noqa: E402
+from mrl_text.search.postgres.sql import Table  # noqa: E402
 from mrl_text.search.postgres.store import PostgresStore  # noqa: E402
 
 WIDTH, ROWS = 32, 400
@@ -712,3 +714,13 @@ def test_the_url_says_what_a_new_table_holds_vectors_in(postgres_server: Any, ta
     assert found == ("vector(4)",)
     with pytest.raises(ValueError, match="'float8' are unknown: choose halfvec"):
         PostgresStore.create(f"{table_url()}&type=float8", width=4)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("ivf", 36_000 * 758 * 4), ("hnsw", 36_000 * (256 + 48 * 16))])
+def test_an_index_gets_the_memory_that_it_is_built_in(monkeypatch: pytest.MonkeyPatch, kind: Any, most: int) -> None:
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(tables, "value", lambda *_: 65_536)
+    monkeypatch.setattr(tables, "apply", lambda _, chosen: asked.append(chosen))
+    plan = SearchPlan(128, kind, "float16")
+    tables.create_index(SimpleNamespace(execute=lambda *_: None), Table(("t",), width=384), plan, 36_000)
+    assert most < 1024 * int(asked[0]["maintenance_work_mem"].removesuffix("kB")) < 2 * most + (64 << 20)

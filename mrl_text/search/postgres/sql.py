@@ -25,7 +25,6 @@ PREFIX = "mrl_text_"
 _LONGEST_NAME = 63
 _OPERATORS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _MOST_NEIGHBOURS = 100
-_AROUND = 4  # times the results wanted are looked at around a query
 _INDEX_DIMS = {"bit": 64_000, "halfvec": 4_000, "vector": 2_000}
 _EMBEDDING, _QUERY, _NOTHING, _NONE = sql.SQL("embedding"), sql.SQL("q.v"), sql.SQL(""), sql.SQL("0")
 Statement = tuple[sql.Composed, dict[str, Any]]
@@ -126,16 +125,17 @@ class Table:
         return sql.SQL(f"coalesce(nullif({cut}, 'NaN'::float8), 1)").format(int(dim))
 
 
-def search(table: Table, plan: SearchPlan, k: int, conditions: Conditions) -> Statement:
+def search(table: Table, plan: SearchPlan, k: int, conditions: Conditions, depth: int | None = None) -> Statement:
     """Shortlist by the prefix, then the steps of the plan: one statement, for any number of queries.
 
     Each step is a materialised expression, so that the planner cannot merge it with the next and lose the index. The
-    conditions are those of :func:`mrl_text.search.filters.check_where`.
+    conditions are those of :func:`mrl_text.search.filters.check_where`; with a depth they choose among so many
+    rows that are nearest by the prefix. (An index that is read on under conditions until it has enough gives other rows
+    than the nearest once it has seen as many as it may.)
 
     Returns:
         The statement, which wants the parameter ``queries`` too, and its other parameters. It gives rows of
-        (number of the query from 1, id, cosine distance, rows that tell whether the shortlist is good), nearest first.
-        These are the rows of the shortlist; of cells under conditions, the nearest of all rows that meet them.
+        (number of the query from 1, id, cosine distance, length of its shortlist), nearest first.
     """
     steps = plan.steps(table.width, k) or [(plan.dim, k)]
     which, parameters = _where(conditions)
@@ -144,16 +144,14 @@ def search(table: Table, plan: SearchPlan, k: int, conditions: Conditions) -> St
     orders = [order, *(table.distance(dim) for (dim, _), _ in pairwise(steps))]
     stage = sql.SQL("{} AS MATERIALIZED (SELECT id, embedding FROM {} {} ORDER BY {} LIMIT {})")
     stages, source = [], table.quoted
+    if depth is not None:
+        nearest = sql.SQL("(SELECT * FROM {} ORDER BY {} LIMIT {}) AS near")
+        source = nearest.format(table.quoted, order, int(depth))
     for level, (order, (_, kept)) in enumerate(zip(orders, steps, strict=True)):
         name = sql.SQL(f"stage{level}")
         stages.append(stage.format(name, source, _NOTHING if level else which, order, int(kept)))
         source = name
-    told: sql.Composable = sql.SQL("stage0")
-    if conditions and plan.kind == "ivf":
-        around = sql.SQL("(SELECT * FROM {} ORDER BY {} LIMIT {}) AS around {}")
-        told = around.format(table.quoted, orders[0], max(steps[0][1], _AROUND * int(k)), which)
-    stages.append(sql.SQL("given AS MATERIALIZED (SELECT count(*) AS rows FROM {})").format(told))
-    last = _nearest(table, steps[-1][0], source, _NOTHING, k, sql.SQL("(SELECT rows FROM given)"))
+    last = _nearest(table, steps[-1][0], source, _NOTHING, k, sql.SQL("(SELECT count(*) FROM stage0)"))
     return _for_each_query(plan.kind, sql.SQL("WITH {} {}").format(sql.SQL(", ").join(stages), last)), parameters
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -29,7 +30,8 @@ _FORMAT = 1
 _WIDEST = 16_000
 _LONGEST_ID = 2_600  # bytes; a row of a B-tree holds no more
 _QUERIES = 256
-_WORTH_A_WALK = 20  # times the shortlist must meet conditions; below, reading the table in a row is faster
+_FARTHER = 2  # times the rows among which as many as the shortlist takes meet conditions, if they lie anywhere
+_WALK = 40  # rows that are read in a row while one is found through an index
 
 
 class PostgresStore(Store):
@@ -143,8 +145,8 @@ class PostgresStore(Store):
     ) -> Found:
         """The ``k`` best rows for each query, one statement for up to 256 queries.
 
-        Where few rows meet the conditions, or the index led to fewer of them than the shortlist has room for, all that
-        meet them are compared. A plan on another prefix than that of the index reads the whole table.
+        Under conditions the nearest rows are looked through. Where few of these meet them, or few of all, all that meet
+        them are compared. A plan on another prefix than that of the index reads the whole table.
         """
         vectors = check_queries(queries, k, self.width)
         chosen = self._table.check(plan) if plan is not None else self.plan
@@ -245,19 +247,20 @@ class PostgresStore(Store):
         """By a plan, or by comparing with every full vector."""
         with link.transaction():
             conditions = check_where(where, tables.own_types(tables.columns(link, self._table))) if where else {}
-            last = self.width
             found, few = Found.nothing(len(vectors), k), np.arange(len(vectors))
+            depth, wanted, last = None, 0, self.width
             if plan is not None:
                 steps = plan.steps(self.width, k) or [(plan.dim, k)]
-                wanted, last, share = steps[0][1], steps[-1][0], 1.0
+                wanted, last = steps[0][1], steps[-1][0]
                 if conditions and plan.kind != "flat":
                     rows, share = tables.selectivity(link, self._table, conditions)
-                    if rows < _WORTH_A_WALK * wanted:
+                    depth = math.ceil(_FARTHER * wanted / share)
+                    if rows < _FARTHER * _WALK * wanted:
                         plan = None
             if plan is not None:
-                tables.apply(link, tables.settings(plan, wanted, self._connection.pgvector, share))
-                found, given = self._run(link, vectors, k, statements.search(self._table, plan, k, conditions))
-                few = np.flatnonzero(given < (wanted if conditions and plan.kind == "hnsw" else k))
+                tables.apply(link, tables.settings(plan, wanted, self._connection.pgvector, depth))
+                found, given = self._run(link, vectors, k, statements.search(self._table, plan, k, conditions, depth))
+                few = np.flatnonzero(given < (k if depth is None else wanted))
                 if plan.kind == "flat" or not len(few):
                     return found
             tables.apply(link, {"enable_indexscan": "off", "jit": "off"})

@@ -23,8 +23,7 @@ LOCK = 0x6D726C74
 _MOST_EFFORT = 1_000  # hnsw.ef_search
 _MOST_LISTS = 32_768
 _ITERATIVE = (0, 8)
-_FARTHER = 2
-_MOST_TUPLES = 2**31 - 1
+_MOST_TUPLES, _MOST_MEMORY = 2**31 - 1, 100  # of a walk that goes on: beyond, what it gives is not the nearest
 _GRAPH_MEMORY = 1 << 30
 _CONSTRUCTION = 100  # as for FAISS
 
@@ -206,12 +205,15 @@ def create_index(link: Link, table: Table, plan: SearchPlan, rows: int) -> None:
     stored = table.stored(plan)
     # codes, edges with their distances, pgvector's own notes; a graph that does not fit is built many times slower
     code = {"bit": plan.dim // 8, "halfvec": 2 * plan.dim, "vector": 4 * plan.dim}[stored]
+    lists = min(cells(rows), _MOST_LISTS)
     wanted = min(rows * (code + 48 * plan.neighbours + 256) + (64 << 20), _GRAPH_MEMORY) // 1024
+    if plan.kind == "ivf":  # a bound for each cell and each of the rows it is learned from, or it is not built
+        wanted = (min(rows, max(50 * lists, 10_000)) * (4 * lists + code + 64) + (64 << 20)) // 1024
     if wanted > value(link, "SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'"):
         apply(link, {"maintenance_work_mem": f"{wanted}kB"})
     method, options = "hnsw", f"m = {plan.neighbours:d}, ef_construction = {max(_CONSTRUCTION, 2 * plan.neighbours):d}"
     if plan.kind == "ivf":  # as many cells as our own index has, so that ``effort`` means the same
-        method, options = "ivfflat", f"lists = {min(cells(rows), _MOST_LISTS)}"
+        method, options = "ivfflat", f"lists = {lists}"
     statement = sql.SQL("CREATE INDEX {} ON {} USING {} ({} {}) WITH ({})").format(
         quoted(table.index_name(plan)),
         table.quoted,
@@ -239,21 +241,16 @@ def selectivity(link: Link, table: Table, conditions: Conditions) -> tuple[float
     return rows, min(1.0, rows / float(value(link, form, table.regclass)))
 
 
-def settings(plan: SearchPlan, wanted: int, version: tuple[int, ...], share: float = 1.0) -> dict[str, str]:
-    """How the server looks for a shortlist of so many rows, where conditions leave such a share of all.
-
-    A graph is read on until enough meet them, twice as far as that takes where they lie anywhere; that needs pgvector
-    0.8. Of cells so many more are looked into. Who gets too short a list then compares all rows that meet them.
-    """
+def settings(plan: SearchPlan, wanted: int, version: tuple[int, ...], depth: int | None = None) -> dict[str, str]:
+    """How the server finds a shortlist of so many rows, among ``depth`` under conditions; so many need pgvector 0.8."""
     chosen = {"jit": "off"}  # compiling takes longer than the search
     if plan.kind == "flat":
         return {**chosen, "enable_indexscan": "off"}
+    further = max(1.0, (depth or wanted) / wanted)
     if plan.kind == "ivf":
-        return {**chosen, "ivfflat.probes": str(min(_MOST_LISTS, math.ceil(plan.effort / share)))}
+        return {**chosen, "ivfflat.probes": str(min(_MOST_LISTS, math.ceil(plan.effort * further)))}
     chosen["hnsw.ef_search"] = str(min(_MOST_EFFORT, max(plan.effort, wanted)))
     if version < _ITERATIVE:
         return chosen
-    chosen["hnsw.iterative_scan"] = "relaxed_order"
-    if share < 1:
-        chosen["hnsw.max_scan_tuples"] = str(min(_MOST_TUPLES, math.ceil(_FARTHER * wanted / share)))
-    return chosen
+    chosen |= {"hnsw.iterative_scan": "relaxed_order", "hnsw.max_scan_tuples": str(_MOST_TUPLES)}
+    return {**chosen, "hnsw.scan_mem_multiplier": str(_MOST_MEMORY)}
