@@ -57,7 +57,7 @@ def main() -> None:
                 for plan in _plans(name, vectors.shape[1], arguments):
                     store.set_plan(plan)
                     store.flush()
-                    for column, allowed in columns.items():
+                    for column, allowed in {"none": np.ones(len(vectors), dtype=bool), **columns}.items():
                         _measure(name, store, plan, queries, vectors, column, allowed)
                 store.close()
 
@@ -128,8 +128,9 @@ def _measure(
 ) -> None:
     rows = np.flatnonzero(allowed)
     best = rows[np.argsort(-(queries @ vectors[rows].T), axis=1)[:, :K]].astype(str).astype(object)
-    found, spent = _one_by_one(lambda query: store.search(query, K, where={column: True}).ids, queries)
-    _, exactly = _one_by_one(lambda query: store.exact(query, K, where={column: True}).ids, queries[:20])
+    where = None if column == "none" else {column: True}
+    found, spent = _one_by_one(lambda query: store.search(query, K, where=where).ids, queries)
+    _, exactly = _one_by_one(lambda query: store.exact(query, K, where=where).ids, queries[:20])
     label = f"{name} {plan.label}, effort {plan.effort}"
     share, topic = recall(found, best).mean(), column.partition(" ")[0]
     times = f"{1e3 * spent:8.2f} {1e3 * exactly:8.2f}"
