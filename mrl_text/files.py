@@ -22,12 +22,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mrl-text"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write a file so that a reader, or a run after a crash, sees the whole of it or nothing.
 
     Args:
         path: the file; missing parent folders are made.
         content: its bytes.
+        private: nobody but its owner may read it (mode 0600).
 
     Raises:
         OSError: the folder cannot be written or the disk is full; an older version of the file is untouched.
@@ -40,9 +41,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        if not private:
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -52,7 +52,7 @@ class OneLineErrors(TyperGroup):
             if os.environ.get("MRL_TEXT_DEBUG"):
                 raise
             code, line = explain(error, given)
-            typer.echo(" ".join(line.split()), err=True)
+            typer.echo(" ".join(_without_secrets(line, given).split()), err=True)
         sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
@@ -99,6 +99,17 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
         message += f" (given: {', '.join(given)})"
     command = error.ctx.command_path if error.ctx else "mrl-text"
     return f"{message}; what can be given: {command} --help"
+
+
+def _without_secrets(line: str, arguments: Sequence[str]) -> str:
+    """The line with every URL among the arguments as it may be shown."""
+    for given in arguments:
+        if "://" in given or "=" in given:
+            from mrl_text.search.urls import without_password
+
+            if (shown := without_password(given)) != given:
+                line = line.replace(given, shown).replace(repr(given)[1:-1], shown)
+    return line
 
 
 def _place(error: Exception) -> str:

@@ -175,6 +175,9 @@ def tune(
         str | None, typer.Option(help="flat,hnsw,ivf; default: what the store can and its size asks for.")
     ] = None,
     minutes: Annotated[float, typer.Option(help="Begin to build no further graph or cells after that.")] = 20,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Keep the target under these conditions, too, as of mrl-text search.")
+    ] = None,
     limit: QueryLimit = 1000,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -184,10 +187,12 @@ def tune(
     check_share(keep)
     sizes = whole_numbers(dims)
     loaded_with = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    from mrl_text.search.conditions import parse_where
     from mrl_text.search.open import engine_of, open_store
     from mrl_text.search.tune import check_options
     from mrl_text.search.tune import tune as run_tune
 
+    conditions = parse_where(where or [])
     in_process = engine_of(store).abilities.in_process
     if max_ram is not None and not in_process:
         raise ValueError("--max-ram is for an index in a folder: a database decides itself what it holds in memory")
@@ -198,7 +203,7 @@ def tune(
         "minutes": minutes,
     }
     with contextlib.closing(open_store(store)) as opened:
-        check_options(opened, **options)
+        check_options(opened, **options, where=conditions)
         judged, vectors = _encoded_queries(opened, queries, qrels, limit, **loaded_with)
         found = run_tune(
             opened,
@@ -206,6 +211,7 @@ def tune(
             judged,
             keep=keep,
             metric=metric,
+            where=conditions,
             threads=threads,
             progress=True,
             **options,
@@ -274,6 +280,8 @@ def _print_tuning(found: Tuning) -> None:
     rows = []
     for trial in found.trials:
         chosen, other = trial.retention or (None, None)
+        share, spent = trial.filtered or (None, None)
+        filtered = {"found %": _number(share, 100), "ms filtered": _number(spent, 1000, 3)}
         rows.append(
             {
                 "plan": f"{_label(trial.plan)}{' *' * (trial == found.chosen)}",
@@ -281,6 +289,7 @@ def _print_tuning(found: Tuning) -> None:
                 "other half": _number(other, 100),
                 "ms": _number(trial.timing.single if trial.timing else None, 1000, 3),
                 "ms in batch": _number(trial.timing.batch if trial.timing else None, 1000, 3),
+                **(filtered if found.chosen.filtered else {}),
                 "MB": _number(trial.ram, 1 / _MB),
                 "": trial.note,
             }

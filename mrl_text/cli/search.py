@@ -32,7 +32,7 @@ def search(
         raise ValueError("--explain shows the steps of the plan: leave out --exact")
     from mrl_text.search.checks import check_results, is_unicode
     from mrl_text.search.conditions import parse_where
-    from mrl_text.search.open import engine_of, open_store, without_password
+    from mrl_text.search.open import engine_of, open_store
 
     check_results(k)
     if not is_unicode(query):
@@ -51,7 +51,7 @@ def search(
         ids = [name for name in hits.ids[0] if name is not None]
         documents = opened.documents(ids)
     if not ids:
-        typer.echo(f"no row of {without_password(store)} meets the conditions", err=True)
+        typer.echo(f"no row of {opened} meets the conditions", err=True)
     found: list[dict[str, Any]] = []
     for rank, (name, score, document) in enumerate(zip(ids, hits.scores[0], documents, strict=False), start=1):
         columns = {"columns": document.columns} if document and document.columns else {}

@@ -41,7 +41,8 @@ def info(store: StoreUrl, as_json: Annotated[bool, typer.Option("--json", help="
 
 def compact(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of the index.")]) -> None:
     """Write an index in a folder anew without the rows that were removed or replaced."""
-    from mrl_text.search.open import engine_of, without_password
+    from mrl_text.search.open import engine_of
+    from mrl_text.search.urls import without_password
 
     if not engine_of(folder).abilities.in_process:
         raise ValueError(
@@ -67,8 +68,9 @@ def delete(
     if bool(where) == (id_ is not None or ids_file is not None):
         raise ValueError("say which rows: --id and --ids-file, or --where")
     from mrl_text.search.conditions import parse_where
-    from mrl_text.search.open import open_store, without_password
+    from mrl_text.search.open import open_store
     from mrl_text.search.upkeep import delete_ids, read_ids
+    from mrl_text.search.urls import without_password
 
     conditions = parse_where(where or [])
     ids = [*(id_ or []), *(read_ids(ids_file) if ids_file else [])]
@@ -89,7 +91,8 @@ def delete(
 
 def verify(store: StoreUrl) -> None:
     """Read all of a store and print everything that is wrong: files that changed, vectors that are none."""
-    from mrl_text.search.open import engine_of, without_password
+    from mrl_text.search.open import engine_of
+    from mrl_text.search.urls import without_password
 
     count = 0
     for fault in engine_of(store).verify(store):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,16 @@ def check_ids(ids: Sequence[str], count: int) -> None:
         raise ValueError(f"the id {twice!r} comes twice: ids tell rows apart")
 
 
+def check_names(names: Iterable[Any], reserved: Sequence[str] = ()) -> None:
+    """Raise ValueError for a name of a column that is empty or reserved, TypeError for one that is not a string."""
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"names of columns must be strings, got {name!r}")
+        if not name or name in reserved:
+            own = f": the store's own are {', '.join(reserved)}; rename it" if reserved else ""
+            raise ValueError(f"a column cannot be called {name!r}{own}")
+
+
 def check_columns(
     columns: Mapping[str, Sequence[Any]] | None, count: int, reserved: Sequence[str] = ()
 ) -> dict[str, list[Any]]:
@@ -125,13 +135,8 @@ def check_columns(
         TypeError: a name that is not a string, or a value of another type (with its position).
     """
     checked: dict[str, list[Any]] = {}
+    check_names(columns or (), reserved)
     for name, values in (columns or {}).items():
-        if not isinstance(name, str):
-            raise TypeError(f"names of columns must be strings, got {name!r}")
-        if not name or name in reserved:
-            raise ValueError(
-                f"a column cannot be called {name!r}: the store's own are {', '.join(reserved)}; rename it"
-            )
         if isinstance(values, str) or len(values) != count:
             raise ValueError(f"{count} rows need as many values in column {name!r}, got {len(values)}")
         checked[name] = [_plain(value, name, position) for position, value in enumerate(values)]

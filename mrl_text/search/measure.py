@@ -8,6 +8,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from mrl_text.choices import Metric
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.sample_queries import Judged, K, recall
-from mrl_text.search.store import Store
+from mrl_text.search.store import Store, Where
 
 REPEATS = 5
 _SINGLE_QUERIES = 50
@@ -79,12 +80,14 @@ class Trial:
     timing: Timing | None = None
     ram: int | None = None  # bytes of the index that finds the candidates
     interval: tuple[float, float] | None = None  # 95 % of the retention: what other queries of the same kind may give
+    # the same searches under the conditions of tuning: share of the exact ten results found, seconds per query
+    filtered: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The trial as JSON values."""
         timing = self.timing and vars(self.timing)
         measured: dict[str, Any] = {"retention": self.retention, "interval": self.interval}
-        measured |= {"seconds_per_query": timing, "ram_bytes": self.ram}
+        measured |= {"seconds_per_query": timing, "ram_bytes": self.ram, "filtered": self.filtered}
         return {"plan": self.plan.to_json(), "label": self.plan.label, "note": self.note, **measured}
 
 
@@ -121,10 +124,17 @@ class PlanTrials:
         judged: the same queries; their judgements are needed for nDCG.
         metric: what is kept.
         halves: rows of the queries to choose by, and of the others; ``scores`` are those of exact search on them.
+        where: conditions that searches may come with; under them the exact ten results are to be found.
     """
 
     def __init__(
-        self, store: Store, queries: np.ndarray, judged: Judged, metric: Metric, halves: tuple[np.ndarray, np.ndarray]
+        self,
+        store: Store,
+        queries: np.ndarray,
+        judged: Judged,
+        metric: Metric,
+        halves: tuple[np.ndarray, np.ndarray],
+        where: Where | None = None,
     ) -> None:
         self.store = store
         self._queries, self._judged, self._metric, self._halves = queries, judged, metric, halves
@@ -134,6 +144,8 @@ class PlanTrials:
         self.scores: tuple[float, float] = (first, second)
         if min(self.scores) <= 0:
             raise ValueError("exact search finds no relevant document for these queries: are they of this corpus?")
+        self._where = where
+        self._filtered = store.exact(queries, K, where=where).ids if where else None
 
     def use(self, plan: SearchPlan) -> None:
         """Have what the plan needs; a store in this process also makes the sizes between that it lacks."""
@@ -143,16 +155,25 @@ class PlanTrials:
             self.store.set_plan(plan)
 
     def retention(self, plan: SearchPlan, half: int = 0) -> float:
-        """Score of a plan over that of exact full-width search; the shortlist is built where it is another."""
-        return float(self._kept(plan, half).mean()) / self.scores[half]
+        """Score of a plan over that of exact full-width search; the shortlist is built where it is another.
+
+        Where there are conditions it is the worse of two: that, and the share of the exact results found under them.
+        """
+        kept = float(self._kept(plan, half).mean()) / self.scores[half]
+        return min(kept, float(self._found(plan, self._halves[half]).mean())) if self._where else kept
 
     def measure(self, plan: SearchPlan, note: str = "") -> Trial:
         """Quality on both halves, time per query, memory."""
         kept = [self._kept(plan, half) for half in (0, 1)]
-        first, second = (float(one.mean()) / score for one, score in zip(kept, self.scores, strict=True))
+        first, second = (self.retention(plan, half) for half in (0, 1))
         interval = ratio_interval(np.concatenate(kept), np.concatenate(self._exact_scores))
         timing = measure(lambda some: self.store.search(some, K, plan=plan), self._queries[self._halves[0]])
-        return Trial(plan, note, (first, second), timing, self.store.ram(), interval)
+        filtered = None
+        if self._where:
+            found = float(self._found(plan, np.concatenate(self._halves)).mean())
+            search = partial(self.store.search, k=K, where=self._where, plan=plan)
+            filtered = found, measure(search, self._queries[self._halves[0]]).single
+        return Trial(plan, note, (first, second), timing, self.store.ram(), interval, filtered)
 
     def measure_exact(self, plan: SearchPlan) -> Trial:
         """Time of comparing with every full vector, noted under a plan that says so; not to be chosen."""
@@ -170,6 +191,12 @@ class PlanTrials:
         self.use(plan)
         rows = self._halves[half]
         return self._scores(self.store.search(self._queries[rows], K, plan=plan).ids, rows)
+
+    def _found(self, plan: SearchPlan, rows: np.ndarray) -> np.ndarray:
+        """Share of the exact results under the conditions that a plan finds, for each query."""
+        assert self._filtered is not None
+        found = self.store.search(self._queries[rows], K, where=self._where, plan=plan).ids
+        return np.asarray(recall(found, self._filtered[rows]))
 
     def _scores(self, found: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if self._metric == "ndcg@10":
@@ -190,8 +217,13 @@ def ratio_interval(part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
 
 
 def seconds(trial: Trial) -> float:
-    """Time per query of a trial, searched one by one; infinity where it was not measured."""
-    return trial.timing.single if trial.timing else float("inf")
+    """Time per query of a trial, searched one by one, with conditions or without, whichever is slower.
+
+    Infinity where it was not measured.
+    """
+    if trial.timing is None:
+        return float("inf")
+    return max(trial.timing.single, trial.filtered[1] if trial.filtered else 0.0)
 
 
 def smallest(levels: Sequence[int], enough: Callable[[int], bool]) -> int | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.store import Store
+from mrl_text.search.urls import without_password
 
 _POSTGRES, _QDRANT = ("postgres", "PostgresStore"), ("qdrant", "QdrantStore")
 _ENGINES = {"postgresql": _POSTGRES, "postgres": _POSTGRES, "qdrant": _QDRANT, "qdrants": _QDRANT}
@@ -17,7 +18,7 @@ _FORMS = (
     "a folder (FAISS), postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION (qdrants:// for TLS),"
     " or qdrant:FOLDER#COLLECTION (embedded)"
 )
-_SECRET = ("password", "sslpassword", "api_key", "token")
+_KEYWORDS = re.compile(r"(?:^|\s)(host|hostaddr|port|dbname|user|password)\s*=")
 
 
 def open_store(url: str | Path) -> Store:
@@ -64,26 +65,13 @@ def engine_of(url: str | Path) -> type[Store]:
     """The class of the store that a URL is for; nothing is opened. Errors as of :func:`open_store`."""
     text = str(url)
     scheme, colon, rest = text.partition(":")
-    server = rest.startswith("//")
     room, name = _ENGINES.get(scheme, ("", "")) if colon else ("", "")
-    if not room or (room == "postgres" and not server):
-        if "://" in text:
-            raise ValueError(f"{without_password(text)!r} is not a store: expected {_FORMS}")
+    if "://" not in text:
+        keywords = _KEYWORDS.findall(text)
+        if room == "postgres" or len(keywords) > 1 or "password" in keywords:
+            raise ValueError(f"a database is named by a URL with ://, not by keywords: expected {_FORMS}")
+    elif not room or not rest.startswith("//"):
+        raise ValueError(f"{without_password(text)!r} is not a store: expected {_FORMS}")
+    if not room:
         room, name = "faiss", "FaissStore"
     return cast("type[Store]", getattr(import_module(f"mrl_text.search.{room}.store"), name))
-
-
-def without_password(url: str | Path) -> str:
-    """A store's URL as it may be shown and written down.
-
-    Example:
-        >>> without_password("postgresql://me:secret@db/texts?table=t&password=secret")
-        'postgresql://me@db/texts?table=t'
-    """
-    text = str(url)
-    if "://" not in text:
-        return text
-    parts = urlsplit(text)
-    user, at, host = parts.netloc.rpartition("@")
-    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in _SECRET]
-    return urlunsplit(parts._replace(netloc=user.partition(":")[0] + at + host, query=urlencode(query)))

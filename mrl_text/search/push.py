@@ -19,11 +19,12 @@ from tqdm.auto import tqdm
 from mrl_text.choices import OnDuplicate
 from mrl_text.files import write_atomically
 from mrl_text.models import find_model, peek_width
-from mrl_text.search.open import create_store, engine_of, open_store, without_password
+from mrl_text.search.open import create_store, engine_of, open_store
 from mrl_text.search.plan import SearchPlan
-from mrl_text.search.push_rows import EncodingOptions, PushSource, check_options, open_push_source
+from mrl_text.search.push_rows import EncodingOptions, PushSource, check_options, open_push_source, stored_columns
 from mrl_text.search.retry import closed_on_error
 from mrl_text.search.store import Store
+from mrl_text.search.urls import without_password
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, halves
 
@@ -102,7 +103,7 @@ def push(
     check_options(encoding)
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
-    _check_before(store_url, model, dims, plan)
+    _check_before(store_url, model, dims, plan, keep)
     source = open_push_source(
         sources, model=model, keep=keep, work=work, on_duplicate=on_duplicate, progress=progress, **encoding
     )
@@ -148,6 +149,7 @@ def send(
         started: when the work began, by :func:`time.monotonic`.
     """
     started = time.monotonic() if started is None else started
+    engine_of(store_url).check_columns(source.columns(keep))
     left_out = source.repeats(on_duplicate)
     store = _store(store_url, source, dims, plan)
     rows = source.encoded.rows
@@ -176,9 +178,13 @@ def send(
     return PushReport(url, folder, rows, rows - start, stored, lost, problems, chosen, seconds, duplicates)
 
 
-def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None, plan: SearchPlan | None) -> None:
-    """What can be known before anything is encoded: the store answers, can be made or fits, and so do the sizes."""
+def _check_before(
+    url: str | Path, model: str | None, dims: Sequence[int] | None, plan: SearchPlan | None, keep: Sequence[str]
+) -> None:
+    """What can be known before anything is encoded: the store answers, can be made or written, and all fits into it."""
     engine, found = engine_of(url), find_model(model) if model is not None else None
+    names = stored_columns(keep)
+    engine.check_columns(names)
     width = peek_width(found) if found is not None else None
     if dims is not None and found is not None:
         check_dims(dims, width)
@@ -192,6 +198,7 @@ def _check_before(url: str | Path, model: str | None, dims: Sequence[int] | None
     with contextlib.closing(store):
         if not store.is_empty():
             _check_same(store, None, found.reference if found is not None else None, dims)
+        store.check_writable(names)
 
 
 def _store(url: str | Path, source: PushSource, dims: Sequence[int] | None, plan: SearchPlan | None) -> Store:
@@ -206,7 +213,7 @@ def _store(url: str | Path, source: PushSource, dims: Sequence[int] | None, plan
             except ValueError:
                 if not store.is_empty():
                     raise
-                logger.warning("%s holds no rows, and is made anew for these", without_password(url))
+                logger.warning("%s holds no rows, and is made anew for these", store)
                 store.drop()
                 store.close()
             else:
@@ -218,14 +225,13 @@ def _store(url: str | Path, source: PushSource, dims: Sequence[int] | None, plan
 
 def _check_same(store: Store, width: int | None, model: str | None, dims: Sequence[int] | None) -> None:
     """Raise if the store holds something else; what is None is not compared."""
-    shown = without_password(store.url)
     if width is not None and store.width != width:
-        raise ValueError(f"{shown} holds vectors of width {store.width}, these have {width}: push into another store")
+        raise ValueError(f"{store} holds vectors of width {store.width}, these have {width}: push into another store")
     if store.model is not None and model is not None and store.model != model:
-        raise ValueError(f"{shown} holds vectors of {store.model}, these are of {model}: push into another store")
+        raise ValueError(f"{store} holds vectors of {store.model}, these are of {model}: push into another store")
     if dims is not None and check_dims([*dims, store.width], store.width) != tuple(store.dims):
         raise ValueError(
-            f"{shown} was made with the sizes {', '.join(map(str, store.dims))}: leave --dims out, or push into another"
+            f"{store} was made with the sizes {', '.join(map(str, store.dims))}: leave --dims out, or push into another"
         )
 
 
@@ -256,7 +262,7 @@ def _confirmed(store: Store, source: PushSource, journal: Journal, left_out: Col
     found = store.documents([name for _, name, _ in sample])
     for (_, _, text), document in zip(sample, found, strict=True):
         if document is None or (texts and text is not None and document.text != text):
-            logger.warning("%s has lost rows that it had confirmed: all are sent again", without_password(store.url))
+            logger.warning("%s has lost rows that it had confirmed: all are sent again", store)
             return 0
     return journal.rows
 
@@ -295,8 +301,8 @@ class Journal:
     """Rows, from the first on, of an encoded folder that a store has confirmed: ``rows``.
 
     A note counts for one store, one state of the folder and one choice of columns. It is there while a push is
-    unfinished only: a finished one that is called again sends everything again. It is a small file in ``folder``; a
-    password in ``url`` is not written down.
+    unfinished only: a finished one that is called again sends everything again. It is a small file in ``folder`` that
+    only its owner may read, and neither user nor password of ``url`` is in it.
     """
 
     def __init__(self, folder: Path, url: str | Path, keep: Sequence[str] = ()) -> None:
@@ -313,7 +319,7 @@ class Journal:
         self.rows = rows
         note = {"store": self._url, "manifest": self._manifest, "keep": self._keep, "rows": rows}
         try:
-            write_atomically(self._file, json.dumps(note, indent=1).encode())
+            write_atomically(self._file, json.dumps(note, indent=1).encode(), private=True)
         except OSError as error:
             if not self._warned:
                 logger.warning("an interrupted push will begin anew: %s cannot be written (%s)", self._file, error)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +25,8 @@ from mrl_text.tables.corpus import CorpusFile, id_prefixes, open_corpus
 if TYPE_CHECKING:
     from mrl_text.truncation import Precision
 
+logger = logging.getLogger(__name__)
+
 _SAMPLED = 10  # files, and rows of each, that are looked at before a push goes on
 _FULL: tuple[Precision, ...] = ("float32", "float16")
 _TEXT = "text"
@@ -30,6 +34,9 @@ _HELD = re.compile(
     r"null|bool|u?int\d+|halffloat|float|double|(large_)?string|string_view|dictionary<values=(large_)?string,.*"
 )
 """Arrow's names of the types of columns that go into a store."""
+_TIMES = re.compile(r"(date32|date64|timestamp|time32|time64)\[.*\]")
+"""Of those that go in as text."""
+_DATED = (datetime.date, datetime.time)  # a datetime is a date, and a Timestamp of pandas is one, too
 
 
 class EncodingOptions(TypedDict, total=False):
@@ -49,6 +56,28 @@ def check_options(options: EncodingOptions) -> None:
     """Raise TypeError for a name that is none of these options."""
     if unknown := sorted(options.keys() - EncodingOptions.__annotations__.keys()):
         raise TypeError(f"there is no option {unknown[0]!r}{did_you_mean(unknown[0], EncodingOptions.__annotations__)}")
+
+
+def stored_columns(names: Sequence[str]) -> list[str]:
+    """The columns among them that are stored beside id and text."""
+    return [name for name in names if name not in ("id", _TEXT)]
+
+
+def check_types(where: Path, types: Mapping[str, str]) -> None:
+    """Raise ValueError for a column, by Arrow's names of the types, that stores do not hold."""
+    for name, type_ in types.items():
+        if not _HELD.fullmatch(type_) and not _TIMES.fullmatch(type_):
+            raise ValueError(
+                f"{where}: column {name!r} holds {type_}, and stores hold text, numbers, truth values, and dates as"
+                " text: name the columns to store, --keep, or make it text"
+            )
+
+
+def _plain(value: Any) -> Any:
+    """A value as stores hold it: no NaN, which Parquet has for a missing number; a date or time as ISO 8601 text."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value.isoformat() if isinstance(value, _DATED) else value
 
 
 @dataclass(frozen=True)
@@ -74,29 +103,28 @@ class PushSource:
     def batches(self, start: int, rows: int, keep: Sequence[str] = ()) -> Iterator[EncodedBatch]:
         """The rows from ``start`` on, at most so many together, with the columns to store; none named is all.
 
-        A number that is NaN, as Parquet has it for a missing one, becomes None.
+        A number that is NaN, as Parquet has it for a missing one, becomes None, and a date its text.
         """
         precision = next(one for one in _FULL if one in self.encoded.manifest["precisions"])
         for batch in self.encoded.batches(self.width, precision, batch_rows=rows, start=start):
             kept = {name: values for name, values in batch.columns.items() if not keep or name in keep}
-            columns = {
-                name: [None if isinstance(one, float) and math.isnan(one) else one for one in values]
-                for name, values in kept.items()
-            }
+            columns = {name: list(map(_plain, values)) for name, values in kept.items()}
             yield replace(batch, columns=columns)
 
-    def check_columns(self, keep: Sequence[str]) -> None:
-        """Raise ValueError unless the rows have these columns, none being all, in types that stores hold."""
+    def columns(self, keep: Sequence[str]) -> list[str]:
+        """Names of the columns to store, none in ``keep`` being all; ValueError for one that there is not."""
         types = self.encoded.manifest["columns"]
         known = [name for name in types if not name.startswith("embedding_")]
         if unknown := [name for name in keep if name not in known]:
             raise ValueError(f"{self.encoded.path} has no column {unknown[0]!r}{did_you_mean(unknown[0], known)}")
-        for name in keep or known:
-            if not _HELD.fullmatch(types[name]):
-                raise ValueError(
-                    f"{self.encoded.path}: column {name!r} holds {types[name]}, and stores hold text, numbers and truth"
-                    " values: name the columns to store, --keep, or encode a corpus that has it as text"
-                )
+        return stored_columns(keep or known)
+
+    def check_columns(self, keep: Sequence[str]) -> None:
+        """Raise ValueError unless the rows have these columns, none being all, in types that stores hold."""
+        types = {name: self.encoded.manifest["columns"][name] for name in self.columns(keep)}
+        check_types(self.encoded.path, types)
+        if times := [repr(name) for name, type_ in types.items() if _TIMES.fullmatch(type_)]:
+            logger.info("%s: dates and times, stored as text such as 2020-01-31T12:00:00", ", ".join(times))
 
     def repeats(self, policy: OnDuplicate) -> set[int]:
         """Positions of the rows to leave out, as each id may be there once; ValueError where the policy is to fail."""
@@ -222,8 +250,10 @@ def encode_corpus(
         **options: :class:`EncodingOptions`, and others of :func:`mrl_text.encoding.encode_files`.
     """
     from mrl_text.encoding import encode_files
+    from mrl_text.encoding.job import column_types
 
     files = [open_corpus(path, options.get("text_columns", ()), options.get("id_column"), keep) for path in paths]
+    check_types(next(iter(paths), Path()), {name: str(kind) for name, kind in column_types(files, keep).items()})
     if on_duplicate == "fail":
         _check_ids(files, options.get("done") or {}, options.get("limit"), known)
     kept = [_TEXT, *(name for name in keep if name != _TEXT)]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from mrl_text.choices import Dtype
 from mrl_text.models import find_model
-from mrl_text.search.open import without_password
 from mrl_text.search.store import Store
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def load_model(
         FileNotFoundError: the model is not where it was.
         ValueError: the store holds no rows, or names no model, or the model's vectors have another width.
     """
-    chosen, shown = name or store.model, without_password(store.url)
+    chosen, shown = name or store.model, str(store)
     if store.is_empty():
         raise ValueError(f"{shown} holds no rows: fill it with mrl-text index push")
     if chosen is None:

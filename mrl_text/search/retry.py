@@ -6,6 +6,8 @@ import contextlib
 import logging
 import math
 import random
+import re
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -17,17 +19,37 @@ logger = logging.getLogger(__name__)
 
 WAIT = 30.0  # seconds in which a lost connection is tried again, unless the URL says otherwise
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+_LONGEST_REASON = 240
+_NAME_SECONDS = 3.0
+_UNKNOWN_HOST = re.compile(
+    r"host name|name resolution|name or service not known|nodename nor|getaddrinfo", re.IGNORECASE
+)
 
 
-def retrying(action: Callable[[], T], *, transient: tuple[type[Exception], ...], seconds: float = 30, what: str) -> T:
+class PassingError(Exception):
+    """A failure after which the same may work; who asks a server raises it, and any other error at once.
+
+    Attributes:
+        seconds: how long it is tried again at most. The name of a host that is not known is a mistake more often than
+            a moment without name server.
+    """
+
+    def __init__(self, reason: str) -> None:
+        unknown = _UNKNOWN_HOST.search(reason) is not None
+        reason = textwrap.shorten(reason, _LONGEST_REASON) or "it gave no reason"
+        super().__init__(f"{reason}; check the name of the host" if unknown else reason)
+        self.seconds = _NAME_SECONDS if unknown else math.inf
+
+
+def retrying(action: Callable[[], T], *, seconds: float = WAIT, what: str) -> T:
     """What ``action`` returns, tried again while it fails for a reason that may pass; it must be safe to repeat.
 
     Waits double from a tenth of a second up to five, each shortened by a random part so that clients that lost one
     server do not come back together.
 
     Args:
-        action: called without arguments; the time of its last call is not bounded here.
-        transient: errors after which it is called again; any other is raised as it is.
+        action: called without arguments; the time of its last call is not bounded here. It is called again after a
+            :class:`PassingError`; any other error is raised as it is.
         seconds: time after the first failure in which it is called again; ValueError for less than 0.
         what: the server, as a person knows it, and what to check: ``"PostgreSQL at db:5432 (is it running?)"``.
 
@@ -36,20 +58,21 @@ def retrying(action: Callable[[], T], *, transient: tuple[type[Exception], ...],
     """
     if seconds < 0:
         raise ValueError(f"seconds must be 0 or more, got {seconds}")
-    wait, until = _FIRST_WAIT, None
+    wait = _FIRST_WAIT
+    began: float | None = None
     while True:
         try:
             return action()
-        except transient as error:
+        except PassingError as error:
             now = time.monotonic()
-            until = now + seconds if until is None else until
-            if now >= until:
-                reason = " ".join(str(error).split()) or type(error).__name__
+            began = now if began is None else began
+            patience = min(seconds, error.seconds)
+            if now >= began + patience:
                 raise StoreUnavailableError(
-                    f"no answer from {what} for {seconds:g} seconds; the last reason: {reason}"
-                ) from error
-            pause = min(wait * random.uniform(0.5, 1), until - now)
-            logger.warning("%s did not answer (%s): trying again", what, type(error).__name__)
+                    f"no answer from {what} for {patience:g} seconds; the last reason: {error}"
+                ) from error.__cause__
+            pause = min(wait * random.uniform(0.5, 1), began + patience - now)
+            logger.warning("%s did not answer (%s): trying again, for %g seconds at most", what, error, patience)
             time.sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT)
 

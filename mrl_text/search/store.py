@@ -12,11 +12,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from mrl_text.choices import Code, Kind
-from mrl_text.search.checks import check_rows
+from mrl_text.search.checks import check_names, check_rows
 from mrl_text.search.columns import ColumnType
 from mrl_text.search.hits import Found, StageCost
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.settings import StoreSettings
+from mrl_text.search.urls import without_password
 
 Value = str | int | float | bool
 
@@ -115,6 +116,12 @@ class Store(ABC):
         self.url = url  # what opens it again
         self.settings = settings
 
+    def __str__(self) -> str:
+        return without_password(self.url)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
     @property
     def width(self) -> int:
         """Numbers of the full vectors."""
@@ -170,6 +177,11 @@ class Store(ABC):
         plan.check(width)
 
     @classmethod
+    def check_columns(cls, names: Collection[str]) -> None:
+        """Raise ValueError for a name that a column of the user's cannot have."""
+        check_names(names, cls.reserved)
+
+    @classmethod
     @abstractmethod
     def _make(cls, url: str, settings: StoreSettings) -> Self:
         """A new, empty store, with a plan that was checked; FileExistsError where there is one."""
@@ -208,6 +220,13 @@ class Store(ABC):
         vectors, own = check_rows(ids, embeddings, texts, columns, self.width, self.reserved)
         if len(vectors):
             self._add(ids, vectors, texts, own)
+
+    def check_writable(self, columns: Collection[str]) -> None:
+        """Raise what adding rows with such columns would, as far as that is known before there are any.
+
+        PermissionError, OSError where nothing can be written, ValueError for a column.
+        """
+        self.check_columns(columns)
 
     @abstractmethod
     def _add(
@@ -255,7 +274,7 @@ class Store(ABC):
 
         ValueError for an engine that does not tell, or more than one query.
         """
-        raise ValueError(f"{self.url} does not tell what the steps of a search cost: a folder does")
+        raise ValueError(f"{self} does not tell what the steps of a search cost: a folder does")
 
     def ram(self) -> int | None:
         """Bytes of the index that finds the candidates; None where the engine does not tell."""

@@ -20,7 +20,7 @@ from mrl_text.search.measure import PlanTrials, Trial, Tuning, seconds, smallest
 from mrl_text.search.measure import threads as limited_threads
 from mrl_text.search.plan import CODES, SearchPlan, cells, fits
 from mrl_text.search.sample_queries import Judged, K, check_metric
-from mrl_text.search.store import Store
+from mrl_text.search.store import Store, Where
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims
 
@@ -44,6 +44,7 @@ def tune(
     *,
     keep: float = 0.99,
     metric: str | None = None,
+    where: Where | None = None,
     threads: int = 1,
     max_ram: int | None = None,
     dims: Sequence[int] | None = None,
@@ -71,6 +72,7 @@ def tune(
         keep: share of the score of exact full-width search to keep.
         metric: ``ndcg@10`` needs judgements and is taken where there are some; ``recall@10`` is the share of the exact
             ten results found.
+        where: conditions that searches come with; under them, too, ``keep`` of the exact ten results are to be found.
         threads: that searches are timed with. Shortlists are built with all there are; a server uses what it is set to.
         max_ram: bytes that the shortlist may take, of a folder; None is no limit.
         dims: prefixes to try; None takes those of the store.
@@ -86,13 +88,15 @@ def tune(
         StoreUnavailableError: no answer.
     """
     checked_metric = check_metric(metric, judged.relevant is not None)
-    sizes = check_options(store, max_ram=max_ram, dims=dims, kinds=kinds, precisions=precisions, minutes=minutes)
+    sizes = check_options(
+        store, max_ram=max_ram, dims=dims, kinds=kinds, precisions=precisions, minutes=minutes, where=where
+    )
     halves = _halves(queries, keep, seed)
     abilities = store.abilities
     rows, before = store.count(), store.plan
     if not rows:
         raise ValueError("the store is empty: fill it with mrl-text index push before tuning")
-    trials = PlanTrials(store, queries, judged, checked_metric, halves)
+    trials = PlanTrials(store, queries, judged, checked_metric, halves, where)
     search = _Search(trials, keep, sizes, rows, max_ram=max_ram, seconds=60 * minutes)
     try:
         with limited_threads(threads), tqdm(desc="Tuning", unit="plan", disable=not progress) as search.bar:
@@ -119,6 +123,7 @@ def check_options(
     kinds: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     minutes: float = 0,
+    where: Where | None = None,
 ) -> tuple[int, ...]:
     """The prefixes that :func:`tune` will try, with these options of it; its errors that need no queries."""
     for kind in kinds or ():
@@ -130,6 +135,8 @@ def check_options(
     for name, value, least in (("max_ram", max_ram, 1), ("minutes", minutes, 0)):
         if value is not None and not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value:g}")
+    if where and store.exact(np.ones((1, store.width), np.float32), 1, where=where).ids[0, 0] is None:
+        raise ValueError("no row meets the conditions: check their values")
     return check_dims(dims or store.dims, store.width)
 
 

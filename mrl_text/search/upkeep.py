@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mrl_text.search.open import without_password
 from mrl_text.search.store import Store
+from mrl_text.search.urls import without_password
 from mrl_text.tables import open_table
 from mrl_text.tables.corpus import ID_COLUMNS
 from mrl_text.tables.read import TEXT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from mrl_text.search.plan import SearchPlan  # noqa: E402
 from mrl_text.search.postgres import connection as postgres_connection  # noqa: E402
 from mrl_text.search.postgres import sql as statements  # noqa: E402
 from mrl_text.search.postgres import tables  # noqa: E402
+from mrl_text.search.postgres.sql import Table  # noqa: E402
 from mrl_text.search.postgres.store import PostgresStore  # noqa: E402
 from tests.processes import Started  # noqa: E402
 
@@ -553,8 +555,12 @@ def test_no_rows_at_all(table_url: Urls) -> None:
         ("postgresql://localhost/db?table=" + "x" * 64, "63 bytes"),
         ("postgresql://localhost/db?table=x&wait=soon", "wait=soon"),
         ("postgresql://localhost/db?table=x&colour=red", "colour"),
-        ("postgresql://me:geheim%zz@localhost/db?table=x", "libpq takes"),
+        ("postgresql://me:geheim%zz@localhost/db?table=x", "percent-encoded"),
         ("postgresql://me:geheim@[::1/db?table=x", "libpq takes"),
+        ("postgresql://localhost:99999/db?table=x", "the port in the URL is no number up to 65535"),
+        ("postgresql://localhost:geheim/db?table=x", "the port in the URL is no number up to 65535"),
+        ("host=localhost dbname=db password=geheim", "named by a URL with ://, not by keywords"),
+        ("postgresql:localhost/db", "named by a URL with ://, not by keywords"),
     ],
 )
 def test_urls_that_cannot_be_opened(url: str, message: str) -> None:
@@ -564,7 +570,7 @@ def test_urls_that_cannot_be_opened(url: str, message: str) -> None:
 
 
 def test_a_server_that_refuses_is_not_asked_again(table_url: Urls) -> None:
-    with pytest.raises(ValueError, match="check user, password and database"):
+    with pytest.raises(ValueError, match=r"database .nowhere. does not exist; check host, database"):
         open_store(table_url(database="nowhere", wait=60))
 
 
@@ -744,3 +750,13 @@ def test_the_url_says_what_a_new_table_holds_vectors_in(postgres_server: Any, ta
     assert found == ("vector(4)",)
     with pytest.raises(ValueError, match="'float8' are unknown: choose halfvec"):
         PostgresStore.create(f"{table_url()}&type=float8", width=4)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("ivf", 36_000 * 758 * 4), ("hnsw", 36_000 * (256 + 48 * 16))])
+def test_an_index_gets_the_memory_that_it_is_built_in(monkeypatch: pytest.MonkeyPatch, kind: Any, most: int) -> None:
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(tables, "value", lambda *_: 65_536)
+    monkeypatch.setattr(tables, "apply", lambda _, chosen: asked.append(chosen))
+    plan = SearchPlan(128, kind, "float16")
+    tables.create_index(SimpleNamespace(execute=lambda *_: None), Table(("t",), width=384), plan, 36_000)
+    assert most < 1024 * int(asked[0]["maintenance_work_mem"].removesuffix("kB")) < 2 * most + (64 << 20)

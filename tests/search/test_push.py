@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
@@ -25,7 +26,7 @@ from mrl_text import MatryoshkaEncoder
 from mrl_text.encoding import EncodedFolder, encode_files, open_encoded
 from mrl_text.search import Document, create_store, open_store
 from mrl_text.search.faiss.store import FaissStore
-from mrl_text.search.open import engine_of, without_password
+from mrl_text.search.open import engine_of
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.push import Journal, PushReport, push
 from tests.conftest import WORDS
@@ -228,27 +229,37 @@ def test_other_columns_are_another_push(folder: Path, tmp_path: Path) -> None:
     store.close()
 
 
-def test_columns_of_parquet(tmp_path: Path, tiny_bert: Path) -> None:
-    own = {"score": [1.5, float("nan"), None], "day": [datetime.date(2020, 1, day) for day in (1, 2, 3)]}
+def test_columns_of_parquet(tmp_path: Path, tiny_bert: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hours = [datetime.datetime(2020, 1, 1, hour, tzinfo=datetime.UTC) for hour in (1, 2)]
+    own = {
+        "score": [1.5, float("nan"), None],
+        "day": [datetime.date(2020, 1, day) for day in (1, 2, 3)],
+        "seen": [*hours, None],
+        "local": [datetime.datetime(2020, 1, 1, 12, 30, 0, 5)] * 3,
+    }
+    kept = [
+        {"score": 1.5, "day": "2020-01-01", "seen": "2020-01-01T01:00:00+00:00"},
+        {"score": None, "day": "2020-01-02", "seen": "2020-01-01T02:00:00+00:00"},
+        {"score": None, "day": "2020-01-03", "seen": None},
+    ]
     parquet.write_table(pa.table({"id": ["a", "b", "c"], "text": TEXTS[:3], **own}), tmp_path / "corpus.parquet")
     encode_files([tmp_path / "corpus.parquet"], tmp_path / "out", model=str(tiny_bert), keep=["text", *own])
-    with pytest.raises(ValueError, match="column 'day' holds date32"):
-        push(tmp_path / "index", tmp_path / "out")
-    assert not (tmp_path / "index").exists()
-    push(tmp_path / "index", tmp_path / "out", keep=["score"])
-    store = open_store(tmp_path / "index")
-    assert [one and one.columns for one in store.documents(["a", "b", "c"])] == [
-        {"score": 1.5},
-        {"score": None},
-        {"score": None},
-    ]
-    store.close()
+    for number, source in enumerate((tmp_path / "out", tmp_path / "corpus.parquet")):
+        options: dict[str, Any] = {"model": str(tiny_bert), "keep": list(own)} if number else {}
+        with caplog.at_level(logging.INFO, "mrl_text.search"):
+            push(tmp_path / f"index-{number}", source, **options)
+        assert "'day', 'seen', 'local': dates and times, stored as text such as 2020-01-31T12:00:00" in caplog.text
+        caplog.clear()
+        with contextlib.closing(open_store(tmp_path / f"index-{number}")) as store:
+            columns = [one and one.columns for one in store.documents(["a", "b", "c"])]
+            assert columns == [one | {"local": "2020-01-01T12:30:00.000005"} for one in kept]
+            assert store.search(np.ones(32, np.float32), 3, where={"day": "2020-01-02"}).ids[0].tolist()[0] == "b"
 
 
 def test_a_folder_that_cannot_be_written_is_pushed_all_the_same(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: Path, content: bytes) -> None:
+    def refused(path: Path, content: bytes, *, private: bool = False) -> None:
         raise PermissionError("read-only")
 
     monkeypatch.setattr("mrl_text.search.push.write_atomically", refused)
@@ -448,16 +459,10 @@ def test_what_cannot_be_stored_is_not_encoded(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "file", "taken"]
 
 
-def test_a_password_is_neither_shown_nor_written(folder: Path) -> None:
-    url = "postgresql://me:geheim@db:5432/texts?table=t&password=geheim&sslmode=require"
-    assert without_password(url) == "postgresql://me@db:5432/texts?table=t&sslmode=require"
-    assert without_password("index") == "index"
-    assert without_password("qdrant:here#docs") == "qdrant:here#docs"
-    journal = Journal(folder, url)
-    journal.write(7)
-    assert "geheim" not in "".join(file.read_text() + file.name for file in folder.glob("push-*"))
-    again = Journal(folder, url.replace("geheim", "anders"))  # a new password, the same store
-    assert again.rows == 7
+def test_a_note_is_of_a_store_and_not_of_its_user(folder: Path) -> None:
+    url = "postgresql://me:geheim@db:5432/texts?table=t&sslmode=require"
+    Journal(folder, url).write(7)
+    assert Journal(folder, url.replace("geheim", "anders")).rows == 7  # a new password, the same store
     assert Journal(folder, url.replace("table=t", "table=u")).rows == 0
 
 

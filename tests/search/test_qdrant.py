@@ -244,9 +244,11 @@ def test_addresses(text: str, server: str | None, folder: Path | None, collectio
         ("qdrant:#docs", "no collection"),
         ("qdrants:folder#docs", "no collection"),
         ("qdrant://db:port/docs", "not an address"),
-        ("qdrant://db/docs?api_key=secret", "no collection"),
+        ("qdrant://db/docs?api_key=secret", "QDRANT_API_KEY"),
         ("qdrant://db/docs?wait=long", "wait=long"),
         ("qdrant://secret@db/docs", "QDRANT_API_KEY"),
+        ("qdrant://me:sec[ret@db:99999/docs", "QDRANT_API_KEY"),
+        ("qdrant://db:99999/docs", "not an address"),
     ],
 )
 def test_addresses_that_are_none(text: str, reason: str) -> None:

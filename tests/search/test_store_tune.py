@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrl_text.search import Store
+from mrl_text.search import Store, Where
+from mrl_text.search.hits import Found
 from mrl_text.search.measure import PlanTrials, Timing, Trial
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.sample_queries import Judged
@@ -153,3 +154,26 @@ def test_mistakes_are_named(store: MemoryStore, queries: np.ndarray, change: dic
         tune(store, queries[:3], JUDGED)
     with pytest.raises(ValueError, match="the store is empty"):
         tune(MemoryStore(WIDTH), queries, JUDGED)
+
+
+class LosingStore(MemoryStore):
+    """Under conditions a short shortlist loses half of the results."""
+
+    def search(
+        self, queries: np.ndarray, k: int = 10, *, where: Where | None = None, plan: SearchPlan | None = None
+    ) -> Found:
+        found = super().search(queries, k, plan=plan)
+        chosen = plan or self.plan
+        if where and chosen is not None and chosen.shortlist < 150:
+            found.ids[:, k // 2 :] = None
+        return found
+
+
+def test_a_plan_has_to_hold_under_conditions_too(queries: np.ndarray) -> None:
+    store = LosingStore(WIDTH, dims=(4, 8, 16, 32))
+    store.add([f"d{row}" for row in range(ROWS)], matryoshka_like(ROWS, 0))
+    without = tune(store, queries, JUDGED, keep=0.95, precisions=["float16"])
+    found = tune(store, queries, JUDGED, keep=0.95, precisions=["float16"], where={"lang": "de"})
+    assert without.chosen.plan.shortlist < 150 <= found.chosen.plan.shortlist
+    assert found.confirmed
+    assert all(one.retention[0] <= 0.5 for one in found.trials if one.retention and one.plan.shortlist < 150)

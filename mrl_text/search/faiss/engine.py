@@ -7,7 +7,6 @@ each further size an ``IndexRefine`` over float16 codes that are a view of a mem
 from __future__ import annotations
 
 import contextlib
-import math
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -24,6 +23,9 @@ _METRIC = faiss.METRIC_INNER_PRODUCT
 _REPEATS = 9
 _WORTH_THREADS = 2**24
 """Bytes of codes above which one query is spread over threads; below, waking them takes longer than they save."""
+_AROUND, _STEPS = 4, 4
+_ALL = 0
+"""The effort of comparing with every row that is allowed."""
 
 
 class Engine:
@@ -39,9 +41,9 @@ class Engine:
     def __init__(self, plan: SearchPlan, width: int, shortlist: Any, sizes: dict[int, np.ndarray]) -> None:
         self.plan = plan
         self.width = width
-        self._levels: list[Any] = [shortlist]
         self._parameters: dict[tuple[int, ...], tuple[Any, list[Any]]] = {}
         self._kept: list[Any] = []  # FAISS holds bare pointers; what they point to lives here
+        self._sizes: list[Any] = []
         for dim, _ in plan.steps(width, 1):
             codes = self._codes(sizes[dim])
             index = codes
@@ -49,8 +51,17 @@ class Engine:
                 index = faiss.IndexPreTransform(codes)
                 index.prepend_transform(faiss.NormalizationTransform(dim))
                 index.prepend_transform(faiss.RemapDimensionsTransform(width, dim, False))
-            self._kept += [codes, index]
-            self._levels.append(faiss.IndexRefine(self._levels[-1], index))
+            self._kept.append(codes)
+            self._sizes.append(index)
+        self._levels = self._refined(shortlist)
+        self._compared = self._refined(_without_graph(shortlist)) if plan.kind == "hnsw" else self._levels
+
+    def _refined(self, shortlist: Any) -> list[Any]:
+        """A shortlist, and each further size on top of what is before it."""
+        levels = [shortlist]
+        for index in self._sizes:
+            levels.append(faiss.IndexRefine(levels[-1], index))
+        return levels
 
     def search(
         self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None, levels: int | None = None
@@ -71,14 +82,55 @@ class Engine:
         if levels is not None and levels < len(steps):
             k, steps = steps[levels][1], steps[:levels]
         wanted = (*(given for _, given in steps), k)
-        parameters = self._parameters.get(wanted) if allowed is None else self._refine_parameters(wanted, allowed)
-        if parameters is None:
-            parameters = self._parameters[wanted] = self._refine_parameters(wanted, None)
+        if allowed is None:
+            if wanted not in self._parameters:
+                self._parameters[wanted] = self._refine_parameters(wanted, self._effort(wanted[0]), None)
+            return self._run(self._levels, queries, wanted, self._parameters[wanted][0])
+        found = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
+        efforts = self._efforts(queries, wanted, allowed)
+        for effort in np.unique(efforts):
+            some = efforts == effort
+            parameters = self._refine_parameters(wanted, int(effort), allowed)
+            chain = self._compared if effort == _ALL else self._levels
+            found[0][some], found[1][some] = self._run(chain, queries[some], wanted, parameters[0])
+        return found
+
+    def _run(
+        self, levels: list[Any], queries: np.ndarray, wanted: Sequence[int], parameters: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
         alone = len(queries) == 1 and self._scanned() < _WORTH_THREADS
         with faiss_threads(1) if alone else contextlib.nullcontext():
-            scores, positions = self._levels[len(steps)].search(queries, k, params=parameters[0])
+            scores, positions = levels[len(wanted) - 1].search(queries, wanted[-1], params=parameters)
         scores[positions < 0] = -np.inf
         return scores, positions
+
+    def _effort(self, wanted: int) -> int:
+        """How far a search without a filter looks."""
+        return max(self.plan.effort, wanted) if self.plan.kind == "hnsw" else self.plan.effort
+
+    def _efforts(self, queries: np.ndarray, wanted: Sequence[int], allowed: np.ndarray) -> np.ndarray:
+        """How far to look for each query under a filter, int64 (n,).
+
+        Other rows fill the view and the cells: where a tenth of the rows around a query are allowed, ten times as many
+        are looked at. It is the rows around it that tell, not the share of all: a filter may leave out a query's topic,
+        or leave nothing else. Where fewer than the results wanted are near, or to walk so far takes longer, the codes
+        of all rows that are allowed are compared.
+        """
+        efforts = np.full(len(queries), _ALL)
+        if self.plan.kind == "flat":
+            return efforts
+        effort, graph = self._effort(wanted[0]), self.plan.kind == "hnsw"
+        depth = max(wanted[0], _AROUND * wanted[-1])
+        parameters = self._refine_parameters([depth], effort, None)
+        _, around = self._run(self._levels, queries, [depth], parameters[0])
+        near = (allowed[around] & (around >= 0)).sum(axis=1)
+        steps = np.ceil(_STEPS * np.log2(depth / np.maximum(near, 1)))  # so that many queries share a search
+        further = np.ceil(effort * 2 ** (steps / _STEPS)).astype(np.int64)
+        # a row in view has its neighbours compared, and these one by one
+        most = allowed.sum() / (2 * self.plan.neighbours) if graph else faiss.extract_index_ivf(self._levels[0]).nlist
+        walked = (near >= wanted[-1]) & (further < most)
+        efforts[walked] = further[walked]
+        return efforts
 
     def costs(self, query: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[StageCost]:
         """What each step of such a search costs for one query (1, width), ``rows`` of which can be found."""
@@ -101,27 +153,28 @@ class Engine:
         looked_into = min(self.plan.effort / index.nlist, 1) if isinstance(index, faiss.IndexIVF) else 1
         return float(index.ntotal * index.code_size * looked_into)
 
-    def _refine_parameters(self, wanted: Sequence[int], allowed: np.ndarray | None) -> tuple[Any, list[Any]]:
+    def _refine_parameters(
+        self, wanted: Sequence[int], effort: int, allowed: np.ndarray | None
+    ) -> tuple[Any, list[Any]]:
         """For the candidates of each step, and what must live as long as they do."""
-        parameters, kept = self._base_parameters(wanted[0], allowed)
+        parameters, kept = self._base_parameters(effort, allowed)
         for given, passed_on in pairwise(wanted):
             kept.append(parameters)
             factor = _factor(given, passed_on)
             parameters = faiss.IndexRefineSearchParameters(k_factor=factor, base_index_params=parameters)
         return parameters, kept
 
-    def _base_parameters(self, wanted: int, allowed: np.ndarray | None) -> tuple[Any, list[Any]]:
+    def _base_parameters(self, effort: int, allowed: np.ndarray | None) -> tuple[Any, list[Any]]:
         plan = self.plan
-        # other rows fill the view and the cells: among a tenth of the rows, ten times as many are looked at
-        share = 1.0 if allowed is None else max(float(allowed.mean()), 1 / len(allowed))
-        if plan.kind == "hnsw":
-            inner = faiss.SearchParametersHNSW(efSearch=int(max(plan.effort, wanted) / share))
+        binary = plan.precision == "binary"
+        if plan.kind == "hnsw" and effort != _ALL:
+            inner = faiss.SearchParametersHNSW(efSearch=effort)
         elif plan.kind == "ivf" or plan.precision == "int4":
-            binary = plan.precision == "binary"
-            probes = math.ceil(plan.effort / share) if plan.kind == "ivf" else 1
+            cells = faiss.extract_index_ivf(self._levels[0]).nlist
+            probes = cells if effort == _ALL else min(effort, cells)
             inner = (faiss.IVFRaBitQSearchParameters if binary else faiss.SearchParametersIVF)(nprobe=probes)
         else:
-            inner = faiss.RaBitQSearchParameters() if plan.precision == "binary" else faiss.SearchParameters()
+            inner = faiss.RaBitQSearchParameters() if binary else faiss.SearchParameters()
         keep: list[Any] = [inner]
         if allowed is not None:
             bits = np.packbits(allowed, bitorder="little")
@@ -141,6 +194,15 @@ class Engine:
         codes.ntotal = len(rows)
         self._kept.append(raw)
         return codes
+
+
+def _without_graph(shortlist: Any) -> Any:
+    """The same prefix index without its graph: it compares with every code. Both share the codes."""
+    graph = faiss.downcast_index(shortlist.index)
+    compared = faiss.IndexPreTransform(faiss.downcast_index(graph.storage))
+    for step in reversed(range(shortlist.chain.size())):
+        compared.prepend_transform(shortlist.chain.at(step))
+    return compared
 
 
 def least_seconds(run: Callable[[], object]) -> float:

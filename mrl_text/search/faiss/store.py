@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mrl_text.choices import Code
+from mrl_text.files import check_writable
 from mrl_text.search.checks import check_strings
 from mrl_text.search.columns import ColumnType
 from mrl_text.search.faiss.folder import IndexFolder, faults
@@ -80,6 +81,11 @@ class FaissStore(Store):
         precision: Code = "int8" if final else "int4"  # int4 finds candidates, and nothing would put them in order
         effort = max(1, 3 * cells(rows, precision) // 8)
         return SearchPlan(dim, "ivf", precision, shortlist=200, effort=effort, final=final)
+
+    def check_writable(self, columns: Collection[str]) -> None:
+        """The folder can be written."""
+        super().check_writable(columns)
+        check_writable(self.index.path, "give yourself the right, or choose another folder")
 
     def _add(
         self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str | None] | None, own: dict[str, list[Any]]

@@ -19,14 +19,34 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from mrl_text.search.postgres.sql import PREFIX, check_name
-from mrl_text.search.retry import closed_on_error, retrying, wait_seconds
+from mrl_text.search.retry import PassingError, closed_on_error, retrying, wait_seconds
+from mrl_text.search.urls import SECRETS, split_url, without_password
 
 T = TypeVar("T")
 Link: TypeAlias = psycopg.Connection[Any]
 
 _PASSING = {"40001", "40P01", "53300", "57P01", "57P02", "57P03"}
 """SQLSTATEs after which the same again may work: conflicts, too many connections, a server that stops or starts."""
-_REFUSED = re.compile(r"FATAL:(?!.*(starting up|shutting down|recovery|too many|reserved for|terminating))", re.DOTALL)
+_MAY_PASS = re.compile(
+    r"refused|reset by|broken pipe|abort|timed? ?out|unreachable|no route|failed: no such file|unexpectedly"
+    r"|EOF detected|host name|name resolution|name or service not known|could not (send|receive)"
+    r"|starting up|shutting down|not (yet )?accepting|recovery|too many|reserved for|terminating",
+    re.IGNORECASE,
+)
+"""What is said of a connection that could not be made, and may be in a moment: the server is away, busy or starts."""
+_ADVICE = (
+    (
+        r"port number|invalid response|SSL negotiation|authentication request",
+        "check the port, 5432 unless changed",
+    ),
+    (r"password|authentication|role|pg_hba", "check user and password, PGPASSWORD and ~/.pgpass"),
+    (r"ssl|certificate|tls", "check sslmode and sslrootcert in the URL"),
+    (r"read-only|standby", "name a server that can be written to, or leave target_session_attrs out of the URL"),
+    ("", "check host, database and the parameters of the URL"),
+)
+"""What to do about a connection that cannot be made: the first that fits."""
+_UNWRITABLE = re.compile(r"[\x00-\x20@/]|%(?![0-9a-fA-F]{2})")
+"""What user and password cannot have in a URL as it is."""
 _OURS = ("table", "wait", "type")
 _OLDEST = (0, 7)
 _LONGEST_REASON = 240
@@ -37,9 +57,14 @@ _EXTENSION = "vector"
 
 _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], type[Exception], str], ...] = (
     (
-        (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction),
+        (errors.InsufficientPrivilege,),
         PermissionError,
-        "PostgreSQL does not allow this user to do that: {}",
+        "PostgreSQL does not allow this user to do that: {}; have its owner GRANT the right, or be another user",
+    ),
+    (
+        (errors.ReadOnlySqlTransaction,),
+        PermissionError,
+        "PostgreSQL takes nothing new here: {}; name a server, and a user, that is not read-only",
     ),
     (
         (errors.UndefinedTable, errors.InvalidSchemaName),
@@ -62,10 +87,6 @@ _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], type[Exception], str], .
 """What errors of the server are in the library: the first that fits."""
 
 
-class _LostError(Exception):
-    """The connection is gone, or the server asks to come again."""
-
-
 class Connection:
     """One connection, opened when it is needed and again when it was lost; one thread uses it at a time.
 
@@ -80,22 +101,31 @@ class Connection:
     """
 
     def __init__(self, url: str, *, install: bool = False) -> None:
-        base, _, query = url.partition("?")
+        scheme, credentials, place, query = split_url(url)
+        if _UNWRITABLE.search(credentials):
+            raise ValueError(
+                f"user or password in the URL of {without_password(url)} have a character that a URL cannot hold as it"
+                " is: write them percent-encoded, as Python's urllib.parse.quote(password, safe='') does, or leave the"
+                " password to PGPASSWORD or ~/.pgpass"
+            )
         pieces = [piece.partition("=") for piece in query.split("&") if piece]
         ours = {name: unquote(value) for name, _, value in pieces if name in _OURS}
         rest = "&".join("".join(piece) for piece in pieces if piece[0] not in _OURS)
         self.names = _table_names(ours.get("table", ""))
         self.seconds = wait_seconds(ours.get("wait"))
         self.type = ours.get("type")
-        try:
-            given = conninfo_to_dict(f"{base}?{rest}" if rest else base)
-        except psycopg.ProgrammingError as error:
-            raise ValueError(f"not a URL that PostgreSQL's libpq takes: {_without_url(str(error))}") from None
+        given = _libpq(f"{scheme}://{credentials}{'@' if credentials else ''}{place}{'?' if rest else ''}{rest}")
         patience = {"connect_timeout": max(2, min(10, math.ceil(self.seconds)))}
         self._options = {"application_name": "mrl-text", **_NOTICING, **patience, **given}  # what the user set stays
         host = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "the local socket"
-        port, database = given.get("port") or os.environ.get("PGPORT") or 5432, given.get("dbname") or "its default"
-        self.what = f"PostgreSQL at {host}, port {port}, database {database} (is it running, and reachable from here?)"
+        port = str(given.get("port") or os.environ.get("PGPORT") or 5432)
+        database = given.get("dbname") or "its default"
+        if not all(one.isdecimal() and int(one) < 2**16 for one in port.split(",") if one):
+            raise ValueError(
+                "the port in the URL is no number up to 65535: expected"
+                " postgresql://USER:PASSWORD@HOST:PORT/DATABASE?table=NAME"
+            )
+        self._what = f"PostgreSQL at {host}, port {port}, database {database}"
         self._connection: Link | None = None
         self._lock = threading.Lock()
         self._install = install
@@ -115,7 +145,8 @@ class Connection:
             OSError: its disk is full, or it gave up on a statement.
         """
         with self._lock:
-            return retrying(lambda: self._attempt(work), transient=(_LostError,), seconds=self.seconds, what=self.what)
+            what = f"{self._what} (is it running, and reachable from here?)"
+            return retrying(lambda: self._attempt(work), seconds=self.seconds, what=what)
 
     def close(self) -> None:
         """Let go of the connection; another :meth:`run` opens it again."""
@@ -128,9 +159,10 @@ class Connection:
                 self._connection = self._connect()
             return work(self._connection)
         except psycopg.Error as error:
-            if self._connection is None or self._connection.closed or error.sqlstate in _PASSING:
+            away = error.sqlstate is None and isinstance(error, psycopg.OperationalError)  # in the middle of a talk
+            if away or error.sqlstate in _PASSING or (self._connection is not None and self._connection.closed):
                 self._drop()
-                raise _LostError(str(error)) from error
+                raise PassingError(str(error)) from error
             raise _translated(error) from error
         except BaseException:
             if self._connection is not None and self._connection.info.transaction_status != TransactionStatus.IDLE:
@@ -142,9 +174,11 @@ class Connection:
             connection = psycopg.connect(**self._options, autocommit=True)
         except psycopg.OperationalError as error:
             reason = " ".join(str(error).split())
-            if _REFUSED.search(reason):
-                raise ValueError(f"{self.what} refused: {reason}; check user, password and database") from error
-            raise _LostError(reason) from error
+            plain = re.sub(r'"[^"]*"', "", reason)  # names may be any word
+            if _MAY_PASS.search(plain):
+                raise PassingError(reason) from error
+            advice = next(advice for about, advice in _ADVICE if re.search(about, plain, re.IGNORECASE))
+            raise ValueError(f"{self._what} refused: {reason}; {advice}") from error
         with closed_on_error(connection):
             self.pgvector = _extension(connection, install=self._install)
             try:
@@ -174,10 +208,15 @@ def _table_names(text: str) -> tuple[str, ...]:
     return tuple(check_name(one, "name") for one in (*schema, name))
 
 
-def _without_url(reason: str) -> str:
-    """What libpq says of a URL; beside names of parameters it quotes parts that may hold a password."""
-    line = " ".join(reason.split())
-    return line if "query parameter" in line else line.partition(': "')[0]
+def _libpq(url: str) -> dict[str, Any]:
+    """What libpq reads in a URL. Its own words are shown as far as they cannot quote a part of a password."""
+    try:
+        return dict(conninfo_to_dict(url))
+    except psycopg.ProgrammingError as error:
+        words = " ".join(str(error).split())
+    if "invalid URI query parameter" not in words or any(f"{name}=" in url for name in SECRETS):
+        words = words.partition(': "')[0].partition(' "')[0]
+    raise ValueError(f"not a URL that PostgreSQL's libpq takes: {words}")
 
 
 def _extension(connection: Link, *, install: bool) -> tuple[int, ...]:

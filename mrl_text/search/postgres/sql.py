@@ -27,7 +27,7 @@ _OPERATORS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _MOST_NEIGHBOURS = 100
 _LONGEST_VIEW = 1_000  # ef_construction
 _INDEX_DIMS = {"bit": 64_000, "halfvec": 4_000, "vector": 2_000}
-_EMBEDDING, _QUERY, _NOTHING = sql.SQL("embedding"), sql.SQL("q.v"), sql.SQL("")
+_EMBEDDING, _QUERY, _NOTHING, _NONE = sql.SQL("embedding"), sql.SQL("q.v"), sql.SQL(""), sql.SQL("0")
 Statement = tuple[sql.Composed, dict[str, Any]]
 
 
@@ -133,15 +133,17 @@ class Table:
         return sql.SQL(f"coalesce(nullif({cut}, 'NaN'::float8), 1)").format(int(dim))
 
 
-def search(table: Table, plan: SearchPlan, k: int, conditions: Conditions) -> Statement:
+def search(table: Table, plan: SearchPlan, k: int, conditions: Conditions, depth: int | None = None) -> Statement:
     """Shortlist by the prefix, then the steps of the plan: one statement, for any number of queries.
 
     Each step is a materialised expression, so that the planner cannot merge it with the next and lose the index. The
-    conditions are those of :func:`mrl_text.search.filters.check_where`.
+    conditions are those of :func:`mrl_text.search.filters.check_where`; with a depth they choose among so many
+    rows that are nearest by the prefix. (An index that is read on under conditions until it has enough gives other rows
+    than the nearest once it has seen as many as it may.)
 
     Returns:
         The statement, which wants the parameter ``queries`` too, and its other parameters. It gives rows of
-        (number of the query from 1, id, cosine distance), nearest first.
+        (number of the query from 1, id, cosine distance, length of its shortlist), nearest first.
     """
     steps = plan.steps(table.width, k) or [(plan.dim, k)]
     which, parameters = _where(conditions)
@@ -150,11 +152,14 @@ def search(table: Table, plan: SearchPlan, k: int, conditions: Conditions) -> St
     orders = [order, *(table.distance(dim) for (dim, _), _ in pairwise(steps))]
     stage = sql.SQL("{} AS MATERIALIZED (SELECT id, embedding FROM {} {} ORDER BY {} LIMIT {})")
     stages, source = [], table.quoted
+    if depth is not None:
+        nearest = sql.SQL("(SELECT * FROM {} ORDER BY {} LIMIT {}) AS near")
+        source = nearest.format(table.quoted, order, int(depth))
     for level, (order, (_, kept)) in enumerate(zip(orders, steps, strict=True)):
         name = sql.SQL(f"stage{level}")
         stages.append(stage.format(name, source, _NOTHING if level else which, order, int(kept)))
         source = name
-    last = _nearest(table, steps[-1][0], source, _NOTHING, k)
+    last = _nearest(table, steps[-1][0], source, _NOTHING, k, sql.SQL("(SELECT count(*) FROM stage0)"))
     return _for_each_query(plan.kind, sql.SQL("WITH {} {}").format(sql.SQL(", ").join(stages), last)), parameters
 
 
@@ -180,16 +185,25 @@ def delete(table: Table, conditions: Conditions) -> Statement:
     return sql.SQL("DELETE FROM {} {}").format(table.quoted, which), parameters
 
 
-def _nearest(table: Table, dim: int, source: sql.Composable, which: sql.Composable, k: int) -> sql.Composed:
-    return sql.SQL("SELECT id, {} AS distance FROM {} {} ORDER BY distance, id LIMIT {}").format(
-        table.distance(dim), source, which, int(k)
+def meeting(table: Table, conditions: Conditions) -> Statement:
+    """How many rows meet conditions, as the planner guesses: its plan as JSON. Nothing is read."""
+    which, parameters = _where(conditions)
+    return sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} {}").format(table.quoted, which), parameters
+
+
+def _nearest(
+    table: Table, dim: int, source: sql.Composable, which: sql.Composable, k: int, given: sql.SQL = _NONE
+) -> sql.Composed:
+    return sql.SQL("SELECT id, {} AS distance, {} AS given FROM {} {} ORDER BY distance, id LIMIT {}").format(
+        table.distance(dim), given, source, which, int(k)
     )
 
 
 def _for_each_query(kind: str, one: sql.Composable) -> sql.Composed:
     """The kind tells statements apart that are alike but run under other settings: the server keeps their plans."""
     return sql.SQL(
-        "/* {} */ SELECT q.n, found.id, found.distance FROM unnest(%(queries)b) WITH ORDINALITY AS q (v, n)"
+        "/* {} */ SELECT q.n, found.id, found.distance, found.given"
+        " FROM unnest(%(queries)b) WITH ORDINALITY AS q (v, n)"
         " CROSS JOIN LATERAL ({}) AS found ORDER BY q.n, found.distance, found.id"
     ).format(sql.SQL(kind), one)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from psycopg import sql
@@ -32,6 +33,8 @@ _FORMAT = 1
 _WIDEST = 16_000
 _LONGEST_ID = 2_600  # bytes; a row of a B-tree holds no more
 _QUERIES = 256
+_FARTHER = 2  # times the rows among which as many as the shortlist takes meet conditions, if they lie anywhere
+_WALK = 40  # rows that are read in a row while one is found through an index
 
 
 class PostgresStore(Store):
@@ -75,10 +78,18 @@ class PostgresStore(Store):
 
     @classmethod
     def check_place(cls, url: str) -> None:
-        """There may be no table of that name."""
-        connection = Connection(url)
-        with contextlib.closing(connection), contextlib.suppress(FileNotFoundError):  # a database without pgvector
-            connection.run(lambda link: tables.check_free(link, Table(connection.names)))
+        """A table is made and taken back; only the extension stays, where there was none."""
+        connection = Connection(url, install=True)
+        with contextlib.closing(connection):
+            table = Table(connection.names, _column(connection), 1)
+            connection.run(lambda link: tables.create(link, table, {"made": None}, trial=True))
+
+    @classmethod
+    def check_columns(cls, names: Collection[str]) -> None:
+        """Up to 63 bytes, and no NUL."""
+        super().check_columns(names)
+        for name in names:
+            statements.check_name(name, "column")
 
     @classmethod
     def check_plan(cls, plan: SearchPlan, width: int) -> None:
@@ -91,16 +102,18 @@ class PostgresStore(Store):
         if settings.width > _WIDEST:
             raise ValueError(f"pgvector takes vectors of up to {_WIDEST:,} numbers, got {settings.width:,}")
         connection = Connection(url, install=True)
-        column: Any = connection.type or "halfvec"
-        if column not in get_args(Column):
-            raise ValueError(f"vectors of type {column!r} are unknown: choose halfvec (float16) or vector (float32)")
-        table = Table(connection.names, column, settings.width)
+        table = Table(connection.names, column := _column(connection), settings.width)
         if settings.plan is not None:
             table.check(settings.plan)
         facts = {"format": _FORMAT, "column": column, **settings.to_json(), "made": uuid.uuid4().hex}
         with closed_on_error(connection):
             connection.run(lambda link: tables.create(link, table, facts))
         return cls(url, connection, settings, column)
+
+    def check_writable(self, columns: Collection[str]) -> None:
+        """No row is added, as all are: with the rights and in the columns of the table."""
+        super().check_writable(columns)
+        self._connection.run(lambda link: tables.check_addable(link, self._table, columns))
 
     def _add(
         self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str | None] | None, own: dict[str, list[Any]]
@@ -135,8 +148,8 @@ class PostgresStore(Store):
     ) -> Found:
         """The ``k`` best rows for each query, one statement for up to 256 queries.
 
-        Where an index gave fewer rows than wanted, because few meet the conditions, all that meet them are compared. A
-        plan on another prefix than that of the index reads the whole table.
+        Under conditions the nearest rows are looked through. Where few of these meet them, or few of all, all that meet
+        them are compared. A plan on another prefix than that of the index reads the whole table.
         """
         vectors = check_queries(queries, k, self.width)
         chosen = self._table.check(plan) if plan is not None else self.plan
@@ -257,33 +270,49 @@ class PostgresStore(Store):
         """By a plan, or by comparing with every full vector."""
         with link.transaction():
             conditions = check_where(where, tables.own_types(tables.columns(link, self._table))) if where else ()
-            last = self.width
             found, few = Found.nothing(len(vectors), k), np.arange(len(vectors))
+            depth, wanted, last = None, 0, self.width
             if plan is not None:
                 steps = plan.steps(self.width, k) or [(plan.dim, k)]
-                last = steps[-1][0]
-                tables.apply(link, tables.settings(plan, steps[0][1], self._connection.pgvector))
-                found = self._run(link, vectors, k, statements.search(self._table, plan, k, conditions))
-                few = np.flatnonzero([one is None for one in found.ids[:, -1]])
+                wanted, last = steps[0][1], steps[-1][0]
+                if conditions and plan.kind != "flat":
+                    rows, share = tables.selectivity(link, self._table, conditions)
+                    depth = math.ceil(_FARTHER * wanted / share)
+                    if rows < _FARTHER * _WALK * wanted:
+                        plan = None
+            if plan is not None:
+                tables.apply(link, tables.settings(plan, wanted, self._connection.pgvector, depth))
+                found, given = self._run(link, vectors, k, statements.search(self._table, plan, k, conditions, depth))
+                few = np.flatnonzero(given < (k if depth is None else wanted))
                 if plan.kind == "flat" or not len(few):
                     return found
             tables.apply(link, {"enable_indexscan": "off", "jit": "off"})
-            rest = self._run(link, vectors[few], k, statements.exact(self._table, last, k, conditions))
+            rest, _ = self._run(link, vectors[few], k, statements.exact(self._table, last, k, conditions))
             found.ids[few], found.scores[few] = rest.ids, rest.scores
             return found
 
-    def _run(self, link: Link, vectors: np.ndarray, k: int, statement: Statement) -> Found:
-        found = Found.nothing(len(vectors), k)
+    def _run(self, link: Link, vectors: np.ndarray, k: int, statement: Statement) -> tuple[Found, np.ndarray]:
+        """What a statement finds, and what it tells of the shortlist of each query, int64 (n,)."""
+        found, given = Found.nothing(len(vectors), k), np.zeros(len(vectors), np.int64)
         text, parameters = statement
         for first in range(0, len(vectors), _QUERIES):
             queries = list(tables.as_stored(vectors[first : first + _QUERIES], self._table.column))
             # with conditions a plan made for their values beats one made for any
             rows = link.execute(text, {**parameters, "queries": queries}, prepare=False if parameters else None)
             for number, nearest in itertools.groupby(rows, key=lambda row: row[0]):
-                for place, (_, id_, distance) in enumerate(nearest):
+                for place, (_, id_, distance, candidates) in enumerate(nearest):
                     found.ids[first + number - 1, place] = id_
                     found.scores[first + number - 1, place] = 1 - distance
-        return found
+                    given[first + number - 1] = candidates
+        return found, given
+
+
+def _column(connection: Connection) -> Column:
+    """What a URL says that a new table holds vectors in."""
+    column: Any = connection.type or "halfvec"
+    if column not in get_args(Column):
+        raise ValueError(f"vectors of type {column!r} are unknown: choose halfvec (float16) or vector (float32)")
+    return cast(Column, column)
 
 
 def _storable(ids: Iterable[str]) -> list[str]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pgvector import HalfVector, Vector
-from psycopg import sql
+from psycopg import Rollback, sql
 from psycopg.types.json import Jsonb
 
 from mrl_text.search.columns import ColumnType, as_type, merge_types
+from mrl_text.search.filters import Conditions
 from mrl_text.search.plan import SearchPlan, cells
 from mrl_text.search.postgres.connection import Link
-from mrl_text.search.postgres.sql import OWN, PREFIX, TYPES, Column, Table, check_name, listed, quoted
+from mrl_text.search.postgres.sql import OWN, PREFIX, TYPES, Column, Table, check_name, listed, meeting, quoted
 from mrl_text.search.store import Document
 
 LOCK = 0x6D726C74
@@ -21,6 +23,7 @@ LOCK = 0x6D726C74
 _MOST_EFFORT = 1_000  # hnsw.ef_search
 _MOST_LISTS = 32_768
 _ITERATIVE = (0, 8)
+_MOST_TUPLES, _MOST_MEMORY = 2**31 - 1, 100  # of a walk that goes on: beyond, what it gives is not the nearest
 _GRAPH_MEMORY = 1 << 30
 
 
@@ -40,8 +43,10 @@ def read_facts(link: Link, table: Table) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) or facts is None else {}
 
 
-def create(link: Link, table: Table, facts: dict[str, Any]) -> None:
+def create(link: Link, table: Table, facts: dict[str, Any], *, trial: bool = False) -> None:
     """The table and what is known about it, both or neither; again is fine, as ``made`` of the facts tells its own.
+
+    ``trial`` takes all of it back at the end.
 
     Raises:
         FileExistsError: there is a table of that name that somebody else made.
@@ -58,6 +63,8 @@ def create(link: Link, table: Table, facts: dict[str, Any]) -> None:
         link.execute(sql.SQL(form).format(table.quoted, sql.SQL(table.column), table.width), {})
         form = "INSERT INTO {} (name, facts) VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET facts = EXCLUDED.facts"
         link.execute(sql.SQL(form).format(table.meta.quoted), [table.names[-1], Jsonb(facts)])
+        if trial:
+            raise Rollback
 
 
 def drop(link: Link, table: Table) -> None:
@@ -137,12 +144,31 @@ def _add_columns(link: Link, table: Table, own: dict[str, Any]) -> dict[str, Col
     merged = merge_types(known, own)
     for name, type_ in merged.items():
         if name not in known:
-            if name in there:
-                raise ValueError(f"column {name!r} is {there[name]} in PostgreSQL, which is not filled: rename yours")
+            _check_free_column(name, there)
             column, held = quoted(check_name(name, "column")), sql.SQL(TYPES[type_])
             form = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}"
             link.execute(sql.SQL(form).format(table.quoted, column, held), {})
     return merged
+
+
+def check_addable(link: Link, table: Table, names: Collection[str]) -> None:
+    """Raise what adding rows with columns of these names would; no row is added."""
+    there = columns(link, table)
+    new = [name for name in names if name not in own_types(there)]
+    for name in new:
+        _check_free_column(name, there)
+    if new and not value(
+        link, "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)", table.regclass
+    ):
+        raise PermissionError(
+            f"only its owner can give the table the column {new[0]!r}: have it added, or leave it out with --keep"
+        )
+    add(link, table, [], np.empty((0, table.width), np.float32), [], {})
+
+
+def _check_free_column(name: str, there: Mapping[str, str]) -> None:
+    if name in there:
+        raise ValueError(f"column {name!r} is {there[name]} in PostgreSQL, which is not filled: rename yours")
 
 
 def indexes(link: Link, table: Table) -> list[tuple[str, str, int]]:
@@ -184,12 +210,15 @@ def create_index(link: Link, table: Table, plan: SearchPlan, rows: int) -> None:
     stored = table.stored(plan)
     # codes, edges with their distances, pgvector's own notes; a graph that does not fit is built many times slower
     code = {"bit": plan.dim // 8, "halfvec": 2 * plan.dim, "vector": 4 * plan.dim}[stored]
+    lists = min(cells(rows), _MOST_LISTS)
     wanted = min(rows * (code + 48 * plan.neighbours + 256) + (64 << 20), _GRAPH_MEMORY) // 1024
+    if plan.kind == "ivf":  # a bound for each cell and each of the rows it is learned from, or it is not built
+        wanted = (min(rows, max(50 * lists, 10_000)) * (4 * lists + code + 64) + (64 << 20)) // 1024
     if wanted > value(link, "SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'"):
         apply(link, {"maintenance_work_mem": f"{wanted}kB"})
     method, options = "hnsw", f"m = {plan.neighbours:d}, ef_construction = {plan.construction:d}"
     if plan.kind == "ivf":  # as many cells as our own index has, so that ``effort`` means the same
-        method, options = "ivfflat", f"lists = {min(cells(rows), _MOST_LISTS)}"
+        method, options = "ivfflat", f"lists = {lists}"
     statement = sql.SQL("CREATE INDEX {} ON {} USING {} ({} {}) WITH ({})").format(
         quoted(table.index_name(plan)),
         table.quoted,
@@ -207,14 +236,26 @@ def apply(link: Link, chosen: dict[str, str]) -> None:
     link.execute(sql.SQL("SELECT {}").format(calls), prepare=False)
 
 
-def settings(plan: SearchPlan, wanted: int, version: tuple[int, ...]) -> dict[str, str]:
-    """How the server looks for a shortlist of so many rows; reading on until enough meet the conditions needs 0.8."""
+def selectivity(link: Link, table: Table, conditions: Conditions) -> tuple[float, float]:
+    """Rows that meet conditions, and their share of all, as the planner guesses from what ANALYZE saw."""
+    statement, parameters = meeting(table, conditions)
+    row = link.execute(statement, parameters, prepare=False).fetchone()
+    assert row is not None
+    rows = max(1.0, float(row[0][0]["Plan"]["Plan Rows"]))  # it says 0 of what no row can meet
+    form = "SELECT greatest(reltuples, 1) FROM pg_class WHERE oid = to_regclass(%s)"
+    return rows, min(1.0, rows / float(value(link, form, table.regclass)))
+
+
+def settings(plan: SearchPlan, wanted: int, version: tuple[int, ...], depth: int | None = None) -> dict[str, str]:
+    """How the server finds a shortlist of so many rows, among ``depth`` under conditions; so many need pgvector 0.8."""
     chosen = {"jit": "off"}  # compiling takes longer than the search
     if plan.kind == "flat":
         return {**chosen, "enable_indexscan": "off"}
-    method = "hnsw" if plan.kind == "hnsw" else "ivfflat"
-    if method == "hnsw":
-        chosen["hnsw.ef_search"] = str(min(_MOST_EFFORT, max(plan.effort, wanted)))
-    else:
-        chosen["ivfflat.probes"] = str(min(_MOST_LISTS, plan.effort))
-    return {**chosen, f"{method}.iterative_scan": "relaxed_order"} if version >= _ITERATIVE else chosen
+    further = max(1.0, (depth or wanted) / wanted)
+    if plan.kind == "ivf":
+        return {**chosen, "ivfflat.probes": str(min(_MOST_LISTS, math.ceil(plan.effort * further)))}
+    chosen["hnsw.ef_search"] = str(min(_MOST_EFFORT, max(plan.effort, wanted)))
+    if version < _ITERATIVE:
+        return chosen
+    chosen |= {"hnsw.iterative_scan": "relaxed_order", "hnsw.max_scan_tuples": str(_MOST_TUPLES)}
+    return {**chosen, "hnsw.scan_mem_multiplier": str(_MOST_MEMORY)}

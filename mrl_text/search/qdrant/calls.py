@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from mrl_text.search.open import without_password
-from mrl_text.search.retry import WAIT, retrying, wait_seconds
+from mrl_text.search.retry import WAIT, PassingError, retrying, wait_seconds
+from mrl_text.search.urls import SECRETS, split_url, without_password
 
 KEY = "QDRANT_API_KEY"
 """Variable of the environment with the key of a server."""
@@ -31,6 +32,7 @@ _TIMEOUT = 60  # seconds for one answer: an upload waits until the server has ap
 _PORT = 6333
 _NOT_QDRANT = "{} does not answer like Qdrant: is that its REST port?"
 _MAY_PASS = {408, 429, 500, 502, 503, 504}
+_IMPOSSIBLE = {"InvalidURL", "UnsupportedProtocol", "LocalProtocolError"}  # of the client's own library, httpx
 
 
 @dataclass(frozen=True)
@@ -61,26 +63,28 @@ class Address:
             ValueError: another form, a key inside the URL, or a ``wait`` that is no time.
         """
         forms = f"qdrant://HOST:{_PORT}/COLLECTION (qdrants:// for TLS) or qdrant:FOLDER#COLLECTION"
+        shown = repr(without_password(url))
         scheme, _, rest = url.partition(":")
         if rest.startswith("//") and scheme in ("qdrant", "qdrants"):
-            try:
-                parts = urlsplit(url)
-                port = parts.port or _PORT
-            except ValueError as error:
-                raise ValueError(f"{url!r} is not an address ({error}): expected {forms}") from None
-            if "@" in parts.netloc:
+            _, credentials, place, query = split_url(url)
+            options = dict(parse_qsl(query, keep_blank_values=True))
+            if credentials or not options.keys().isdisjoint(SECRETS):
                 raise ValueError(f"a key does not belong into a URL: put it into the environment, {KEY}")
+            try:
+                parts = urlsplit(f"//{place}")
+                port = parts.port or _PORT
+            except ValueError:
+                raise ValueError(f"{shown} is not an address: expected {forms}") from None
             prefix, _, collection = parts.path.rpartition("/")
-            options = dict(parse_qsl(parts.query, keep_blank_values=True))
             wait = options.pop("wait", None)
             if not parts.hostname or not collection or options or parts.fragment:
-                raise ValueError(f"{without_password(url)!r} names no collection: expected {forms}")
+                raise ValueError(f"{shown} names no collection: expected {forms}")
             host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
             http = "https" if scheme == "qdrants" else "http"
             return cls(unquote(collection), server=f"{http}://{host}:{port}{prefix}", wait=wait_seconds(wait))
         folder, _, collection = rest.rpartition("#")
         if scheme != "qdrant" or not folder or not collection:
-            raise ValueError(f"{url!r} names no collection: expected {forms}")
+            raise ValueError(f"{shown} names no collection: expected {forms}")
         return cls(collection, folder=Path(folder).expanduser())
 
     def __str__(self) -> str:
@@ -132,16 +136,11 @@ class Client:
         """
         action = partial(getattr(self._client, method), self.address.collection, *arguments, **options)
         what = f"{self.address} (is it running and reachable?)"
-        attempt = partial(_once, action, self.address)
-        return retrying(attempt, transient=(_MayPassError,), seconds=self.address.wait, what=what)
+        return retrying(partial(_once, action, self.address), seconds=self.address.wait, what=what)
 
     def close(self) -> None:
         """Let go of the connection, or of the folder."""
         self._client.close()
-
-
-class _MayPassError(Exception):
-    """A failure after which the same request may succeed."""
 
 
 def _once(action: Callable[[], Any], address: Address) -> Any:
@@ -149,9 +148,9 @@ def _once(action: Callable[[], Any], address: Address) -> Any:
         return action()
     except ResourceExhaustedResponse as error:  # 429 that says when to come back
         time.sleep(max(0.0, min(float(error.retry_after_s), address.wait)))
-        raise _MayPassError(f"429, too many requests: {error}") from error
+        raise PassingError(f"429, too many requests: {error}") from error
     except QdrantException as error:
-        raise _MayPassError(str(error)) from error
+        raise PassingError(str(error)) from error
     except (sqlite3.Error, OSError) as error:
         if address.folder is None or isinstance(error, FileNotFoundError):
             raise
@@ -159,13 +158,11 @@ def _once(action: Callable[[], Any], address: Address) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(_NOT_QDRANT.format(address.server)) from error
     except ResponseHandlingException as error:
-        if isinstance(error.source, ValidationError):
-            raise ValueError(_NOT_QDRANT.format(address.server)) from error
-        raise _MayPassError(str(error.source) or type(error.source).__name__) from error
+        raise _unanswered(error.source, address) from error
     except UnexpectedResponse as error:
         status, reason = error.status_code, f"{error.status_code}, {_reason(error)}"
         if status in _MAY_PASS:
-            raise _MayPassError(reason) from error
+            raise PassingError(reason) from error
         if status in (401, 403):
             raise PermissionError(
                 f"{address} refuses access ({reason}): set {KEY} to a key that may do this"
@@ -175,6 +172,24 @@ def _once(action: Callable[[], Any], address: Address) -> Any:
         if status == 409:
             raise FileExistsError(f"{address} has a collection {address.collection!r} already ({reason})") from error
         raise ValueError(f"{address} refused a request: {reason}") from error
+
+
+def _unanswered(error: BaseException, address: Address) -> Exception:
+    """What it means that a request got no answer: an error for good, or a :class:`PassingError`."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    reason = str(error) or type(error).__name__
+    if isinstance(error, ValidationError) or "illegal" in reason:  # no HTTP at all
+        return ValueError(_NOT_QDRANT.format(address.server))
+    if any(isinstance(one, ssl.SSLError) for one in chain) or "[SSL" in reason:
+        return ValueError(
+            f"{address} makes no TLS connection ({reason}): qdrants:// is for TLS and qdrant:// for none; check the"
+            " port, too, and the server's certificate"
+        )
+    if any(type(one).__name__ in _IMPOSSIBLE for one in chain):
+        return ValueError(f"{address} cannot be asked ({reason}): check host and port in the URL")
+    return PassingError(reason)
 
 
 def _failing(address: Address, error: Exception) -> OSError:

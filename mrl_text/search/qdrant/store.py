@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,24 @@ class QdrantStore(Store):
 
     @classmethod
     def check_place(cls, url: str) -> None:
-        """A folder of the embedded mode must be one; a server is asked when the collection is made."""
-        if (folder := Address.parse(url).folder) is not None:
-            check_writable(folder, "choose another folder")
+        """A folder of the embedded mode must be one; the key of a server has to be good for more than reading."""
+        address = Address.parse(url)
+        if address.folder is not None:
+            check_writable(address.folder, "choose another folder")
+            return
+        client = Client(address)
+        with contextlib.closing(client):
+            if client("collection_exists"):
+                raise FileExistsError(f"{address} has a collection {address.collection!r} already: choose another name")
+            with contextlib.suppress(FileNotFoundError, ValueError):  # it is not there, and would not be changed
+                client("update_collection")
+
+    @classmethod
+    def check_columns(cls, names: Collection[str]) -> None:
+        """No quotation marks."""
+        super().check_columns(names)
+        for name in names:
+            requests.payload_key(name)
 
     @classmethod
     def check_plan(cls, plan: SearchPlan, width: int) -> None:
@@ -104,6 +120,13 @@ class QdrantStore(Store):
                 client("delete_collection")
                 raise ValueError(f"{address} does not keep metadata of a collection: update it to 1.16 or newer")
             return cls(url, client, info)
+
+    def check_writable(self, columns: Collection[str]) -> None:
+        """The key of a server has to be good for more than reading: no point is deleted."""
+        super().check_writable(columns)
+        if self._remote:
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                self._call("delete", points_selector=models.PointIdsList(points=[]))
 
     def _add(
         self, ids: Sequence[str], vectors: np.ndarray, texts: Sequence[str | None] | None, own: dict[str, list[Any]]
@@ -268,8 +291,7 @@ class QdrantStore(Store):
 
     def _learn_columns(self, own: Mapping[str, Sequence[Any]]) -> None:
         """Note columns that are new, with an index for each where there is a server, before rows have them."""
-        for name in own:
-            requests.payload_key(name)
+        self.check_columns(own)
         if merge_types(self._columns, own) == self._columns:
             return
         self._refresh()
@@ -290,9 +312,18 @@ class QdrantStore(Store):
         return plan
 
     def _search(self, vectors: np.ndarray, k: int, where: Where | None, plan: SearchPlan | None) -> Found:
+        """By a plan, or by comparing with every full vector; and so where a graph led to fewer rows under a filter."""
         if not columns_of(where) <= self._columns.keys():
             self._refresh()
         condition = requests.condition_filter(check_where(where, self._columns), self._columns)
+        found = self._asked(vectors, k, condition, plan)
+        few = np.flatnonzero([one is None for one in found.ids[:, -1]])
+        if self._remote and condition is not None and plan is not None and plan.kind == "hnsw" and len(few):
+            rest = self._asked(vectors[few], k, condition, replace(plan, kind="flat"))
+            found.ids[few], found.scores[few] = rest.ids, rest.scores
+        return found
+
+    def _asked(self, vectors: np.ndarray, k: int, condition: Any, plan: SearchPlan | None) -> Found:
         found = Found.nothing(len(vectors), k)
         for first in range(0, len(vectors), _QUERIES):
             some = [
