@@ -160,10 +160,11 @@ class Service:
         }
         return {"id": embedder.name, "object": "model", "created": self._started, "owned_by": "mrl-text", **facts}
 
-    def _observe(self, texts: int, padded: int, tokens: int, seconds: float) -> None:
+    def _observe(self, texts: int, padded: int, tokens: int, seconds: float, waited: float) -> None:
         self.metrics.batch_texts.observe(texts)
         self.metrics.batch_tokens.observe(padded)
         self.metrics.compute_seconds.inc(seconds)
+        self.metrics.wait_seconds.observe(waited)
 
 
 def create_app(service: Service) -> FastAPI:

@@ -21,6 +21,8 @@ class Metrics:
         self.requests = Counter("mrl_text_requests", "Answered requests.", ["path", "status"], registry=registry)
         about = "From a request's headers to its answer, embeddings only."
         self.seconds = Histogram("mrl_text_request_seconds", about, buckets=_SECONDS, registry=registry)
+        about = "Longest wait of a text before its pass."
+        self.wait_seconds = Histogram("mrl_text_wait_seconds", about, buckets=_SECONDS, registry=registry)
         self.batch_texts = Histogram("mrl_text_batch_texts", "Texts per pass.", buckets=_TEXTS, registry=registry)
         about = "Tokens per pass, padding included."
         self.batch_tokens = Histogram("mrl_text_batch_tokens", about, buckets=_TOKENS, registry=registry)
