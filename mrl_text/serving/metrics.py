@@ -19,7 +19,7 @@ class Metrics:
     def __init__(self, queued_tokens: Callable[[], float]) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("mrl_text_requests", "Answered requests.", ["path", "status"], registry=registry)
-        about = "From a request's headers to its answer, embeddings only."
+        about = "From the headers of a POST to its answer."
         self.seconds = Histogram("mrl_text_request_seconds", about, buckets=_SECONDS, registry=registry)
         about = "Longest wait of a text before its pass."
         self.wait_seconds = Histogram("mrl_text_wait_seconds", about, buckets=_SECONDS, registry=registry)

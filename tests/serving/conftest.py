@@ -33,7 +33,7 @@ class Running:
 
         self._log = log
         address, ready = _context.Pipe(duplex=False)
-        self.process = _context.Process(target=run, args=(str(model), options, log, ready))
+        self.process = _context.Process(target=run, args=(None if model is None else str(model), options, log, ready))
         self.process.start()
         ready.close()
         try:
