@@ -47,7 +47,7 @@ class Connection(H11Protocol):
         self._expiry: asyncio.TimerHandle | None = None
         self._untaken = math.inf  # bytes of the answer when last looked at
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the parent's
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Let it in, and another one go where there are too many."""
         super().connection_made(transport)
         self._wait()

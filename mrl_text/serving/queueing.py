@@ -14,7 +14,7 @@ import numpy as np
 _WINDOW = 4  # how many batches of waiting texts are searched for texts of similar length
 _FREE_PADDING = 64  # up to this many padding tokens cost less than another forward pass
 _SHARE = 8  # a request gets at least an eighth of the work for what follows its first text, ...
-_HALF = 2  # ... and all of them together half of it
+_REST = 1.25  # ... and all of them together four fifths
 _SHORTEST = 8  # texts of fewer tokens are of one length
 
 
@@ -54,10 +54,10 @@ class FairQueue:
     Fair queueing by start tags (Goyal, Vin, Cheng 1996) with a clock that the work drives, as in weighted fair
     queueing (Demers, Keshav, Shenker 1989). A text's start is the time on that clock when its request came plus the
     tokens of the same request before it, and the least start is next: a short request overtakes the rest of a long
-    one. A computed token moves the clock on by 1 / c, where c is 8, or twice the number N of requests with several
-    texts if that is more. So what follows the first text of a request comes up at an eighth of the pace of the work,
-    and that of all requests together at no more than half: the other half is left for those that begin. The clock is
-    never behind the start of what is computed.
+    one. A computed token moves the clock on by 1 / c, where c is 8, or 5/4 of the number of requests with several texts
+    if that is more. So what follows the first text of a request comes up at an eighth of the pace of the work, and that
+    of all requests together at no more than four fifths: the rest is left for those that begin. The clock is never
+    behind the start of what is computed.
 
     A batch is the first text and those of its length, in order, then the nearest in length as padding allows.
 
@@ -82,9 +82,9 @@ class FairQueue:
         return self.tokens > 0
 
     @property
-    def slowness(self) -> int:
+    def slowness(self) -> float:
         """Computed tokens for one of the clock."""
-        return max(_SHARE, _HALF * self._several)
+        return max(_SHARE, _REST * self._several)
 
     def add(self, job: Job) -> None:
         """Put all texts of a job into the queue."""
