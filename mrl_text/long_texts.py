@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _CHARACTERS = 8  # for each token that is read: of most texts more than enough
-_GROWTH = 4
+_TIMES = (1, 4, 16)  # that many characters are tokenised, one after the other, before the whole text is
 _SEARCHED = 1000  # characters that are searched for a place to cut
 _WORDS = 4  # in front of a cut, that may be split in another way than with what follows
 _PLACES = (re.compile(r"[^\W_](?=[\W_])"), re.compile(r"\D"))  # ends of words; else anywhere but inside of a number
@@ -78,13 +78,14 @@ class Shortener:
         return found[len(prompt) :] if found.startswith(prompt) else text
 
     def _shortened(self, text: str, least: int) -> str:
-        size = max(least + _SEARCHED, _CHARACTERS * self._enough)
-        while size < len(text):
+        for times in _TIMES:
+            size = max(least + _SEARCHED, times * _CHARACTERS * self._enough)
+            if size >= len(text):
+                return text
             place = _place(text, size)
             if place and (cut := self._certain(text, place)):
                 return text[:cut]
-            size *= _GROWTH
-        return self._by_tokens(text, least) if len(text) > _CHARACTERS * _GROWTH**2 * self._enough else text
+        return self._by_tokens(text, least)
 
     def _certain(self, text: str, place: int) -> int | None:
         """A place at or before this one in front of which are enough tokens, whatever follows."""
@@ -124,7 +125,7 @@ class Shortener:
 
     def _encode(self, text: str) -> Encoding:
         assert self.tokenizer is not None
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return self.tokenizer.encode_batch([text], add_special_tokens=False)[0]  # which lets other threads run
 
 
 def own_tokenizer(tokenizer: Any) -> Tokenizer | None:
