@@ -51,7 +51,7 @@ def find_query_model(store: Store, name: str | None = None, *, trust_remote_code
     if store.is_empty():
         raise ValueError(f"{shown} holds no rows: fill it with mrl-text index push")
     if chosen is None:
-        raise ValueError(f"{shown} names no model to encode queries with: give --model")
+        raise ValueError(f"{shown} names no model to encode queries with: give one (--model; serve MODEL)")
     found = find_model(chosen, trust_remote_code=trust_remote_code)
     if name is None and found.is_local and store.revision not in (None, found.revision):
         logger.warning("%s has changed since %s was filled: results may be poor", found.path, shown)
@@ -63,5 +63,5 @@ def check_width(store: Store, name: str, width: int | None) -> None:
     if width is not None and width != store.width:
         raise ValueError(
             f"{name} gives vectors of width {width}, {without_password(store.url)} holds {store.width}: give the model"
-            " it was filled with, --model"
+            " it was filled with (--model; serve MODEL)"
         )

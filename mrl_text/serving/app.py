@@ -206,11 +206,9 @@ class Service:
         queries = read_query(asked.query, limit=self.settings.max_inputs, width=index.width)
         check_results(asked.k, len(queries))
         where = read_filter(asked.filter)
-        return (
-            asked,
-            self._read(queries, self.embedder.reading("query", None)) if isinstance(queries, list) else queries,
-            where,
-        )
+        if isinstance(queries, list):
+            return asked, self._read(queries, self.embedder.reading("query", None)), where
+        return asked, queries, where
 
     def _read(self, texts: list[str], reading: Reading) -> Texts:
         """Texts as the model reads them, and the tokens of each that it reads."""

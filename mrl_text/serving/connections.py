@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import resource
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,10 +22,11 @@ class Door:
         limit: connections that may be open. One more makes the one that waits longest for a request go.
         timeout: seconds from the start of a connection, or its last answer, to the end of a request's headers; likewise
             for a client to take at least a part of its answer.
+        on_end: called for each connection that is ended for one of these reasons.
     """
 
-    def __init__(self, limit: int, timeout: float) -> None:
-        self.limit, self.timeout = limit, timeout
+    def __init__(self, limit: int, timeout: float, on_end: Callable[[], None]) -> None:
+        self.limit, self.timeout, self.on_end = limit, timeout, on_end
         self.waiting: dict[Connection, None] = {}  # the longest first
 
     @property
@@ -75,6 +77,7 @@ class Connection(H11Protocol):
     def leave(self) -> None:
         """End at once."""
         self._stop_waiting()
+        self._door.on_end()
         self.transport.abort()
 
     @property

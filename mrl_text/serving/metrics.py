@@ -27,6 +27,8 @@ class Metrics:
         about = "Tokens per pass, padding included."
         self.batch_tokens = Histogram("mrl_text_batch_tokens", about, buckets=_TOKENS, registry=registry)
         self.tokens = Counter("mrl_text_tokens", "Tokens that the model read.", registry=registry)
+        about = "Connections ended without a request: too late, or too many."
+        self.ended_connections = Counter("mrl_text_ended_connections", about, registry=registry)
         self.cut_texts = Counter("mrl_text_cut_texts", "Texts longer than the model reads.", registry=registry)
         self.compute_seconds = Counter("mrl_text_compute_seconds", "Time in the model.", registry=registry)
         queue = Gauge("mrl_text_queued_tokens", "Tokens that wait.", registry=registry)

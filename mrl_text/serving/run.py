@@ -65,7 +65,7 @@ def serve(
         OSError: the address is taken or not of this machine.
     """
     settings = settings or ServerSettings()
-    door = Door(connection_limit(settings.max_connections), settings.header_timeout)
+    connections = connection_limit(settings.max_connections)
     switch_seconds = sys.getswitchinterval()
     store: Index | None = None
     listener = _bind(settings)  # before the model is loaded: an address that is taken shows at once
@@ -87,6 +87,7 @@ def serve(
         sys.setswitchinterval(_SWITCH_SECONDS)
         service = Service(embedder, settings, index=store, thread=False)
         logger.info("%s, %d numbers, %s on %s", embedder.name, embedder.width, embedder.dtype, embedder.device)
+        door = Door(connections, settings.header_timeout, service.metrics.ended_connections.inc)
         protocol: Any = partial(Connection, door)
         config = uvicorn.Config(
             create_app(service, most=door.requests),

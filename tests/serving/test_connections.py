@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 
@@ -40,7 +41,7 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
 @contextlib.contextmanager
 def serving(limit: int, timeout: float) -> Iterator[int]:
     """A server in a thread; gives its port."""
-    door = Door(limit, timeout)
+    door = Door(limit, timeout, lambda: None)
     protocol: Any = partial(Connection, door)
     config = uvicorn.Config(_app, http=protocol, backlog=door.at_once, lifespan="off", log_level="critical")
     server = uvicorn.Server(config)
@@ -194,6 +195,8 @@ def test_health_answers_with_few_files_and_many_connections(start: Callable[...,
     idle = [connect(server.port, half) for _ in range(500)]
     for _ in range(3):
         assert health(server.port) == b'{"status":"ok"}'
+    ended = httpx.get(f"{server.url}/metrics").text.partition("\nmrl_text_ended_connections_total ")[2]
+    assert float(ended.split()[0]) >= 500 - 64
     for connection in idle:
         connection.close()
     assert "out of system resource" not in server.log and "Traceback" not in server.log
