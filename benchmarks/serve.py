@@ -3,12 +3,15 @@
     python benchmarks/serve.py captions.parquet parasci.parquet --seconds 60 --clients 32
 
 Clients are connections of one process that send one request after the other, without a pause, as fast as answers come.
-Most requests hold one text, some 8, some 32; a third asks for 64 numbers, a third for 128. Every answer is checked: as
-many vectors as texts, of the size asked for, of unit length, and at a cosine of 0.999 or more to those computed
-offline (in bfloat16 what shares a batch changes the last digits); the least is printed. Offline is the
-server's own model in the same number format over all texts sorted by length, in batches of the same budget of tokens,
-before and after the server ran; beside it `MatryoshkaEncoder.encode` in batches of 32. Server and clients share the
-processor; the clients' part is printed.
+Most requests hold one text, the others 2 to 32 (`--sizes`), and waits are printed for each size; a third asks for 64
+numbers, a third for 128. Every answer is checked: as many vectors as texts, of the size asked for, of unit length, and
+at a cosine of 0.999 or more to those computed offline (in bfloat16 what shares a batch changes the last digits); the
+least is printed. Offline is the server's own model in the same number format over all texts sorted by length, in
+batches of the same budget of tokens, before and after the server ran; beside it `MatryoshkaEncoder.encode` in batches
+of 32. Server and clients share the processor; the clients' part is printed.
+
+`--queue still` measures with a queue whose clock stands still while texts wait, so that requests of one text can
+overtake those of several for ever; `--queue both` measures one after the other.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from typing import Any
 import numpy as np
 
 DIMS = (None, 64, 128)
-SIZES = (1, 1, 1, 1, 1, 1, 8, 8, 32)  # texts per request
+SIZES = "1,1,1,1,1,1,2,4,8,16,32"  # texts per request
 
 
 @dataclass
@@ -47,7 +50,8 @@ class Tally:
 
     texts: int = 0
     tokens: int = 0
-    seconds: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # of each request
+    sizes: list[int] = field(default_factory=list)  # its texts
     worst: float = 1.0
     errors: list[str] = field(default_factory=list)
 
@@ -62,6 +66,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--texts", type=int, default=4000)
     parser.add_argument("--max-batch-tokens", type=int, default=1536)
+    parser.add_argument("--sizes", default=SIZES, help="texts of the requests, each as likely")
+    parser.add_argument("--queue", default="fair", choices=["fair", "still", "both"])
     parser.add_argument("--server", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.server:
@@ -78,10 +84,14 @@ def main() -> None:
     print(f"{len(texts):,} texts of {np.mean(lengths):.0f} tokens (median {np.median(lengths):.0f}, {embedder.dtype})")
     vectors, before = _offline(embedder, texts, lengths, arguments.max_batch_tokens)
     plain = _plain(embedder, texts)
-    tally, used = _measure(arguments, embedder, texts, lengths, vectors)
-    after = _offline(embedder, texts, lengths, arguments.max_batch_tokens)[1]
-    _report(tally, arguments, (before + after) / 2, plain, used)
-    if tally.errors:
+    failed = False
+    for queue in ("still", "fair") if arguments.queue == "both" else (arguments.queue,):
+        tally, used = _measure(arguments, queue, embedder, texts, lengths, vectors)
+        after = _offline(embedder, texts, lengths, arguments.max_batch_tokens)[1]
+        print(f"\nqueue: {queue}")
+        _report(tally, arguments, (before + after) / 2, plain, used)
+        failed |= bool(tally.errors)
+    if failed:
         sys.exit(1)
 
 
@@ -98,6 +108,11 @@ def _report(tally: Tally, arguments: argparse.Namespace, offline: float, plain: 
     print(f"offline, same batches        {offline:8.1f} texts/s  served is {served / offline:.2f} of it")
     print(f"offline, encode() at 32      {plain:8.1f} texts/s  served is {served / plain:.2f} of it")
     print("latency p50 {:.0f} ms, p95 {:.0f} ms, p99 {:.0f} ms".format(*tail))
+    print("texts   requests   p50 ms   p99 ms   max ms")
+    sizes, seconds = np.array(tally.sizes), np.array(tally.seconds)
+    for size in np.unique(sizes):
+        own = seconds[sizes == size] * 1e3
+        print(f"{size:5} {len(own):10,} {np.median(own):8.0f} {np.percentile(own, 99):8.0f} {own.max():8.0f}")
     print(
         f"processor time: clients {used['clients']:.2f} cores, server {used['server']:.2f} cores of {os.cpu_count()};"
         f" {used['compute']:.0%} of the time in the model"
@@ -144,21 +159,25 @@ def _serve(arguments: argparse.Namespace) -> None:
     quiet_libraries()
     from mrl_text.serving import ServerSettings, serve
 
+    if arguments.queue == "still":
+        from mrl_text.serving.queueing import FairQueue
+
+        FairQueue.slowness = float("inf")  # type: ignore[assignment]  # no work moves its clock
     settings = ServerSettings(port=0, model_name="served", max_batch_tokens=arguments.max_batch_tokens)
     serve(arguments.model, settings, dtype=arguments.dtype, on_ready=lambda address: print(address, flush=True))
 
 
 def _measure(
-    arguments: argparse.Namespace, embedder: Any, texts: list[str], lengths: np.ndarray, vectors: np.ndarray
+    arguments: argparse.Namespace, queue: str, embedder: Any, texts: list[str], lengths: np.ndarray, vectors: np.ndarray
 ) -> tuple[Tally, dict[str, float]]:
     """Start a server, load it, stop it."""
     options = ["--model", arguments.model, "--dtype", embedder.dtype, "--max-batch-tokens", arguments.max_batch_tokens]
-    command = [sys.executable, __file__, *arguments.data, "--server", *options]
+    command = [sys.executable, __file__, *arguments.data, "--server", "--queue", queue, *options]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         port = int(process.stdout.readline().rpartition(":")[2])
-        requests = _requests(texts, port)
+        requests = _requests(texts, port, [int(size) for size in arguments.sizes.split(",")])
         asyncio.run(_load(requests, vectors, lengths, port, arguments.clients, 1.0))  # unmeasured
         then, clock, started = _metrics(port), time.process_time(), time.perf_counter()
         tally = asyncio.run(_load(requests, vectors, lengths, port, arguments.clients, arguments.seconds))
@@ -182,13 +201,13 @@ def _metrics(port: int) -> dict[str, float]:
     return {key: float(value) for key, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
-def _requests(texts: list[str], port: int) -> list[Request]:
+def _requests(texts: list[str], port: int, sizes: list[int]) -> list[Request]:
     """Requests that hold every text once, in random order."""
     generator = np.random.default_rng(1)
     order, begin = generator.permutation(len(texts)), 0
     requests: list[Request] = []
     while begin < len(order):
-        rows = order[begin : begin + generator.choice(SIZES)]
+        rows = order[begin : begin + generator.choice(sizes)]
         begin += len(rows)
         dim = DIMS[len(requests) % len(DIMS)]
         content = {"input": [texts[row] for row in rows], "model": "served", "encoding_format": "base64"}
@@ -219,6 +238,7 @@ async def _load(
                 tally.errors.append(problem)
             elif finished <= end:
                 tally.seconds.append(finished - started)
+                tally.sizes.append(len(request.rows))
                 tally.texts += len(request.rows)
                 tally.tokens += int(lengths[request.rows].sum())
         writer.close()

@@ -69,8 +69,8 @@ def check_share(keep: float) -> None:
         raise ValueError(f"--keep {keep}: expected a share of the full score, such as 0.99")
 
 
-_STORES = "DIR, postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION, qdrant:DIR#COLLECTION."
-StoreUrl = Annotated[str, Argument(metavar="STORE", help=_STORES)]
+STORES = "DIR, postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION, qdrant:DIR#COLLECTION."
+StoreUrl = Annotated[str, Argument(metavar="STORE", help=STORES)]
 WhereOption = Annotated[
     list[str] | None,
     Option(

@@ -53,7 +53,10 @@ def push(
 
 
 def serve(
-    model: common.Model,
+    model: Annotated[
+        str | None, Argument(help="Folder, hub id or packaged model; default: what made the vectors of --index.")
+    ] = None,
+    index: Annotated[str | None, Option(metavar="STORE", help=f"Search it at /search: {common.STORES}")] = None,
     host: Annotated[str, Option(help="Address to listen on; the default is for this machine only.")] = "127.0.0.1",
     port: Annotated[int, Option(help="0 takes any free one.")] = 8080,
     dims: Annotated[str | None, common.dims_option("every size")] = None,
@@ -71,12 +74,18 @@ def serve(
     max_request_bytes: Annotated[int, Option(min=1, help="Bytes per request.")] = 8 * 2**20,
     max_queue: Annotated[int, Option(min=1, help="Tokens that may wait; more get 429.")] = 262_144,
     timeout: Annotated[float, Option(help="Seconds that a request may take.")] = 60.0,
+    header_timeout: Annotated[float, Option(help="Seconds that a connection may take to send a request.")] = 10.0,
+    max_connections: Annotated[
+        int | None, Option(min=1, help="Open at once; default: what the limit of open files allows.")
+    ] = None,
     grace: Annotated[float, Option(min=0, help="Seconds for requests under way when told to stop.")] = 30.0,
     token_ids: Annotated[bool, Option("--token-ids", help="Take ids of the model's own tokenizer, too.")] = False,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
 ) -> None:
-    """Serve a model to OpenAI clients: POST /v1/embeddings with dimensions; /v1/models, /health, /metrics."""
+    """Serve a model to OpenAI clients: POST /v1/embeddings with dimensions; /rerank; /search of an index."""
+    if model is None and index is None:
+        raise ValueError("there is nothing to serve: name a model, or an index with --index")
     from mrl_text.serving import ServerSettings, read_api_key
     from mrl_text.serving import serve as run
 
@@ -92,8 +101,18 @@ def serve(
         max_request_bytes=max_request_bytes,
         max_queue=max_queue,
         timeout=timeout,
+        header_timeout=header_timeout,
+        max_connections=max_connections,
         grace=grace,
         token_ids=token_ids,
         api_key=read_api_key(api_key_env, api_key_file),
     )
-    run(model, settings, dtype=dtype, device=device, trust_remote_code=trust_remote_code, on_ready=typer.echo)
+    run(
+        model,
+        settings,
+        index=index,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        on_ready=typer.echo,
+    )

@@ -38,7 +38,8 @@ class Batcher:
         batch_tokens: padded tokens per forward pass.
         max_wait_ms: patience of an idle server, milliseconds.
         max_queue: tokens that may wait.
-        observe: called after each batch, in the thread, with texts, padded tokens, tokens and seconds.
+        observe: called after each batch, in the thread, with texts, padded tokens, tokens, seconds, and the
+            longest wait of one of them before, seconds.
         thread: compute in a thread of its own; otherwise the caller calls :meth:`run`.
     """
 
@@ -49,7 +50,7 @@ class Batcher:
         batch_tokens: int,
         max_wait_ms: float,
         max_queue: int,
-        observe: Callable[[int, int, int, float], None] | None = None,
+        observe: Callable[[int, int, int, float, float], None] | None = None,
         thread: bool = True,
     ) -> None:
         self._encoder, self._observe = encoder, observe
@@ -149,7 +150,8 @@ class Batcher:
         tokens = sum(item.tokens for item in batch)
         self._rate = tokens / seconds if not self._rate else 0.9 * self._rate + 0.1 * tokens / seconds
         if self._observe:
-            self._observe(len(batch), len(batch) * max(item.tokens for item in batch), tokens, seconds)
+            waited = started - min(item.job.since for item in batch)
+            self._observe(len(batch), len(batch) * max(item.tokens for item in batch), tokens, seconds, waited)
         done: list[tuple[Job, Exception | None]] = []
         for item, vector in zip(batch, vectors, strict=True):
             item.job.vectors[item.row] = vector

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from mrl_text.choices import AutoDtype
 from mrl_text.dtypes import compute_dtype
-from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.loading import load
-from mrl_text.models import find_model
+from mrl_text.long_texts import Shortener, own_tokenizer
+from mrl_text.models import ModelSource, find_model
 from mrl_text.suggest import check_choice
 
 
@@ -42,7 +43,7 @@ class Embedder:
 
     def __init__(
         self,
-        model: str,
+        model: str | ModelSource,
         *,
         dtype: AutoDtype = "auto",
         device: str | None = None,
@@ -50,7 +51,7 @@ class Embedder:
         trust_remote_code: bool = False,
     ) -> None:
         check_choice("dtype", dtype, AutoDtype)
-        source = find_model(model, trust_remote_code=trust_remote_code)
+        source = find_model(model, trust_remote_code=trust_remote_code) if isinstance(model, str) else model
         self.name = name or source.name.removeprefix("local/")  # what clients call it
         self._encoder = load(source, dtype=dtype, device=device).eval()
         self.dtype = compute_dtype(self._encoder)
@@ -61,7 +62,9 @@ class Embedder:
         self.width: int = width  # numbers per vector
         self.dims = self._encoder.matryoshka_dims
         self.max_tokens = self._encoder.max_tokens  # of a text that are read; None for no limit
-        self._tokenize = _token_counter(self._encoder)
+        self._shorten = Shortener.of(self._encoder)
+        tokenizer = self._encoder.tokenizer
+        self._tokenize = _token_counter(tokenizer, self._shorten.tokenizer or own_tokenizer(tokenizer))
 
     @property
     def device(self) -> str:
@@ -76,6 +79,10 @@ class Embedder:
             ValueError: the model has no such prompt.
         """
         return Reading(self._encoder.prompt_for(input_type, prompt_name) or None, input_type)
+
+    def shortened(self, texts: Sequence[str], reading: Reading = PLAIN) -> list[str]:
+        """The texts without the most of what the model would not read of long ones: same tokens, same vectors."""
+        return [self._shorten(text, reading.prompt) for text in texts]
 
     def count(self, texts: Sequence[str], reading: Reading = PLAIN) -> list[int]:
         """Tokens of each text with its prompt and special tokens, before any cut; at least 1."""
@@ -115,23 +122,16 @@ class Embedder:
         return vectors
 
 
-def _token_counter(encoder: MatryoshkaEncoder) -> Callable[[list[str]], list[int]]:
-    """Make a function that counts tokens with its own tokenizer.
+def _token_counter(tokenizer: Any, own: Tokenizer | None) -> Callable[[list[str]], list[int]]:
+    """Make a function that counts tokens: with a copy of the tokenizer, if there can be one.
 
     The model's tokenizer changes its padding while the model computes, which only one thread at a time may do.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer: Any = encoder.tokenizer
-    static = isinstance(tokenizer, Tokenizer)  # a static embedding: no special tokens
-    backend = tokenizer if static else getattr(tokenizer, "backend_tokenizer", None)
-    if isinstance(backend, Tokenizer):
-        own = Tokenizer.from_str(backend.to_str())
-        own.no_padding()
-        own.no_truncation()
+    if own is not None:
+        special = not isinstance(tokenizer, Tokenizer)  # a static embedding reads no special tokens
 
         def count(texts: list[str]) -> list[int]:
-            return [max(1, len(found)) for found in own.encode_batch_fast(texts, add_special_tokens=not static)]
+            return [max(1, len(found)) for found in own.encode_batch_fast(texts, add_special_tokens=special)]
 
         return count
     lock = threading.Lock()

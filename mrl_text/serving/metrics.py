@@ -19,12 +19,16 @@ class Metrics:
     def __init__(self, queued_tokens: Callable[[], float]) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("mrl_text_requests", "Answered requests.", ["path", "status"], registry=registry)
-        about = "From a request's headers to its answer, embeddings only."
+        about = "From the headers of a POST to its answer."
         self.seconds = Histogram("mrl_text_request_seconds", about, buckets=_SECONDS, registry=registry)
+        about = "Longest wait of a text before its pass."
+        self.wait_seconds = Histogram("mrl_text_wait_seconds", about, buckets=_SECONDS, registry=registry)
         self.batch_texts = Histogram("mrl_text_batch_texts", "Texts per pass.", buckets=_TEXTS, registry=registry)
         about = "Tokens per pass, padding included."
         self.batch_tokens = Histogram("mrl_text_batch_tokens", about, buckets=_TOKENS, registry=registry)
         self.tokens = Counter("mrl_text_tokens", "Tokens that the model read.", registry=registry)
+        about = "Connections ended without a request: too late, or too many."
+        self.ended_connections = Counter("mrl_text_ended_connections", about, registry=registry)
         self.cut_texts = Counter("mrl_text_cut_texts", "Texts longer than the model reads.", registry=registry)
         self.compute_seconds = Counter("mrl_text_compute_seconds", "Time in the model.", registry=registry)
         queue = Gauge("mrl_text_queued_tokens", "Tokens that wait.", registry=registry)

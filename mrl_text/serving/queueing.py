@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import math
+import time
 from asyncio import Future
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,12 +13,15 @@ import numpy as np
 
 _WINDOW = 4  # how many batches of waiting texts are searched for texts of similar length
 _FREE_PADDING = 64  # up to this many padding tokens cost less than another forward pass
+_SHARE = 8  # a request gets at least an eighth of the work for what follows its first text, ...
+_REST = 1.25  # ... and all of them together four fifths
+_SHORTEST = 8  # texts of fewer tokens are of one length
 
 
 class Job:
     """The texts of one request on their way through the model; those of another ``kind`` need another pass."""
 
-    __slots__ = ("dropped", "future", "kind", "left", "texts", "tokens", "vectors", "waiting")
+    __slots__ = ("dropped", "future", "kind", "left", "since", "texts", "tokens", "vectors", "waiting")
 
     def __init__(
         self, texts: Sequence[str], tokens: Sequence[int], kind: Any, width: int, future: Future[np.ndarray]
@@ -26,12 +31,13 @@ class Job:
         self.left = len(texts)
         self.waiting = sum(tokens)
         self.dropped = False
+        self.since = time.perf_counter()
 
 
 class Item(NamedTuple):
     """One text of a job; ``start`` orders the queue, ``serial`` breaks ties."""
 
-    start: int
+    start: float
     serial: int
     job: Job
     row: int
@@ -43,23 +49,42 @@ class Item(NamedTuple):
 
 
 class FairQueue:
-    """Texts of all requests, in an order in which a long request does not hold up short ones.
+    """Texts of all requests, in an order in which no request waits for ever, and short ones do not wait for long ones.
 
-    Start-time fair queueing (Goyal, Vin, Cheng 1996): a text's place is the number of tokens of the same request
-    before it, counted from the place being served when the request came. So every request moves on at the same
-    pace, and a short one overtakes the rest of a long one. A batch is the first text and those of like length near
-    the front. Not safe for threads: callers hold a lock.
+    Fair queueing by start tags (Goyal, Vin, Cheng 1996) with a clock that the work drives, as in weighted fair
+    queueing (Demers, Keshav, Shenker 1989). A text's start is the time on that clock when its request came plus the
+    tokens of the same request before it, and the least start is next: a short request overtakes the rest of a long
+    one. A computed token moves the clock on by 1 / c, where c is 8, or 5/4 of the number of requests with several texts
+    if that is more. So what follows the first text of a request comes up at an eighth of the pace of the work, and that
+    of all requests together at no more than four fifths: the rest is left for those that begin. The clock is never
+    behind the start of what is computed.
+
+    A batch is the first text and those of its length, in order, then the nearest in length as padding allows.
+
+    The wait is bounded. Let a text have ``a`` tokens of its own request before it. After at most c * a computed tokens
+    the clock has reached its start, and nothing that comes later goes before it. Of what waits then, M tokens, each
+    batch takes texts that are before it; one that takes later ones as well has taken all those before it of one kind
+    and length, of which there are L. It is computed before c * a + M + L * B tokens more are, with c and M the largest
+    while it waits and B those of a batch.
+
+    Not safe for threads: callers hold a lock.
     """
 
     def __init__(self, batch_tokens: int) -> None:
         self.batch_tokens = batch_tokens  # most of a batch with its padding; a single longer text goes alone
         self.tokens = 0  # that wait
         self._heap: list[Item] = []
-        self._now = 0
+        self._now = 0.0
         self._serial = 0
+        self._several = 0  # requests with several texts of which some wait
 
     def __bool__(self) -> bool:
         return self.tokens > 0
+
+    @property
+    def slowness(self) -> float:
+        """Computed tokens for one of the clock."""
+        return max(_SHARE, _REST * self._several)
 
     def add(self, job: Job) -> None:
         """Put all texts of a job into the queue."""
@@ -69,13 +94,13 @@ class FairQueue:
             start += tokens
             self._serial += 1
         self.tokens += job.waiting
+        self._several += len(job.tokens) > 1
 
     def drop(self, job: Job) -> None:
         """Remove the remaining texts of a job whose client has left."""
         if not job.dropped:
             job.dropped = True
-            self.tokens -= job.waiting
-            job.waiting = 0
+            self._forget(job, job.waiting)
             if not self.tokens:  # the heap holds nothing else
                 self._heap.clear()
 
@@ -84,20 +109,23 @@ class FairQueue:
         window, aside = self._front()
         if not window:
             return []
-        first = window[0]
-        self._now = max(self._now, first.start)
-        window.sort(key=lambda item: item.tokens)
-        low, high = self._spread(window, window.index(first))
-        for item in (*aside, *window[:low], *window[high:]):
+        batch, rest = self._batch(window)
+        for item in (*aside, *rest):
             heapq.heappush(self._heap, item)
-        batch = window[low:high]
+        self._now = max(self._now, window[0].start) + sum(item.tokens for item in batch) / self.slowness
         for item in batch:
-            item.job.waiting -= item.tokens
-            self.tokens -= item.tokens
+            self._forget(item.job, item.tokens)
         return batch
 
+    def _forget(self, job: Job, tokens: int) -> None:
+        """Count tokens of a job as no longer waiting."""
+        if tokens:
+            job.waiting -= tokens
+            self.tokens -= tokens
+            self._several -= len(job.tokens) > 1 and not job.waiting
+
     def _front(self) -> tuple[list[Item], list[Item]]:
-        """Texts near the front of the kind of the very first, and those of other kinds between them."""
+        """Texts near the front of the kind of the very first, and those of other kinds between them, in order."""
         window: list[Item] = []
         aside: list[Item] = []
         seen = 0
@@ -109,17 +137,25 @@ class FairQueue:
             (aside if window and item.job.kind != window[0].job.kind else window).append(item)
         return window, aside
 
-    def _spread(self, window: list[Item], at: int) -> tuple[int, int]:
-        """Bounds of the batch around position ``at`` of texts sorted by length: the nearest in length first."""
-        lengths = [item.tokens for item in window]
-        low, high, real = at, at + 1, lengths[at]
-        while low > 0 or high < len(lengths):
-            shorter = lengths[at] - lengths[low - 1] if low > 0 else None
-            longer = lengths[high] - lengths[at] if high < len(lengths) else None
-            down = longer is None or (shorter is not None and shorter <= longer)
-            real += lengths[low - 1] if down else lengths[high]
-            padded = (high - low + 1) * max(lengths[high - 1], 0 if down else lengths[high])
-            if padded > self.batch_tokens or padded - real > _FREE_PADDING + real / 3:
+    def _batch(self, window: list[Item]) -> tuple[list[Item], list[Item]]:
+        """The first text and those that go with it, shortest first, and the others."""
+        first = window[0].tokens
+
+        def same(item: Item) -> bool:
+            return length_class(item.tokens) == length_class(first)
+
+        alike = sorted(window, key=lambda item: 0 if same(item) else abs(item.tokens - first))
+        longest = real = count = 0
+        for item in alike:
+            longest, real = max(longest, item.tokens), real + item.tokens
+            padded = (count + 1) * longest
+            wasteful = not same(item) and padded - real > _FREE_PADDING + real / 3
+            if count and (padded > self.batch_tokens or wasteful):
                 break
-            low, high = (low - 1, high) if down else (low, high + 1)
-        return low, high
+            count += 1
+        return sorted(alike[:count], key=lambda item: item.tokens), alike[count:]
+
+
+def length_class(tokens: int) -> int:
+    """Texts of one class are of about one length: the longest has a fifth more tokens than the shortest."""
+    return int(4 * math.log2(max(tokens, _SHORTEST)))

@@ -12,13 +12,17 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from mrl_text.choices import AutoDtype
 from mrl_text.serving.app import Service, create_app
+from mrl_text.serving.connections import Connection, Door, connection_limit
 from mrl_text.serving.embedder import Embedder
+from mrl_text.serving.retrieval import Index
 from mrl_text.serving.settings import ServerSettings
 from mrl_text.truncation import check_dims
 
@@ -28,11 +32,14 @@ _SWITCH_SECONDS = 0.0005
 """How long one thread may keep the interpreter from another. At Python's 5 ms each operator of a forward pass could
 wait that long for the thread that reads requests."""
 
+_BACKLOG = 2048  # connections that the system holds until they are accepted
+
 
 def serve(
-    model: str,
+    model: str | None,
     settings: ServerSettings | None = None,
     *,
+    index: str | None = None,
     dtype: AutoDtype = "auto",
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -44,8 +51,9 @@ def serve(
     the rest then gets 503. A second one ends the process at once with status 128 plus its number.
 
     Args:
-        model: folder, hub id or packaged model.
+        model: folder, hub id or packaged model; None is the one that made the vectors of the index.
         settings: address, limits, access; None is the defaults.
+        index: store to search at ``/search``, as for :func:`mrl_text.search.open_store`.
         dtype: what the model computes in; ``auto`` is bfloat16 where the device has it natively, else float32.
         device: as for :func:`mrl_text.loading.load`.
         trust_remote_code: allow code that comes with the model to run.
@@ -57,22 +65,34 @@ def serve(
         OSError: the address is taken or not of this machine.
     """
     settings = settings or ServerSettings()
+    connections = connection_limit(settings.max_connections)
     switch_seconds = sys.getswitchinterval()
+    store: Index | None = None
     listener = _bind(settings)  # before the model is loaded: an address that is taken shows at once
     try:
         if not settings.is_local and settings.api_key is None:
             logger.warning("anyone who reaches %s can use this server: set an API key", settings.host)
+        store = Index(index) if index is not None else None
+        source = store.find_model(model, trust_remote_code=trust_remote_code) if store else model
+        if source is None:
+            raise ValueError("there is nothing to serve: name a model, or an index with --index")
         embedder = Embedder(
-            model, dtype=dtype, device=device, name=settings.model_name, trust_remote_code=trust_remote_code
+            source, dtype=dtype, device=device, name=settings.model_name, trust_remote_code=trust_remote_code
         )
+        if store is not None:
+            store.check_width(embedder.name, embedder.width)
         if settings.dims is not None:
             check_dims(settings.dims, embedder.width)
         _warm_up(embedder, settings.batch_tokens(embedder.device))
         sys.setswitchinterval(_SWITCH_SECONDS)
-        service = Service(embedder, settings, thread=False)
+        service = Service(embedder, settings, index=store, thread=False)
         logger.info("%s, %d numbers, %s on %s", embedder.name, embedder.width, embedder.dtype, embedder.device)
+        door = Door(connections, settings.header_timeout, service.metrics.ended_connections.inc)
+        protocol: Any = partial(Connection, door)
         config = uvicorn.Config(
-            create_app(service),
+            create_app(service, most=door.requests),
+            http=protocol,
+            backlog=door.at_once,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -85,6 +105,8 @@ def serve(
     finally:
         sys.setswitchinterval(switch_seconds)
         listener.close()
+        if store is not None:
+            store.close()
 
 
 def _run(server: _Server, service: Service, listener: socket.socket) -> None:
@@ -135,6 +157,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # uvicorn has one number for those that wait and those accepted in one go
         if self.started and self._on_ready is not None:
             self._on_ready(self._address)
 

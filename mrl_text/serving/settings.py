@@ -30,6 +30,8 @@ class ServerSettings:
     max_request_bytes: int = 8 * 2**20  # bytes of a request's body
     max_queue: int = 262_144  # tokens that may wait; a request beyond them gets 429. One alone may be larger.
     timeout: float = 60.0  # seconds from the headers of a request to its answer
+    header_timeout: float = 10.0  # seconds that a connection may be open without the whole headers of a request
+    max_connections: int | None = None  # open at once; None is what the limit of open files leaves room for
     grace: float = 30.0  # seconds that requests under way get after the first signal to stop
     api_key: str | None = field(default=None, repr=False)
     """Token that every request but ``/health`` must bring; None asks for none."""
@@ -40,12 +42,14 @@ class ServerSettings:
             raise ValueError(f"port must be from 0 (any free one) to 65535, got {self.port}")
         if self.max_batch_tokens is not None and self.max_batch_tokens < 1:
             raise ValueError(f"max_batch_tokens must be above 0, got {self.max_batch_tokens}")
-        for name in ("max_inputs", "max_request_bytes", "max_queue", "timeout"):
+        for name in ("max_inputs", "max_request_bytes", "max_queue", "timeout", "header_timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("max_wait_ms", "grace"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, and finite, got {getattr(self, name)}")
+        if self.max_connections is not None and self.max_connections < 1:
+            raise ValueError(f"max_connections must be above 0, got {self.max_connections}")
         if self.model_name is not None and not self.model_name.strip():
             raise ValueError("the model's name is empty: name it for clients, or leave it out")
         if self.api_key is not None and not self.api_key.strip():

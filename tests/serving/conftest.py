@@ -31,7 +31,7 @@ class Running:
 
         self._log = log
         address, ready = context.Pipe(duplex=False)
-        self.process = context.Process(target=run, args=(str(model), options, log, ready))
+        self.process = context.Process(target=run, args=(None if model is None else str(model), options, log, ready))
         self.process.start()
         ready.close()
         try:

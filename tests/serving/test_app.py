@@ -31,6 +31,9 @@ class Told:
     def reading(self, input_type: str | None, prompt_name: str | None) -> Reading:
         return Reading()
 
+    def shortened(self, texts: list[str], reading: Reading) -> list[str]:
+        return texts
+
     def count(self, texts: Sequence[str], reading: Reading | None = None) -> list[int]:
         return [len(text) for text in texts]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -13,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from mrl_text import MatryoshkaEncoder
 from mrl_text.serving.app import Service, create_app
-from mrl_text.serving.embedder import Embedder, _token_counter
+from mrl_text.serving.embedder import PLAIN, Embedder, Reading, _token_counter
 from mrl_text.serving.settings import ServerSettings
 
 
@@ -22,7 +21,7 @@ def test_a_tokenizer_in_python_counts_special_tokens_too():
 
     tokenizer = CanineTokenizer()
     texts = ["the cat", "Größe", ""]
-    counted = _token_counter(SimpleNamespace(tokenizer=tokenizer))(texts)  # type: ignore[arg-type]
+    counted = _token_counter(tokenizer, None)(texts)
     assert counted == [len(tokenizer(text)["input_ids"]) for text in texts] == [9, 7, 2]
 
 
@@ -56,3 +55,14 @@ def test_a_static_model_is_described_and_served(tiny_bert: Path, tmp_path: Path)
     assert [answer.status_code for answer in (listed, one, embedded)] == [200, 200, 200]
     assert one.json()["max_tokens"] is None and listed.json()["data"] == [one.json()]
     assert embedded.json()["usage"]["prompt_tokens"] == 5002
+
+
+def test_of_a_long_text_only_what_is_read_is_tokenised(tiny_bert: Path) -> None:
+    embedder = Embedder(str(tiny_bert), dtype="float32", device="cpu")
+    texts = ["the cat sits. " * 5_000, "x" * 50_000, "a dog"]
+    for reading in (PLAIN, Reading("the man is in ")):
+        short = embedder.shortened(texts, reading)
+        assert max(map(len, short)) < 2_000
+        whole = [min(count, 64) for count in embedder.count(texts, reading)]
+        assert [min(count, 64) for count in embedder.count(short, reading)] == whole
+        np.testing.assert_array_equal(embedder.encode(short, reading), embedder.encode(texts, reading))

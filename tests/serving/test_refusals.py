@@ -107,7 +107,7 @@ def test_other_malformed_requests(server):
         ({"method": "GET"}, 405, "'/v1/embeddings' does not take the method 'GET': use POST"),
         ({"method": "DELETE"}, 405, "method"),
         ({"path": "/v1/models"}, 405, "'/v1/models' does not take the method 'POST': use GET"),
-        ({"path": "/v1/embedding"}, 404, "there is no path '/v1/embedding': POST to /v1/embeddings, or GET /v1/models"),
+        ({"path": "/v1/embedding"}, 404, "there is no path '/v1/embedding': POST to /v1/embeddings, /rerank, "),
         ({"path": "/v1/embeddings/"}, 404, "path"),
         ({"path": "/docs"}, 404, "path"),
         ({"path": "/v1/models/other", "method": "GET"}, 404, "served"),
