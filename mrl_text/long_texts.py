@@ -46,7 +46,9 @@ class Shortener:
     def __init__(self, tokenizer: Tokenizer | None, limit: int) -> None:
         self.tokenizer = tokenizer  # None where texts stay as they are
         self._enough = limit + 1  # one more says that the text is cut
-        model, before = (tokenizer.model, f"{tokenizer.pre_tokenizer}{tokenizer.normalizer}") if tokenizer else (None, "")
+        model, before = (
+            (tokenizer.model, f"{tokenizer.pre_tokenizer}{tokenizer.normalizer}") if tokenizer else (None, "")
+        )
         self._has_seams = isinstance(model, Unigram) or (isinstance(model, BPE) and not model.end_of_word_suffix)
         self._has_seams &= "ByteLevel" not in before  # its characters are not those of the text
 

@@ -12,6 +12,7 @@ import torch
 from sentence_transformers.util import batch_to_device
 
 from mrl_text.dtypes import compute_dtype, computing_in
+from mrl_text.long_texts import Shortener
 from mrl_text.token_batches import TokenBatch, token_batches
 
 if TYPE_CHECKING:
@@ -82,13 +83,17 @@ def encode_windows(
     if budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")
     chosen = compute_dtype(model, dtype)
+    shorten = Shortener.of(model)
     model.eval()
     with ThreadPoolExecutor(1, "tokeniser") as thread:
+
+        def tokenise(texts: list[str]) -> list[TokenBatch]:
+            return token_batches(model, [shorten(text, prompt) for text in texts], budget, prompt, task)
 
         def prepare() -> Any:
             """Take a list here and tokenise it there: only the tokeniser runs beside the caller's own code."""
             texts = next(source, None)
-            return texts and (len(texts), thread.submit(token_batches, model, texts, budget, prompt, task))
+            return texts and (len(texts), thread.submit(tokenise, texts))
 
         source = filter(None, iter(lists))
         ahead = prepare()

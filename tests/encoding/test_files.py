@@ -284,6 +284,31 @@ def test_goes_on_where_it_was(corpus: Path, tiny_bert: Path, tmp_path: Path, mon
     assert encode(corpus, tmp_path / "out", tiny_bert, **options).encoded == 0
 
 
+def test_a_finished_folder_that_lost_files_gets_them_again(
+    corpus: Path, tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encode(corpus, tmp_path / "whole", tiny_bert, precisions=["float32", "int8"])
+    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    (tmp_path / "out/shards/00002.parquet").unlink()
+    (tmp_path / "out/problems.jsonl").unlink()
+    report = encode(corpus, tmp_path / "out", tiny_bert, precisions=["float32", "int8"])
+    assert (report.encoded, report.rows, report.left_out) == (64, 297, 3)
+    assert "has lost 00002.parquet, problems.jsonl: it is made again" in caplog.text
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    (tmp_path / "out/shards/00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"00001.parquet is damaged .*encode again into another folder"):
+        encode(corpus, tmp_path / "out", tiny_bert, precisions=["float32", "int8"])
+
+
+def test_a_finished_array_that_is_gone_is_an_error(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    encode(corpus, tmp_path / "out", tiny_bert, format="npy", limit=20)
+    for name in ("embedding_32.npy", "ids.parquet", "problems.jsonl"):
+        (tmp_path / "out" / name).rename(tmp_path / "gone")
+        with pytest.raises(ValueError, match=rf"{name} is missing: restore it, or encode again"):
+            encode(corpus, tmp_path / "out", tiny_bert, format="npy", limit=20)
+        (tmp_path / "gone").rename(tmp_path / "out" / name)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
