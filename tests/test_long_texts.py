@@ -66,9 +66,7 @@ def without_words() -> Tokenizer:
 
 def unigram() -> Tokenizer:
     """As XLM-R's."""
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
-    )
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False)
     normal = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     return _trained(models.Unigram(), trainer, normal, pre_tokenizers.Metaspace())
 
@@ -129,7 +127,25 @@ def test_the_same_tokens_of_nasty_texts(tokenizer: Tokenizer, name: str) -> None
 
 def test_the_same_tokens_of_random_texts(tokenizer: Tokenizer) -> None:
     generator = random.Random(0)
-    parts = ["the", "cat", "e\u0301", "猫", "日本語", "。", " ", "  ", "\n", "'s", "'re", "12", "345", ",", "\0", "xyz", "a"]
+    parts = [
+        "the",
+        "cat",
+        "e\u0301",
+        "猫",
+        "日本語",
+        "。",
+        " ",
+        "  ",
+        "\n",
+        "'s",
+        "'re",
+        "12",
+        "345",
+        ",",
+        "\0",
+        "xyz",
+        "a",
+    ]
     parts += ["New York", "<mask>", "🐈", "ß", "_", "-", "\u0301", "▁", "#", "##"]
     for _ in range(150):
         some = generator.sample(parts, generator.randint(1, 8))

@@ -9,11 +9,11 @@ import typer
 from typer import Argument, Option
 
 from mrl_text.choices import CardChoice
-from mrl_text.cli import common
+from mrl_text.cli import common, inputs
 
 
 def push(
-    model: Annotated[str, Argument(help="Folder of a run or of a saved model.")],
+    model: Annotated[str, Argument(help="Folder of a run or of a saved model.", callback=inputs.model)],
     repo: Annotated[str, Argument(help="Repository on the hub: owner/name.")],
     results: Annotated[
         list[Path] | None,
