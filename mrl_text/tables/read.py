@@ -172,7 +172,7 @@ class Table:
         if problem := _undecodable(content):
             raise ValueError(f"{self.path} {problem}")
         try:
-            found = json.loads(content)
+            found = _JSON.decode(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.path} is not valid JSON: {error}") from None
         items = found if isinstance(found, list) else [found]
@@ -284,9 +284,21 @@ def _plain(line: str) -> dict[str, Any] | str:
     return {TEXT: line}
 
 
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; ValueError where a name comes twice, of which a plain reader would drop the first value in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r:.60} is named twice")
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_named_once)
+
+
 def _json(line: str) -> dict[str, Any] | str:
     try:
-        value = json.loads(line)
+        value = _JSON.decode(line)
     except json.JSONDecodeError as error:
         return f"is not valid JSON ({error.msg}, column {error.colno})"
     except (ValueError, RecursionError) as error:
