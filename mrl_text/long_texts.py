@@ -27,8 +27,8 @@ _SPARE = 16  # tokens beyond those read
 class Shortener:
     """Leaves out of long texts what a tokenizer would read and a model would not.
 
-    What comes back has the same first ``limit`` tokens as the whole text, and more than ``limit`` if the whole has more.
-    No token is guessed: a text is cut
+    What comes back has the same first ``limit`` tokens as the whole text, and more than ``limit`` if the whole has
+    more. No token is guessed: a text is cut
 
     - behind enough tokens of whole words, since tokenizers split texts into words first and each word by itself;
     - where there are no words (Japanese, Gemma's and Llama's tokenizers), between two characters that stand next to
@@ -74,17 +74,17 @@ class Shortener:
         if self.tokenizer is None or len(text) <= _CHARACTERS * self._enough:
             return text
         prompt = prompt or ""
-        found = self._shortened(prompt + text)
+        found = self._shortened(prompt + text, len(prompt))
         return found[len(prompt) :] if found.startswith(prompt) else text
 
-    def _shortened(self, text: str) -> str:
-        size = _CHARACTERS * self._enough
+    def _shortened(self, text: str, least: int) -> str:
+        size = max(least + _SEARCHED, _CHARACTERS * self._enough)
         while size < len(text):
             place = _place(text, size)
             if place and (cut := self._certain(text, place)):
                 return text[:cut]
             size *= _GROWTH
-        return self._by_tokens(text) if len(text) > _CHARACTERS * _GROWTH**2 * self._enough else text
+        return self._by_tokens(text, least) if len(text) > _CHARACTERS * _GROWTH**2 * self._enough else text
 
     def _certain(self, text: str, place: int) -> int | None:
         """A place at or before this one in front of which are enough tokens, whatever follows."""
@@ -94,7 +94,7 @@ class Shortener:
         words: Any = found.word_ids  # ascending
         if bisect_right(words, words[-1] - _WORDS) >= self._enough:
             return place
-        seams = range(place, place - _SEARCHED, -1) if self._has_seams else ()
+        seams = range(min(place, len(text) - 1), max(0, place - _SEARCHED), -1) if self._has_seams else ()
         seam = next((at for at in seams if self._is_seam(text[at - 1], text[at])), None)
         return seam if seam and len(self._encode(text[:seam])) >= self._enough else None
 
@@ -112,10 +112,10 @@ class Shortener:
         vocabulary = self.tokenizer.get_vocab() if self.tokenizer else ()
         return frozenset(before + after for token in vocabulary for before, after in pairwise(token))
 
-    def _by_tokens(self, text: str) -> str:
+    def _by_tokens(self, text: str, least: int) -> str:
         """A text without the inside of what is one token or none, and without what follows the tokens that are read."""
         whole = self._encode(text)
-        last = min(len(whole), self._enough + _SPARE)
+        last = min(len(whole), self._enough + _SPARE + least)
         edges = {0, *(edge for at in range(last) for edge in whole.token_to_chars(at) or ())}
         edges |= {len(text)} if last == len(whole) else set()
         shorter = "".join(text[start : min(end, start + _KEPT)] for start, end in pairwise(sorted(edges)))

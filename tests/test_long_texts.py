@@ -73,33 +73,33 @@ def unigram() -> Tokenizer:
 
 TOKENIZERS = [word_piece, byte_level, grouped_digits, without_words, unigram]
 NASTY = {
-    "one letter": "a" * 20_000,
-    "two letters": "ab" * 10_000,
-    "no blanks": "".join(random.Random(0).choices("ACGT", k=20_000)),
-    "base64": "".join(random.Random(1).choices("ABCDEFabcdef0123456789+/", k=20_000)),
-    "a number": "7" * 20_001,
-    "numbers": "1234567 " * 3_000,
-    "Japanese": LEARNED[2] * 500,
-    "Japanese without stops": "日本語の文章には空白がありません" * 1_000,
-    "blanks": " " * 100_000 + "the cat",
+    "one letter": "a" * 6_000,
+    "two letters": "ab" * 3_000,
+    "no blanks": "".join(random.Random(0).choices("ACGT", k=6_000)),
+    "base64": "".join(random.Random(1).choices("ABCDEFabcdef0123456789+/", k=6_000)),
+    "a number": "7" * 6_001,
+    "numbers": "1234567 " * 1_000,
+    "Japanese": LEARNED[2] * 150,
+    "Japanese without stops": "日本語の文章には空白がありません" * 400,
+    "blanks": " " * 20_000 + "the cat",
     "blanks and words": ("the" + " " * 500) * 200,
-    "blanks behind": "the cat" + " " * 100_000,
-    "lines": "\n\r\n" * 10_000,
-    "tabs": "\t \u3000\u00a0" * 5_000,
-    "NUL": "\0" * 20_000 + "the cat",
-    "NUL inside": "the\0cat " * 5_000,
-    "emoji": "🐈‍⬛👩‍👩‍👧🇩🇪" * 2_000,
-    "marks on one letter": "e" + "\u0301" * 20_000 + " the cat",
-    "marks": "e\u0301o\u0308 " * 5_000,
-    "Hindi": "हिन्दी में कुछ शब्द " * 1_000,
-    "Hangul in parts": "\u1112\u1161\u11ab" * 5_000,
-    "half-width": "ｶﾞｷﾞ" * 5_000,
-    "ligatures": "ﬁﬃ㌖" * 5_000,
-    "signs": "=" * 20_000,
-    "apostrophes": "it're they's " * 3_000,
-    "added tokens": "New York <mask>    New York" * 2_000,
-    "one long word": "cat " * 30 + "x" * 20_000 + " the cat sits",
-    "unknown": "\U0001f9ff" * 20_000,
+    "blanks behind": "the cat" + " " * 20_000,
+    "lines": "\n\r\n" * 3_000,
+    "tabs": "\t \u3000\u00a0" * 1_500,
+    "NUL": "\0" * 6_000 + "the cat",
+    "NUL inside": "the\0cat " * 1_500,
+    "emoji": "🐈‍⬛👩‍👩‍👧🇩🇪" * 700,
+    "marks on one letter": "e" + "\u0301" * 6_000 + " the cat",
+    "marks": "e\u0301o\u0308 " * 1_500,
+    "Hindi": "हिन्दी में कुछ शब्द " * 300,
+    "Hangul in parts": "\u1112\u1161\u11ab" * 1_500,
+    "half-width": "ｶﾞｷﾞ" * 1_500,
+    "ligatures": "ﬁﬃ㌖" * 1_500,
+    "signs": "=" * 6_000,
+    "apostrophes": "it're they's " * 500,
+    "added tokens": "New York <mask>    New York" * 300,
+    "one long word": "cat " * 30 + "x" * 6_000 + " the cat sits",
+    "unknown": "\U0001f9ff" * 6_000,
 }
 
 
@@ -147,7 +147,7 @@ def test_the_same_tokens_of_random_texts(tokenizer: Tokenizer) -> None:
         "a",
     ]
     parts += ["New York", "<mask>", "🐈", "ß", "_", "-", "\u0301", "▁", "#", "##"]
-    for _ in range(150):
+    for _ in range(60):
         some = generator.sample(parts, generator.randint(1, 8))
         text = "".join(generator.choices(some, k=generator.randint(100, 1500)))
         check(tokenizer, text, generator.choice([1, 3, LIMIT, 64]))
@@ -155,14 +155,14 @@ def test_the_same_tokens_of_random_texts(tokenizer: Tokenizer) -> None:
 
 def test_the_same_tokens_wherever_it_is_cut(tokenizer: Tokenizer) -> None:
     text = " ".join(LEARNED)
-    for start in range(100):
+    for start in range(60):
         check(tokenizer, text[start:], 10)
 
 
 @pytest.mark.parametrize("make", TOKENIZERS)
 def test_a_long_text_becomes_short(make: Any) -> None:
     tokenizer = make()
-    for text in ("the cat sits on a mat. " * 10_000, "\n".join(LEARNED) * 100):
+    for text in ("the cat sits on a mat. " * 3_000, "\n".join(LEARNED) * 30):
         assert len(check(tokenizer, text)) <= 8 * (LIMIT + 1) + 1000
     for name in ("Japanese", "one letter", "blanks"):
         if make is not grouped_digits:
@@ -175,13 +175,13 @@ def test_a_prompt_stays_in_front(tokenizer: Tokenizer) -> None:
         shorter = prompt + shortener(text, prompt)
         whole = tokenizer.encode(prompt + text, add_special_tokens=False).ids
         assert tokenizer.encode(shorter, add_special_tokens=False).ids[:LIMIT] == whole[:LIMIT]
-        assert len(shorter) < 2_000
+        assert len(shorter) < 3_000
 
 
 def test_a_model_computes_the_same(tiny_bert: Path) -> None:
     model = MatryoshkaEncoder(str(tiny_bert), device="cpu")
     shortener = Shortener.of(model)
-    texts = ["the cat sits " * 3000, "house " * 30_000, NASTY["one long word"], "a dog"]
+    texts = ["the cat sits " * 3000, "house " * 10_000, "cat " * 30 + "x" * 30_000 + " the cat sits", "a dog"]
     shorter = [shortener(text) for text in texts]
     assert [len(text) < 2_000 for text in shorter] == [True] * 4
     assert shorter[3] == texts[3]

@@ -158,7 +158,7 @@ def test_conditions_that_cannot_be_joined_are_refused(pair: tuple[str, str]) -> 
         (("index", "push", "index", "no.jsonl"), "error: no data file at no.jsonl"),
         (("index", "push", "index", ".", "-m", "all-MiniLM-L6-v2"), "error: . is no folder that mrl-text encode wrote"),
         (("index", "push", "index", ".", "--effort", 3), "error: --effort is for --plan-dim: give --plan-dim too"),
-        (("index", "tune", "nowhere", "--queries", "none.csv"), "error: no index at nowhere"),
+        (("index", "tune", "nowhere", "--queries", "none.csv"), "error: no data file at none.csv"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments: tuple[str, ...], message: str) -> None:
