@@ -21,13 +21,11 @@ from mrl_text.layers import truncate_backbone
 from mrl_text.long_texts import Shortener
 from mrl_text.models import METADATA_KEY, find_model, read_metadata
 from mrl_text.server_files import write_server_files
-from mrl_text.streaming import WINDOW, encode_windows, windows
+from mrl_text.streaming import LONG, WINDOW, encode_windows, windows
 from mrl_text.suggest import check_choice, did_you_mean
 from mrl_text.truncation import Precision, check_dim, check_dims, quantize, truncate
 
 logger = logging.getLogger(__name__)
-
-_LONG = 16  # characters for each token that is read, from which on shortening a text pays
 
 _ROLE_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Names of prompts by role, best first: the order of sentence-transformers."""
@@ -386,7 +384,7 @@ class MatryoshkaEncoder(SentenceTransformer):
     def _shortened(self, batch: list[Any], prompt: str | None) -> list[Any]:
         """The inputs, long texts without what the model would not read, so that it is not tokenised either."""
         limit = self.max_tokens
-        if limit is None or not any(isinstance(one, str) and len(one) > _LONG * limit for one in batch):
+        if limit is None or not any(isinstance(one, str) and len(one) > LONG * limit for one in batch):
             return batch
         shorten = Shortener.of(self)
         return [shorten(one, prompt) if isinstance(one, str) else one for one in batch]
