@@ -70,13 +70,17 @@ def reach_cluster() -> None:
 
 
 def _place(address: str) -> tuple[str, int]:
-    scheme, _, rest = address.rpartition("://")
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"RAY_ADDRESS={address} is for Ray Client, through which Ray Data does not run: start this on a machine of"
+            " the cluster, with HOST:PORT of its head, such as head:6379"
+        )
     try:
-        parts = urlsplit(f"//{rest}")
+        parts = urlsplit(f"//{address}")
         place = parts.hostname, parts.port
     except ValueError:  # a port that is no number
         place = None, None
-    if scheme not in ("", "ray") or not place[0] or not place[1]:
+    if "//" in address or not place[0] or not place[1]:
         raise ValueError(f"RAY_ADDRESS={address} is no address of a cluster: expected HOST:PORT, such as head:6379")
     return place[0], place[1]
 
