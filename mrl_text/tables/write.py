@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -39,7 +40,12 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
         OSError: it cannot be written.
     """
     if path is None:
-        yield sys.stdout
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever reads it has enough, such as head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(128 + 13) from None  # as a shell calls it
         return
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the path of a file")

@@ -7,6 +7,8 @@ import datetime
 import gzip
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -58,3 +60,19 @@ def test_an_output_that_cannot_be_is_refused(tmp_path: Path) -> None:
         output_kind(tmp_path / "rows.xml", ROW_SUFFIXES, "rows")
     with pytest.raises(ValueError, match="is a folder"), open_output(tmp_path):
         pass
+
+
+def test_a_reader_that_has_enough_ends_it_quietly() -> None:
+    program = "\n".join(
+        (
+            "from mrl_text.tables.write import open_output",
+            "with open_output(None) as stream:",
+            "    while True: stream.write('row\\n')",
+        )
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"row\n"
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == b""
