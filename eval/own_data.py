@@ -18,7 +18,7 @@ from mrl_text.suggest import check_choice
 from mrl_text.tables import SUFFIXES, Columns, Problems, checked, open_table, read_columns, require
 from mrl_text.tables.beir import one_of, read_judgements, read_queries, unique
 from mrl_text.tables.corpus import ID_COLUMNS
-from mrl_text.tables.file_types import table_stem, table_suffix
+from mrl_text.tables.file_types import COMPRESSIONS, table_stem, table_suffix
 from mrl_text.tables.values import any_text, class_name, number, shown, text
 
 logger = logging.getLogger(__name__)
@@ -89,9 +89,9 @@ def read_own_data(path: str | Path, as_: LabelledAs | None = None) -> OwnData:
     The rows are parsed once as long as the files stay the same and what was read is in use.
 
     Args:
-        path: a BEIR folder (``corpus.jsonl``, ``queries.jsonl``, ``qrels/*.tsv``), a folder with ``train`` and
-            ``test`` tables of labelled texts, or one table with the columns of :data:`LAYOUTS`. What a table may be
-            says :func:`mrl_text.tables.open_table`.
+        path: a BEIR folder (``corpus.jsonl``, ``queries.jsonl``, ``qrels/*.tsv``; maybe compressed), a folder with
+            ``train`` and ``test`` tables of labelled texts, or one table with the columns of :data:`LAYOUTS`. What a
+            table may be says :func:`mrl_text.tables.open_table`.
         as_: what to do with labelled texts; None classifies. To be classified, a single table is split in halves
             stratified by label, always the same ones.
 
@@ -124,10 +124,11 @@ def task_name(path: Path) -> str:
 def _find_parts(place: Path, as_: LabelledAs | None) -> dict[str, Path]:
     if not place.is_dir():
         return {"data": place}
-    if any((place / name).exists() for name in ("corpus.jsonl", "queries.jsonl", "qrels")):
+    corpus, queries = _part(place, "corpus.jsonl"), _part(place, "queries.jsonl")
+    if any(one.exists() for one in (corpus, queries, place / "qrels")):
         if as_ is not None:
             raise ValueError(f"{place} is a retrieval task: only labelled texts can be evaluated as {as_}")
-        parts = {"corpus": place / "corpus.jsonl", "queries": place / "queries.jsonl", "qrels": _judgements(place)}
+        parts = {"corpus": corpus, "queries": queries, "qrels": _judgements(place)}
     else:
         if as_ == "clustering":
             raise ValueError(f"{place} is a folder: clustering takes one table, so give the path of the file")
@@ -137,12 +138,18 @@ def _find_parts(place: Path, as_: LabelledAs | None) -> dict[str, Path]:
     return parts
 
 
+def _part(place: Path, name: str) -> Path:
+    """A file of a folder, which may be compressed; the plain name where there is none."""
+    return next((file for end in ("", *COMPRESSIONS) if (file := place / f"{name}{end}").is_file()), place / name)
+
+
 def _judgements(place: Path) -> Path:
-    files = {file.stem: file for file in sorted((place / "qrels").glob("*.tsv"))}
+    found = sorted(file for file in (place / "qrels").glob("*.tsv*") if table_suffix(file) == ".tsv")
+    files = {table_stem(file): file for file in found}
     chosen = next((split for split in _SPLITS if split in files), None)
     if chosen is None and len(files) != 1:
-        found = f"has {', '.join(files)}" if files else "has no .tsv file"
-        raise FileNotFoundError(f"{place / 'qrels'} {found}: name the judgements to use test.tsv")
+        there = f"has {', '.join(files)}" if files else "has no .tsv file"
+        raise FileNotFoundError(f"{place / 'qrels'} {there}: name the judgements to use test.tsv")
     return files[chosen] if chosen else next(iter(files.values()))
 
 

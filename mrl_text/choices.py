@@ -34,4 +34,6 @@ OnError = Literal["skip", "fail"]  # what happens to rows without text
 
 OnLong = Literal["cut", "skip", "fail"]  # what happens to texts longer than the model reads
 
+RunFormat = Literal["jsonl", "csv", "trec"]  # what the results of a file of queries are written as
+
 TableFormat = Literal["terminal", "csv", "markdown", "html"]  # what a leaderboard is written as

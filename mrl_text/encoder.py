@@ -18,9 +18,10 @@ from sentence_transformers.util.decorators import deprecated_kwargs
 from mrl_text.choices import AutoDtype
 from mrl_text.files import write_atomically
 from mrl_text.layers import truncate_backbone
+from mrl_text.long_texts import Shortener
 from mrl_text.models import METADATA_KEY, find_model, read_metadata
 from mrl_text.server_files import write_server_files
-from mrl_text.streaming import WINDOW, encode_windows, windows
+from mrl_text.streaming import LONG, WINDOW, encode_windows, windows
 from mrl_text.suggest import check_choice, did_you_mean
 from mrl_text.truncation import Precision, check_dim, check_dims, quantize, truncate
 
@@ -174,6 +175,8 @@ class MatryoshkaEncoder(SentenceTransformer):
         check_choice("precision", precision, Precision)
         cut = self._checked_dim(dim if dim is not None else truncate_dim)
         batch, single = self._checked_inputs(inputs)
+        if not kwargs.get("processing_kwargs"):  # which may change what is read
+            batch = self._shortened(batch, self.prompt_for(None, prompt_name, prompt))
         if precision in ("int8", "uint8") and len(batch) == 1:
             raise ValueError(
                 f"precision={precision!r} takes its ranges from the texts of the call, and one text has none: encode to"
@@ -378,12 +381,20 @@ class MatryoshkaEncoder(SentenceTransformer):
             self._warn_about_long_texts([text for text in batch if isinstance(text, str)])
         return batch, single
 
+    def _shortened(self, batch: list[Any], prompt: str | None) -> list[Any]:
+        """The inputs, long texts without what the model would not read, so that it is not tokenised either."""
+        limit = self.max_tokens
+        if limit is None or not any(isinstance(one, str) and len(one) > LONG * limit for one in batch):
+            return batch
+        shorten = Shortener.of(self)
+        return [shorten(one, prompt) if isinstance(one, str) else one for one in batch]
+
     def _warn_about_long_texts(self, texts: list[str]) -> None:
         limit = self.max_tokens
         if limit is None or not self.warn_when_cut:
             return
         # a word is at least one token, so these are certainly cut; tokenising twice to count exactly is not worth it
-        long = sum(len(text) > 2 * limit and len(text.split()) > limit for text in texts)
+        long = sum(len(text) > 2 * limit and len(text.split(maxsplit=limit)) > limit for text in texts)
         if long:
             self.warn_when_cut = False
             logger.warning("%d of %d texts are longer than %d tokens and are cut there", long, len(texts), limit)

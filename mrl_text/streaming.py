@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from sentence_transformers.util import batch_to_device
 
 from mrl_text.dtypes import compute_dtype, computing_in
+from mrl_text.long_texts import Shortener
 from mrl_text.token_batches import TokenBatch, token_batches
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ TOKEN_BUDGET = {"cpu": 4096}  # tokens of a batch by type of device: what fills 
 OTHER_TOKEN_BUDGET = 32_768  # tokens of a batch on a GPU
 
 _WINDOW_CHARACTERS = 2**22  # tokens take a hundred times the memory of their characters
+
+LONG = 16  # characters for each token that the model reads: a longer text is shortened first, which is quicker
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,19 @@ def encode_windows(
     if budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")
     chosen = compute_dtype(model, dtype)
+    shorten, limit = Shortener.of(model), model.max_seq_length
+    long = LONG * limit if isinstance(limit, int) else math.inf
     model.eval()
     with ThreadPoolExecutor(1, "tokeniser") as thread:
+
+        def tokenise(texts: list[str]) -> list[TokenBatch]:
+            texts = [shorten(text, prompt) if len(text) > long else text for text in texts]
+            return token_batches(model, texts, budget, prompt, task)
 
         def prepare() -> Any:
             """Take a list here and tokenise it there: only the tokeniser runs beside the caller's own code."""
             texts = next(source, None)
-            return texts and (len(texts), thread.submit(token_batches, model, texts, budget, prompt, task))
+            return texts and (len(texts), thread.submit(tokenise, texts))
 
         source = filter(None, iter(lists))
         ahead = prepare()

@@ -145,6 +145,22 @@ def test_a_long_text_is_cut_with_one_warning(
     assert len(warnings_of(caplog)) == 1
 
 
+def test_a_long_text_is_not_tokenised_to_its_end(
+    fresh_encoder: MatryoshkaEncoder, plain: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["a cat", " ".join(WORDS * 500)]
+    preprocess, lengths = fresh_encoder.preprocess, []
+
+    def spy(given: list[str], **options: Any) -> Any:
+        lengths.extend(map(len, given))
+        return preprocess(given, **options)
+
+    monkeypatch.setattr(fresh_encoder, "preprocess", spy)
+    found = fresh_encoder.encode(texts, prompt="the red ")
+    np.testing.assert_allclose(found, plain.encode(texts, prompt="the red ", normalize_embeddings=True), atol=1e-6)
+    assert max(lengths) < 2000 < len(texts[1])
+
+
 def test_a_text_that_may_just_fit_is_not_warned_about(
     fresh_encoder: MatryoshkaEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -18,11 +19,14 @@ from rich.table import Table
 from mrl_text.choices import Cost
 from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
 from mrl_text.classification.storage import FACTS_FILE, load_classifier, read_facts, save_classifier
+from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.figures import PALETTE, new_figure, save_figure, size_axis, tidy
 from mrl_text.files import check_replaceable, write_atomically
 from mrl_text.loading import cached, check_device, full_width
 from mrl_text.models import ModelSource, find_model
-from mrl_text.tables import Problems, checked, read_columns
+from mrl_text.suggest import did_you_mean
+from mrl_text.tables import Problems, checked, open_table, read_columns
+from mrl_text.tables.corpus import CorpusFile, Text
 from mrl_text.tables.values import class_name
 from mrl_text.tables.values import text as as_text
 from mrl_text.truncation import check_dims
@@ -30,6 +34,8 @@ from mrl_text.truncation import check_dims
 logger = logging.getLogger(__name__)
 
 _TESTED_SHARE = 0.2
+_PREDICTED = ("label", "probability", "dim")  # columns of labelled rows
+_LABELLED = 4096  # rows at a time
 _LOOKS = {"single": ("-", "o"), "cascade": ("--", "."), "oracle": ("", "*")}
 
 
@@ -106,7 +112,7 @@ def classify(
     check_device(device)
     if dims is not None:
         check_dims(dims, full_width(source))
-    if expected_dims is not None and expected_dims < min(dims or [1]):
+    if expected_dims is not None and not expected_dims >= min(dims or [1]):
         raise ValueError(f"expected_dims must be at least the smallest size, {min(dims or [1])}; got {expected_dims:g}")
     texts, labels = read_labelled(train, text, label)
     if test is None:
@@ -117,22 +123,30 @@ def classify(
         raise ValueError(f"{train}: the only label to learn from is {labels[0]!r}; at least two are needed")
     if twice := len(set(texts) & set(test_texts)):
         logger.warning("%d of the test texts are among the training texts: their labels are known", twice)
+    fitted = set(labels)
+    if unseen := Counter(name for name in test_labels if name not in fitted):
+        logger.warning(
+            "%d of %d test texts have a label that no training text has (%s), and so count as wrong",
+            unseen.total(),
+            len(test_labels),
+            ", ".join(f"{name!r} {count}" for name, count in unseen.most_common(5)),
+        )
     classifiers = {
         kind: AdaptiveClassifier(dims, tied=kind, keep=keep, cost=cost, random_state=seed) for kind in (False, True)
     }
     classifiers[tied].check_parameters()
     vectors = _embed(source, [*texts, *test_texts], batch_size, device)
-    known, unseen = vectors[: len(texts)], vectors[len(texts) :]
+    known, tested = vectors[: len(texts)], vectors[len(texts) :]
     curves = []
     for kind, classifier in classifiers.items():
         classifier.fit(known, labels)
         if expected_dims is not None:
             classifier.choose(expected_dims=expected_dims)
-        curves += _curves(classifier, unseen, test_labels, "tied heads" if kind else "separate heads")
+        curves += _curves(classifier, tested, test_labels, "tied heads" if kind else "separate heads")
     chosen = classifiers[tied]
     alone, _, bound = curves[3 * tied : 3 * tied + 3]
     single = {dim: point.accuracy for dim, point in zip(chosen.dims_, alone.points, strict=True)}
-    cascade = chosen.evaluate(unseen, test_labels)
+    cascade = chosen.evaluate(tested, test_labels)
     versions = {"mrl-text": version("mrl-text")}
     facts = {"model": model, "revision": source.revision, **source.trusted, "versions": versions}
     save_classifier(chosen, folder, facts)
@@ -173,8 +187,8 @@ def label_texts(
     batch_size: int = 64,
     device: str | None = None,
     trust_remote_code: bool = False,
-) -> list[dict[str, str | int | float]]:
-    """Label new texts with a saved classifier and the model it was fitted for.
+) -> Iterator[dict[str, Any]]:
+    """Label new texts with a saved classifier and the model it was fitted for; some are held at a time.
 
     Args:
         folder: what :func:`classify` wrote.
@@ -182,11 +196,13 @@ def label_texts(
         text, batch_size, device, trust_remote_code: as for :func:`classify`.
 
     Returns:
-        For each text ``text``, ``label``, ``probability`` and ``dim``, the size that was enough.
+        For each row with a text its own columns, and ``label``, ``probability`` and ``dim``, the size that was enough.
+        A column of the file that has one of these names is called ``given_label`` and so on, with a warning. Rows
+        without a text, or that cannot be read, are logged and left out.
 
     Raises:
         FileNotFoundError: no classifier, file or model.
-        ValueError: a damaged classifier, a model that changed since, or a malformed table.
+        ValueError: a damaged classifier, a model that changed since, no such column, or no row with a text.
     """
     classifier, facts = load_classifier(folder), read_facts(Path(folder))
     if "model" not in facts:
@@ -195,15 +211,39 @@ def label_texts(
     check_device(device)
     if source.revision != facts["revision"]:
         raise ValueError(f"{facts['model']} has changed since the classifier was fitted: run mrl-text classify again")
-    texts = _read(file, text)[0]
-    vectors = _embed(source, texts, batch_size, device)
-    probabilities, sizes = classifier.predict_proba(vectors), classifier.predict_dims(vectors)
-    best = probabilities.argmax(axis=1)
-    found = zip(texts, classifier.classes_[best].tolist(), probabilities.max(axis=1), sizes, strict=True)
-    return [
-        {"text": one, "label": name, "probability": round(float(sure), 4), "dim": int(dim)}
-        for one, name, sure, dim in found
-    ]
+    table = open_table(file)
+    if text not in table.columns:
+        raise ValueError(f"{file} has no column {text!r}{did_you_mean(text, table.columns)}: name it with --text")
+    rows = CorpusFile(table, (text,), None, tuple(table.columns)).good_texts()
+    if (first := next(rows, None)) is None:
+        raise ValueError(f"{file} has no row with text in {text}: there is nothing to label")
+    renamed = _renamed(table.columns)
+    for name, new in renamed.items():
+        logger.warning("%s has a column %s of its own, which is called %s from now on", file, name, new)
+    cache = cached(source, dtype="auto", device=device, batch_size=batch_size)
+    return _labelled(itertools.chain([first], rows), renamed, classifier, cache)
+
+
+def _renamed(columns: Sequence[str]) -> dict[str, str]:
+    """Columns of a file with a name that a labelled row has of its own -> what they are called there."""
+    renamed = {}
+    for name in set(_PREDICTED) & set(columns):
+        renamed[name] = new = next(
+            new for times in itertools.count(1) if (new := "given_" * times + name) not in columns
+        )
+    return renamed
+
+
+def _labelled(
+    rows: Iterator[Text], renamed: Mapping[str, str], classifier: AdaptiveClassifier, cache: EmbeddingCache
+) -> Iterator[dict[str, Any]]:
+    while window := list(itertools.islice(rows, _LABELLED)):
+        vectors = cache.embed([row.text for row in window])
+        probabilities, sizes = classifier.predict_proba(vectors), classifier.predict_dims(vectors)
+        names = classifier.classes_[probabilities.argmax(axis=1)].tolist()
+        for row, *found in zip(window, names, probabilities.max(axis=1).round(4).tolist(), sizes.tolist(), strict=True):
+            own = {renamed.get(name, name): cell for name, cell in row.cells.items()}
+            yield own | dict(zip(_PREDICTED, found, strict=True))
 
 
 def embed_texts(model: str, texts: Sequence[str], *, batch_size: int = 64, device: str | None = None) -> np.ndarray:

@@ -14,12 +14,13 @@ from mrl_text.cli.encoding import encode
 from mrl_text.cli.errors import OneLineErrors
 from mrl_text.cli.evaluation import evaluate, leaderboard, mirror, paper
 from mrl_text.cli.index import index_app
+from mrl_text.cli.inputs import Commands
 from mrl_text.cli.search import search
 from mrl_text.cli.sharing import push, serve
 from mrl_text.cli.training import adapt, quickstart, recipes_app, train
 from mrl_text.cli.upkeep import compact, delete, export, info, verify
 
-app = typer.Typer(
+app = Commands(
     name="mrl-text",
     cls=OneLineErrors,
     help="Sentence embeddings that can be cut to any size: train, evaluate, use.",

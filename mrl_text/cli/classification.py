@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +9,21 @@ import typer
 from typer import Argument, Option
 
 from mrl_text.choices import Cost
-from mrl_text.cli import common
+from mrl_text.cli import common, inputs
 
 Text = Annotated[str, Option(help="Name of the column of texts.")]
 
 
 def classify(
+    context: typer.Context,
     model: common.Model,
-    train: Annotated[Path, Argument(help="CSV, TSV, JSON lines or Parquet with texts and labels.")],
+    train: Annotated[
+        Path, Argument(help="CSV, TSV, JSON lines or Parquet with texts and labels; - is stdin.", callback=inputs.table)
+    ],
     output: Annotated[Path, common.output_option("Folder for the classifier, results and curve.")],
-    test: Annotated[Path | None, Option(help="Another such table; default: a fifth of TRAIN.")] = None,
+    test: Annotated[
+        Path | None, Option(help="Another such table; default: a fifth of TRAIN.", callback=inputs.table)
+    ] = None,
     dims: Annotated[str | None, common.dims_option("16, 24, 32, 48, 64, ... and the width")] = None,
     tied: Annotated[bool, Option("--tied", help="One weight matrix for all sizes (MRL-E).")] = False,
     keep: common.KeepShare = 0.999,
@@ -28,7 +31,7 @@ def classify(
     cost: Annotated[Cost, Option(help="What is kept low: the largest size used, or the sum.")] = "largest",
     text: Text = "text",
     label: Annotated[str, Option(help="Name of the column of labels.")] = "label",
-    seed: Annotated[int, Option(help="Of the folds and of the fifth.")] = 0,
+    seed: common.Seed = 0,
     batch_size: common.BatchSize = 64,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
@@ -36,6 +39,8 @@ def classify(
     """Fit a classifier that looks at as many numbers of a vector as an input needs."""
     sizes = common.whole_numbers(dims)
     common.check_share(keep)
+    if expected_dims is not None and inputs.given(context, "keep"):
+        raise ValueError("--expected-dims stands in place of --keep: give one of them")
     from rich.console import Console
 
     from mrl_text.classification import classify as run
@@ -63,19 +68,31 @@ def classify(
 
 
 def label(
-    folder: Annotated[Path, Argument(metavar="DIR", help="What mrl-text classify wrote.")],
-    texts: Annotated[Path, Argument(help="CSV, TSV, JSON lines or Parquet with texts.")],
+    folder: Annotated[
+        Path,
+        Argument(
+            metavar="DIR", help="What mrl-text classify wrote.", callback=inputs.there("what mrl-text classify writes")
+        ),
+    ],
+    texts: Annotated[
+        Path, Argument(help="CSV, TSV, JSON lines, Parquet or .txt with texts; - is stdin.", callback=inputs.table)
+    ],
+    output: Annotated[
+        Path | None, common.output_option("File, .csv or .jsonl, maybe .gz or .zst; default: CSV on stdout.")
+    ] = None,
     text: Text = "text",
     batch_size: common.BatchSize = 64,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
 ) -> None:
-    """Label new texts with a saved classifier, as CSV: text, label, probability and the size that was enough."""
+    """Label new texts with a saved classifier: their columns, label, probability and the size that was enough."""
+    from mrl_text.tables.write import ROW_SUFFIXES, open_output, output_kind, write_rows
+
+    kind = output_kind(output, ROW_SUFFIXES, "labels") if output else "csv"
     from mrl_text.classification import label_texts as run
 
     rows = run(folder, texts, text=text, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code)
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, ["text", "label", "probability", "dim"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    typer.echo(stream.getvalue(), nl=False)
+    with open_output(output) as stream:
+        count = write_rows(rows, kind, stream)
+    if output is not None:
+        typer.echo(f"{output}: {count:,} rows")

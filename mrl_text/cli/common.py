@@ -10,17 +10,31 @@ import typer
 from typer import Argument, Option
 
 from mrl_text.choices import AutoDtype, Dtype, OnError
+from mrl_text.cli import inputs
 
 _ANY_MODEL = "Folder, hub id or packaged model."
 
-Model = Annotated[str, Argument(help=_ANY_MODEL)]
-ModelOption = Annotated[str, Option("--model", "-m", help=_ANY_MODEL)]
-Corpus = Annotated[list[Path], Argument(metavar="INPUT...", help="JSON lines, CSV, TSV, Parquet, .txt.")]
-OwnData = Annotated[
-    list[Path] | None, Option(help="Your own data: a BEIR folder, or CSV, TSV, JSONL or Parquet. As often as you like.")
+Model = Annotated[str, Argument(help=_ANY_MODEL, callback=inputs.model)]
+ModelOption = Annotated[str, Option("--model", "-m", help=_ANY_MODEL, callback=inputs.model)]
+Corpus = Annotated[
+    list[Path],
+    Argument(metavar="INPUT...", help="JSON lines, CSV, TSV, Parquet, .txt; - is stdin.", callback=inputs.table),
 ]
-References = Annotated[list[Path] | None, Option(help="Published scores to draw, CSV of model, dim, task, score.")]
-Mirror = Annotated[Path | None, Option(help="Folder that mrl-text mirror made; works offline.")]
+OwnData = Annotated[
+    list[Path] | None,
+    Option(
+        help="Your own data: a BEIR folder, or CSV, TSV, JSONL or Parquet. As often as you like.",
+        callback=inputs.table_or_folder,
+    ),
+]
+References = Annotated[
+    list[Path] | None,
+    Option(help="Published scores to draw, CSV of model, dim, task, score.", callback=inputs.table),
+]
+Mirror = Annotated[
+    Path | None,
+    Option(help="Folder that mrl-text mirror made; works offline.", callback=inputs.there("a mirror folder")),
+]
 TextColumn = Annotated[str | None, Option(help="Columns to encode, joined by a blank. Default: title,text.")]
 IdColumn = Annotated[str | None, Option(help="Default: _id, id or the number of the row.")]
 KeepColumns = Annotated[str | None, Option(help="Columns to store besides: lang,year.")]
@@ -28,6 +42,7 @@ Limit = Annotated[int | None, Option(min=1, help="Rows to take, at most.")]
 TextLimit = Annotated[int, Option(min=1, help="Texts to fit on, at most.")]
 OnErrorOption = Annotated[OnError, Option(help="What to do with rows without text.")]
 KeepShare = Annotated[float, Option(help="Share of the full score to keep.")]
+Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Of what is drawn at random.")]
 BatchSize = Annotated[int, Option(min=1, help="Texts per forward pass.")]
 Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
 TrustRemoteCode = Annotated[bool, Option("--trust-remote-code", help="Run the model's own code, with your rights.")]
@@ -71,6 +86,7 @@ def check_share(keep: float) -> None:
 
 STORES = "DIR, postgresql://USER@HOST/DATABASE?table=NAME, qdrant://HOST:6333/COLLECTION, qdrant:DIR#COLLECTION."
 StoreUrl = Annotated[str, Argument(metavar="STORE", help=STORES)]
+FilledStore = Annotated[str, Argument(metavar="STORE", help=STORES, callback=inputs.store)]
 WhereOption = Annotated[
     list[str] | None,
     Option(

@@ -9,14 +9,17 @@ import typer
 from typer import Argument, Option
 
 from mrl_text.choices import LabelledAs, TableFormat
-from mrl_text.cli import common
+from mrl_text.cli import common, inputs
 
 if TYPE_CHECKING:
     from mrl_text.eval.results import Results
 
 
 def evaluate(
-    models: Annotated[list[str], Argument(help="Folders of runs or models, hub ids, packaged models.")],
+    context: typer.Context,
+    models: Annotated[
+        list[str], Argument(help="Folders of runs or models, hub ids, packaged models.", callback=inputs.model)
+    ],
     tasks: Annotated[str | None, Option(help="mteb tasks, comma-separated; default: those of the recipe.")] = None,
     benchmark: Annotated[str | None, Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
     data: common.OwnData = None,
@@ -28,7 +31,9 @@ def evaluate(
     layers: Annotated[str | None, Option(help="Numbers of layers to evaluate besides all, comma-separated.")] = None,
     precisions: Annotated[str, Option(help="What vectors are stored in.")] = "float32,float16,int8,binary",
     controls: Annotated[str, Option(help="What to compare with: base, pca, random, or none.")] = "base,pca,random",
-    pca_texts: Annotated[Path | None, Option(help="Fit PCA on this file's texts, not on each task's corpus.")] = None,
+    pca_texts: Annotated[
+        Path | None, Option(help="Fit PCA on this file's texts, not on each task's corpus.", callback=inputs.table)
+    ] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
     output: Annotated[Path, common.output_option("Folder for results, table, curve and report.")] = Path("evaluation"),
@@ -44,6 +49,8 @@ def evaluate(
     sizes = common.whole_numbers(dims)
     depths = common.whole_numbers(layers, "--layers", "2,4")
     common.check_share(keep)
+    if pca_texts is not None and "pca" not in common.names(controls):
+        raise ValueError(f"--pca-texts is for the control pca, and --controls names {controls}: leave it out")
     from mrl_text.eval.own_data import read_all
     from mrl_text.eval.reference import check_references, read_references
     from mrl_text.models import find_model
@@ -62,6 +69,8 @@ def evaluate(
 
     planned = recipe_eval(models[0])
     chosen = common.names(tasks) if tasks else [] if benchmark or read else planned.tasks
+    if not (chosen or benchmark) and (unused := inputs.given(context, "languages", "subsets", "splits")):
+        raise ValueError(f"{unused[0]} is for mteb tasks, and none is evaluated: leave it out")
     result = sweep(
         models,
         chosen,
@@ -97,7 +106,11 @@ def evaluate(
 
 
 def leaderboard(
-    results: Annotated[list[Path], Argument(help="Output folders of mrl-text eval.")],
+    context: typer.Context,
+    results: Annotated[
+        list[Path],
+        Argument(help="Output folders of mrl-text eval.", callback=inputs.there("what mrl-text eval writes")),
+    ],
     format_: Annotated[TableFormat, Option("--format", help="What to print.")] = "terminal",
     output: Annotated[Path | None, common.output_option("File to write; .html is the interactive page.")] = None,
     reference: common.References = None,
@@ -108,6 +121,8 @@ def leaderboard(
     from mrl_text.eval.leaderboard import load_results, write_leaderboard
 
     kind = output.suffix.lstrip(".").lower().replace("md", "markdown") if output else format_
+    if kind != format_ and inputs.given(context, "format_"):
+        raise ValueError(f"--format {format_} and the ending of {output} disagree: leave --format out")
     text = write_leaderboard(load_results(results), kind, output, keep=keep, references=reference or ())
     typer.echo(text, nl=False)
 
@@ -127,21 +142,37 @@ def mirror(
 
 
 def paper(
-    model: Annotated[str, Argument(help="Folder, hub id or packaged model; a Matryoshka one.")],
+    context: typer.Context,
+    model: Annotated[str, Argument(help="Folder, hub id or packaged model; a Matryoshka one.", callback=inputs.model)],
     mirror: common.Mirror = None,
     data: common.OwnData = None,
     tasks: Annotated[
         str | None, Option(help="mteb tasks; default with a mirror: STSBenchmark,SciFact,Banking77Classification.")
     ] = None,
-    train: Annotated[list[Path] | None, Option(help="Texts to fit rotations and PCA on, none is evaluated.")] = None,
+    train: Annotated[
+        list[Path] | None,
+        Option(help="Texts to fit rotations and PCA on, none is evaluated.", callback=inputs.table),
+    ] = None,
     train_limit: common.TextLimit = 10_000,
-    base: Annotated[str | None, Option(help="The control; default: the base that the model names.")] = None,
-    independent: Annotated[list[str] | None, Option(help="A model trained for one size alone.")] = None,
+    base: Annotated[
+        str | None, Option(help="The control; default: the base that the model names.", callback=inputs.model)
+    ] = None,
+    independent: Annotated[
+        list[str] | None, Option(help="A model trained for one size alone.", callback=inputs.model)
+    ] = None,
     questions: Annotated[
         str | None, Option(help="Some of against,interpolation,ablation,fewshot,robustness,superclasses,adaptive.")
     ] = None,
-    search: Annotated[Path | None, Option(help="tune.json of mrl-text index tune, to show.")] = None,
-    classification: Annotated[Path | None, Option(help="results.json of mrl-text classify, to show.")] = None,
+    search: Annotated[
+        Path | None,
+        Option(help="tune.json of mrl-text index tune, to show.", callback=inputs.there("a result file, tune.json")),
+    ] = None,
+    classification: Annotated[
+        Path | None,
+        Option(
+            help="results.json of mrl-text classify, to show.", callback=inputs.there("a result file, results.json")
+        ),
+    ] = None,
     dims: Annotated[str | None, common.dims_option("the trained ones")] = None,
     seeds: Annotated[int, Option(min=1, help="Of fits and random dimensions.")] = 3,
     output: Annotated[Path, common.output_option("Folder for the page, figures and answers.")] = Path("paper"),
@@ -153,6 +184,7 @@ def paper(
 ) -> None:
     """Answer the Matryoshka paper's questions for text: one page with figures, question by question."""
     sizes = common.whole_numbers(dims)
+    inputs.only_with(context, "train", "train_limit")
     from mrl_text.paper import paper as run_paper
 
     page = run_paper(

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrl_text.choices import Code, Kind, Metric, OnDuplicate
+from mrl_text.cli import inputs
 from mrl_text.cli.common import (
     AutoDtypeOption,
     Corpus,
     Device,
     DtypeOption,
+    FilledStore,
     IdColumn,
     KeepColumns,
     KeepShare,
@@ -39,12 +41,17 @@ if TYPE_CHECKING:
     from mrl_text.search.push import PushReport
     from mrl_text.search.sample_queries import Judged
 
-index_app = typer.Typer(help="Build, tune, measure and look after a search index.", no_args_is_help=True)
+index_app = inputs.Commands(help="Build, tune, measure and look after a search index.", no_args_is_help=True)
 
 _MB = 2**20
 
-Queries = Annotated[Path, typer.Option(help="JSON lines, CSV, TSV or Parquet with text (and _id), or .txt.")]
-Qrels = Annotated[Path | None, typer.Option(help="Judgements: query-id, corpus-id, score (BEIR's qrels/test.tsv).")]
+Queries = Annotated[
+    Path, typer.Option(help="JSON lines, CSV, TSV or Parquet with text (and _id), or .txt.", callback=inputs.table)
+]
+Qrels = Annotated[
+    Path | None,
+    typer.Option(help="Judgements: query-id, corpus-id, score (BEIR's qrels/test.tsv).", callback=inputs.table),
+]
 Dims = Annotated[str | None, dims_option("those of the model")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that searches are timed with.")]
 QueryLimit = Annotated[int, typer.Option(min=1, help="Queries to use; of more, so many are drawn at random.")]
@@ -57,6 +64,7 @@ def build(
     output: Annotated[Path, output_option("Folder for the index; one that is there goes on.")],
     model: ModelOption,
     dims: Dims = None,
+    keep: KeepColumns = None,
     text_column: TextColumn = None,
     id_column: IdColumn = None,
     limit: Limit = None,
@@ -76,6 +84,7 @@ def build(
         output,
         model=model,
         dims=sizes,
+        keep=names(keep),
         text_columns=names(text_column),
         id_column=id_column,
         limit=limit,
@@ -97,11 +106,19 @@ def build(
 
 @index_app.command("push")
 def push(
+    context: typer.Context,
     store: StoreUrl,
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="A folder of mrl-text encode; or corpus files.")
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="A folder of mrl-text encode; or corpus files, - is stdin.",
+            callback=inputs.table_or_folder,
+        ),
     ],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Encodes corpus files.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Encodes corpus files.", callback=inputs.model)
+    ] = None,
     dims: Dims = None,
     plan_dim: Annotated[int | None, typer.Option(help="Prefix that finds candidates; default: by the size.")] = None,
     kind: Annotated[Kind | None, typer.Option(help="With --plan-dim; default hnsw.")] = None,
@@ -128,8 +145,9 @@ def push(
     given = {"kind": kind, "precision": precision, "shortlist": shortlist, "effort": effort, "neighbours": neighbours}
     given |= {"ef_construction": ef_construction}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if options and plan_dim is None:
-        raise ValueError(f"--{next(iter(options)).replace('_', '-')} is for a plan of your own: give --plan-dim too")
+    inputs.only_with(context, "plan_dim", *given)
+    if kind == "flat" and effort is not None:
+        raise ValueError("--effort is for hnsw and ivf, flat compares with every row: leave it out")
     from mrl_text.search.plan import SearchPlan
     from mrl_text.search.push import push as run_push
 
@@ -161,7 +179,7 @@ def push(
 
 @index_app.command("tune")
 def tune(
-    store: StoreUrl,
+    store: FilledStore,
     queries: Queries,
     qrels: Qrels = None,
     keep: KeepShare = 0.99,
@@ -223,7 +241,7 @@ def tune(
 
 @index_app.command("figure")
 def figure(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the index.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the index.", callback=inputs.store)],
     queries: Queries,
     output: Annotated[Path, output_option("Folder for search.png and search.csv.")],
     qrels: Qrels = None,
@@ -239,13 +257,13 @@ def figure(
     sizes = whole_numbers(dims)
     loaded_with = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     from mrl_text.files import check_writable
+    from mrl_text.search.faiss.figure import check_sizes
     from mrl_text.search.faiss.figure import figure as draw
     from mrl_text.search.faiss.store import FaissStore
-    from mrl_text.truncation import check_dims
 
     check_writable(output, "choose another folder with --output")
     with contextlib.closing(FaissStore.open(str(folder))) as store:
-        check_dims([*(sizes or []), *([dim] if dim is not None else []), store.width], store.width)
+        check_sizes(store.index, sizes, dim)
         judged, vectors = _encoded_queries(store, queries, qrels, limit, **loaded_with)
         written = draw(store.index, vectors, judged, output, threads=threads, dims=sizes, dim=dim, progress=True)
     typer.echo("\n".join(map(str, written)))

@@ -9,11 +9,11 @@ import typer
 from typer import Argument, Option
 
 from mrl_text.choices import CardChoice
-from mrl_text.cli import common
+from mrl_text.cli import common, inputs
 
 
 def push(
-    model: Annotated[str, Argument(help="Folder of a run or of a saved model.")],
+    model: Annotated[str, Argument(help="Folder of a run or of a saved model.", callback=inputs.model)],
     repo: Annotated[str, Argument(help="Repository on the hub: owner/name.")],
     results: Annotated[
         list[Path] | None,
@@ -54,9 +54,14 @@ def push(
 
 def serve(
     model: Annotated[
-        str | None, Argument(help="Folder, hub id or packaged model; default: what made the vectors of --index.")
+        str | None,
+        Argument(
+            help="Folder, hub id or packaged model; default: what made the vectors of --index.", callback=inputs.model
+        ),
     ] = None,
-    index: Annotated[str | None, Option(metavar="STORE", help=f"Search it at /search: {common.STORES}")] = None,
+    index: Annotated[
+        str | None, Option(metavar="STORE", help=f"Search it at /search: {common.STORES}", callback=inputs.store)
+    ] = None,
     host: Annotated[str, Option(help="Address to listen on; the default is for this machine only.")] = "127.0.0.1",
     port: Annotated[int, Option(help="0 takes any free one.")] = 8080,
     dims: Annotated[str | None, common.dims_option("every size")] = None,

@@ -9,9 +9,9 @@ import typer
 from typer import Argument, Option
 
 from mrl_text.choices import AdaptMethod
-from mrl_text.cli import common
+from mrl_text.cli import common, inputs
 
-recipes_app = typer.Typer(help="List, show and copy training recipes.", invoke_without_command=True)
+recipes_app = inputs.Commands(help="List, show and copy training recipes.", invoke_without_command=True)
 
 
 @recipes_app.callback()
@@ -83,21 +83,38 @@ def train(
 
 
 def adapt(
-    model: Annotated[str | None, Argument(help="Folder, hub id or packaged model; not with --embeddings.")] = None,
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        Argument(help="Folder, hub id or packaged model; not with --embeddings.", callback=inputs.model),
+    ] = None,
     texts: Annotated[
         list[Path] | None,
-        Option(help="Texts like those the model is for: .txt, CSV, TSV, JSONL or Parquet. As often as you like."),
+        Option(
+            help="Texts like those the model is for: .txt, CSV, TSV, JSONL or Parquet. As often as you like.",
+            callback=inputs.table,
+        ),
     ] = None,
     output: Annotated[Path | None, common.output_option("Folder for the model; with --embeddings a .npy file.")] = None,
-    embeddings: Annotated[Path | None, Option(help="Vectors instead of model and texts: .npy, or Parquet.")] = None,
+    embeddings: Annotated[
+        Path | None,
+        Option(
+            help="Vectors instead of model and texts: .npy, or Parquet.",
+            callback=inputs.there("vectors, .npy or Parquet"),
+        ),
+    ] = None,
     method: Annotated[AdaptMethod, Option(help="How to fit.")] = "rotation",
     dims: Annotated[str | None, common.dims_option("powers of two from 16, and the width")] = None,
     pairs: Annotated[
-        Path | None, Option(help="For linear: table with anchor and positive; with --embeddings a .npy of row numbers.")
+        Path | None,
+        Option(
+            help="For linear: table with anchor and positive; with --embeddings a .npy of row numbers.",
+            callback=inputs.there("pairs"),
+        ),
     ] = None,
     column: Annotated[str | None, Option(help="Column of the texts; default: every column of text.")] = None,
     limit: common.TextLimit = 100_000,
-    seed: Annotated[int, Option(help="Of sampling and fit.")] = 0,
+    seed: common.Seed = 0,
     batch_size: common.BatchSize = 64,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
@@ -108,8 +125,9 @@ def adapt(
         raise ValueError("say where the result goes: --output FOLDER, or --output FILE.npy with --embeddings")
     if (model is None) == (embeddings is None):
         raise ValueError("give either a model with --texts, or --embeddings")
-    if embeddings is not None and (texts or column or device):
-        raise ValueError("--embeddings needs no --texts, --column or --device: nothing is encoded")
+    encoding = ("texts", "column", "batch_size", "device", "trust_remote_code")
+    if embeddings is not None and (unused := inputs.given(context, *encoding)):
+        raise ValueError(f"--embeddings needs no {', '.join(unused)}: nothing is encoded")
     from mrl_text.adapt import adapt as run_adapt
     from mrl_text.adapt import adapt_vectors
 

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from mrl_text.cli.common import StoreUrl, WhereOption, print_table
+from mrl_text.cli import inputs
+from mrl_text.cli.common import FilledStore, WhereOption, print_table
 
 _MB = 2**20
 
 
-def info(store: StoreUrl, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def info(store: FilledStore, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show what a store is and holds: rows, model, sizes, plan, columns, bytes."""
     from mrl_text.search.open import open_store
     from mrl_text.search.upkeep import describe
@@ -39,7 +40,9 @@ def info(store: StoreUrl, as_json: Annotated[bool, typer.Option("--json", help="
     print_table([{"": name, " ": value} for name, value in shown.items() if value not in (None, "")])
 
 
-def compact(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of the index.")]) -> None:
+def compact(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of the index.", callback=inputs.store)],
+) -> None:
     """Write an index in a folder anew without the rows that were removed or replaced."""
     from mrl_text.search.open import engine_of
     from mrl_text.search.urls import without_password
@@ -59,9 +62,11 @@ def compact(folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of
 
 
 def delete(
-    store: StoreUrl,
+    store: FilledStore,
     id_: Annotated[list[str] | None, typer.Option("--id", help="A row; may be given several times.")] = None,
-    ids_file: Annotated[Path | None, typer.Option(help="Rows: .txt with an id a line, or a column _id or id.")] = None,
+    ids_file: Annotated[
+        Path | None, typer.Option(help="Rows: .txt with an id a line, or a column _id or id.", callback=inputs.table)
+    ] = None,
     where: WhereOption = None,
 ) -> None:
     """Take rows out of a store, for good and without asking."""
@@ -89,7 +94,7 @@ def delete(
     typer.echo(f"{without_password(store)}: {taken:,} rows deleted{missing}, {left:,} there now")
 
 
-def verify(store: StoreUrl) -> None:
+def verify(store: FilledStore) -> None:
     """Read all of a store and print everything that is wrong: files that changed, vectors that are none."""
     from mrl_text.search.open import engine_of
     from mrl_text.search.urls import without_password
@@ -106,7 +111,7 @@ def verify(store: StoreUrl) -> None:
 
 
 def export(
-    store: StoreUrl,
+    store: FilledStore,
     output: Annotated[
         Path, typer.Argument(metavar="OUTPUT", help="A new folder, for Parquet that can be pushed; or a .jsonl file.")
     ],

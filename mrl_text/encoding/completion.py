@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 from pyarrow import parquet
 
-from mrl_text.encoding.folder import IDS, SHARDS, vectors_of
+from mrl_text.encoding.folder import IDS, SHARDS, readable, vectors_of
 from mrl_text.encoding.job import Job, column_name
 from mrl_text.encoding.manifest import write_manifest
 from mrl_text.encoding.shards import METADATA
 
 PROBLEMS = "problems.jsonl"
+
+
+def lost_files(folder: Path, manifest: dict[str, Any] | None) -> list[str]:
+    """Names of shards, and of the list of problems, that a finished folder had and that can be made again."""
+    if manifest is None or not manifest["complete"] or manifest["format"] == "npy":
+        return []
+    files = [*(folder / SHARDS / shard["file"] for shard in manifest["shards"]), folder / PROBLEMS]
+    return [file.name for file in files if not file.exists()]
 
 
 def finish(folder: Path, job: Job, manifest: dict[str, Any], count: int) -> dict[str, Any]:
@@ -28,7 +36,8 @@ def finish(folder: Path, job: Job, manifest: dict[str, Any], count: int) -> dict
     partial = folder / f".{PROBLEMS}"
     with partial.open("w", encoding="utf-8") as stream:
         for file in files:
-            metadata = parquet.read_metadata(file)
+            with readable(file):
+                metadata = parquet.read_metadata(file)
             facts = json.loads(metadata.metadata[METADATA])
             counts.update(problem["kind"] for problem in facts["problems"])
             stream.writelines(json.dumps(problem, ensure_ascii=False) + "\n" for problem in facts["problems"])

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mrl_text.choices import EngineName
-from mrl_text.encoding.job import Job, Reader, Segment
-from mrl_text.encoding.shards import encode_shards, load_encoder, prepare
+from mrl_text.encoding.job import Job, Segment
+from mrl_text.encoding.shards import encode_shards, load_encoder, open_reader, prepare
 
 if TYPE_CHECKING:
     from mrl_text.encoder import MatryoshkaEncoder
@@ -23,6 +23,14 @@ def open_engine(name: EngineName, shards: Sequence[Sequence[Segment]]) -> LocalE
     return RayEngine(shards)
 
 
+def check_engine(name: EngineName) -> None:
+    """Find out whether an engine can be reached; errors as of :func:`mrl_text.encoding.ray_engine.reach_cluster`."""
+    if name == "ray":
+        from mrl_text.encoding.ray_engine import reach_cluster
+
+        reach_cluster()
+
+
 class LocalEngine:
     """One model in this process; the files are read once, in order."""
 
@@ -36,9 +44,10 @@ class LocalEngine:
 
     def encode(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """Number and Parquet file of each of these shards, in order."""
-        reader = Reader(job.sources)
+        encoder = self._loaded(job)
+        reader = open_reader(job, encoder)
         rows = ((number, reader.read(self._shards[number])) for number in numbers)
-        return encode_shards(self._loaded(job), rows, job)
+        return encode_shards(encoder, rows, job)
 
     def _loaded(self, job: Job) -> MatryoshkaEncoder:
         if self._encoder is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +15,9 @@ import torch
 from tqdm.auto import tqdm
 
 from mrl_text.choices import AutoDtype, EncodedFormat, EngineName, OnError, OnLong
-from mrl_text.encoding.completion import finish
-from mrl_text.encoding.engines import open_engine
-from mrl_text.encoding.folder import MANIFEST, SHARDS
+from mrl_text.encoding.completion import PROBLEMS, finish, lost_files
+from mrl_text.encoding.engines import check_engine, open_engine
+from mrl_text.encoding.folder import MANIFEST, SHARDS, EncodedFolder, readable
 from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
 from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
 from mrl_text.files import check_writable, hold, write_atomically
@@ -25,6 +26,8 @@ from mrl_text.models import find_model
 from mrl_text.suggest import check_choice
 from mrl_text.tables.corpus import open_corpus
 from mrl_text.truncation import Precision, check_dims
+
+logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 8192
 
@@ -102,6 +105,7 @@ def encode_files(
         ValueError: files that cannot be read; impossible options; a folder begun with others, or being written to by
             another process; a row that the policies do not allow.
         ModuleNotFoundError: ``ray`` is not installed.
+        ConnectionError: no cluster answers at ``RAY_ADDRESS``.
     """
     started = time.monotonic()
     _check_options(dims, precisions, shard_rows=shard_rows, limit=limit, token_budget=token_budget)
@@ -143,7 +147,11 @@ def encode_files(
         if manifest is not None:
             check_same(folder, manifest, bound, job)
         encoded = 0
-        if manifest is None or not manifest["complete"]:
+        lost = lost_files(folder, manifest)
+        if lost:
+            logger.warning("%s has lost %s: it is made again", folder, ", ".join(lost))
+        if manifest is None or not manifest["complete"] or lost:
+            check_engine(engine)
             shards = split(sources, shard_rows, limit, job.done)
             if not shards:
                 raise ValueError(f"{', '.join(map(str, inputs))}: no rows to encode, at least one is needed")
@@ -151,6 +159,7 @@ def encode_files(
             manifest, encoded = run.finish(job, bound, manifest)
         elif format == "npy":
             shutil.rmtree(folder / SHARDS, ignore_errors=True)  # of a call that was killed at its very end
+        EncodedFolder(folder, manifest).check_files()
         return _report(folder, manifest, encoded, time.monotonic() - started)
 
 
@@ -222,7 +231,7 @@ def _refuse_foreign(folder: Path) -> None:
 def _report(folder: Path, manifest: dict[str, Any], encoded: int, seconds: float) -> EncodeReport:
     counts = manifest["problems"]
     shown = []
-    with (folder / "problems.jsonl").open(encoding="utf-8") as stream:
+    with readable(folder / PROBLEMS), (folder / PROBLEMS).open(encoding="utf-8") as stream:
         for line, _ in zip(stream, range(10), strict=False):
             problem = json.loads(line)
             shown.append(f"{Path(problem['file']).name}, row {problem['row']}: {problem['problem']}")

@@ -83,12 +83,12 @@ class EncodedFolder:
         shards = {self.path / SHARDS / shard["file"]: shard["rows"] for shard in self.manifest["shards"]}
         as_npy = self.manifest["format"] == "npy"
         for file, rows in ({self.path / IDS: self.rows} if as_npy else shards).items():
-            with _readable(file):
+            with readable(file):
                 if (found := parquet.read_metadata(file).num_rows) != rows:
                     raise ValueError(f"{found} rows of {rows}")
         names = [column_name(dim, one) for dim in self.dims for one in self.manifest["precisions"]] if as_npy else []
         for file in (self.path / f"{name}.npy" for name in names):
-            with _readable(file):
+            with readable(file):
                 if (found := len(np.load(file, mmap_mode="r"))) != self.rows:
                     raise ValueError(f"{found} rows of {self.rows}")
 
@@ -129,7 +129,7 @@ class EncodedFolder:
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def readable(file: Path) -> Iterator[None]:
     """Name the file in what reading it raises."""
     try:
         yield

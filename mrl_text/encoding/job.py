@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TEXT = "text"  # the column of the texts that were encoded
 
 _LOOK_AT = 1000  # rows that tell the types of kept columns of files without types
+_LONG = 10_000  # characters
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,16 @@ class Reader:
 
     Reading on is cheaper than from the start: a cluster's worker gets one of many shards after the other. Of Parquet
     the row groups between are passed over.
+
+    Args:
+        sources: the files.
+        shorten: applied to a text of more than ten thousand characters as it is read, so that no more of it is held;
+            None leaves texts as they are.
     """
 
-    def __init__(self, sources: Sequence[CorpusFile]) -> None:
+    def __init__(self, sources: Sequence[CorpusFile], shorten: Callable[[str], str] | None = None) -> None:
         self._sources = sources
+        self._shorten = shorten
         self._at: tuple[int, int] | None = None
         self._rows: Iterator[Text] = iter(())
 
@@ -123,12 +130,17 @@ class Reader:
                 self._rows = source.texts(segment.skip)
             else:
                 next(itertools.islice(self._rows, gap, gap), None)
-            rows = list(itertools.islice(self._rows, segment.take))
+            rows = list(map(self._shortened, itertools.islice(self._rows, segment.take)))
             if len(rows) < segment.take:
                 raise ValueError(f"{source.path} has changed while it was read: it had more rows")
             self._at = (segment.source, segment.skip + segment.take)
             found += ((segment.source, row) for row in rows)
         return found
+
+    def _shortened(self, row: Text) -> Text:
+        if self._shorten is None or len(row.text) <= _LONG:
+            return row
+        return replace(row, text=self._shorten(row.text))
 
 
 def column_types(sources: Sequence[CorpusFile], keep: Sequence[str]) -> dict[str, pa.DataType]:
@@ -145,8 +157,9 @@ def column_types(sources: Sequence[CorpusFile], keep: Sequence[str]) -> dict[str
     if sources[0].table.format == "parquet":
         schema = sources[0].table.schema
         return {name: schema.field(name).type for name in wanted}
-    rows = list(itertools.islice(sources[0].texts(), _LOOK_AT)) if sources[0].table.typed else []
-    return {name: _type_of([row.cells.get(name) for row in rows]) if rows else pa.string() for name in wanted}
+    first = itertools.islice(sources[0].texts(), _LOOK_AT if sources[0].table.typed else 0)
+    rows = [row.cells for row in first]
+    return {name: _type_of([cells.get(name) for cells in rows]) if rows else pa.string() for name in wanted}
 
 
 def _type_of(values: Sequence[Any]) -> pa.DataType:

@@ -11,11 +11,15 @@ import dataclasses
 import json
 import logging
 import os
+import socket
+import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from mrl_text.encoding.job import Job, Reader, Segment
-from mrl_text.encoding.shards import encode_shards, load_encoder, prepare
+from mrl_text.encoding.job import Job, Segment
+from mrl_text.encoding.shards import encode_shards, load_encoder, open_reader, prepare
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +29,65 @@ _SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers run this environment as it is
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_OF_A_NAMED_CLUSTER = {"RAY_NUM_REDIS_GET_RETRIES": "1"}  # of half a minute; Ray's default is 20, in silence
+_INSTALL = "the engine ray needs Ray: pip install 'mrl-text[ray]'"
+_ANSWERED_WITHIN = 30.0  # seconds; a cluster that was just started needs some
+_ONE_TRY = 5.0  # seconds
+
+logger = logging.getLogger(__name__)
+
+
+def reach_cluster() -> None:
+    """Wait for a bounded time until the cluster that ``RAY_ADDRESS`` names takes connections, and say so.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
+        ValueError: an address of another form.
+        ConnectionError: nobody answers.
+    """
+    if find_spec("ray") is None:
+        raise ModuleNotFoundError(_INSTALL)
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "auto", "local"):  # found, or started, on this machine
+        return
+    place = _place(address)
+    until = time.monotonic() + _ANSWERED_WITHIN
+    said = False
+    while (left := until - time.monotonic()) > 0:
+        try:
+            socket.create_connection(place, timeout=min(left, _ONE_TRY)).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
+                break
+            if not said:
+                said = True
+                logger.warning("%s does not answer (%s): trying for %g s", address, reason, _ANSWERED_WITHIN)
+            time.sleep(max(0.0, min(1.0, until - time.monotonic())))
+        else:
+            return
+    raise ConnectionError(_nobody(address, reason))
+
+
+def _place(address: str) -> tuple[str, int]:
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"RAY_ADDRESS={address} is for Ray Client, through which Ray Data does not run: start this on a machine of"
+            " the cluster, with HOST:PORT of its head, such as head:6379"
+        )
+    try:
+        parts = urlsplit(f"//{address}")
+        place = parts.hostname, parts.port
+    except ValueError:  # a port that is no number
+        place = None, None
+    if "//" in address or not place[0] or not place[1]:
+        raise ValueError(f"RAY_ADDRESS={address} is no address of a cluster: expected HOST:PORT, such as head:6379")
+    return place[0], place[1]
+
+
+def _nobody(address: str, reason: object) -> str:
+    start = "start one with ray start --head, name another, or unset RAY_ADDRESS to use this machine alone"
+    return f"no Ray cluster answers at RAY_ADDRESS={address} ({reason}): {start}"
 
 
 class RayEngine:
@@ -83,7 +146,8 @@ class _Worker:
     def __init__(self, job: Job) -> None:
         self._job = job
         _use_threads(job)
-        self._encoder, self._reader = load_encoder(job), Reader(job.sources)
+        self._encoder = load_encoder(job)
+        self._reader = open_reader(job, self._encoder)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         content, problems = [], []
@@ -116,21 +180,25 @@ def _use_threads(job: Job) -> None:
 
 
 def _start() -> Any:
-    for name, value in _SETTINGS.items():
+    address = os.environ.get("RAY_ADDRESS")
+    for name, value in (_SETTINGS | (_OF_A_NAMED_CLUSTER if address else {})).items():
         os.environ.setdefault(name, value)
     try:
         import ray
         import ray.data
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("the engine ray needs Ray: pip install 'mrl-text[ray]'") from None
+        raise ModuleNotFoundError(_INSTALL) from None
     if not ray.is_initialized():
-        ray.init(
-            address=None if os.environ.get("RAY_ADDRESS") else "local",  # else Ray joins any that runs on this machine
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            include_dashboard=False,
-            configure_logging=False,
-        )
+        try:
+            ray.init(
+                address=None if address else "local",  # else Ray joins any that runs on this machine
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                include_dashboard=False,
+                configure_logging=False,
+            )
+        except (ConnectionError, TimeoutError) as error:  # something listens there, and it is no cluster
+            raise ConnectionError(_nobody(address or "local", " ".join(str(error).split())[:200])) from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     return ray

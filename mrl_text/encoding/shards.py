@@ -16,6 +16,7 @@ from pyarrow import parquet
 from mrl_text.dtypes import compute_dtype
 from mrl_text.encoding.job import TEXT, Job, Reader, Segment, as_column, column_name
 from mrl_text.loading import load
+from mrl_text.long_texts import Shortener
 from mrl_text.models import find_model
 from mrl_text.streaming import EncodedWindow, encode_windows, windows
 from mrl_text.tables.corpus import Text
@@ -34,6 +35,12 @@ def load_encoder(job: Job) -> MatryoshkaEncoder:
     return load(find_model(job.model, trust_remote_code=job.trust_remote_code), device=job.device)
 
 
+def open_reader(job: Job, encoder: MatryoshkaEncoder) -> Reader:
+    """A reader of a job's texts, whole where they are kept, else no longer than the model reads."""
+    shorten, prompt = Shortener.of(encoder), encoder.prompt_for("document")
+    return Reader(job.sources, None if TEXT in job.keep else lambda text: shorten(text, prompt))
+
+
 def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segment]]) -> Job:
     """Settle what takes the model: sizes, what it computes in, ranges of int8 and uint8.
 
@@ -45,7 +52,7 @@ def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segm
     job = dataclasses.replace(job, dims=dims, dtype=compute_dtype(encoder, job.dtype), width=vectors.shape[1])
     if not {"int8", "uint8"} & set(job.precisions):
         return job
-    reader = Reader(job.sources)
+    reader = open_reader(job, encoder)
     rows = (row for segments in shards for _, row in reader.read(segments))
     texts = next(windows(row.text for row in rows if row.problem is None), None)
     if texts is None:

@@ -32,6 +32,7 @@ def build(
     *,
     model: str,
     dims: Sequence[int] | None = None,
+    keep: Sequence[str] = (),
     on_duplicate: OnDuplicate = "fail",
     progress: bool = False,
     **encoding: Unpack[EncodingOptions],
@@ -46,6 +47,8 @@ def build(
         model: folder, hub id or packaged model; must be that of an index that is continued.
         dims: sizes the model may be cut to, for the plan and for tuning; None takes the trained ones, and halves of
             the width where the model does not tell.
+        keep: columns to store beside id and text: text, numbers and truth values. Of a file that was indexed before,
+            those that were kept then.
         on_duplicate: what to do with an id that is there: fail, keep the first row or the last.
         progress: show a progress bar on stderr.
         **encoding: :class:`mrl_text.search.push_rows.EncodingOptions`; float32 unless ``dtype`` says otherwise.
@@ -62,7 +65,7 @@ def build(
     check_choice("on_duplicate", on_duplicate, OnDuplicate)
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 row, got {limit}")
-    files = [open_corpus(path, options.get("text_columns", ()), options.get("id_column")) for path in corpus]
+    files = [open_corpus(path, options.get("text_columns", ()), options.get("id_column"), keep) for path in corpus]
     if not files or len({file.path for file in files}) < len(files):
         raise ValueError(f"{'a corpus file is named twice' if files else 'no corpus file was named'}")
     found = find_model(model, trust_remote_code=options.get("trust_remote_code", False))
@@ -82,7 +85,10 @@ def build(
     # other rows than the last build left are those of one that was interrupted, which come again
     whole = index is not None and len(index) == index.facts.get("build", {}).get("rows", len(index) if known else None)
     paths, old = [file.path for file in files], index if whole else None
-    source = encode_corpus(paths, model, on_duplicate=on_duplicate, known=old, done=done, progress=progress, **options)
+    source = encode_corpus(
+        paths, model, keep, on_duplicate=on_duplicate, known=old, done=done, progress=progress, **options
+    )
+    source.check_columns(keep)
     if not source.encoded.rows and not index:
         raise ValueError(f"nothing was indexed: no row of {', '.join(map(str, corpus))} has text")
 
@@ -94,7 +100,13 @@ def build(
         store.flush()
 
     source = dataclasses.replace(source, temporary=True)
-    sending: dict[str, Any] = {"dims": dims, "on_duplicate": on_duplicate, "replace": False, "progress": progress}
+    sending: dict[str, Any] = {
+        "dims": dims,
+        "keep": keep,
+        "on_duplicate": on_duplicate,
+        "replace": False,
+        "progress": progress,
+    }
     return send(source, place, finish=finish, started=started, **sending)
 
 
@@ -121,11 +133,15 @@ def _existing(folder: Path, found: ModelSource, files: Sequence[CorpusFile]) -> 
         if (entry["text_columns"], entry["id_column"]) != (now["text_columns"], now["id_column"]):
             by = f"{', '.join(entry['text_columns'])} with the id {entry['id_column']}"
             raise ValueError(f"{file.path} was indexed by the columns {by}: build into another folder to choose others")
+        if (kept := entry.get("keep", [])) != now["keep"]:
+            with_ = ", ".join(kept) or "no column"
+            raise ValueError(f"{file.path} was indexed with {with_} kept: build into another folder to keep others")
     return index
 
 
 def _entry(file: CorpusFile, rows: int) -> _Entry:
-    return {**file.table.stamp(), "text_columns": list(file.text_columns), "id_column": file.id_column, "rows": rows}
+    columns = {"text_columns": list(file.text_columns), "id_column": file.id_column, "keep": list(file.keep)}
+    return {**file.table.stamp(), **columns, "rows": rows}
 
 
 def _entries(files: Sequence[CorpusFile], limit: int | None) -> dict[str, _Entry]:

@@ -79,7 +79,7 @@ def push(
         store_url: as for :func:`mrl_text.search.open_store`.
         sources: a folder that ``mrl-text encode`` wrote, with full vectors in float32 or float16; or corpus files
             (JSON lines, CSV, TSV, Parquet, .txt).
-        model: encodes corpus files; a folder names its own.
+        model: encodes corpus files; a folder names its own, and another is refused.
         dims: sizes the model may be cut to, for the plan and for tuning; None takes the trained ones, the encoded
             ones, or halves of the width. They are fixed when the store is made.
         plan: how to search; None keeps the store's, and gives a new one a safe plan

@@ -216,6 +216,8 @@ def open_push_source(
     if folders:
         _refuse_unused(folders[0], options)
     found = PushSource(open_encoded(folders[0])) if folders else encode_corpus(paths, str(model), keep, **options)
+    if folders and model is not None and find_model(model).reference != found.model:
+        raise ValueError(f"{folders[0]} was encoded with {found.model}, not with {model}: leave --model out")
     _check_full(found.encoded)
     found.check_columns(keep)
     return found

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mrl_text.tables.columns import Problems, checked, read_columns, require
-from mrl_text.tables.corpus import ID_COLUMNS
+from mrl_text.tables.corpus import ID_COLUMNS, CorpusFile, open_corpus
+from mrl_text.tables.read import open_table
 from mrl_text.tables.values import grade, identifier, shown, text
 
 QRELS = ("query-id", "corpus-id", "score")
@@ -42,6 +43,19 @@ def read_queries(file: str | Path, problems: Problems | None = None) -> tuple[li
     if problems is None:
         noted.raise_if_any()
     return ids, texts
+
+
+def open_queries(file: str | Path) -> CorpusFile:
+    """Queries to be read one by one, with the columns of :func:`read_queries`.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`mrl_text.tables.open_table`, or no column of texts.
+    """
+    known = open_table(file).columns
+    names = [name for name in _TEXT_COLUMNS if name in known]
+    if not names:
+        raise ValueError(f"{file} has the columns {', '.join(map(repr, known))}; it needs {' or '.join(_TEXT_COLUMNS)}")
+    return open_corpus(file, names[:1], next((name for name in _QUERY_IDS if name in known), None))
 
 
 def read_judgements(

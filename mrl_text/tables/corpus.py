@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,10 @@ ID_COLUMNS = ("_id", "id", "doc_id", "docid")
 """Columns that are taken for the ids of rows; the first there is."""
 
 TITLE = "title"  # BEIR's, encoded before the text
+
+_LOGGED = 10  # rows that are left out
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,19 @@ class CorpusFile:
         """The rows after the first ``skip``, each with its text or its problem; damaged Parquet is a ``ValueError``."""
         columns = list(dict.fromkeys([*self.text_columns, *filter(None, [self.id_column]), *self.keep]))
         return map(self._text, self.table.rows(skip, columns=columns))
+
+    def good_texts(self) -> Iterator[Text]:
+        """The rows with a text. Of the others, blank lines aside, the first ten are logged, and how many more."""
+        lost = 0
+        for row in self.texts():
+            if row.problem is None:
+                yield row
+            elif not row.blank:
+                lost += 1
+                if lost <= _LOGGED:
+                    logger.warning("left out: %s, %s %d %s", self.path.name, self.table.unit, row.line, row.problem)
+        if lost > _LOGGED:
+            logger.warning("... and %d more rows of %s", lost - _LOGGED, self.path.name)
 
     def _text(self, row: Row) -> Text:
         if row.problem is not None:

@@ -25,7 +25,8 @@ TEXT = "text"
 BLANK = "is blank"
 """The problem of a line with nothing in it, which most readers pass over."""
 
-_BATCH_ROWS = 1024  # of Parquet
+_BATCH_ROWS = 1024  # of Parquet, at most
+_BATCH_BYTES = 2**24  # of Parquet, about; fewer rows where these are long
 _BLOCK = 2**20
 _FOREIGN = {
     b"PK\x03\x04": "a ZIP archive or a spreadsheet: save it as CSV",
@@ -130,7 +131,7 @@ class Table:
         if self.format in ("csv", "tsv") or self._is_document:
             return sum(1 for _ in self.rows())
         lines, last = 0, b"\n"
-        with _reading(self.path), _open_binary(self.path) as stream:
+        with reading(self.path), open_binary(self.path) as stream:
             while block := stream.read(_BLOCK):
                 lines, last = lines + block.count(b"\n"), block[-1:]
         return lines + (last != b"\n")
@@ -156,7 +157,7 @@ class Table:
     def _lines(self) -> Iterator[str]:
         """Lines with their ends; bytes that are not UTF-8 become lone surrogates, which :func:`_decoded` finds."""
         newline = "" if self.format == "csv" else "\n"  # a carriage return alone ends a line of CSV only
-        with _reading(self.path), _open_binary(self.path) as stream:
+        with reading(self.path), open_binary(self.path) as stream:
             binary = cast(BinaryIO, stream)
             yield from io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
@@ -171,7 +172,7 @@ class Table:
         if problem := _undecodable(content):
             raise ValueError(f"{self.path} {problem}")
         try:
-            found = json.loads(content)
+            found = _JSON.decode(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.path} is not valid JSON: {error}") from None
         items = found if isinstance(found, list) else [found]
@@ -220,7 +221,7 @@ def open_table(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> Table:
         raise ValueError(f"{path} is none of the types that can be read: {', '.join(suffixes)}")
     if not file.is_file():
         raise FileNotFoundError(f"no data file at {path}")
-    with _reading(file), _open_binary(file) as stream:
+    with reading(file), open_binary(file) as stream:
         head = stream.read(4)
         blank = not head
         if suffix != ".parquet":
@@ -237,7 +238,7 @@ def open_table(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> Table:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turn what libraries raise about a damaged file into one ``ValueError`` that names it."""
     try:
         yield
@@ -249,7 +250,8 @@ def _reading(path: Path) -> Iterator[None]:
         raise
 
 
-def _open_binary(path: Path) -> Any:
+def open_binary(path: Path) -> Any:
+    """The bytes of a file, of one that ends in .gz or .zst those inside."""
     name = path.name.lower()
     if name.endswith(".gz"):
         return gzip.open(path, "rb")
@@ -282,9 +284,21 @@ def _plain(line: str) -> dict[str, Any] | str:
     return {TEXT: line}
 
 
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; ValueError where a name comes twice, of which a plain reader would drop the first value in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r:.60} is named twice")
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_named_once)
+
+
 def _json(line: str) -> dict[str, Any] | str:
     try:
-        value = json.loads(line)
+        value = _JSON.decode(line)
     except json.JSONDecodeError as error:
         return f"is not valid JSON ({error.msg}, column {error.colno})"
     except (ValueError, RecursionError) as error:
@@ -314,8 +328,9 @@ def _parquet_rows(path: Path, skip: int, columns: list[str]) -> Iterator[Row]:
     ends = list(itertools.accumulate(footer.row_group(one).num_rows for one in range(footer.num_row_groups)))
     first = next((group for group, end in enumerate(ends) if end > skip), len(ends))
     number = ends[first - 1] if first else 0
+    rows = min((_rows_at_once(footer.row_group(one), columns) for one in range(first, len(ends))), default=1)
     try:
-        for batch in opened.iter_batches(_BATCH_ROWS, row_groups=list(range(first, len(ends))), columns=columns):
+        for batch in opened.iter_batches(rows, row_groups=list(range(first, len(ends))), columns=columns):
             passed = min(max(0, skip - number), len(batch))
             number += passed
             for cells in batch.slice(passed).to_pylist():
@@ -325,6 +340,14 @@ def _parquet_rows(path: Path, skip: int, columns: list[str]) -> Iterator[Row]:
         raise ValueError(f"{path} cannot be read after row {number}: {_one_line(error)}") from error
     finally:
         opened.close()
+
+
+def _rows_at_once(group: Any, columns: list[str]) -> int:
+    """Rows of a group of Parquet to read together."""
+    parts = (group.column(one) for one in range(group.num_columns))
+    size: int = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in columns)
+    rows: int = group.num_rows
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(1, size)))
 
 
 def _one_line(error: BaseException | None) -> str:

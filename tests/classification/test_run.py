@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from rich.console import Console
 from mrl_text.classification import AdaptiveClassifier, classify, label_texts, load_classifier
 from mrl_text.classification.run import embed_texts, print_classification
 from mrl_text.paper.adaptive import read_classification
-from tests.conftest import WORDS
+from tests.conftest import WORDS, invoke
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +52,7 @@ def test_classify_then_label_new_texts(tiny_bert: Path, tmp_path: Path) -> None:
 
     unseen = labelled(40, 2)
     unseen[["text"]].to_parquet(tmp_path / "new.parquet")
-    rows = label_texts(folder, tmp_path / "new.parquet", device="cpu")
+    rows = list(label_texts(folder, tmp_path / "new.parquet", device="cpu"))
     vectors = embed_texts(str(tiny_bert), unseen["text"].tolist(), device="cpu")
     assert [row["label"] for row in rows] == load_classifier(folder).predict(vectors).tolist()
     assert [row["dim"] for row in rows] == load_classifier(folder).predict_dims(vectors).tolist()
@@ -98,6 +101,74 @@ def test_what_is_not_ours_is_not_overwritten(tiny_bert: Path, tmp_path: Path) ->
         classify(str(tiny_bert), tmp_path / "nowhere.csv", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no classifier"):
         label_texts(tmp_path / "mine", tmp_path / "train.csv")
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("classifier")
+    labelled(150, 0).to_csv(folder / "train.csv", index=False)
+    classify(str(tiny_bert), folder / "train.csv", folder / "out", dims=[8, 32], device="cpu")
+    return folder / "out"
+
+
+def test_labels_come_with_the_columns_of_their_rows_and_bad_rows_are_reported(
+    classifier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrl_text.classification.run._LABELLED", 2)
+    rows = [
+        {"id": 7, "body": "a cat", "label": "mine", "tags": ["x"]},
+        {"id": 8, "body": None},
+        "{broken",
+        {"id": 9, "body": "the train", "given_label": 1},
+        {"id": 10, "body": "a guitar and a cat"},
+    ]
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (tmp_path / "new.jsonl").write_text("\n".join(lines))
+    found = list(label_texts(classifier, tmp_path / "new.jsonl", text="body", device="cpu"))
+    assert [(row["id"], row["body"]) for row in found] == [(7, "a cat"), (9, "the train"), (10, "a guitar and a cat")]
+    assert list(found[0]) == ["id", "body", "given_given_label", "tags", "given_label", "label", "probability", "dim"]
+    assert (found[0]["given_given_label"], found[0]["tags"], found[1]["given_label"]) == ("mine", ["x"], 1)
+    alone = AdaptiveClassifier.predict(
+        load_classifier(classifier),
+        embed_texts(json.loads((classifier / "classifier.json").read_text())["model"], ["a cat"], device="cpu"),
+    )
+    assert [found[0]["label"]] == alone.tolist()
+    assert [message for message in caplog.messages if "left out" in message] == [
+        "left out: new.jsonl, line 2 has no text",
+        "left out: new.jsonl, line 3 is not valid JSON (Expecting property name enclosed in double quotes, column 2)",
+    ]
+    assert "column label of its own, which is called given_given_label" in caplog.text
+    with pytest.raises(ValueError, match=r"no column 'text'.*name it with --text"):
+        label_texts(classifier, tmp_path / "new.jsonl")
+    (tmp_path / "none.csv").write_text("id,text\n1,\n")
+    with pytest.raises(ValueError, match="has no row with text in text"):
+        label_texts(classifier, tmp_path / "none.csv")
+
+
+def test_the_command_writes_csv_and_json_lines(classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("id,text\n007,a cat\n008,the train\n")
+    printed = invoke("label", classifier, tmp_path / "new.csv", "--device", "cpu")
+    assert printed.exit_code == 0, printed.output
+    rows = list(csv.DictReader(io.StringIO(printed.stdout)))
+    assert [(row["id"], row["text"]) for row in rows] == [("007", "a cat"), ("008", "the train")]
+    assert list(rows[0]) == ["id", "text", "label", "probability", "dim"]
+    written = invoke("label", classifier, tmp_path / "new.csv", "-o", tmp_path / "out.jsonl.gz", "--device", "cpu")
+    assert written.stdout == f"{tmp_path / 'out.jsonl.gz'}: 2 rows\n"
+    with gzip.open(tmp_path / "out.jsonl.gz", "rt", encoding="utf-8") as stream:
+        same = [json.loads(line) for line in stream]
+    assert [{name: str(cell) for name, cell in row.items()} for row in same] == rows
+
+
+def test_test_labels_that_were_never_learned_are_told(
+    tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labelled(60, 0).to_csv(tmp_path / "train.csv", index=False)
+    test = labelled(20, 1)
+    test.loc[:3, "label"] = "boat"
+    test.loc[4, "label"] = "ship"
+    test.to_csv(tmp_path / "test.csv", index=False)
+    classify(str(tiny_bert), tmp_path / "train.csv", tmp_path / "out", test=tmp_path / "test.csv", dims=[32])
+    assert "5 of 20 test texts have a label that no training text has ('boat' 4, 'ship' 1)" in caplog.text
 
 
 @pytest.mark.data

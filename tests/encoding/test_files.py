@@ -15,10 +15,11 @@ import pyarrow as pa
 import pytest
 from filelock import FileLock
 from pyarrow import parquet
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import quantize_embeddings
 
 import mrl_text.encoding.files as files_module
-from mrl_text import MatryoshkaEncoder
+from mrl_text import MatryoshkaEncoder, streaming
 from mrl_text.encoding import encode_files, open_encoded
 from mrl_text.encoding.job import Reader, Segment
 from mrl_text.tables.corpus import CorpusFile, open_corpus
@@ -226,6 +227,37 @@ def test_long_texts_left_out(corpus: Path, tiny_bert: Path, tmp_path: Path) -> N
     assert "d60" not in ids(tmp_path / "out")
 
 
+def test_a_long_text_is_shortened_before_it_is_tokenised(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(sentences(3000))
+    (tmp_path / "c.txt").write_text(f"a cat\n{text}\n")
+    tokenise, lengths = streaming.token_batches, []
+
+    def spy(model: Any, texts: list[str], *more: Any) -> Any:
+        lengths.extend(map(len, texts))
+        return tokenise(model, texts, *more)
+
+    monkeypatch.setattr(streaming, "token_batches", spy)
+    read = Reader.read
+    held: list[int] = []
+
+    def hold(self: Reader, segments: Any) -> Any:
+        rows = read(self, segments)
+        held.append(max(len(row.text) for _, row in rows))
+        return rows
+
+    monkeypatch.setattr(Reader, "read", hold)
+    expected = SentenceTransformer(str(tiny_bert)).encode(["a cat", text], normalize_embeddings=True)
+    for name, keep in (("plain", []), ("kept", ["text"])):
+        report = encode(tmp_path / "c.txt", tmp_path / name, tiny_bert, keep=keep)
+        assert (report.rows, report.cut) == (2, 1)
+        np.testing.assert_allclose(vectors(tmp_path / name), expected, atol=1e-5)
+    [batch] = open_encoded(tmp_path / "kept").batches()
+    assert batch.texts == ["a cat", text]
+    assert max(*lengths, held[0]) < 2000 < len(text) == held[1]  # nothing longer is held, unless it is kept
+
+
 def test_rows_without_a_direction_are_left_out(tiny_bert: Path, tmp_path: Path) -> None:
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
@@ -282,6 +314,31 @@ def test_goes_on_where_it_was(corpus: Path, tiny_bert: Path, tmp_path: Path, mon
     assert encode(corpus, tmp_path / "out", tiny_bert, **options).encoded == 64  # one in the middle
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert encode(corpus, tmp_path / "out", tiny_bert, **options).encoded == 0
+
+
+def test_a_finished_folder_that_lost_files_gets_them_again(
+    corpus: Path, tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encode(corpus, tmp_path / "whole", tiny_bert, precisions=["float32", "int8"])
+    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    (tmp_path / "out/shards/00002.parquet").unlink()
+    (tmp_path / "out/problems.jsonl").unlink()
+    report = encode(corpus, tmp_path / "out", tiny_bert, precisions=["float32", "int8"])
+    assert (report.encoded, report.rows, report.left_out) == (64, 297, 3)
+    assert "has lost 00002.parquet, problems.jsonl: it is made again" in caplog.text
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    (tmp_path / "out/shards/00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"00001.parquet is damaged .*encode again into another folder"):
+        encode(corpus, tmp_path / "out", tiny_bert, precisions=["float32", "int8"])
+
+
+def test_a_finished_array_that_is_gone_is_an_error(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    encode(corpus, tmp_path / "out", tiny_bert, format="npy", limit=20)
+    for name in ("embedding_32.npy", "ids.parquet", "problems.jsonl"):
+        (tmp_path / "out" / name).rename(tmp_path / "gone")
+        with pytest.raises(ValueError, match=rf"{name} is missing: restore it, or encode again"):
+            encode(corpus, tmp_path / "out", tiny_bert, format="npy", limit=20)
+        (tmp_path / "gone").rename(tmp_path / "out" / name)
 
 
 @pytest.mark.parametrize(

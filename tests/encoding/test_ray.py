@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,3 +104,49 @@ def test_problems_of_the_data_are_told(cluster: None, corpus: Path, tiny_bert: P
         encode_files([corpus], tmp_path / "out", model=str(tiny_bert), engine="ray", on_error="fail", shard_rows=400)
     with pytest.raises(ValueError, match="dim must be from 1 to 32"):
         encode_files([corpus], tmp_path / "wide", model=str(tiny_bert), engine="ray", dims=[64])
+
+
+@contextlib.contextmanager
+def listener() -> Iterator[int]:
+    """A port that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_an_address_that_nobody_answers_at_is_told_at_once_and_given_up_soon(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mrl_text.encoding import ray_engine
+
+    with listener() as port:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        ray_engine.reach_cluster()
+        assert not caplog.messages
+    monkeypatch.setattr(ray_engine, "_ANSWERED_WITHIN", 0.3)
+    with pytest.raises(ConnectionError, match=rf"at RAY_ADDRESS=127.0.0.1:{port} .*refused.*ray start --head"):
+        ray_engine.reach_cluster()
+    assert caplog.messages == [f"127.0.0.1:{port} does not answer (Connection refused): trying for 0.3 s"]
+
+
+def test_a_cluster_that_comes_up_meanwhile_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mrl_text.encoding import ray_engine
+
+    with listener() as port:
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    opened: list[socket.socket] = []
+    monkeypatch.setattr(
+        ray_engine.time, "sleep", lambda _: opened.append(socket.create_server(("127.0.0.1", port), reuse_port=True))
+    )
+    ray_engine.reach_cluster()
+    [server] = opened
+    server.close()
+
+
+@pytest.mark.parametrize("address", ["head", "head:port", "http://head:8265", ":6379", "[::1", "ray://head:10001"])
+def test_what_is_no_address_is_refused(
+    monkeypatch: pytest.MonkeyPatch, corpus: Path, tiny_bert: Path, tmp_path: Path, address: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ValueError, match=r"HOST:PORT.*, such as head:6379"):
+        encode_files([corpus], tmp_path / "out", model=str(tiny_bert), engine="ray")

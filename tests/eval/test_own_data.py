@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import zlib
 from collections import Counter
@@ -20,7 +21,7 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sklearn.linear_model import LogisticRegression
 
-from mrl_text.eval.own_data import task_name
+from mrl_text.eval.own_data import read_own_data, task_name
 from mrl_text.eval.own_tasks import own_task
 from tests.conftest import WORDS
 
@@ -555,6 +556,17 @@ def test_what_is_not_there_is_named(write: Write, tmp_path: Path) -> None:
     (folder / "qrels" / "first.tsv").unlink()
     with pytest.raises(FileNotFoundError, match=r"beir lacks corpus\.jsonl"):
         own_task(folder)
+
+
+def test_the_files_of_a_beir_folder_may_be_compressed(write: Write) -> None:
+    folder = beir(write)
+    plain = read_own_data(folder)
+    for file in [file for file in folder.rglob("*.*") if file.is_file()]:
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    found = read_own_data(folder)
+    assert sorted(file.name for file in found.parts.values()) == ["corpus.jsonl.gz", "queries.jsonl.gz", "test.tsv.gz"]
+    assert (found.kind, found.tables, found.relevant) == (plain.kind, plain.tables, plain.relevant)
 
 
 def test_only_labelled_texts_can_be_clustered(write: Write) -> None:

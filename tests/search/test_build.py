@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mrl_text import MatryoshkaEncoder
-from mrl_text.search import AdaptiveIndex, SearchPlan
+from mrl_text.search import AdaptiveIndex, Range, SearchPlan
 from mrl_text.search.build import build
 from mrl_text.search.faiss.store import FaissStore
 from mrl_text.search.push import PushReport
@@ -127,6 +127,28 @@ def test_a_second_call_encodes_only_what_is_new(
     assert (report.stored, report.pushed, report.plan) == (120, 0, plan)
     ids, texts, _ = stored(tmp_path / "index")
     assert (ids, texts) == ([f"d{row}" for row in range(120)], TEXTS)
+
+
+def test_columns_are_kept_beside_the_text(tmp_path: Path, tiny_bert: Path) -> None:
+    rows = [
+        {"_id": f"d{row}", "text": TEXTS[row], "lang": ("en", "de")[row % 2], "year": 2000 + row} for row in range(9)
+    ]
+    rows[4].pop("year")
+    one = write_jsonl(tmp_path / "one.jsonl", rows[:6])
+    two = write_jsonl(tmp_path / "two.jsonl", rows[6:])
+    build([one], tmp_path / "index", model=str(tiny_bert), keep=["lang", "year"])
+    report = build([one, two], tmp_path / "index", model=str(tiny_bert), keep=["lang", "year"])
+    assert (report.stored, report.pushed) == (9, 3)
+    store = FaissStore.open(str(tmp_path / "index"))
+    documents = store.documents([f"d{row}" for row in range(9)])
+    kept = [document.columns for document in documents if document is not None]
+    assert kept == [{name: row.get(name) for name in ("lang", "year")} for row in rows]
+    [query] = MatryoshkaEncoder(str(tiny_bert)).encode_query([TEXTS[3]])[None]
+    assert store.search(query, 2, where={"lang": "de", "year": Range(gte=2003)}).ids[0, 0] == "d3"
+    with pytest.raises(ValueError, match=r"one.jsonl was indexed with lang, year kept: build into another folder"):
+        build([one], tmp_path / "index", model=str(tiny_bert))
+    with pytest.raises(ValueError, match="no column 'yaer'; did you mean 'year'"):
+        build([one], tmp_path / "index", model=str(tiny_bert), keep=["yaer"])
 
 
 def test_a_limit_that_ends_at_a_blank_line_does_not_end_the_file(tmp_path: Path, tiny_bert: Path) -> None:

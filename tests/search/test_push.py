@@ -411,6 +411,7 @@ def test_starting_plans_fit_the_engine_and_the_size() -> None:
         ({"store_url": "qdrant:q#docs", "plan": SearchPlan(8, "ivf")}, "Qdrant has no ivf"),
         ({"limit": 3}, "limit 3 is for corpus files, and encoded is encoded already: leave it out"),
         ({"device": "cpu"}, "device cpu is for corpus files"),
+        ({"model": "other"}, "was encoded with .*tiny-bert.*, not with other: leave --model out"),
         ({"work": "there"}, "work there is for corpus files"),
         ({"store_url": "wide"}, "holds vectors of width 64, these have 32"),
         ({"store_url": "foreign"}, "holds vectors of their/model, these are of"),
@@ -423,6 +424,7 @@ def test_mistakes_are_named_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     corpus(Path("corpus.jsonl"), TEXTS[:3])
     encode_files(["corpus.jsonl"], "narrow", model=str(tiny_bert), dims=[8])
+    shutil.copytree(tiny_bert, "other")
     others: dict[str, Any] = {"wide": {"width": 64}, "foreign": {"model": "their/model"}, "sized": {"dims": [4]}}
     for name, settings in others.items():
         other = create_store(name, **{"width": 32, **settings})

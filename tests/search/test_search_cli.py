@@ -91,8 +91,8 @@ def test_figure_writes_its_files(built: Path, monkeypatch: pytest.MonkeyPatch) -
         (("search", "index", "a", "--explain", "--exact"), "leave out --exact"),
         (("index", "build", "no.jsonl", "-o", "x", "-m", "y"), "error: no data file at no.jsonl"),
         (("index", "tune", "index", "--queries", "none.csv"), "error: no data file at none.csv"),
-        (("index", "tune", "index", "--queries", "none.csv", "--keep", "2"), "error: --keep 2.0"),
-        (("index", "tune", "index", "--queries", "none.csv", "--dims", "a"), "error: --dims 'a'"),
+        (("index", "tune", "index", "--queries", "corpus.jsonl", "--keep", "2"), "error: --keep 2.0"),
+        (("index", "tune", "index", "--queries", "corpus.jsonl", "--dims", "a"), "error: --dims 'a'"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(built: Path, arguments: tuple[str, ...], message: str) -> None:

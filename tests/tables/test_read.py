@@ -149,3 +149,24 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
     assert [file.name for file in table_files(tmp_path)] == ["a.jsonl.gz", "b.csv"]
     assert [file.name for file in table_files(tmp_path, deep=True)] == ["a.jsonl.gz", "b.csv", "c.parquet"]
     assert table_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+
+
+def test_fewer_rows_of_parquet_are_read_together_where_they_are_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"{number:04} " * 200 for number in range(40)]  # 1000 bytes
+    table = pa.table({"id": [str(number) for number in range(40)], "text": texts})
+    parquet.write_table(table, tmp_path / "long.parquet", row_group_size=20, use_dictionary=False)
+    sizes: list[int] = []
+    iter_batches = parquet.ParquetFile.iter_batches
+
+    def spy(self: Any, batch_size: int, **options: Any) -> Any:
+        sizes.append(batch_size)
+        return iter_batches(self, batch_size, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", spy)
+    monkeypatch.setattr("mrl_text.tables.read._BATCH_BYTES", 5100)
+    opened = open_table(tmp_path / "long.parquet")
+    assert [row.cells["text"] for row in opened.rows(columns=["text"])] == texts
+    assert [row.cells["id"] for row in opened.rows(columns=["id"])] == [str(number) for number in range(40)]
+    assert 4 <= sizes[0] <= 5 < sizes[1]

@@ -67,12 +67,12 @@ def figure(
         progress: show a progress bar on stderr.
 
     Raises:
-        ValueError: a size that the index does not have, or no query.
+        ValueError: a size that the index does not have, a prefix that is no shorter than the vectors, or no query.
     """
     if not len(queries):
         raise ValueError("there are no queries to measure with")
-    sizes = check_dims([*(dims or index.facts.get("dims") or []), index.width], index.width)
-    plans = list(_plans(index, sizes, None if dim is None else check_dim(dim, index.width)))
+    sizes = check_sizes(index, dims, dim)
+    plans = list(_plans(index, sizes, dim))
     rows: list[dict[str, Any]] = []
     with limited_threads(threads):
         exact = index.exact(queries, K).ids
@@ -97,6 +97,13 @@ def figure(
     file = Path(folder) / "search.csv"
     write_atomically(file, table.to_csv(index=False, float_format="%.6g").encode())
     return [file, *save_figure(_draw(table, facts), Path(folder) / "search.png")]
+
+
+def check_sizes(index: AdaptiveIndex, dims: Sequence[int] | None, dim: int | None) -> tuple[int, ...]:
+    """The sizes that :func:`figure` will draw; its errors that need no queries."""
+    if dim is not None and check_dim(dim, index.width) == index.width:
+        raise ValueError(f"--dim {dim} is the full width, and a shortlist has fewer numbers: choose a smaller one")
+    return check_dims([*(dims or index.facts.get("dims") or []), index.width], index.width)
 
 
 def _plans(index: AdaptiveIndex, sizes: Sequence[int], dim: int | None) -> Iterator[tuple[str, SearchPlan]]:
