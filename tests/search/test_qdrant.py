@@ -620,3 +620,23 @@ def test_plain_qdrant_client_reads_what_was_stored(tmp_path: Path) -> None:
     found = client.query_points("docs", query=query, using="8_float32", limit=1).points[0]
     assert found.payload == {"mrl_text_id": "row 3", "mrl_text": "text 3", "n": 3}
     client.close()
+
+
+def test_rows_that_a_graph_did_not_lead_to_under_a_filter_are_compared(
+    server: StandIn, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, asked = create_store(url, width=WIDTH, plan=SearchPlan(8, "hnsw", shortlist=40)), QdrantStore._asked
+    store.add(names(40), vectors(40), None, {"n": list(range(40))})
+
+    def lost(self: QdrantStore, some: np.ndarray, k: int, condition: Any, plan: SearchPlan | None) -> Any:
+        found = asked(self, some, k, condition, plan)
+        if plan is not None and plan.kind == "hnsw":
+            found.ids[::2, 3:] = None
+        return found
+
+    monkeypatch.setattr(QdrantStore, "_asked", lost)
+    found, where = store.search(vectors(4, seed=1), 10, where={"n": Range(lt=20)}), {"n": Range(lt=20)}
+    assert found.ids.tolist() == store.exact(vectors(4, seed=1), 10, where=where).ids.tolist()
+    last = sent(server, "POST", "/query/batch")[-2]["searches"]
+    assert len(last) == 2 and last[0]["prefetch"]["params"]["exact"]
+    store.close()

@@ -247,14 +247,14 @@ def selectivity(link: Link, table: Table, conditions: Conditions) -> tuple[float
 
 
 def settings(plan: SearchPlan, wanted: int, version: tuple[int, ...], depth: int | None = None) -> dict[str, str]:
-    """How the server finds a shortlist of so many rows, among ``depth`` under conditions; so many need pgvector 0.8."""
+    """How the server finds a shortlist of so many rows, among ``depth`` under conditions; to read on needs pgvector 0.8."""
     chosen = {"jit": "off"}  # compiling takes longer than the search
     if plan.kind == "flat":
         return {**chosen, "enable_indexscan": "off"}
     further = max(1.0, (depth or wanted) / wanted)
     if plan.kind == "ivf":
         return {**chosen, "ivfflat.probes": str(min(_MOST_LISTS, math.ceil(plan.effort * further)))}
-    chosen["hnsw.ef_search"] = str(min(_MOST_EFFORT, max(plan.effort, wanted)))
+    chosen["hnsw.ef_search"] = str(min(_MOST_EFFORT, max(plan.effort, wanted, 2 * (depth or 0))))
     if version < _ITERATIVE:
         return chosen
     chosen |= {"hnsw.iterative_scan": "relaxed_order", "hnsw.max_scan_tuples": str(_MOST_TUPLES)}
