@@ -247,7 +247,7 @@ def selectivity(link: Link, table: Table, conditions: Conditions) -> tuple[float
 
 
 def settings(plan: SearchPlan, wanted: int, version: tuple[int, ...], depth: int | None = None) -> dict[str, str]:
-    """How the server finds a shortlist of so many rows, among ``depth`` under conditions; to read on needs pgvector 0.8."""
+    """How the server finds a shortlist of so many rows, among ``depth`` under conditions; reading on needs 0.8."""
     chosen = {"jit": "off"}  # compiling takes longer than the search
     if plan.kind == "flat":
         return {**chosen, "enable_indexscan": "off"}
