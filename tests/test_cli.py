@@ -235,6 +235,7 @@ def test_a_run_is_resumed_or_repeated_from_its_folder_alone(tmp_path: Path, monk
     assert calls == [(recipe, tmp_path, True), (recipe, tmp_path / "again", False)]
 
 
+@pytest.mark.slow
 def test_eval_of_own_data_then_leaderboard_then_page(tiny_bert: Path, tmp_path: Path) -> None:
     data = tmp_path / "opinions.csv"
     rows = [f"the {word} is {'fast' if index % 2 else 'slow'},{index % 2}" for index, word in enumerate(WORDS)]
@@ -347,6 +348,7 @@ def run(tiny_bert: Path, tmp_path: Path) -> Path:
 EVAL = ("--data", "opinions.csv", "--dims", "8,32", "--precisions", "float32", "--controls", "base", "--cache", "none")
 
 
+@pytest.mark.slow
 def test_eval_writes_the_curve_into_the_card_of_a_run(run: Path, tiny_bert: Path) -> None:
     result = invoke("eval", "run", *EVAL, "--output", "out")
     assert result.exit_code == 0, result.output
@@ -358,12 +360,14 @@ def test_eval_writes_the_curve_into_the_card_of_a_run(run: Path, tiny_bert: Path
         assert [cell.split()[0] for cell in row.split("|")[3:-1:2]] == expected, "kept, % stands between"
 
 
+@pytest.mark.slow
 def test_eval_of_a_model_that_is_no_run_leaves_it_as_it_is(run: Path) -> None:
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     assert invoke("eval", "run/model", *EVAL, "--output", "out").exit_code == 0
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_card_that_cannot_be_changed_does_not_cost_the_evaluation(run: Path) -> None:
     card = run / "model" / "README.md"
     card.write_text("<!-- mrl-text curve: begin -->", encoding="utf-8")
@@ -385,6 +389,7 @@ def sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
+@pytest.mark.slow
 def test_adapt_makes_a_model_that_keeps_every_similarity(tiny_bert: Path, sentences: list[str]) -> None:
     options = ["--texts", "texts.txt", "--output", "adapted", "--dims", "8,16,32", "--device", "cpu", "--seed", "3"]
     result = invoke("adapt", str(tiny_bert), *options)

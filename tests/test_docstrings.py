@@ -313,6 +313,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Docstrin
         yield load_docstrings(HELD_OUT_PACKAGES)
 
 
+@pytest.mark.slow
 def test_the_held_out_packages_are_a_retrieval_task_of_their_own(held_out: list[Docstring]) -> None:
     assert len(held_out) > 500
     assert set(HELD_OUT_THIRD_PARTY) < {pair.package for pair in held_out} <= set(HELD_OUT_PACKAGES)
@@ -320,6 +321,7 @@ def test_the_held_out_packages_are_a_retrieval_task_of_their_own(held_out: list[
     assert load_docstrings(HELD_OUT_PACKAGES, use_cache=False) == held_out
 
 
+@pytest.mark.slow
 def test_training_shares_no_text_with_the_held_out_packages(held_out: list[Docstring]) -> None:
     packages = ["numpy", "scipy"]
     hidden = {text.casefold() for pair in held_out for text in (pair.anchor, pair.positive)}

@@ -125,6 +125,7 @@ def read_whole(file: Path) -> dict[int, np.ndarray]:
     return {int(key): read.get([key])[0] for key in read.rows}
 
 
+@pytest.mark.slow
 def test_several_processes_write_at_once(tmp_path: Path) -> None:
     file = tmp_path / "vectors.bin"
     writers = [start(file, 1000 * number, 60) for number in range(3)]

@@ -281,6 +281,7 @@ def test_a_half_precision_model_gives_float32_unit_vectors(tiny_bert: Path, enco
     assert (vectors * encoder.encode(TEXTS, dim=16)).sum(axis=1).min() > 0.99
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_vectors_of_one(encoder: MatryoshkaEncoder) -> None:
     texts = [f"{text} {word}" for text in TEXTS for word in WORDS[:3]]
     vectors = encoder.encode(texts, dim=8, device=["cpu", "cpu"], chunk_size=5)

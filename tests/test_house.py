@@ -114,6 +114,7 @@ def test_no_module_is_long() -> None:
     assert not long, f"over {LONGEST} lines, so two modules: {', '.join(long)}"
 
 
+@pytest.mark.slow
 def test_every_imported_library_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [names for extra, names in project["optional-dependencies"].items() if extra != "dev"]

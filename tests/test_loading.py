@@ -33,6 +33,7 @@ def small(request: pytest.FixtureRequest, tiny_bert: Path, tmp_path_factory: pyt
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_type_is_the_one_asked_for_whatever_was_saved(small: Path, dtype: Any) -> None:
     source = find_model(str(small))

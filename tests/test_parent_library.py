@@ -83,6 +83,7 @@ def _flat(answer: Any) -> list[Any]:
     return [leaf for part in answer for leaf in _flat(part)] if isinstance(answer, (list, tuple)) else [answer]
 
 
+@pytest.mark.slow
 def test_every_argument_of_the_parent_is_taken_at_every_value_it_takes(
     models: tuple[MatryoshkaEncoder, SentenceTransformer],
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_private_name_is_still_there(one: PrivateName) -> None:
     )
 
 
+@pytest.mark.slow
 def test_no_private_name_is_used_that_is_not_listed() -> None:
     trees = {module: ast.parse(file.read_text(encoding="utf-8")) for module, file in MODULES.items()}
     ours = {name for tree in trees.values() for name in defined(tree)}

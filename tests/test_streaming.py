@@ -192,6 +192,7 @@ def test_float32_of_a_model_in_fewer_bits(tiny_bert: Path) -> None:
     assert vectors.dtype == np.float32
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_real_model_in_bfloat16() -> None:
     model = MatryoshkaEncoder("sentence-transformers/all-MiniLM-L6-v2", device="cpu")

@@ -45,6 +45,7 @@ def divergence(vectors: np.ndarray, matrix: np.ndarray, dim: int, scale: float =
     return float(scipy.special.rel_entr(full, cut).sum(axis=1).mean())
 
 
+@pytest.mark.slow
 def test_rotation_keeps_every_similarity_and_improves_the_prefixes(vectors: np.ndarray) -> None:
     rotation = fit(vectors, dims=DIMS, steps=300)
     unseen = hidden_signal(300, seed=1)
@@ -102,6 +103,7 @@ def test_pca_is_the_singular_value_decomposition_of_what_is_not_centred(vectors:
     assert found.method == "pca" and found.dims == DIMS and found.facts["texts"] == len(vectors)
 
 
+@pytest.mark.slow
 def test_linear_learns_from_pairs() -> None:
     """The positive shares the anchor's signal; the map shall find it where the prefix shows noise as well."""
     anchors, positives = hidden_signal(1500), hidden_signal(1500)  # same groups, the same draws
@@ -152,6 +154,7 @@ def test_float16_and_float64_are_taken(vectors: np.ndarray) -> None:
         np.testing.assert_allclose(np.abs(found[:, :4]), np.abs(expected[:, :4]), atol=0.05)
 
 
+@pytest.mark.slow
 def test_few_texts_are_seen_twenty_times_and_no_more(vectors: np.ndarray) -> None:
     by_default = fit(vectors, dims=DIMS).matrix
     np.testing.assert_array_equal(by_default, fit(vectors, dims=DIMS, steps=20 * 2400 // 384).matrix)

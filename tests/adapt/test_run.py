@@ -46,6 +46,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, count: int = 20) -> None:
     monkeypatch.setattr(run, "fit", lambda *args, **options: fit(*args, **options, steps=count))
 
 
+@pytest.mark.slow
 def test_a_model_that_loads_anywhere(
     base: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -109,6 +110,7 @@ def test_interrupted_while_fitting_keeps_the_vectors_and_the_old_output(
     assert adapt(str(base), [texts], output, method="pca", dims=[8, 16], device="cpu") == output
 
 
+@pytest.mark.slow
 def test_linear_takes_pairs(base: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps(monkeypatch)
     lines = texts.read_text().splitlines()

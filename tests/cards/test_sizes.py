@@ -124,6 +124,7 @@ def train_one_step(folder: Path, tiny_bert: Path, card: SentenceTransformerModel
     model.save_pretrained(str(folder))
 
 
+@pytest.mark.slow
 def test_the_card_of_a_trained_model_has_no_training_text(
     tiny_bert: Path, tmp_path: Path, triplets: list[dict[str, str]]
 ) -> None:
@@ -138,6 +139,7 @@ def test_the_card_of_a_trained_model_has_no_training_text(
     assert found[ModelCard] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [SentenceTransformer, MatryoshkaEncoder])
 def test_the_section_outlives_loading_and_saving(
     tiny_bert: Path, tmp_path: Path, triplets: list[dict[str, str]], kind: type[SentenceTransformer]
@@ -177,6 +179,7 @@ def measured(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return folder / "run", result
 
 
+@pytest.mark.slow
 def test_the_measured_curve_comes_with_its_controls_and_replaces_the_one_before(measured: tuple[Path, Any]) -> None:
     run, result = measured
     file = run / "model" / "README.md"

@@ -47,6 +47,7 @@ def slow(classifier: AdaptiveClassifier, vector: np.ndarray) -> tuple[int, int, 
     raise AssertionError("the last head takes everything")
 
 
+@pytest.mark.slow
 def test_the_cascade_is_what_a_loop_over_inputs_does(fitted: AdaptiveClassifier) -> None:
     vectors, labels = made(200, 1)
     rows = [slow(fitted, vector) for vector in vectors]
@@ -102,6 +103,7 @@ def test_oracle_stops_at_the_smallest_head_that_is_right(fitted: AdaptiveClassif
     assert oracle(nested, vectors, labels) == bound
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_it_predicts_the_same(fitted: AdaptiveClassifier, tmp_path: Path) -> None:
     vectors, labels = made(100, 5)
     names = np.array(["zero", "one", "two", "three", "four", "five"])

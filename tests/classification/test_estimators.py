@@ -3,11 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from mrl_text.classification import AdaptiveClassifier, NestedClassifier
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [NestedClassifier(), NestedClassifier(tied=True), AdaptiveClassifier(cv=2), AdaptiveClassifier(cv=2, tied=True)]
 )

@@ -29,6 +29,7 @@ def labelled(n: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"text": [" ".join([*generator.choice(WORDS, 3), name]) for name in labels], "label": labels})
 
 
+@pytest.mark.slow
 def test_classify_then_label_new_texts(tiny_bert: Path, tmp_path: Path) -> None:
     labelled(150, 0).to_csv(tmp_path / "train.csv", index=False)
     labelled(60, 1).to_json(tmp_path / "test.jsonl", orient="records", lines=True)

@@ -80,6 +80,7 @@ def test_paid_counts_what_is_computed() -> None:
     assert paid((4, 8, 16, 32), some, "sum").tolist() == [4, 4, 20, 52]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", get_args(Cost))
 def test_the_path_goes_from_cheap_to_careful_and_keeps_its_word(cost: Cost) -> None:
     stages, others = made(4000, 6, sizes=4), made(4000, 7, sizes=4)

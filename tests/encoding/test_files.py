@@ -69,6 +69,7 @@ def test_rows_columns_and_problems(corpus: Path, tiny_bert: Path, tmp_path: Path
     ]
 
 
+@pytest.mark.slow
 def test_several_sizes_and_precisions_equal_single_ones(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
     encode(corpus, tmp_path / "all", tiny_bert, dims=[8, 32], precisions=ALL)
     full = vectors(tmp_path / "all", 32)
@@ -288,6 +289,7 @@ def test_all_rows_bad(tiny_bert: Path, tmp_path: Path) -> None:
         assert sum(len(batch.ids) for batch in open_encoded(tmp_path / form).batches()) == 0
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was(corpus: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"dims": [8, 32], "precisions": ["float32", "int8"], "keep": ["text", "pages"]}
     encode(corpus, tmp_path / "whole", tiny_bert, **options)

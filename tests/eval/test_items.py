@@ -86,6 +86,7 @@ def unit_vectors(model: Path, texts: Sequence[str]) -> np.ndarray:
     return np.asarray(SentenceTransformer(str(model)).encode(list(texts), normalize_embeddings=True), dtype=np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_items_make_up_the_main_score_of_every_split_and_subset(name: str, evaluated: Evaluate) -> None:
     result = evaluated(name)
@@ -155,6 +156,7 @@ def _rankings(name: str, model: Path) -> dict[str, dict[str, float]]:
     return rankings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "measure"),
     [
@@ -193,6 +195,7 @@ def test_a_query_contributes_what_its_ranking_is_worth(
     assert len(set(measured.values())) > 1
 
 
+@pytest.mark.slow
 def test_pairs_of_sts_are_cosines_with_their_gold_scores_and_resample_as_in_scipy(
     evaluated: Evaluate, tiny_bert: Path
 ) -> None:
@@ -259,6 +262,7 @@ def test_texts_of_bitext_mining_are_hits_or_the_f1_of_their_own_translation(
         assert values.tolist() == pytest.approx(alone)
 
 
+@pytest.mark.slow
 def test_texts_of_summarisation_are_their_correlation_with_people(evaluated: Evaluate, tiny_bert: Path) -> None:
     expected = []
     for row in data_of("Summaries")["test"]:
@@ -273,6 +277,7 @@ def _plain(name: str, model: Path) -> TaskResult:
     return by_mteb(SentenceTransformer(str(model)), TASKS[name]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Classes", "Labels", "Clusters", "ClustersInLevels", "ClustersByAmi", "ClusterSets"])
 def test_experiments_are_those_of_plain_mteb(name: str, evaluated: Evaluate, tiny_bert: Path) -> None:
     items = items_of(evaluated(name), name)
@@ -298,6 +303,7 @@ def test_sizes_are_compared_on_the_same_items(evaluated: Evaluate) -> None:
     assert difference.n == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["InstructionChanged", "AnotherMain"])
 def test_a_score_that_items_do_not_make_up_has_no_interval(
     name: str, evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch

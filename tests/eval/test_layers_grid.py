@@ -101,6 +101,7 @@ def test_depths_have_names_experiments_and_folders_of_their_own() -> None:
     assert Variant(four, Cell(8)).slug == "embed_dim_8"  # under a folder that names the depth
 
 
+@pytest.mark.slow
 def test_every_score_equals_plain_mteb_with_a_model_saved_at_that_depth(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_every_score_equals_plain_mteb_with_a_model_saved_at_that_depth(
             assert found.get_score() == pytest.approx(result.estimate(line, cell, ["TinySTS"]).value)
 
 
+@pytest.mark.slow
 def test_each_depth_encodes_each_text_once_and_a_second_run_nothing(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +161,7 @@ def test_a_depth_added_later_joins_the_table_of_an_older_version(
     assert sorted(leaderboard(results)["model"].unique()) == [first.lines[0].label, f"{first.lines[0].label} (1 layer)"]
 
 
+@pytest.mark.slow
 def test_retention_is_measured_against_all_layers_at_full_width(
     trained: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
@@ -210,6 +213,7 @@ def test_tables_without_the_column_are_of_all_layers() -> None:
     pd.testing.assert_frame_equal(with_layers(scores), scores)
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_grid(trained: Path, tiny_tasks: list[str], tmp_path: Path) -> None:
     result = sweep([str(trained)], ["TinySTS"], output=tmp_path, layers=[1], precisions=["float32"], controls=["base"])
     console = Console(width=120, record=True, file=(tmp_path / "printed").open("w"))

@@ -219,6 +219,7 @@ class Counting(AbsEncoder):
         return self.embed(texts)
 
 
+@pytest.mark.slow
 def test_clustering_embeds_every_text(write: Write) -> None:
     texts = [f"{sentence(i)} {i}" for i in range(50)]
     task = own_task(
@@ -232,6 +233,7 @@ def test_clustering_embeds_every_text(write: Write) -> None:
 # task objects
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_", ["classification", "clustering"])
 def test_fresh_copies_give_identical_results(write: Write, model: SentenceTransformer, as_: Any) -> None:
     rows = "".join(f"{sentence(i)},{i % 3}\n" for i in range(90))

@@ -131,6 +131,7 @@ def test_binary_vectors_are_compared_by_whole_numbers(tiny_bert: Path, dim: int)
     np.testing.assert_array_equal(paired, np.diag(expected[:, ::-1]).astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dims"), [("Pairs", [7, 24]), ("ManySTS", [24]), ("Summaries", [24])])
 def test_binary_scores_are_those_of_hamming_distances_and_ties_are_ties(
     tiny_bert: Path, tmp_path: Path, name: str, dims: list[int]
@@ -272,6 +273,7 @@ def _texts_of(name: str) -> dict[str, list[str]]:
     return {subset: list(splits["train"]["text"]) for subset, splits in data.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stated"),
     [
@@ -302,6 +304,7 @@ def test_the_side_that_an_index_would_hold_is_what_int8_is_calibrated_on(
             np.testing.assert_allclose([low, high], [encoded.min(axis=0), encoded.max(axis=0)], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_dot_product_model_scores_as_in_plain_mteb_without_normalisation(tiny_bert: Path, tmp_path: Path) -> None:
     model = MatryoshkaEncoder(str(tiny_bert), similarity_fn_name="dot")
     model.save_pretrained(str(tmp_path / "dotted"))

@@ -200,6 +200,7 @@ def test_what_is_printed_holds_tables_controls_and_sentences_of_every_model(sing
     assert text.count("beside controls") == 1
 
 
+@pytest.mark.slow
 def test_a_report_is_a_page_and_two_pictures(single: Results, tmp_path: Path) -> None:
     reference = Reference("vendor/small", {32: {"Search": 0.4}})
     failed = {"Pairs": "no data"}
@@ -263,6 +264,7 @@ def test_more_published_curves_than_colours_are_drawn(several: Results, tmp_path
     assert [name for name in found if "published" in name] == [f"v{number} (published)" for number in range(7)]
 
 
+@pytest.mark.slow
 def test_a_figure_is_the_same_bytes_again(single: Results, tmp_path: Path) -> None:
     first, second = (draw_curve(single, tmp_path / name) for name in "ab")
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]

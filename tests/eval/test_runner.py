@@ -29,6 +29,7 @@ PLAIN: dict[str, Any] = {"precisions": ["float32"], "controls": []}
 GRID = len(DIMS) * 4 + len(DIMS) + 2 * 3  # sizes at four precisions, PCA, random dimensions with three seeds
 
 
+@pytest.mark.slow
 def test_every_score_equals_plain_mteb_with_a_truncated_model(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
@@ -41,6 +42,7 @@ def test_every_score_equals_plain_mteb_with_a_truncated_model(
         assert row.bytes == 4 * row.dim
 
 
+@pytest.mark.slow
 def test_each_text_is_encoded_once_whatever_the_number_of_sizes(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
@@ -52,6 +54,7 @@ def test_each_text_is_encoded_once_whatever_the_number_of_sizes(
     assert sum(counts[0].values()) > 50
 
 
+@pytest.mark.slow
 def test_a_second_run_encodes_nothing_loads_nothing_and_gives_the_same_table(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,6 +65,7 @@ def test_a_second_run_encodes_nothing_loads_nothing_and_gives_the_same_table(
     assert not any(second.encoded.values())
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_and_new_data_is_evaluated_again(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +91,7 @@ def test_an_interrupted_run_continues_and_new_data_is_evaluated_again(
     assert len(calls) == 1 + GRID * (len(tiny_tasks) + 1)
 
 
+@pytest.mark.slow
 def test_the_untrained_base_is_a_line_of_its_own_and_can_be_left_out(
     trained: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
@@ -104,6 +109,7 @@ def test_the_untrained_base_is_a_line_of_its_own_and_can_be_left_out(
     assert len(sweep([str(trained)], ["TinyRetrieval"], output=tmp_path / "b", controls=[]).lines) == 1
 
 
+@pytest.mark.slow
 def test_results_are_filed_by_size_where_mteb_itself_finds_them(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
@@ -134,6 +140,7 @@ def test_the_mean_of_the_per_query_scores_is_the_main_score_and_lies_in_its_inte
     assert difference.mean == pytest.approx(result.curve(line)[32] - result.curve(line)[8], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_table_files_report_and_pictures_say_the_same(
     trained: Path, tiny_tasks: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +163,7 @@ def test_table_files_report_and_pictures_say_the_same(
     assert "(untrained base)" in text
 
 
+@pytest.mark.slow
 def test_bad_requests_are_refused_before_a_model_is_loaded(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +200,7 @@ def test_a_fresh_task_shares_the_data_but_not_what_an_evaluation_filtered(tiny_t
     assert first.np_rng is not second.np_rng
 
 
+@pytest.mark.slow
 def test_full_width_is_always_there_to_measure_retention_against(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:
@@ -199,6 +208,7 @@ def test_full_width_is_always_there_to_measure_retention_against(
     assert sorted(result.curve(result.lines[0])) == [8, 16, 32]
 
 
+@pytest.mark.slow
 def test_a_damaged_result_and_missing_items_are_computed_again(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -238,6 +248,7 @@ class OldStyleRetrieval(TinyRetrieval):
         self.dataset = None
 
 
+@pytest.mark.slow
 def test_tasks_in_mtebs_older_form_give_the_same_scores(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +258,7 @@ def test_tasks_in_mtebs_older_form_give_the_same_scores(
     assert old.tolist() == new.tolist()
 
 
+@pytest.mark.slow
 def test_models_of_different_width_share_a_table(tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path) -> None:
     narrow = MatryoshkaEncoder(str(tiny_bert))
     narrow.append(Dense(32, 16))
@@ -256,6 +268,7 @@ def test_models_of_different_width_share_a_table(tiny_bert: Path, tiny_tasks: li
     assert sizes == [[8, 16, 32], [8, 16]]
 
 
+@pytest.mark.slow
 def test_a_base_model_that_is_gone_costs_only_the_control(
     trained: Path, tiny_tasks: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -212,6 +212,7 @@ def test_an_unknown_statistic_is_named() -> None:
         units("median", value=[1, 2]).score()
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_spearman_correlation_is_that_of_a_bootstrap_by_hand() -> None:
     value, gold = correlated_pairs(300, noise=2)
     rng = np.random.default_rng(10)

@@ -61,6 +61,7 @@ def plain_scores(model: SentenceTransformer, name: str) -> dict[tuple[str, str],
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_of_every_type_scores_as_in_plain_mteb(name: str, tiny_bert: Path, tmp_path: Path) -> None:
     result = sweep([str(tiny_bert)], [name], output=tmp_path, dims=DIMS, controls=[])
@@ -77,6 +78,7 @@ def test_a_task_of_every_type_scores_as_in_plain_mteb(name: str, tiny_bert: Path
     assert table["binary", 32].to_dict() != table["float32", 32].to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Pairs", "Rerank"])
 def test_more_sizes_precisions_and_controls_cost_no_further_pass(name: str, tiny_bert: Path, tmp_path: Path) -> None:
     model = Listening(str(tiny_bert))
@@ -86,6 +88,7 @@ def test_more_sizes_precisions_and_controls_cost_no_further_pass(name: str, tiny
     assert {line.method for line in result.lines} == {"truncation", "pca", "random"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Pairs", "Search_ndcg_at_10", "Summaries"])
 def test_a_precision_is_plain_mteb_on_vectors_rounded_by_hand(name: str, tiny_bert: Path, tmp_path: Path) -> None:
     result = sweep([str(tiny_bert)], [name], output=tmp_path, dims=[16], controls=[], batch_size=1)
@@ -130,6 +133,7 @@ def all_present(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mrl_text.eval.tasks.unavailable", lambda tasks: {})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_present")
 def test_a_benchmark_stands_for_its_tasks_languages_and_splits() -> None:
     loader = TaskLoader(benchmark="MTEB(eng, v2)", keep_going=True)

@@ -354,6 +354,7 @@ def test_nothing_larger_than_a_chunk_is_made(kind: str) -> None:
     assert plain.largest == 300 * 300  # the yardstick sees what the plain way makes
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_batch_and_not_with_its_square() -> None:
     def peak(batch: int, fused: bool) -> int:
         columns = random_columns(2, batch, 12, dtype=torch.float32)
@@ -366,6 +367,7 @@ def test_memory_grows_with_the_batch_and_not_with_its_square() -> None:
     assert peak(1200, fused=False) > 3.5 * peak(600, fused=False)
 
 
+@pytest.mark.slow
 def test_the_chunk_that_is_chosen_stays_within_its_budget() -> None:
     """A batch of 3000 at six sizes: plainly 216 MB of logits."""
     columns = random_columns(2, 3000, 12, dtype=torch.float32)

@@ -100,6 +100,7 @@ def _infonce(vectors: list[torch.Tensor]) -> float:
     return (torch.logsumexp(similarities, dim=1) - similarities.diagonal()).mean().item()
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_at_every_depth_and_size(
     tiny_bert: Path, triplets: list[dict[str, str]], tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def assert_same_gradients(found: Gradients, expected: Gradients, tolerance: floa
 # ------------------------------------------------------------------------------------------------ parity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("mini_batch_size", [None, 3], ids=["at once", "cached"])
 @pytest.mark.parametrize("negatives", [0, 1, 3])
@@ -273,6 +274,7 @@ def drawn(loss: NestedLoss, columns: list[dict[str, Any]], steps: int) -> list[t
     return [tuple(counted(loss(columns, None))) for _ in range(steps)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mini_batch_size", [None, 3], ids=["at once", "cached"])
 def test_sizes_are_drawn_from_torchs_generator(
     model: MatryoshkaEncoder, triplets: list[dict[str, str]], mini_batch_size: int | None

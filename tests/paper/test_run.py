@@ -86,6 +86,7 @@ def test_all_questions_are_answered_and_the_page_names_no_place(
     assert not re.search(r"\bnan\b", text)
 
 
+@pytest.mark.slow
 def test_answers_are_kept_until_something_they_depend_on_changes(
     tiny_bert: Path, tmp_path: Path, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def _counted(question: Any, measured: list[str]) -> Any:
     return replace(question, measure=measure)
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_goes_on_with_the_next_question(
     tiny_bert: Path, tmp_path: Path, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

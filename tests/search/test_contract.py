@@ -459,6 +459,7 @@ def test_is_as_it_was_when_opened_again(new_url: Callable[[], str]) -> None:
     again.close()
 
 
+@pytest.mark.slow
 def test_a_new_plan_is_built_and_kept(new_url: Callable[[], str]) -> None:
     url, queries = new_url(), vectors(3, seed=7)
     store = create_store(url, width=WIDTH)
@@ -498,6 +499,7 @@ def test_a_second_one_is_not_created_and_a_missing_one_not_opened(new_url: Calla
     again.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(
     steps=st.lists(

@@ -26,6 +26,7 @@ def index(tmp_path: Path) -> AdaptiveIndex:
     return AdaptiveIndex.load(tmp_path / "index")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judgements", [True, False])
 def test_every_family_is_measured_against_exact_search(
     index: AdaptiveIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judgements: bool
@@ -65,6 +66,7 @@ def test_every_family_is_measured_against_exact_search(
     assert height > (1000 if judgements else 500)
 
 
+@pytest.mark.slow
 def test_the_index_on_disk_stays_as_it_was(index: AdaptiveIndex, tmp_path: Path) -> None:
     before = index.plan
     manifest = (index.path / "index.json").read_bytes()

@@ -70,6 +70,7 @@ def index() -> Iterator[AdaptiveIndex]:
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.label)
 def test_with_a_shortlist_of_all_rows_the_result_is_exact(plan: SearchPlan) -> None:
     rows, queries = vectors(700), vectors(40, seed=1)
@@ -242,6 +243,7 @@ def test_ranges_are_learned_anew_when_the_index_outgrew_them() -> None:
             assert made.search(queries).positions.tolist() == fresh.search(queries).positions.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plan",
     [

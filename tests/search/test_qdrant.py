@@ -382,6 +382,7 @@ def test_an_upload_that_broke_off_is_repeated(server: StandIn, url: str, monkeyp
     store.close()
 
 
+@pytest.mark.slow
 def test_a_change_of_plan_that_broke_off_goes_on(server: StandIn, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mrl_text.search.qdrant.store._MOVED", 10)
     store = create_store(url.replace("wait=2", "wait=0"), width=WIDTH, plan=SearchPlan(8, shortlist=60))

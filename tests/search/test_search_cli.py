@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mrl_text import MatryoshkaEncoder
+from mrl_text.models import find_model
 from mrl_text.search import AdaptiveIndex
 from tests.conftest import WORDS, invoke
 
@@ -58,6 +60,7 @@ def test_explain_shows_every_step(built: Path) -> None:
     assert shown[-3].split() == ["step", "dim", "candidates", "milliseconds", "kilobytes_read"]
 
 
+@pytest.mark.slow
 def test_tune_prints_everything_tried_and_search_uses_what_it_chose(built: Path) -> None:
     Path("queries.csv").write_text("id,text\n" + "".join(f"q{row},{TEXTS[row]} fast\n" for row in range(60)))
     options = ("--queries", "queries.csv", "--keep", 0.9, "--kinds", "flat")
@@ -73,6 +76,7 @@ def test_tune_prints_everything_tried_and_search_uses_what_it_chose(built: Path)
     assert invoke("search", built, "a dog").exit_code == 0
 
 
+@pytest.mark.slow
 def test_figure_writes_its_files(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mrl_text.search.faiss.figure._SHORTLISTS", (10, 50))
     monkeypatch.setattr("mrl_text.search.faiss.figure._EFFORTS", (10,))
@@ -104,10 +108,14 @@ def test_mistakes_are_one_line_and_exit_code_2(built: Path, arguments: tuple[str
 
 @pytest.mark.data
 @pytest.mark.model
-def test_cranfield_keeps_its_published_quality_when_it_is_tuned(test_data: Path, tmp_path: Path) -> None:
-    """nDCG@10 by mteb of the same model and files is 39.5; here it goes through build, tune and search."""
-    place = test_data / "own-data" / "cranfield"
-    model = "sentence-transformers/all-MiniLM-L6-v2"
+def test_cranfield_keeps_its_quality_when_it_is_tuned(test_data: Path, tmp_path: Path) -> None:
+    """nDCG@10 of the same model and files by sentence-transformers alone is 37.5; here it goes through build and tune.
+
+    The model reads 64 tokens, which takes a quarter of the time of 256 (39.5).
+    """
+    place, model = test_data / "own-data" / "cranfield", tmp_path / "minilm"
+    shutil.copytree(find_model("sentence-transformers/all-MiniLM-L6-v2").path, model)
+    (model / "sentence_bert_config.json").write_text('{"max_seq_length": 64, "do_lower_case": false}')
     options = ("--dtype", "float32", "--device", "cpu")
     sizes = ("--dims", "64,128,384")
     built = invoke("index", "build", place / "corpus.jsonl", "-o", "index", "--model", model, *sizes, *options)
@@ -117,6 +125,6 @@ def test_cranfield_keeps_its_published_quality_when_it_is_tuned(test_data: Path,
     assert tuned.exit_code == 0, tuned.output
     written = json.loads((tmp_path / "index" / "tune.json").read_text())
     halves = np.average(written["scores"], weights=written["queries"])
-    assert 0.385 < halves < 0.405
+    assert 0.365 < halves < 0.385
     assert written["confirmed"]
     assert min(written["chosen"]["retention"]) >= 0.99

@@ -41,6 +41,7 @@ def pushed(request: pytest.FixtureRequest, tiny_bert: Path) -> str:
     return url
 
 
+@pytest.mark.slow
 def test_search_prints_what_the_model_and_numpy_find_among_the_rows_asked_for(pushed: str, tiny_bert: Path) -> None:
     model = MatryoshkaEncoder(str(tiny_bert))
     scores = model.encode_document(TEXTS) @ model.encode_query("the red cat")
@@ -59,6 +60,7 @@ def test_search_prints_what_the_model_and_numpy_find_among_the_rows_asked_for(pu
     assert [line.split()[0] for line in plain.stdout.splitlines()] == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_searched_for_is_one_line(pushed: str) -> None:
     result = invoke("search", pushed, "the cat", "--where", "year>5000", "--json")
     assert result.exit_code == 0
@@ -79,6 +81,7 @@ def test_what_cannot_be_searched_for_is_one_line(pushed: str) -> None:
     assert "holds no rows" in result.stderr
 
 
+@pytest.mark.slow
 def test_tune_prints_everything_tried_and_the_store_keeps_the_plan(pushed: str) -> None:
     Path("queries.csv").write_text("id,text\n" + "".join(f"q{row},{TEXTS[row]} fast\n" for row in range(60)))
     result = invoke("index", "tune", pushed, "--queries", "queries.csv", "--keep", 0.9, "--kinds", "flat,hnsw")

@@ -64,6 +64,7 @@ def kept(store: MemoryStore, plan: SearchPlan, queries: np.ndarray) -> float:
     return float(np.mean(shares))
 
 
+@pytest.mark.slow
 def test_the_cheapest_plan_that_holds_on_both_halves_is_kept(store: MemoryStore, queries: np.ndarray) -> None:
     found = tune(store, queries, JUDGED, keep=0.97, precisions=["float16"])
     assert found.confirmed

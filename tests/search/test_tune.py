@@ -176,6 +176,7 @@ def test_the_cheapest_plan_that_holds_on_both_halves_is_written(
     assert sum(written["queries"]) == QUERIES
 
 
+@pytest.mark.slow
 def test_a_tie_in_time_goes_to_less_memory_and_a_limit_of_memory_is_kept(
     index: AdaptiveIndex, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +213,7 @@ def test_what_holds_by_luck_on_one_half_is_refused_on_the_other(
     assert not tuned(index, queries, judged(), **options).confirmed
 
 
+@pytest.mark.slow
 def test_graph_and_cells_are_built_only_where_they_could_win(
     index: AdaptiveIndex, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
@@ -16,6 +17,7 @@ from mrl_text.serving.embedder import PLAIN, Embedder, Reading, _token_counter
 from mrl_text.serving.settings import ServerSettings
 
 
+@pytest.mark.slow
 def test_a_tokenizer_in_python_counts_special_tokens_too():
     from transformers import CanineTokenizer
 

@@ -115,6 +115,7 @@ def test_the_snippet_is_for_this_repository_and_runs(published: Path, saved: Pat
     assert abs((names["embeddings"] ** 2).sum(1) - 1).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_words_and_metadata_of_the_author_stay(saved: Path, scores: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(saved, model)

@@ -260,6 +260,7 @@ def test_ten_kills_leave_all_or_nothing(wider: Path, tmp_path: Path) -> None:
     server.shutdown()
 
 
+@pytest.mark.slow
 def test_the_command_lists_the_repository_and_says_what_is_missing(saved: Path, tmp_path: Path) -> None:
     results = write_scores(saved, tmp_path / "scores")
     arguments = [str(saved), REPO, "--results", str(results), "--dry-run", "-o", str(tmp_path / "dry")]

@@ -103,6 +103,7 @@ def test_encode_reads_what_is_there_and_reports_the_rest(odd: Odd, tmp_path: Pat
         assert encode(file) == (list(odd.texts), left_out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*LENIENT, *STRICT], ids=lambda command: command.__name__)
 @pytest.mark.parametrize("odd", ODD_FILES, ids=lambda odd: odd.name)
 def test_other_commands_read_the_same_or_refuse_the_same_rows(

@@ -301,6 +301,7 @@ def test_one_positive_weight_per_source(weights: list[float]) -> None:
         weighted([16, 16], weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_resumed_trainer_sees_the_batches_it_would_have_seen(
     tiny_bert: Path, triplets: list[dict[str, str]], tmp_path: Path, name: str

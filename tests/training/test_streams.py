@@ -99,6 +99,7 @@ def test_a_source_of_which_nothing_is_left_does_not_run_for_ever(tmp_path: Path)
         take(stream_sources([source], seed=1, evaluation=evaluation), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weights", "share"), [((None, None), 0.5), ((3.0, 1.0), 0.75)])
 def test_sources_are_mixed_by_their_weights(
     tmp_path: Path, weights: tuple[float | None, float | None], share: float

@@ -141,6 +141,7 @@ def test_every_shipped_recipe_trains(
     assert ("starting model" in card) == validated
 
 
+@pytest.mark.slow
 def test_the_saved_model_is_a_plain_sentence_transformers_model(finished: RunFolder) -> None:
     texts = ["the dog sleeps", "a red car and a train"]
     plain, ours = (kind(str(finished.model), device="cpu") for kind in (SentenceTransformer, MatryoshkaEncoder))
@@ -300,6 +301,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_every_row_is_used_where_answers_repeat(make_recipe: MakeRecipe, questions: Path, tmp_path: Path) -> None:
     source = f"[{{source: {questions}}}]"
     sources = [f"data.train={source}", f"data.validation={source}"]
@@ -447,6 +449,7 @@ def test_a_run_that_failed_on_its_data_can_be_started_again_with_other_columns(
             train(make_recipe(wrong), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_before_its_first_checkpoint_can_be_begun_anew(
     make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -502,6 +505,7 @@ def test_a_folder_that_another_process_trains_in_is_refused_and_a_lock_left_behi
         train(make_recipe("data.train[0].columns=[anchor,answer]"), folder.path)
 
 
+@pytest.mark.slow
 def test_a_score_that_falls_ends_with_the_weights_that_scored_best(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -563,6 +567,7 @@ def test_the_best_step_is_chosen_by_the_largest_size_unless_told_otherwise(
     assert told.metric_for_best_model == "eval_validation_dim8_ndcg@10"
 
 
+@pytest.mark.slow
 def test_a_damaged_score_of_the_start_is_measured_again(
     finished: RunFolder, make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -592,6 +597,7 @@ def test_a_checkpoint_of_weights_alone_cannot_be_gone_on_from(
     assert contents(folder.path) == {**before, ".lock": contents(folder.path)[".lock"]}
 
 
+@pytest.mark.slow
 def test_weights_that_broke_in_the_last_step_are_not_saved(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     wild = (
         "training.learning_rate=1e38",
@@ -748,6 +754,7 @@ def test_a_run_that_broke_down_leaves_a_checkpoint_from_before(make_recipe: Make
         assert weight.isfinite().all(), f"{saved.name}: {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_in", ["bfloat16", "float16"])
 def test_training_of_a_base_saved_in_fewer_bits_moves_its_weights(
     make_recipe: MakeRecipe, tiny_bert: Path, tmp_path: Path, saved_in: str
