@@ -55,7 +55,7 @@ def export(store: Store, output: Path, where: Where | None = None) -> int:
     pages = store.rows(where)
     first = next(pages, None)
     if first is None:
-        raise ValueError(f"nothing was written: {store.url} has no rows{' that meet the conditions' * bool(where)}")
+        raise ValueError(f"nothing was written: {store} has no rows{' that meet the conditions' * bool(where)}")
     if output.suffix in _LINES:
         _check_names(store, ("_id", "text", "embedding"))
         return _write_lines(_joined(first, pages), output)
@@ -71,7 +71,7 @@ def _joined(first: Any, pages: Iterator[Any]) -> Iterator[tuple[list[Document], 
 def _check_names(store: Store, own: tuple[str, ...]) -> None:
     for name in store.column_types():
         if name in own or name.startswith("embedding_"):
-            raise ValueError(f"a column of {store.url} is called {name!r}, as one that is written itself: rename it")
+            raise ValueError(f"a column of {store} is called {name!r}, as one that is written itself: rename it")
 
 
 def _write_lines(pages: Iterator[tuple[list[Document], np.ndarray]], output: Path) -> int:
