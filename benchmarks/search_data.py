@@ -58,8 +58,8 @@ def main() -> None:
 
 
 def _add_beir(folder: Path, corpus: dict[str, str], queries: dict[str, str], qrels: Judgements) -> None:
-    documents, asked = _table(folder, "corpus"), _table(folder, "queries")
-    judged = _table(folder / "qrels", "test")
+    documents, asked = table(folder, "corpus"), table(folder, "queries")
+    judged = table(folder / "qrels", "test")
     judged.columns = ["query-id", "corpus-id", "score"]
     for id_, title, text in zip(documents["_id"], documents["title"], documents["text"], strict=True):
         corpus[f"{folder.name}/{id_}"] = f"{title} {text}".strip()
@@ -70,7 +70,8 @@ def _add_beir(folder: Path, corpus: dict[str, str], queries: dict[str, str], qre
             qrels.setdefault(f"{folder.name}/{query}", {})[f"{folder.name}/{document}"] = int(score)
 
 
-def _table(folder: Path, name: str) -> pd.DataFrame:
+def table(folder: Path, name: str) -> pd.DataFrame:
+    """A file of a BEIR folder, in whichever of its forms it is there."""
     if (file := folder / f"{name}.parquet").exists():
         return pd.read_parquet(file)
     if (file := folder / f"{name}.jsonl").exists():

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS: tuple[dict[str, set[str]], ...] = (
     {
-        "leaves": {"files", "suggest", "truncation", "markdown", "figures", "neighbours", "library_logging"}
+        "leaves": {"files", "suggest", "truncation", "codes", "markdown", "figures", "neighbours", "library_logging"}
         | {"docstrings", "recipes", "choices"}
     },
     {"tables": {"tables"}},

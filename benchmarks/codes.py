@@ -1,0 +1,165 @@
+"""Quality and speed of few-bit codes against product quantisation and sentence-transformers' codes of equal bytes.
+
+    python benchmarks/codes.py MODEL --beir scifact cranfield --fit train/*.parquet
+
+Retrieval of BEIR folders, nDCG@10 kept of the model's own float32 vectors, documents coded. Codes of this package,
+plain and fitted, are asked by float queries; so is FAISS's product quantiser of as many bytes, trained on the same
+``--fit`` texts (column ``positive``). sentence-transformers' bits (ST) are compared with bits, by Hamming distance. The
+interval is of the difference from the product quantiser, queries resampled, both on the same ones. Signs of the plain
+codec are drawn anew for ``--draws`` more codecs, to show what is luck. Then ``--speed`` vectors are coded and compared
+on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pandas as pd
+from search_data import table
+from sentence_transformers.util import quantize_embeddings
+
+from mrl_text.codes import Codec, FewBits, code_bytes
+from mrl_text.embedding_cache import EmbeddingCache
+from mrl_text.eval.statistics import bootstrap_mean
+from mrl_text.loading import cached
+from mrl_text.models import find_model
+from mrl_text.truncation import truncate
+
+CELLS: tuple[tuple[int, FewBits], ...] = (
+    *((dim, "binary") for dim in (64, 96, 128, 192, 256, 384, 768)),
+    *((dim, "int2") for dim in (128, 192, 256, 384, 768)),
+    *((dim, "int4") for dim in (256, 384, 768)),
+)
+
+
+class Data:
+    """Vectors of one BEIR folder, and what each query asks for."""
+
+    def __init__(self, folder: Path, cache: EmbeddingCache) -> None:
+        documents, queries = table(folder, "corpus"), table(folder, "queries")
+        judged = table(folder / "qrels", "test")
+        judged.columns = ["query", "document", "score"]
+        places = {name: place for place, name in enumerate(documents["_id"].astype(str))}
+        self.relevant: dict[str, dict[int, float]] = {}
+        for query, document, score in judged.astype({"query": str, "document": str}).itertuples(index=False):
+            if score > 0 and document in places:
+                self.relevant.setdefault(query, {})[places[document]] = float(score)
+        texts = (documents["title"].fillna("") + " " + documents["text"]).str.strip()
+        asked = queries[queries["_id"].astype(str).isin(self.relevant)]
+        self.names = list(asked["_id"].astype(str))
+        self.documents = truncate(cache.embed(list(texts), role="document"))
+        self.queries = truncate(cache.embed(list(asked["text"]), role="query"))
+        self.full = self.ndcg(self.queries @ self.documents.T).mean()
+
+    def ndcg(self, scores: np.ndarray) -> np.ndarray:
+        """nDCG@10 of each query."""
+        discounts = 1 / np.log2(np.arange(2, 12))
+        found = []
+        for row, name in zip(np.argsort(-scores, axis=1, kind="stable")[:, :10], self.names, strict=True):
+            grades = self.relevant[name]
+            best = sorted(grades.values(), reverse=True)[:10]
+            gained = [grades.get(int(place), 0.0) for place in row]
+            found.append(np.dot(gained, discounts[: len(gained)]) / np.dot(best, discounts[: len(best)]))
+        return np.array(found)
+
+
+def main() -> None:
+    """Print the table and the speed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--beir", type=Path, nargs="+", required=True)
+    parser.add_argument("--fit", type=Path, nargs="+", required=True)
+    parser.add_argument("--fit-texts", type=int, default=20_000)
+    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--speed", type=int, default=200_000)
+    arguments = parser.parse_args()
+    cache = cached(find_model(arguments.model))
+    sets = [Data(folder, cache) for folder in arguments.beir]
+    texts = pd.concat([pd.read_parquet(file)["positive"] for file in arguments.fit]).drop_duplicates()
+    chosen = texts.sample(min(len(texts), arguments.fit_texts), random_state=0)
+    sample = truncate(cache.embed(list(chosen), role="document"))
+    print("float32, nDCG@10: " + ", ".join(f"{100 * one.full:.2f}" for one in sets))
+    print("bytes  size  code     plain  (other signs)    fitted   PQ      ST      plain - PQ, 95 %")
+    width = sample.shape[1]
+    for dim, precision in CELLS:
+        if dim <= width:
+            _compare(sets, sample, dim, precision, arguments.draws)
+    _time(arguments.speed, width)
+
+
+def _compare(sets: list[Data], sample: np.ndarray, dim: int, precision: FewBits, draws: int) -> None:
+    plain, size = Codec.plain(sample.shape[1]), code_bytes(dim, precision)
+
+    def ours(codec: Codec) -> Callable[[Data], np.ndarray]:
+        return lambda data: codec.scores(data.queries, codec.encode(data.documents, dim, precision), dim, precision)
+
+    others = []
+    for seed in range(1, draws + 1):
+        signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), len(plain.signs))
+        others.append(_kept(sets, ours(replace(plain, signs=signs))).mean())
+    kept, coded = _kept(sets, ours(plain)), _kept(sets, _product(sample, size))
+    fitted = _kept(sets, ours(Codec.fit(sample))).mean()
+    peer = _kept(sets, lambda data: _peer(data, dim)).mean() if precision == "binary" else np.nan
+    difference = bootstrap_mean(kept - coded)
+    shown = [100 * one for one in (kept.mean(), np.mean(others), np.std(others), fitted, coded.mean(), peer)]
+    against = [100 * one for one in ((kept - coded).mean(), difference.low, difference.high)]
+    print(
+        f"{size:5d}  {dim:4d}  {precision:7}",
+        "{:6.2f}  {:6.2f} +- {:4.2f}  {:6.2f}  {:6.2f}  {:6.2f}".format(*shown),
+        "{:+5.2f} [{:+.2f}, {:+.2f}]".format(*against),
+        flush=True,
+    )
+
+
+def _kept(sets: list[Data], scores: Callable[[Data], np.ndarray]) -> np.ndarray:
+    """What each query adds to the mean over sets of the share kept."""
+    total = sum(len(data.names) for data in sets)
+    parts = [data.ndcg(scores(data)) / data.full * total / len(data.names) / len(sets) for data in sets]
+    return np.concatenate(parts)
+
+
+def _product(sample: np.ndarray, size: int) -> Callable[[Data], np.ndarray]:
+    """Product quantisation of so many bytes: 8 bits for each part of the vector."""
+    width = sample.shape[1]
+    padded = -(-width // size) * size
+    index = faiss.IndexPQ(padded, size, 8, faiss.METRIC_INNER_PRODUCT)
+    index.train(np.pad(sample, ((0, 0), (0, padded - width))))
+
+    def scores(data: Data) -> np.ndarray:
+        fill = ((0, 0), (0, padded - width))
+        decoded = index.sa_decode(index.sa_encode(np.pad(data.documents, fill)))
+        return np.pad(data.queries, fill) @ decoded.T
+
+    return scores
+
+
+def _peer(data: Data, dim: int) -> np.ndarray:
+    """sentence-transformers' own bits on both sides, by Hamming distance."""
+    cut = truncate(data.queries, dim), truncate(data.documents, dim)
+    left, right = (2.0 * np.unpackbits(quantize_embeddings(one, "ubinary"), axis=1) - 1 for one in cut)
+    return left @ right.T
+
+
+def _time(count: int, width: int) -> None:
+    faiss.omp_set_num_threads(1)
+    vectors = truncate(np.random.default_rng(0).normal(size=(count, width)).astype(np.float32))
+    codec = Codec.plain(width)
+    print(f"one thread, {count:,} vectors of {width} numbers, in a million a minute; queries 100 at a time:")
+    for precision in ("int8", "int2", "binary"):
+        started = time.perf_counter()
+        codes = codec.encode(vectors, width, precision)  # type: ignore[arg-type]
+        coded = time.perf_counter() - started
+        started = time.perf_counter()
+        codec.scores(vectors[:100], codes, width, precision)  # type: ignore[arg-type]
+        compared = time.perf_counter() - started
+        print(f"  {precision:7} coded {count * 60e-6 / coded:6.1f}   compared {count * 60e-6 / compared:6.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Codes of few bits: the layout read back by a reader of its own, and sizes and bits cut out of one code."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers.util import quantize_embeddings
+
+from mrl_text.codes import FEW_BITS, Codec, FewBits, code_bytes
+
+WIDTH = 40
+BITS = {"int8": 8, "int4": 4, "int2": 2, "binary": 1}
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def texts(count: int, width: int = WIDTH, seed: int = 0) -> np.ndarray:
+    """Vectors whose first numbers are larger, as of a model that was trained to be cut."""
+    numbers = np.random.default_rng(seed).normal(size=(count, width)) * np.linspace(2, 0.5, width)
+    return unit(numbers).astype(np.float32)
+
+
+def read(codec_file: Path, code: bytes, dim: int, precision: str) -> list[float]:
+    """The vector of one code, by docs/codes.md alone: plain Python, in double precision."""
+    codec = json.loads(codec_file.read_text())
+    bits, numbers = BITS[precision], -(-dim // 8) * 8
+    string = "".join(f"{byte:08b}" for byte in code)
+    values = []
+    for place in range(numbers):
+        level = int(string[place * bits : (place + 1) * bits], 2)
+        middle = (2 * level + 1) / 2**bits - 1
+        values.append(middle * codec["reach"] * codec["scales"][place // 8])
+    vector = []
+    for place in range(dim):
+        group, row = place // 8 * 8, place % 8
+        total = 0.0
+        for column in range(8):
+            sign = -1 if bin(row & column).count("1") % 2 else 1
+            total += sign * values[group + column]
+        vector.append(codec["signs"][place] * total / 8**0.5)
+    length = sum(number**2 for number in vector) ** 0.5
+    return [number / length for number in vector]
+
+
+@pytest.mark.parametrize("precision", FEW_BITS)
+@pytest.mark.parametrize("dim", [8, 24, 37, 40])
+def test_a_reader_of_the_documented_layout_finds_what_decode_finds(
+    tmp_path: Path, dim: int, precision: FewBits
+) -> None:
+    vectors = texts(50)
+    codec = Codec.fit(vectors)
+    codec.save(tmp_path / "codec.json")
+    codes = codec.encode(vectors, dim, precision)
+    assert codes.dtype == np.uint8
+    assert codes.shape == (50, code_bytes(dim, precision)) == (50, -(-dim // 8) * BITS[precision])
+    expected = [read(tmp_path / "codec.json", code.tobytes(), dim, precision) for code in codes]
+    np.testing.assert_allclose(codec.decode(codes, dim, precision), expected, atol=2e-6)
+    assert (Codec.load(tmp_path / "codec.json").encode(vectors, dim, precision) == codes).all()
+
+
+@pytest.mark.parametrize("precision", FEW_BITS)
+def test_a_vector_is_coded_by_the_level_that_its_numbers_are_in(precision: FewBits) -> None:
+    """Level by level in float64, from the definition."""
+    vectors = texts(30)
+    codec = Codec.fit(vectors)
+    bits = BITS[precision]
+    hadamard = np.array([[-1 if bin(i & j).count("1") % 2 else 1 for j in range(8)] for i in range(8)]) / 8**0.5
+    rotated = ((vectors.astype(np.float64) * codec.signs).reshape(30, 5, 8) @ hadamard).reshape(30, WIDTH)
+    edges = np.linspace(-2, 2, 2**bits + 1)[1:-1]
+    places = rotated / np.repeat(codec.scales, 8)
+    levels = np.searchsorted(edges, places, side="right")
+    clear = np.abs(places[..., None] - edges).min(axis=-1) > 1e-5  # not at an edge, up to rounding
+    string = np.unpackbits(codec.encode(vectors, precision=precision), axis=1).reshape(30, WIDTH, bits)
+    found = string @ (2 ** np.arange(bits)[::-1])
+    assert (found == levels)[clear].all()
+    assert clear.mean() > 0.99
+
+
+def test_every_shorter_code_is_cut_out_of_the_longest() -> None:
+    vectors = texts(60)
+    codec = Codec.fit(vectors)
+    for dim, precision in itertools.product((8, 24, 40), FEW_BITS):
+        codes = codec.encode(vectors, dim, precision)
+        longest = codec.cut(codec.encode(vectors), WIDTH, "int8", to_dim=dim, to=precision)
+        np.testing.assert_array_equal(longest, codes)
+        for to_dim, to in itertools.product((8, dim), FEW_BITS[FEW_BITS.index(precision) :]):
+            shorter = codec.cut(codes, dim, precision, to_dim=to_dim, to=to)
+            np.testing.assert_array_equal(shorter, codec.encode(vectors, to_dim, to))
+
+
+def test_scores_are_cosines_of_the_query_and_what_the_code_stands_for() -> None:
+    documents, queries = texts(70), texts(9, seed=1)
+    codec = Codec.plain(WIDTH)
+    for dim, precision in itertools.product((16, 37, 40), FEW_BITS):
+        codes = codec.encode(documents, dim, precision)
+        expected = unit(queries[:, :dim].astype(np.float64)) @ codec.decode(codes, dim, precision).T.astype(np.float64)
+        for given in (queries, queries[:, :dim]):
+            np.testing.assert_allclose(codec.scores(given, codes, dim, precision), expected, atol=2e-6)
+
+
+def test_binary_is_the_sign_as_sentence_transformers_packs_it() -> None:
+    vectors = texts(40)
+    codec = Codec.plain(WIDTH)
+    packed = quantize_embeddings(codec.rotate(vectors), precision="ubinary")
+    np.testing.assert_array_equal(codec.encode(vectors, precision="binary"), packed)
+
+
+def test_more_bits_stand_for_something_nearer() -> None:
+    vectors = texts(300, width=384)
+    codec = Codec.fit(vectors)
+    near = [
+        float((codec.decode(codec.encode(vectors, None, p), 384, p) * vectors).sum(axis=1).mean()) for p in FEW_BITS
+    ]
+    # of normal numbers: 1 - half the error of levels this wide, and for one bit the root of 2 / pi
+    assert near == sorted(near, reverse=True)
+    assert near[0] > 0.99
+    assert near[-1] == pytest.approx((2 / np.pi) ** 0.5, abs=0.01)
+
+
+def test_scales_are_the_standard_deviations_of_the_groups() -> None:
+    vectors = texts(500)
+    codec = Codec.fit(3 * vectors.astype(np.float16))  # any length
+    groups = codec.rotate(vectors).reshape(500, -1, 8).astype(np.float64)
+    np.testing.assert_allclose(codec.scales, np.sqrt((groups**2).mean(axis=(0, 2))), rtol=2e-3)
+    assert codec.scales[0] > 2 * codec.scales[-1]
+    constant = np.zeros((5, 16), np.float32)
+    constant[:, 0] = 1
+    assert (Codec.fit(constant).scales > 0).all()
+    assert np.isfinite(Codec.fit(constant).decode(Codec.fit(constant).encode(constant), 16, "int8")).all()
+
+
+def test_bad_input_is_named() -> None:
+    codec = Codec.plain(WIDTH)
+    codes = codec.encode(texts(3), 24, "int4")
+    for call, words in (
+        (lambda: codec.encode(texts(3, width=32)), "shape .n, 40., got float32 of shape .3, 32."),
+        (lambda: codec.encode(np.zeros((2, WIDTH))), "position 0 is zero or not finite"),
+        (lambda: codec.encode(texts(3), 24, "int3"), "int3"),  # type: ignore[arg-type]
+        (lambda: codec.encode(texts(3), 48), "from 1 to 40"),
+        (lambda: codec.decode(codes, 40, "int4"), r"codes of 40 numbers in int4 are uint8 of shape \(n, 20\)"),
+        (lambda: codec.cut(codes, 24, "int4", to="int8"), "no int8 codes in them"),
+        (lambda: codec.cut(codes, 24, "int4", to_dim=12), "cut at multiples of 8, got 12"),
+        (lambda: Codec.fit(np.zeros((0, 8), np.float32)), "give some thousand"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "codec.json"
+    Codec.plain(WIDTH).save(file)
+    whole = json.loads(file.read_text())
+    for damage in ({"format": 2}, {"scales": whole["scales"][1:]}, {"signs": [0] * WIDTH}, {"width": "wide"}):
+        file.write_text(json.dumps({**whole, **damage}))
+        with pytest.raises(ValueError, match=str(file)):
+            Codec.load(file)
+    file.write_text("{")
+    with pytest.raises(ValueError, match="no codec, or damaged"):
+        Codec.load(file)
+    with pytest.raises(FileNotFoundError):
+        Codec.load(tmp_path / "none.json")
