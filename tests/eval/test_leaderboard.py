@@ -326,7 +326,7 @@ def test_the_command_hands_references_and_target_to_the_page(first: Path, in_an_
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], ["no results in nowhere", "mrl-text eval"]),
+        (["nowhere"], ["nothing at nowhere", "mrl-text eval"]),
         (["FIRST", "-o", "board.xlsx"], ["not 'xlsx'", "csv"]),
         (["FIRST", "--keep", "99"], ["99", "share of the full score"]),
         (["FIRST", "-o", "a.html", "--reference", "p.csv"], ["no data file at p.csv"]),

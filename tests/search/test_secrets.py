@@ -71,6 +71,13 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("search", "URL", "the cat"),
     ("index", "push", "URL", "encoded"),
     ("index", "tune", "URL", "--queries", "queries.csv"),
+    ("search", "URL", "--queries", "queries.csv"),
+    ("index", "info", "URL"),
+    ("index", "delete", "URL", "--id", "a"),
+    ("index", "verify", "URL"),
+    ("index", "export", "URL", "exported"),
+    ("index", "compact", "URL"),
+    ("serve", "--index", "URL"),
     ("search", "index", "the cat", "URL"),
     ("search", "index", "the cat", "-k", "URL"),
 )
