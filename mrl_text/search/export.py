@@ -14,7 +14,7 @@ from pyarrow import parquet
 from mrl_text.encoding.folder import SHARDS
 from mrl_text.encoding.job import TEXT, column_name
 from mrl_text.encoding.manifest import write_manifest
-from mrl_text.files import check_writable, replaced_folder
+from mrl_text.files import check_writable, holds_files, replaced_folder
 from mrl_text.search.columns import as_array
 from mrl_text.search.store import Document, Store, Where
 from mrl_text.truncation import Precision
@@ -33,7 +33,7 @@ def check_output(output: Path) -> None:
         OSError: nothing can be written there.
     """
     check_writable(output.absolute().parent, "choose another place")
-    if output.exists() and (output.is_file() or any(output.iterdir())):
+    if output.is_file() or holds_files(output):
         raise FileExistsError(f"{output} is there already: choose another name")
     if output.suffix and output.suffix not in _LINES:
         known = ", ".join(_LINES)

@@ -215,9 +215,11 @@ def test_names_that_an_export_has_itself_are_refused(folder: Path) -> None:
         result = invoke("index", "export", "named", output)
         assert (result.exit_code, Path(output).exists()) == (2, False)
         assert "a column of named is called 'text'" in result.stderr
+    Path("out").mkdir()
+    Path("out", ".lock").touch()  # as what could not be written there before left it
     AdaptiveIndex.create("empty", width=WIDTH).close()
     result = invoke("index", "export", "empty", "out")
-    assert (result.exit_code, Path("out").exists()) == (2, False)
+    assert result.exit_code == 2
     assert "nothing was written: empty has no rows" in result.stderr
     result = invoke("index", "export", folder, "out", "--where", "year=1900")
     assert "has no rows that meet the conditions" in result.stderr
