@@ -29,6 +29,7 @@ from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.eval.statistics import bootstrap_mean
 from mrl_text.loading import cached
 from mrl_text.models import find_model
+from mrl_text.search.measure import threads
 from mrl_text.truncation import truncate
 
 CELLS: tuple[tuple[int, FewBits], ...] = (
@@ -90,7 +91,8 @@ def main() -> None:
     for dim, precision in CELLS:
         if dim <= width:
             _compare(sets, sample, dim, precision, arguments.draws)
-    _time(arguments.speed, width)
+    with threads(1):
+        _time(arguments.speed, width)
 
 
 def _compare(sets: list[Data], sample: np.ndarray, dim: int, precision: FewBits, draws: int) -> None:
@@ -147,7 +149,6 @@ def _peer(data: Data, dim: int) -> np.ndarray:
 
 
 def _time(count: int, width: int) -> None:
-    faiss.omp_set_num_threads(1)
     vectors = truncate(np.random.default_rng(0).normal(size=(count, width)).astype(np.float32))
     codec = Codec.plain(width)
     print(f"one thread, {count:,} vectors of {width} numbers, in a million a minute; queries 100 at a time:")
