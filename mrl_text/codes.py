@@ -185,18 +185,19 @@ class Codec:
             FileNotFoundError: no such file.
             ValueError: it is damaged, or of a later version.
         """
+        damaged = f"{path} is no codec, or damaged: fit it again"
         try:
             content = json.loads(Path(path).read_bytes())
-            if content["format"] != _FORMAT:
-                raise ValueError(
-                    f"{path} has format {content['format']}, this version reads {_FORMAT}: update mrl-text"
-                )
-            codec = cls(content["width"], np.float32(content["scales"]), np.int8(content["signs"]))
-            whole = len(codec.signs) == len(codec.scales) * GROUP == -(-codec.width // GROUP) * GROUP
-        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is no codec, or damaged: fit it again") from error
-        if not whole or not (codec.scales > 0).all() or not (np.abs(codec.signs) == 1).all():
-            raise ValueError(f"{path} is no codec, or damaged: fit it again")
+            known = content["format"] == _FORMAT
+            scales, signs = np.array(content["scales"], np.float32), np.array(content["signs"], np.int8)
+            codec = cls(int(content["width"]), scales, signs)
+            whole = len(signs) == len(scales) * GROUP == -(-codec.width // GROUP) * GROUP
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(damaged) from error
+        if not known:
+            raise ValueError(f"{path} has format {content['format']}, and {_FORMAT} is read here: update mrl-text")
+        if not whole or not (scales > 0).all() or not (np.abs(signs) == 1).all():
+            raise ValueError(damaged)
         return codec
 
     def _levels(self, codes: np.ndarray, dim: int, precision: FewBits) -> np.ndarray:

@@ -156,7 +156,13 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "codec.json"
     Codec.plain(WIDTH).save(file)
     whole = json.loads(file.read_text())
-    for damage in ({"format": 2}, {"scales": whole["scales"][1:]}, {"signs": [0] * WIDTH}, {"width": "wide"}):
+    for damage in (
+        {"format": 2},
+        {"scales": whole["scales"][1:]},
+        {"signs": [0] * WIDTH},
+        {"signs": [300] * WIDTH},
+        {"width": "wide"},
+    ):
         file.write_text(json.dumps({**whole, **damage}))
         with pytest.raises(ValueError, match=str(file)):
             Codec.load(file)
