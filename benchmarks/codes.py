@@ -21,7 +21,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pandas as pd
-from search_data import table
+from search_data import add_beir
 from sentence_transformers.util import quantize_embeddings
 
 from mrl_text.codes import Codec, FewBits, code_bytes
@@ -30,6 +30,7 @@ from mrl_text.eval.statistics import bootstrap_mean
 from mrl_text.loading import cached
 from mrl_text.models import find_model
 from mrl_text.search.measure import threads
+from mrl_text.search.sample_queries import Judged, K
 from mrl_text.truncation import truncate
 
 CELLS: tuple[tuple[int, FewBits], ...] = (
@@ -43,31 +44,19 @@ class Data:
     """Vectors of one BEIR folder, and what each query asks for."""
 
     def __init__(self, folder: Path, cache: EmbeddingCache) -> None:
-        documents, queries = table(folder, "corpus"), table(folder, "queries")
-        judged = table(folder / "qrels", "test")
-        judged.columns = ["query", "document", "score"]
-        places = {name: place for place, name in enumerate(documents["_id"].astype(str))}
-        self.relevant: dict[str, dict[int, float]] = {}
-        for query, document, score in judged.astype({"query": str, "document": str}).itertuples(index=False):
-            if score > 0 and document in places:
-                self.relevant.setdefault(query, {})[places[document]] = float(score)
-        texts = (documents["title"].fillna("") + " " + documents["text"]).str.strip()
-        asked = queries[queries["_id"].astype(str).isin(self.relevant)]
-        self.names = list(asked["_id"].astype(str))
-        self.documents = truncate(cache.embed(list(texts), role="document"))
-        self.queries = truncate(cache.embed(list(asked["text"]), role="query"))
+        corpus: dict[str, str] = {}
+        queries: dict[str, str] = {}
+        qrels: dict[str, dict[str, int]] = {}
+        add_beir(folder, corpus, queries, qrels)
+        self.ids = np.array(list(corpus), dtype=object)
+        self.judged = Judged(list(queries), list(queries.values()), qrels)
+        self.documents = truncate(cache.embed(list(corpus.values()), role="document"))
+        self.queries = truncate(cache.embed(self.judged.texts, role="query"))
         self.full = self.ndcg(self.queries @ self.documents.T).mean()
 
     def ndcg(self, scores: np.ndarray) -> np.ndarray:
         """nDCG@10 of each query."""
-        discounts = 1 / np.log2(np.arange(2, 12))
-        found = []
-        for row, name in zip(np.argsort(-scores, axis=1, kind="stable")[:, :10], self.names, strict=True):
-            grades = self.relevant[name]
-            best = sorted(grades.values(), reverse=True)[:10]
-            gained = [grades.get(int(place), 0.0) for place in row]
-            found.append(np.dot(gained, discounts[: len(gained)]) / np.dot(best, discounts[: len(best)]))
-        return np.array(found)
+        return self.judged.ndcg(self.ids[np.argsort(-scores, axis=1, kind="stable")[:, :K]])
 
 
 def main() -> None:
@@ -121,8 +110,8 @@ def _compare(sets: list[Data], sample: np.ndarray, dim: int, precision: FewBits,
 
 def _kept(sets: list[Data], scores: Callable[[Data], np.ndarray]) -> np.ndarray:
     """What each query adds to the mean over sets of the share kept."""
-    total = sum(len(data.names) for data in sets)
-    parts = [data.ndcg(scores(data)) / data.full * total / len(data.names) / len(sets) for data in sets]
+    total = sum(len(data.judged) for data in sets)
+    parts = [data.ndcg(scores(data)) / data.full * total / len(data.judged) / len(sets) for data in sets]
     return np.concatenate(parts)
 
 
@@ -152,12 +141,13 @@ def _time(count: int, width: int) -> None:
     vectors = truncate(np.random.default_rng(0).normal(size=(count, width)).astype(np.float32))
     codec = Codec.plain(width)
     print(f"one thread, {count:,} vectors of {width} numbers, in a million a minute; queries 100 at a time:")
-    for precision in ("int8", "int2", "binary"):
+    chosen: tuple[FewBits, ...] = ("int8", "int2", "binary")
+    for precision in chosen:
         started = time.perf_counter()
-        codes = codec.encode(vectors, width, precision)  # type: ignore[arg-type]
+        codes = codec.encode(vectors, width, precision)
         coded = time.perf_counter() - started
         started = time.perf_counter()
-        codec.scores(vectors[:100], codes, width, precision)  # type: ignore[arg-type]
+        codec.scores(vectors[:100], codes, width, precision)
         compared = time.perf_counter() - started
         print(f"  {precision:7} coded {count * 60e-6 / coded:6.1f}   compared {count * 60e-6 / compared:6.1f}")
 

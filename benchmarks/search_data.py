@@ -41,7 +41,7 @@ def main() -> None:
     queries: dict[str, str] = {}
     qrels: Judgements = {}
     for folder in arguments.beir:
-        _add_beir(folder, corpus, queries, qrels)
+        add_beir(folder, corpus, queries, qrels)
     asked = set(arguments.ask.split(","))
     pairs = {file.stem: pd.read_parquet(file) for file in arguments.pairs}
     if arguments.docstrings:
@@ -57,9 +57,10 @@ def main() -> None:
     _encode(arguments, corpus, queries, qrels)
 
 
-def _add_beir(folder: Path, corpus: dict[str, str], queries: dict[str, str], qrels: Judgements) -> None:
-    documents, asked = table(folder, "corpus"), table(folder, "queries")
-    judged = table(folder / "qrels", "test")
+def add_beir(folder: Path, corpus: dict[str, str], queries: dict[str, str], qrels: Judgements) -> None:
+    """Add the texts of a BEIR folder by id, its judged queries, and what they ask for."""
+    documents, asked = _table(folder, "corpus"), _table(folder, "queries")
+    judged = _table(folder / "qrels", "test")
     judged.columns = ["query-id", "corpus-id", "score"]
     for id_, title, text in zip(documents["_id"], documents["title"], documents["text"], strict=True):
         corpus[f"{folder.name}/{id_}"] = f"{title} {text}".strip()
@@ -70,8 +71,7 @@ def _add_beir(folder: Path, corpus: dict[str, str], queries: dict[str, str], qre
             qrels.setdefault(f"{folder.name}/{query}", {})[f"{folder.name}/{document}"] = int(score)
 
 
-def table(folder: Path, name: str) -> pd.DataFrame:
-    """A file of a BEIR folder, in whichever of its forms it is there."""
+def _table(folder: Path, name: str) -> pd.DataFrame:
     if (file := folder / f"{name}.parquet").exists():
         return pd.read_parquet(file)
     if (file := folder / f"{name}.jsonl").exists():

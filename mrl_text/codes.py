@@ -16,7 +16,7 @@ import numpy as np
 
 from mrl_text.files import write_atomically
 from mrl_text.suggest import check_choice
-from mrl_text.truncation import check_dim, truncate, usable
+from mrl_text.truncation import check_dim, truncate, unit_vectors
 
 FewBits = Literal["int8", "int4", "int2", "binary"]
 FEW_BITS: tuple[FewBits, ...] = get_args(FewBits)  # the longest first; each is the top bits of those before
@@ -69,7 +69,7 @@ class Codec:
         Raises:
             ValueError: no vectors, or one that is zero or not finite.
         """
-        sample = _checked(vectors, None)
+        sample = unit_vectors(vectors)
         if not len(sample):
             raise ValueError("a codec is fitted on vectors: give some thousand of the corpus")
         codec = cls.plain(sample.shape[1])
@@ -106,7 +106,7 @@ class Codec:
         """
         dim = check_dim(self.width if dim is None else dim, self.width)
         bits = _BITS[check_choice("precision", precision, FewBits)]
-        unit = _checked(vectors, self.width)
+        unit = unit_vectors(vectors, self.width)
         codes = np.empty((len(unit), code_bytes(dim, precision)), np.uint8)
         for start in range(0, len(unit), _BLOCK):
             rotated = self.rotate(unit[start : start + _BLOCK, :dim])
@@ -159,7 +159,7 @@ class Codec:
         Raises:
             ValueError: as for :meth:`cut`; queries of fewer numbers, zero or not finite.
         """
-        cut = truncate(_checked(queries, None), dim)
+        cut = truncate(unit_vectors(queries), dim)
         found = np.empty((len(cut), len(codes)), np.float32)
         for start in range(0, len(codes), _BLOCK):
             found[:, start : start + _BLOCK] = cut @ self.decode(codes[start : start + _BLOCK], dim, precision).T
@@ -236,16 +236,3 @@ def _packed(levels: np.ndarray, bits: int) -> np.ndarray:
     for place in range(8 // bits):
         packed |= levels[:, place :: 8 // bits] >> (8 - bits) << np.uint8(8 - bits * (place + 1))
     return packed
-
-
-def _checked(vectors: np.ndarray, width: int | None) -> np.ndarray:
-    """Unit float32 vectors (n, width)."""
-    array = np.asarray(vectors)
-    if array.ndim != 2 or array.dtype.kind != "f" or width not in (None, array.shape[1]):
-        wanted = f"(n, {width})" if width else "(n, width)"
-        raise ValueError(f"expected float vectors of shape {wanted}, got {array.dtype} of shape {array.shape}")
-    array = array.astype(np.float32, copy=False)
-    bad = ~usable(array)
-    if bad.any():
-        raise ValueError(f"the vector at position {int(bad.argmax())} is zero or not finite: leave it out")
-    return truncate(array)

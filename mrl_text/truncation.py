@@ -103,6 +103,34 @@ def usable(embeddings: np.ndarray) -> np.ndarray:
     return np.asarray(np.isfinite(norms) & (norms > 0))
 
 
+def unit_vectors(
+    embeddings: np.ndarray, width: int | None = None, *, word: str = "vector", why: str = ""
+) -> np.ndarray:
+    """Unit vectors of vectors that somebody gives.
+
+    Args:
+        embeddings: float array (n, width), of any length but zero.
+        width: numbers that they must have; None takes any.
+        word: what one of them is called in errors.
+        why: ends the error about another shape.
+
+    Returns:
+        float32 (n, width), C-contiguous.
+
+    Raises:
+        ValueError: another shape or type, or a vector that is zero or not finite, with its position.
+    """
+    array = np.asarray(embeddings)
+    if array.ndim != 2 or array.dtype.kind != "f" or width not in (None, array.shape[1]):
+        wanted = f"(n, {'width' if width is None else width})"
+        raise ValueError(f"expected float vectors of shape {wanted}, got {array.dtype} of shape {array.shape}{why}")
+    array = array.astype(np.float32, copy=False)
+    bad = ~usable(array)
+    if bad.any():
+        raise ValueError(f"the {word} at position {int(bad.argmax())} is zero or not finite: leave it out")
+    return truncate(array)
+
+
 def quantize(embeddings: np.ndarray, precision: Precision, *, ranges: np.ndarray | None = None) -> np.ndarray:
     """Store vectors in fewer bits, with sentence-transformers' own conventions.
 

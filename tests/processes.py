@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from multiprocessing import reduction
 from typing import Any
 
@@ -73,6 +74,17 @@ class Started:
         self._process.join()
         assert self._process.exitcode is not None
         return self._process.exitcode
+
+
+def killed_while_reporting(code: str, argument: object, seconds: float) -> int:
+    """Kill code so long after it began; the largest of the numbers that it printed, a line each."""
+    process = Started(code, argument)
+    line = process.stdout.readline()  # it has begun
+    time.sleep(seconds)
+    process.kill()
+    reported = [int(one) for one in [line, *process.stdout.read().splitlines()] if one.strip()]
+    process.wait()
+    return max(reported, default=0)
 
 
 def command(*arguments: object, **environment: str) -> Started:

@@ -72,8 +72,8 @@ def search(
         _search_file(store, queries, output, form, {"name": model, **loading}, options)
         return
     with contextlib.closing(open_store(store)) as opened:
-        from mrl_text.search.query_file import results
         from mrl_text.search.query_model import load_model
+        from mrl_text.search.results import results
 
         vector = load_model(opened, model, **loading).encode_query(query)
         hits, costs = opened.explain(vector, k) if explain else (None, [])

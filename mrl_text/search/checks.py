@@ -8,27 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.truncation import truncate, usable
+from mrl_text.truncation import unit_vectors
 
 _MOST_RESULTS = 10_000_000  # of one search; places, scores and ids of so many take 200 MB
-
-
-def check_vectors(embeddings: np.ndarray, width: int, word: str = "embedding") -> np.ndarray:
-    """Unit vectors of float vectors (n, width) of any length: float32 (n, width), C-contiguous.
-
-    Raises:
-        ValueError: another shape or type, or a vector (``word``) that is zero or not finite, with its position.
-    """
-    array = np.asarray(embeddings)
-    if array.ndim != 2 or array.shape[1] != width or array.dtype.kind != "f":
-        wanted = f"expected float vectors of shape (n, {width}), the width of the index"
-        got = f"got {array.dtype} of shape {array.shape}"
-        raise ValueError(f"{wanted}; {got}: full vectors go in, the index cuts them")
-    array = array.astype(np.float32, copy=False)
-    bad = ~usable(array)
-    if bad.any():
-        raise ValueError(f"the {word} at position {int(bad.argmax())} is zero or not finite: leave it out")
-    return truncate(array)
+_FULL = ": full vectors go in, the index cuts them"
 
 
 def check_rows(
@@ -40,7 +23,7 @@ def check_rows(
     reserved: Sequence[str] = (),
 ) -> tuple[np.ndarray, dict[str, list[Any]]]:
     """Unit vectors and columns of rows that can be stored; errors as of the checks of each part, below."""
-    vectors = check_vectors(embeddings, width)
+    vectors = unit_vectors(embeddings, width, word="embedding", why=_FULL)
     check_ids(ids, len(vectors))
     if texts is not None:
         given = texts if isinstance(texts, str) else ["" if text is None else text for text in texts]
@@ -49,11 +32,12 @@ def check_rows(
 
 
 def check_queries(queries: np.ndarray, k: int, width: int) -> np.ndarray:
-    """Unit vectors float32 (n, width) of queries (n, width) or (width,); errors as :func:`check_results`, or above."""
+    """Unit vectors float32 (n, width) of queries (n, width) or (width,); errors as :func:`check_results` and
+    :func:`mrl_text.truncation.unit_vectors`."""
     array = np.asarray(queries)
     array = array[None] if array.ndim == 1 else array
     check_results(k, len(array))
-    return check_vectors(array, width, "query")
+    return unit_vectors(array, width, word="query", why=_FULL)
 
 
 def check_results(k: int, queries: int = 1) -> None:

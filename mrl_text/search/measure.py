@@ -159,20 +159,20 @@ class PlanTrials:
 
         Where there are conditions it is the worse of two: that, and the share of the exact results found under them.
         """
-        kept = float(self._kept(plan, half).mean()) / self.scores[half]
-        return min(kept, float(self._found(plan, self._halves[half]).mean())) if self._where else kept
+        return self._worse(self._kept(plan, half), self._found(plan, half), half)
 
     def measure(self, plan: SearchPlan, note: str = "") -> Trial:
         """Quality on both halves, time per query, memory."""
         kept = [self._kept(plan, half) for half in (0, 1)]
-        first, second = (self.retention(plan, half) for half in (0, 1))
+        found = [self._found(plan, half) for half in (0, 1)]
+        first, second = (self._worse(kept[half], found[half], half) for half in (0, 1))
         interval = ratio_interval(np.concatenate(kept), np.concatenate(self._exact_scores))
         timing = measure(lambda some: self.store.search(some, K, plan=plan), self._queries[self._halves[0]])
         filtered = None
         if self._where:
-            found = float(self._found(plan, np.concatenate(self._halves)).mean())
             search = partial(self.store.search, k=K, where=self._where, plan=plan)
-            filtered = found, measure(search, self._queries[self._halves[0]]).single
+            share = float(np.concatenate(found).mean())
+            filtered = share, measure(search, self._queries[self._halves[0]]).single
         return Trial(plan, note, (first, second), timing, self.store.ram(), interval, filtered)
 
     def measure_exact(self, plan: SearchPlan) -> Trial:
@@ -192,9 +192,16 @@ class PlanTrials:
         rows = self._halves[half]
         return self._scores(self.store.search(self._queries[rows], K, plan=plan).ids, rows)
 
-    def _found(self, plan: SearchPlan, rows: np.ndarray) -> np.ndarray:
-        """Share of the exact results under the conditions that a plan finds, for each query."""
-        assert self._filtered is not None
+    def _worse(self, kept: np.ndarray, found: np.ndarray, half: int) -> float:
+        """The share of the exact score, or of the exact results under the conditions: the lesser."""
+        shares = [float(kept.mean()) / self.scores[half], *([float(found.mean())] if len(found) else [])]
+        return min(shares)
+
+    def _found(self, plan: SearchPlan, half: int) -> np.ndarray:
+        """Share of the exact results under the conditions that a plan finds, for each query; empty without any."""
+        if self._filtered is None:
+            return np.zeros(0)
+        rows = self._halves[half]
         found = self.store.search(self._queries[rows], K, where=self._where, plan=plan).ids
         return np.asarray(recall(found, self._filtered[rows]))
 

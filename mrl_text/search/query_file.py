@@ -8,14 +8,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm.auto import tqdm
 
 from mrl_text.choices import RunFormat
 from mrl_text.search.checks import check_results
-from mrl_text.search.hits import Found
 from mrl_text.search.push_rows import repeats
+from mrl_text.search.results import Result, results
 from mrl_text.search.store import Store, Where
 from mrl_text.tables.beir import open_queries
 from mrl_text.tables.corpus import CorpusFile, Text
@@ -29,9 +29,6 @@ RUN_SUFFIXES: dict[str, RunFormat] = {".jsonl": "jsonl", ".csv": "csv", ".trec":
 _TOGETHER = 256  # queries
 _RESULTS = 25_600  # of queries that are searched for together
 
-Result = dict[str, Any]
-"""Rank from 1, score and id; where the row was fetched, its text and, if it has any, columns."""
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -40,32 +37,6 @@ class Answer:
     id: str  # the query's; of one without an id the number of its line
     text: str
     results: list[Result]
-
-
-def results(store: Store, found: Found, *, digits: int = 9, fetch: bool = True) -> list[list[Result]]:
-    """The rows that were found for each query.
-
-    Args:
-        found: what :meth:`mrl_text.search.Store.search` gave.
-        digits: of scores; nine tell any two float32 apart.
-        fetch: look up texts and columns, too.
-    """
-    ids = [[name for name in row if name is not None] for row in found.ids]
-    every = list(dict.fromkeys(itertools.chain.from_iterable(ids)))
-    documents = dict(zip(every, store.documents(every), strict=True)) if fetch else {}
-
-    def result(rank: int, name: str, score: float) -> Result:
-        one: Result = {"rank": rank, "score": round(float(score), digits), "id": name}
-        if fetch:
-            document = documents[name]
-            one["text"] = document.text if document else None
-            one |= {"columns": document.columns} if document and document.columns else {}
-        return one
-
-    return [
-        [result(rank, name, score) for rank, (name, score) in enumerate(zip(names, scores, strict=False), start=1)]
-        for names, scores in zip(ids, found.scores, strict=True)
-    ]
 
 
 def checked_queries(file: str | Path, form: RunFormat = "jsonl") -> CorpusFile:

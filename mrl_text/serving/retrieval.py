@@ -12,6 +12,7 @@ from mrl_text.models import ModelSource
 from mrl_text.search import Range, Store, Where, open_store
 from mrl_text.search.conditions import parse_where
 from mrl_text.search.query_model import check_width, find_query_model
+from mrl_text.search.results import Result, results
 from mrl_text.serving.errors import ApiError, shown
 from mrl_text.serving.schema import read_inputs
 from mrl_text.suggest import did_you_mean
@@ -19,8 +20,9 @@ from mrl_text.suggest import did_you_mean
 _NUMBERS = (int, float)
 _VALUES = (str, int, float, bool)
 _MOST_RESULTS = 10_000  # of one request, over all its queries
+_DIGITS = 6  # of scores
 
-Results = list[list[dict[str, Any]]]  # for each query, best first
+Results = list[list[Result]]  # for each query, best first
 
 
 class Index:
@@ -75,19 +77,7 @@ class Index:
 
     def _search(self, queries: np.ndarray, k: int, where: Where | None, exact: bool, documents: bool) -> Results:
         found = (self._store.exact if exact else self._store.search)(queries, k, where=where)
-        pairs = (zip(*row, strict=True) for row in zip(found.ids, found.scores, strict=True))
-        rows = [[(name, score) for name, score in row if name is not None] for row in pairs]
-        names = list({name: None for row in rows for name, _ in row}) if documents else []
-        known = dict(zip(names, self._store.documents(names), strict=True)) if names else {}
-
-        def result(name: str, score: float) -> dict[str, Any]:
-            row = {"id": name, "score": round(float(score), 6)}
-            if not documents:
-                return row
-            document = known[name]  # None where it was deleted meanwhile
-            return {**row, "text": document and document.text, "columns": document.columns if document else {}}
-
-        return [[result(*one) for one in row] for row in rows]
+        return results(self._store, found, digits=_DIGITS, fetch=documents)
 
 
 def read_query(given: Any, *, limit: int, width: int) -> list[str] | np.ndarray:

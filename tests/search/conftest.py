@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from mrl_text.search import retry
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Any]:
@@ -48,3 +50,12 @@ def table_url(postgres_server: Any) -> Callable[..., str]:
         return f"{postgres_server.get_uri(database=database)}&table={table or f'store_{next(_NUMBERS)}'}&wait={wait}"
 
     return url
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses that were made; the clock goes on by them, and by nothing else."""
+    made: list[float] = []
+    monkeypatch.setattr(retry.time, "sleep", made.append)
+    monkeypatch.setattr(retry.time, "monotonic", lambda: sum(made))
+    return made

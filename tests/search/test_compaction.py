@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from mrl_text.search.faiss import folder as folders
 from mrl_text.search.faiss import store as stores
 from mrl_text.search.faiss.folder import IndexFolder, faults
 from mrl_text.search.faiss.store import FaissStore
+from tests.processes import killed_while_reporting
 from tests.search.test_index import WIDTH, names, vectors
 
 PLAN = SearchPlan(8, "hnsw", "int8", shortlist=40, rerank=((16, 20),))
@@ -319,16 +317,7 @@ def test_killed_at_any_moment_it_has_one_whole_version(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     reported = 0
     for _ in range(6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
-        )
-        assert process.stdout is not None
-        line = process.stdout.readline()  # it has begun
-        time.sleep(random.uniform(0, 0.3))
-        process.kill()
-        for one in [line, *process.stdout.read().splitlines()]:
-            reported = max(reported, int(one) if one.strip() else 0)
-        process.wait()
+        reported = max(reported, killed_while_reporting(WRITER, path, random.uniform(0, 0.3)))
         assert faults(path) == []
         store = FaissStore.open(str(path))
         found = [one for documents, _ in store.rows() for one in documents]

@@ -15,19 +15,10 @@ psycopg = pytest.importorskip("psycopg")
 pytest.importorskip("pgvector")
 pytest.importorskip("qdrant_client")
 
-from mrl_text.search import StoreUnavailableError, create_store, open_store, retry  # noqa: E402
+from mrl_text.search import StoreUnavailableError, create_store, open_store  # noqa: E402
 
 VECTORS = np.eye(4, dtype=np.float32)
 URL = "postgresql://me@db/texts?table=t&wait=60"
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Pauses between tries; the clock goes on by them alone."""
-    made: list[float] = []
-    monkeypatch.setattr(retry.time, "sleep", made.append)
-    monkeypatch.setattr(retry.time, "monotonic", lambda: sum(made))
-    return made
 
 
 FOR_GOOD = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 from mrl_text.files import write_atomically
 from mrl_text.search import AdaptiveIndex, SearchPlan
-from tests.processes import Started
+from tests.processes import killed_while_reporting
 from tests.search.test_index import WIDTH, names, vectors
 
 PLAN = SearchPlan(8, "hnsw", "int8", shortlist=40, rerank=((16, 20),))
@@ -229,13 +228,7 @@ def test_killed_at_any_moment_it_has_what_it_reported_as_saved(tmp_path: Path) -
     random = np.random.default_rng(0)
     reported = 0
     for _ in range(6):
-        process = Started(WRITER, folder)
-        line = process.stdout.readline()  # it has begun
-        time.sleep(random.uniform(0, 0.4))
-        process.kill()
-        for one in [line, *process.stdout.read().splitlines()]:
-            reported = max(reported, int(one) if one.strip() else 0)
-        process.wait()
+        reported = max(reported, killed_while_reporting(WRITER, folder, random.uniform(0, 0.4)))
         index = AdaptiveIndex.load(folder, verify=True)
         count = index._rows.count
         assert reported <= count <= reported + 20

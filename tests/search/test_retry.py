@@ -4,17 +4,8 @@ import logging
 
 import pytest
 
-from mrl_text.search import StoreUnavailableError, retry
+from mrl_text.search import StoreUnavailableError
 from mrl_text.search.retry import PassingError, retrying
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Pauses that were made; the clock goes on by them, and by nothing else."""
-    made: list[float] = []
-    monkeypatch.setattr(retry.time, "sleep", made.append)
-    monkeypatch.setattr(retry.time, "monotonic", lambda: sum(made))
-    return made
 
 
 def test_an_action_is_repeated_until_it_works(waits: list[float], caplog: pytest.LogCaptureFixture) -> None:

@@ -104,7 +104,7 @@ def test_search_with_conditions(served: Running, model: MatryoshkaEncoder, given
     scores = model.encode_document(TEXTS) @ model.encode_query("the red cat")
     [found] = post(served, "/search", query="the red cat", k=4, filter=given, return_documents=False)["data"]
     assert [one["id"] for one in found["results"]] == best(scores, rows, 4)
-    assert all(one.keys() == {"id", "score"} for one in found["results"])
+    assert all(one.keys() == {"rank", "id", "score"} for one in found["results"])
 
 
 def test_rerank_orders_by_cosine(server: Running, model: MatryoshkaEncoder) -> None:
