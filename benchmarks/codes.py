@@ -5,9 +5,9 @@
 Retrieval of BEIR folders, nDCG@10 kept of the model's own float32 vectors, documents coded. Codes of this package,
 plain and fitted, are asked by float queries; so is FAISS's product quantiser of as many bytes, trained on the same
 ``--fit`` texts (column ``positive``). sentence-transformers' bits (ST) are compared with bits, by Hamming distance. The
-interval is of the difference from the product quantiser, queries resampled, both on the same ones. Signs of the plain
-codec are drawn anew for ``--draws`` more codecs, to show what is luck. Then ``--speed`` vectors are coded and compared
-on one thread.
+interval is of the difference from the product quantiser, queries resampled, both on the same ones. "Turned" is what the
+plain codec keeps behind random rotations of the prefix, ``--draws`` of them, mean and deviation: to show what turning
+brings, and what is luck. Then ``--speed`` vectors are coded and compared on one thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -24,14 +23,14 @@ import pandas as pd
 from search_data import add_beir
 from sentence_transformers.util import quantize_embeddings
 
-from mrl_text.codes import Codec, FewBits, code_bytes
+from mrl_text.codes import Codec, FewBits
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.eval.statistics import bootstrap_mean
 from mrl_text.loading import cached
 from mrl_text.models import find_model
 from mrl_text.search.measure import threads
 from mrl_text.search.sample_queries import Judged, K
-from mrl_text.truncation import truncate
+from mrl_text.truncation import bytes_per_vector, truncate
 
 CELLS: tuple[tuple[int, FewBits], ...] = (
     *((dim, "binary") for dim in (64, 96, 128, 192, 256, 384, 768)),
@@ -75,7 +74,7 @@ def main() -> None:
     chosen = texts.sample(min(len(texts), arguments.fit_texts), random_state=0)
     sample = truncate(cache.embed(list(chosen), role="document"))
     print("float32, nDCG@10: " + ", ".join(f"{100 * one.full:.2f}" for one in sets))
-    print("bytes  size  code     plain  (other signs)    fitted   PQ      ST      plain - PQ, 95 %")
+    print("bytes  size  code    fitted   plain   turned          PQ      ST      fitted - PQ, 95 %")
     width = sample.shape[1]
     for dim, precision in CELLS:
         if dim <= width:
@@ -85,24 +84,31 @@ def main() -> None:
 
 
 def _compare(sets: list[Data], sample: np.ndarray, dim: int, precision: FewBits, draws: int) -> None:
-    plain, size = Codec.plain(sample.shape[1]), code_bytes(dim, precision)
+    fitted, size = Codec.fit(sample), bytes_per_vector(dim, precision)
 
     def ours(codec: Codec) -> Callable[[Data], np.ndarray]:
         return lambda data: codec.scores(data.queries, codec.encode(data.documents, dim, precision), dim, precision)
 
-    others = []
-    for seed in range(1, draws + 1):
-        signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), len(plain.signs))
-        others.append(_kept(sets, ours(replace(plain, signs=signs))).mean())
-    kept, coded = _kept(sets, ours(plain)), _kept(sets, _product(sample, size))
-    fitted = _kept(sets, ours(Codec.fit(sample))).mean()
+    def turned(rotation: np.ndarray) -> Callable[[Data], np.ndarray]:
+        codec = Codec.plain(dim)
+
+        def scores(data: Data) -> np.ndarray:
+            codes = codec.encode(truncate(data.documents, dim) @ rotation, dim, precision)
+            return codec.scores(truncate(data.queries, dim) @ rotation, codes, dim, precision)
+
+        return scores
+
+    rotations = [np.linalg.qr(np.random.default_rng(seed).normal(size=(dim, dim)))[0] for seed in range(draws)]
+    others = [_kept(sets, turned(one.astype(np.float32))).mean() for one in rotations]
+    kept, coded = _kept(sets, ours(fitted)), _kept(sets, _product(sample, size))
+    plain = _kept(sets, ours(Codec.plain(sample.shape[1]))).mean()
     peer = _kept(sets, lambda data: _peer(data, dim)).mean() if precision == "binary" else np.nan
     difference = bootstrap_mean(kept - coded)
-    shown = [100 * one for one in (kept.mean(), np.mean(others), np.std(others), fitted, coded.mean(), peer)]
+    shown = [100 * one for one in (kept.mean(), plain, np.mean(others), np.std(others), coded.mean(), peer)]
     against = [100 * one for one in ((kept - coded).mean(), difference.low, difference.high)]
     print(
         f"{size:5d}  {dim:4d}  {precision:7}",
-        "{:6.2f}  {:6.2f} +- {:4.2f}  {:6.2f}  {:6.2f}  {:6.2f}".format(*shown),
+        "{:6.2f}  {:6.2f}  {:6.2f} +- {:4.2f}  {:6.2f}  {:6.2f}".format(*shown),
         "{:+5.2f} [{:+.2f}, {:+.2f}]".format(*against),
         flush=True,
     )

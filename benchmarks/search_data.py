@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--docstrings", type=int, default=40_000, help="docstring texts at most")
     parser.add_argument("--held-out", type=int, default=500, help="queries from each pair file")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--max-tokens", type=int, help="cut texts there; default: what the model reads")
     parser.add_argument("--output", "-o", type=Path, required=True)
     arguments = parser.parse_args()
     corpus: dict[str, str] = {}
@@ -105,6 +106,7 @@ def _encode(arguments: argparse.Namespace, corpus: dict[str, str], queries: dict
     output = arguments.output
     model = MatryoshkaEncoder(arguments.model).to(getattr(torch, arguments.dtype))
     model.warn_when_cut = False
+    model.max_seq_length = arguments.max_tokens or model.max_seq_length
     cache = EmbeddingCache(lambda: model, output / "cache")
     output.mkdir(parents=True, exist_ok=True)
     asked = cache.embed(list(queries.values()), role="query")

@@ -25,16 +25,31 @@ _OF_THE_LINE = ("dtype", "num_layers")  # in the folder name of the line already
 _METHOD_LABELS = {"truncation": "", "pca": "PCA", "random": "random dimensions"}
 
 
+Comparison = Literal["asymmetric", "symmetric"]
+COMPARISONS: tuple[Comparison, ...] = get_args(Comparison)
+
+
 @dataclass(frozen=True, order=True)
 class Cell:
-    """A size at a precision."""
+    """A size at a precision, and how queries meet what is stored.
+
+    Args:
+        dim: numbers kept.
+        precision: what each is stored in.
+        comparison: ``asymmetric`` leaves queries in float32; ``symmetric`` codes them as documents are coded. Stored
+            floats have one comparison only, ``asymmetric``.
+        rescore: candidates, in multiples of the results asked for, that are put in order again by full width in
+            float32 from disk; 0 is one stage.
+    """
 
     dim: int
     precision: Precision = "float32"
+    comparison: Comparison = "asymmetric"
+    rescore: int = 0
 
     @property
     def bytes(self) -> int:
-        """Bytes that one stored vector takes."""
+        """Bytes that one stored vector takes in memory; two stages need the full vector on disk besides."""
         return bytes_per_vector(self.dim, self.precision)
 
     @property

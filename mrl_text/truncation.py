@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 else:
     Embeddings = TypeVar("Embeddings")
 
-Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # storage types of a vector, in sentence-transformers' words
+Precision = Literal["float32", "float16", "int8", "uint8", "int4", "int2", "binary", "ubinary"]
+PRECISIONS: tuple[Precision, ...] = get_args(
+    Precision
+)  # storage types of a vector; but for int4 and int2 sentence-transformers' words
 
-_BITS = {"float32": 32, "float16": 16, "int8": 8, "uint8": 8, "binary": 1, "ubinary": 1}
+_BITS = {"float32": 32, "float16": 16, "int8": 8, "uint8": 8, "int4": 4, "int2": 2, "binary": 1, "ubinary": 1}
 
 
 def check_dim(dim: int, full: int | None, trained: Sequence[int] = ()) -> int:
@@ -147,6 +149,8 @@ def quantize(embeddings: np.ndarray, precision: Precision, *, ranges: np.ndarray
         ValueError: unknown precision.
     """
     check_choice("precision", precision, Precision)
+    if precision in ("int4", "int2"):
+        raise ValueError(f"{precision} codes are made by mrl_text.codes.Codec, which keeps what they stand for")
     if precision in ("float32", "float16"):
         return embeddings.astype(precision, copy=False)
     if not len(embeddings):  # quantise one vector and keep none

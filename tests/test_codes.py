@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from sentence_transformers.util import quantize_embeddings
 
-from mrl_text.codes import FEW_BITS, Codec, FewBits, code_bytes
+from mrl_text.codes import FEW_BITS, Codec, FewBits
+from mrl_text.truncation import bytes_per_vector
 
 WIDTH = 40
 BITS = {"int8": 8, "int4": 4, "int2": 2, "binary": 1}
@@ -29,23 +30,17 @@ def texts(count: int, width: int = WIDTH, seed: int = 0) -> np.ndarray:
 def read(codec_file: Path, code: bytes, dim: int, precision: str) -> list[float]:
     """The vector of one code, by docs/codes.md alone: plain Python, in double precision."""
     codec = json.loads(codec_file.read_text())
-    bits, numbers = BITS[precision], -(-dim // 8) * 8
+    bits = BITS[precision]
     string = "".join(f"{byte:08b}" for byte in code)
     values = []
-    for place in range(numbers):
-        level = int(string[place * bits : (place + 1) * bits], 2)
-        middle = (2 * level + 1) / 2**bits - 1
-        values.append(middle * codec["reach"] * codec["scales"][place // 8])
-    vector = []
     for place in range(dim):
-        group, row = place // 8 * 8, place % 8
-        total = 0.0
-        for column in range(8):
-            sign = -1 if bin(row & column).count("1") % 2 else 1
-            total += sign * values[group + column]
-        vector.append(codec["signs"][place] * total / 8**0.5)
-    length = sum(number**2 for number in vector) ** 0.5
-    return [number / length for number in vector]
+        level = int(string[place * bits : (place + 1) * bits], 2)
+        if precision == "binary":
+            values.append(1.0 if level else -1.0)
+        else:
+            values.append(((2 * level + 1) / 2**bits - 1) * codec["scales"][place])
+    length = sum(number**2 for number in values) ** 0.5
+    return [number / length for number in values]
 
 
 @pytest.mark.parametrize("precision", FEW_BITS)
@@ -58,7 +53,7 @@ def test_a_reader_of_the_documented_layout_finds_what_decode_finds(
     codec.save(tmp_path / "codec.json")
     codes = codec.encode(vectors, dim, precision)
     assert codes.dtype == np.uint8
-    assert codes.shape == (50, code_bytes(dim, precision)) == (50, -(-dim // 8) * BITS[precision])
+    assert codes.shape == (50, bytes_per_vector(dim, precision)) == (50, -(-dim * BITS[precision] // 8))
     expected = [read(tmp_path / "codec.json", code.tobytes(), dim, precision) for code in codes]
     np.testing.assert_allclose(codec.decode(codes, dim, precision), expected, atol=2e-6)
     assert (Codec.load(tmp_path / "codec.json").encode(vectors, dim, precision) == codes).all()
@@ -70,11 +65,9 @@ def test_a_vector_is_coded_by_the_level_that_its_numbers_are_in(precision: FewBi
     vectors = texts(30)
     codec = Codec.fit(vectors)
     bits = BITS[precision]
-    hadamard = np.array([[-1 if bin(i & j).count("1") % 2 else 1 for j in range(8)] for i in range(8)]) / 8**0.5
-    rotated = ((vectors.astype(np.float64) * codec.signs).reshape(30, 5, 8) @ hadamard).reshape(30, WIDTH)
     edges = np.linspace(-2, 2, 2**bits + 1)[1:-1]
-    places = rotated / np.repeat(codec.scales, 8)
-    levels = np.searchsorted(edges, places, side="right")
+    places = vectors.astype(np.float64) / codec.scales
+    levels = np.searchsorted(edges, places)
     clear = np.abs(places[..., None] - edges).min(axis=-1) > 1e-5  # not at an edge, up to rounding
     string = np.unpackbits(codec.encode(vectors, precision=precision), axis=1).reshape(30, WIDTH, bits)
     found = string @ (2 ** np.arange(bits)[::-1])
@@ -85,11 +78,11 @@ def test_a_vector_is_coded_by_the_level_that_its_numbers_are_in(precision: FewBi
 def test_every_shorter_code_is_cut_out_of_the_longest() -> None:
     vectors = texts(60)
     codec = Codec.fit(vectors)
-    for dim, precision in itertools.product((8, 24, 40), FEW_BITS):
+    for dim, precision in itertools.product((8, 21, 40), FEW_BITS):
         codes = codec.encode(vectors, dim, precision)
         longest = codec.cut(codec.encode(vectors), WIDTH, "int8", to_dim=dim, to=precision)
         np.testing.assert_array_equal(longest, codes)
-        for to_dim, to in itertools.product((8, dim), FEW_BITS[FEW_BITS.index(precision) :]):
+        for to_dim, to in itertools.product((5, dim), FEW_BITS[FEW_BITS.index(precision) :]):
             shorter = codec.cut(codes, dim, precision, to_dim=to_dim, to=to)
             np.testing.assert_array_equal(shorter, codec.encode(vectors, to_dim, to))
 
@@ -106,9 +99,9 @@ def test_scores_are_cosines_of_the_query_and_what_the_code_stands_for() -> None:
 
 def test_binary_is_the_sign_as_sentence_transformers_packs_it() -> None:
     vectors = texts(40)
-    codec = Codec.plain(WIDTH)
-    packed = quantize_embeddings(codec.rotate(vectors), precision="ubinary")
-    np.testing.assert_array_equal(codec.encode(vectors, precision="binary"), packed)
+    vectors[0, ::2], vectors[1, ::2] = 0.0, -0.0
+    packed = quantize_embeddings(vectors[:, :37], precision="ubinary")
+    np.testing.assert_array_equal(Codec.fit(vectors).encode(vectors, 37, "binary"), packed)
 
 
 def test_more_bits_stand_for_something_nearer() -> None:
@@ -117,22 +110,23 @@ def test_more_bits_stand_for_something_nearer() -> None:
     near = [
         float((codec.decode(codec.encode(vectors, None, p), 384, p) * vectors).sum(axis=1).mean()) for p in FEW_BITS
     ]
-    # of normal numbers: 1 - half the error of levels this wide, and for one bit the root of 2 / pi
+    # of normal numbers, for one bit: the root of 2 / pi, less what numbers of other sizes take
     assert near == sorted(near, reverse=True)
     assert near[0] > 0.99
-    assert near[-1] == pytest.approx((2 / np.pi) ** 0.5, abs=0.01)
+    sizes = np.linspace(2, 0.5, 384)
+    assert near[-1] == pytest.approx((2 / np.pi) ** 0.5 * sizes.mean() / (sizes**2).mean() ** 0.5, abs=0.01)
 
 
-def test_scales_are_the_standard_deviations_of_the_groups() -> None:
+def test_scales_are_the_standard_deviations_of_the_numbers() -> None:
     vectors = texts(500)
     codec = Codec.fit(3 * vectors.astype(np.float16))  # any length
-    groups = codec.rotate(vectors).reshape(500, -1, 8).astype(np.float64)
-    np.testing.assert_allclose(codec.scales, np.sqrt((groups**2).mean(axis=(0, 2))), rtol=2e-3)
+    np.testing.assert_allclose(codec.scales, np.sqrt((vectors.astype(np.float64) ** 2).mean(axis=0)), rtol=2e-3)
     assert codec.scales[0] > 2 * codec.scales[-1]
     constant = np.zeros((5, 16), np.float32)
     constant[:, 0] = 1
-    assert (Codec.fit(constant).scales > 0).all()
-    assert np.isfinite(Codec.fit(constant).decode(Codec.fit(constant).encode(constant), 16, "int8")).all()
+    fitted = Codec.fit(constant)
+    assert (fitted.scales > 0).all()
+    assert np.isfinite(fitted.decode(fitted.encode(constant), 16, "int8")).all()
 
 
 def test_bad_input_is_named() -> None:
@@ -145,7 +139,7 @@ def test_bad_input_is_named() -> None:
         (lambda: codec.encode(texts(3), 48), "from 1 to 40"),
         (lambda: codec.decode(codes, 40, "int4"), r"codes of 40 numbers in int4 are uint8 of shape \(n, 20\)"),
         (lambda: codec.cut(codes, 24, "int4", to="int8"), "no int8 codes in them"),
-        (lambda: codec.cut(codes, 24, "int4", to_dim=12), "cut at multiples of 8, got 12"),
+        (lambda: codec.cut(codes, 24, "int4", to_dim=25), "from 1 to 24"),
         (lambda: Codec.fit(np.zeros((0, 8), np.float32)), "give some thousand"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -158,10 +152,10 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     whole = json.loads(file.read_text())
     for damage in (
         {"format": 2},
-        {"scales": whole["scales"][1:]},
-        {"signs": [0] * WIDTH},
-        {"signs": [300] * WIDTH},
-        {"width": "wide"},
+        {"scales": []},
+        {"scales": [0.0, *whole["scales"]]},
+        {"scales": [float("inf"), *whole["scales"]]},
+        {"scales": "wide"},
     ):
         file.write_text(json.dumps({**whole, **damage}))
         with pytest.raises(ValueError, match=str(file)):

@@ -273,8 +273,8 @@ def test_the_computing_type_holds_for_every_line(tuned: str) -> None:
 def test_bad_requests_say_what_there_is(tuned: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no model given"):
         plan_lines([])
-    with pytest.raises(ValueError, match="precision 'int4' is unknown; did you mean 'int8'"):
-        plan_lines([tuned], precisions=["float32", "int4"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="precision 'int9' is unknown; did you mean 'int8'"):
+        plan_lines([tuned], precisions=["float32", "int9"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="control 'umap' is unknown; known: base, pca, random"):
         plan_lines([tuned], controls=["umap"])  # type: ignore[list-item]
     with pytest.raises(FileNotFoundError, match="no model at"):
