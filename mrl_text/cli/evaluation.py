@@ -29,13 +29,19 @@ def evaluate(
     splits: Annotated[str | None, Option(help="Evaluate these splits of --tasks.")] = None,
     dims: Annotated[str | None, common.dims_option("the trained ones; full width is always added")] = None,
     layers: Annotated[str | None, Option(help="Numbers of layers to evaluate besides all, comma-separated.")] = None,
-    precisions: Annotated[str, Option(help="What vectors are stored in.")] = "float32,float16,int8,binary",
+    precisions: Annotated[
+        str, Option(help="What vectors are stored in, comma-separated.")
+    ] = "float32,float16,int8,int4,int2,binary",
+    comparisons: Annotated[
+        str, Option(help="asymmetric: float queries against codes; symmetric: codes against codes.")
+    ] = "asymmetric",
     controls: Annotated[str, Option(help="What to compare with: base, pca, random, or none.")] = "base,pca,random",
     pca_texts: Annotated[
         Path | None, Option(help="Fit PCA on this file's texts, not on each task's corpus.", callback=inputs.table)
     ] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
+    engine: common.EngineOption = None,
     output: Annotated[Path, common.output_option("Folder for results, table, curve and report.")] = Path("evaluation"),
     mirror: common.Mirror = None,
     cache: Annotated[str | None, Option(help="Folder of embeddings to share, or none to keep none.")] = None,
@@ -62,9 +68,11 @@ def evaluate(
     check_references(reference or ())
     from rich.console import Console
 
+    from mrl_text.eval.engines import find_engine
     from mrl_text.eval.leaderboard import with_earlier
-    from mrl_text.eval.report import print_report, write_report
+    from mrl_text.eval.report import write_report
     from mrl_text.eval.runner import sweep
+    from mrl_text.eval.tables import print_report
     from mrl_text.training.recipe_files import recipe_eval
 
     planned = recipe_eval(models[0])
@@ -83,6 +91,7 @@ def evaluate(
         splits=common.names(splits),
         dims=sizes or (planned.dims if len(models) == 1 else None) or None,
         precisions=common.names(precisions),  # type: ignore[arg-type]  # checked by sweep
+        comparisons=common.names(comparisons),  # type: ignore[arg-type]
         controls=[] if controls == "none" else common.names(controls),  # type: ignore[arg-type]
         mirror=mirror,
         cache=cache,
@@ -95,12 +104,13 @@ def evaluate(
         layers=depths or planned.layers or None,
         references=reference or (),
     )
-    print_report(result, Console(), keep=keep)
+    own = find_engine(engine) if engine else None
+    print_report(result, Console(), keep=keep, engine=own)
     for task, reason in result.failed.items():
         typer.echo(f"{task} was left out: {reason}")
     whole = with_earlier(result)
     references = read_references(reference or (), whole)
-    written = write_report(whole, keep=keep, references=references, failed=result.failed)
+    written = write_report(whole, keep=keep, references=references, failed=result.failed, engine=own)
     typer.echo("\n".join(str(file) for file in (output / "scores.csv", output / "scores.parquet", *written)))
     _write_cards(models, whole, keep)
 
@@ -115,15 +125,18 @@ def leaderboard(
     output: Annotated[Path | None, common.output_option("File to write; .html is the interactive page.")] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
+    engine: common.EngineOption = None,
 ) -> None:
     """One table over models, sizes and precisions, from any number of evaluations."""
     common.check_share(keep)
+    from mrl_text.eval.engines import find_engine
     from mrl_text.eval.leaderboard import load_results, write_leaderboard
 
     kind = output.suffix.lstrip(".").lower().replace("md", "markdown") if output else format_
     if kind != format_ and inputs.given(context, "format_"):
         raise ValueError(f"--format {format_} and the ending of {output} disagree: leave --format out")
-    text = write_leaderboard(load_results(results), kind, output, keep=keep, references=reference or ())
+    own = find_engine(engine) if engine else None
+    text = write_leaderboard(load_results(results), kind, output, keep=keep, references=reference or (), engine=own)
     typer.echo(text, nl=False)
 
 
