@@ -18,7 +18,7 @@ from mrl_text.choices import Code, Kind
 from mrl_text.files import write_atomically
 from mrl_text.search.measure import PlanTrials, Trial, Tuning, seconds, smallest, steps_up_to
 from mrl_text.search.measure import threads as limited_threads
-from mrl_text.search.plan import CODES, SearchPlan, cells, fits
+from mrl_text.search.plan import CODES, SearchPlan, cells, misfit
 from mrl_text.search.sample_queries import Judged, K, check_metric
 from mrl_text.search.store import Store, Where
 from mrl_text.suggest import check_choice
@@ -200,7 +200,11 @@ class _Search:
         """Every size and precision without graph or cells."""
         for dim in sorted({*self._sizes, self._width}):
             for precision in sorted(precisions, key=CODES.index):
-                self._compare(SearchPlan(dim, "flat", precision, final=dim if dim == self._width else None))
+                plan = SearchPlan(dim, "flat", precision)
+                if reason := misfit(plan):
+                    self._note(plan, f"not for this store: {reason}")
+                else:
+                    self._compare(plan if dim < self._width or plan.coarse else replace(plan, final=dim))
 
     def _compare(self, plan: SearchPlan) -> None:
         if self._too_large(plan):
@@ -212,7 +216,7 @@ class _Search:
         alone = SearchPlan(plan.dim, "flat", plan.precision, shortlist=K, final=plan.dim)
         if self._holds(alone):
             self._measure(alone)
-        if plan.dim == self._width:
+        if plan.single:
             return
         if enough := self._fit_shortlist(plan):
             self._enough.append(_Enough(enough, self._measure(enough), self._trials.rerank_seconds(enough)))
@@ -221,10 +225,8 @@ class _Search:
         """Graph and cells for what could beat the best so far."""
         promising = sorted(self._enough, key=lambda one: one.seconds)
         for kind, enough in itertools.product(sorted(kinds, reverse=True), promising):  # cells take seconds to build
-            if not fits(kind, enough.plan.precision):
-                continue
             plan = replace(enough.plan, kind=kind)
-            if self._too_large(plan):
+            if misfit(plan) or self._too_large(plan):
                 continue
             if reason := self._hopeless(enough) or self._late():
                 self._note(plan, reason)
