@@ -28,12 +28,12 @@ from mrl_text.truncation import (
 FewBits = Literal["int8", "int4", "int2", "binary"]
 FEW_BITS: tuple[FewBits, ...] = get_args(FewBits)  # the longest first; each is the top bits of those before
 CODED: frozenset[Precision] = frozenset({"int4", "int2"})  # what a codec alone can make
-CODEC = "codec.json"  # name of the file beside vectors, or in the folder of a model
 
 _BITS: dict[FewBits, int] = {"int8": 8, "int4": 4, "int2": 2, "binary": 1}
 _REACH = 2.0  # standard deviations on each side that the levels cover
 _BLOCK = 8192  # vectors that are coded or compared together
 _FORMAT = 1
+CODEC_FILE = "codec.json"  # in the folder of a model, or of vectors
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,22 @@ class Codec:
         return ((codes[:, :, None] >> shifts) & np.uint8(2**bits - 1)).reshape(len(codes), -1)[:, :dim]
 
 
-def saved_codec(folder: str | Path) -> Codec | None:
-    """The codec in a folder of a model or of vectors; None where there is none, ValueError for a damaged one."""
-    file = Path(folder) / CODEC
-    return Codec.load(file) if file.is_file() else None
+def saved_codec(place: str | Path) -> Codec | None:
+    """The codec that was saved with a model or with coded vectors.
+
+    Args:
+        place: folder of either, or the hub id of a model, of which the file is fetched.
+
+    Returns:
+        None where none was saved; errors as :meth:`Codec.load`.
+    """
+    if Path(place).is_dir():
+        file = Path(place) / CODEC_FILE
+        return Codec.load(file) if file.is_file() else None
+    from sentence_transformers.util import load_file_path
+
+    fetched = load_file_path(str(place), CODEC_FILE)
+    return Codec.load(fetched) if fetched else None
 
 
 def store(

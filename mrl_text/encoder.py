@@ -16,7 +16,7 @@ from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.util.decorators import deprecated_kwargs
 
 from mrl_text.choices import AutoDtype
-from mrl_text.codes import CODEC, CODED, Codec, saved_codec, store
+from mrl_text.codes import CODEC_FILE, CODED, Codec, saved_codec, store
 from mrl_text.files import write_atomically
 from mrl_text.layers import truncate_backbone
 from mrl_text.long_texts import Shortener
@@ -109,7 +109,7 @@ class MatryoshkaEncoder(SentenceTransformer):
     @cached_property
     def codec(self) -> Codec | None:
         """What makes ``int4`` and ``int2`` codes, where it was saved with the model; None is :meth:`Codec.plain`."""
-        file = model_file(*self._loaded_from, CODEC)
+        file = model_file(*self._loaded_from, CODEC_FILE)
         return saved_codec(file.parent) if file is not None else None
 
     @property
@@ -363,7 +363,7 @@ class MatryoshkaEncoder(SentenceTransformer):
         lower_case = bool(getattr(self[0], "do_lower_case", False)) if len(self) else False
         write_server_files(Path(path), max_seq_length=self.max_seq_length, do_lower_case=lower_case)
         if self.codec is not None:
-            self.codec.save(Path(path) / CODEC)
+            self.codec.save(Path(path) / CODEC_FILE)
         if self._saved_metadata:
             file = Path(path) / "config_sentence_transformers.json"
             config = json.loads(file.read_text(encoding="utf-8"))

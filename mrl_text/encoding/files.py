@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mrl_text.choices import AutoDtype, EncodedFormat, EngineName, OnError, OnLong
-from mrl_text.codes import CODEC
+from mrl_text.codes import CODEC_FILE
 from mrl_text.encoding.completion import PROBLEMS, finish, lost_files
 from mrl_text.encoding.engines import check_engine, open_engine
 from mrl_text.encoding.folder import MANIFEST, SHARDS, EncodedFolder, readable
@@ -196,7 +196,7 @@ class _Run:
             job = engine.prepare(job)
             manifest = describe(job, bound)
             if job.codec is not None:
-                job.codec.save(self.folder / CODEC)
+                job.codec.save(self.folder / CODEC_FILE)
             write_manifest(self.folder, manifest)
         else:
             job = restore(job, manifest, self.folder)
@@ -227,7 +227,7 @@ def _refuse_foreign(folder: Path) -> None:
     check_writable(folder, "choose an empty or a new folder")
     if not folder.is_dir() or (folder / MANIFEST).is_file():
         return
-    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name != CODEC)
+    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name != CODEC_FILE)
     if others:  # a codec is there where the beginning was interrupted
         raise ValueError(f"{folder} holds {others[0]!r} and no {MANIFEST}: choose an empty or a new folder")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mrl_text.codes import CODEC, CODED, Codec, restore, store
+from mrl_text.codes import CODEC_FILE, CODED, Codec, restore, store
 from mrl_text.encoding.job import TEXT, column_name
 from mrl_text.files import read_json
 from mrl_text.suggest import did_you_mean
@@ -68,8 +68,8 @@ class EncodedFolder:
     @cached_property
     def codec(self) -> Codec | None:
         """What int4 and int2 codes were made with; None where there are none."""
-        with readable(self.path / CODEC):
-            return Codec.load(self.path / CODEC) if CODED & set(self.manifest["precisions"]) else None
+        with readable(self.path / CODEC_FILE):
+            return Codec.load(self.path / CODEC_FILE) if CODED & set(self.manifest["precisions"]) else None
 
     def decode(self, stored: np.ndarray, dim: int, precision: Precision) -> np.ndarray:
         """The float32 vectors (n, dim) that those of a batch of this folder stand for."""
