@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--dims", default="64,128,256", help="prefixes to tune over, the full width besides")
-    parser.add_argument("--precisions", help="of shortlists to tune over; default: what is worth trying")
+    parser.add_argument("--precisions", default="int4,int2,int1,RaBitQfs", help="of shortlists to tune over")
     parser.add_argument("--keep", type=float, default=0.995, help="share of the exact nDCG@10 to tune for")
     parser.add_argument("--minutes", type=float, default=6, help="of tuning, after which no further graph is built")
     parser.add_argument("--plan", type=json.loads, help="JSON of a plan (as in --json) to measure instead of tuning")
@@ -191,7 +191,7 @@ def _adaptive(index: AdaptiveIndex, tuned_on: Data, arguments: argparse.Namespac
         index.save()
     else:
         dims = [int(dim) for dim in arguments.dims.split(",")]
-        precisions: list[Code] | None = arguments.precisions.split(",") if arguments.precisions else None
+        precisions: list[Code] = arguments.precisions.split(",")
         _tune(index, tuned_on, arguments, dims=dims, precisions=precisions)
     seconds, chosen = time.perf_counter() - started, index.plan
     assert chosen is not None

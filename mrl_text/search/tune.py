@@ -128,8 +128,9 @@ def check_options(
     """The prefixes that :func:`tune` will try, with these options of it; its errors that need no queries."""
     for kind in kinds or ():
         check_choice("kind", kind, Kind)
+    sizes = check_dims(dims or store.dims, store.width)
     for precision in precisions or ():
-        check_choice("precision", precision, Code)
+        _check_precision(store, check_choice("precision", precision, Code), sizes)
     if max_ram is not None and not store.abilities.in_process:
         raise ValueError("max_ram is for an index in a folder: a database decides itself what it holds in memory")
     for name, value, least in (("max_ram", max_ram, 1), ("minutes", minutes, 0)):
@@ -137,7 +138,17 @@ def check_options(
             raise ValueError(f"{name} must be at least {least}, got {value:g}")
     if where and store.exact(np.ones((1, store.width), np.float32), 1, where=where).ids[0, 0] is None:
         raise ValueError("no row meets the conditions: check their values")
-    return check_dims(dims or store.dims, store.width)
+    return sizes
+
+
+def _check_precision(store: Store, precision: Code, sizes: Sequence[int]) -> None:
+    """Raise ValueError for one that the store has for none of these sizes."""
+    for size in (*sizes, store.width):
+        try:
+            return store.check_plan(SearchPlan(size, "flat", precision), store.width)
+        except ValueError as error:
+            reason = error
+    raise reason
 
 
 def _halves(queries: np.ndarray, keep: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -204,7 +215,8 @@ class _Search:
                 if reason := misfit(plan):
                     self._note(plan, f"not for this store: {reason}")
                 else:
-                    self._compare(plan if dim < self._width or plan.coarse else replace(plan, final=dim))
+                    full = dim == self._width and precision in ("float32", "float16", "int8")  # nothing sorts better
+                    self._compare(replace(plan, final=dim) if full else plan)
 
     def _compare(self, plan: SearchPlan) -> None:
         if self._too_large(plan):

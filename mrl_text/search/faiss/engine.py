@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -98,7 +98,7 @@ class Engine:
     def _run(
         self, levels: list[Any], queries: np.ndarray, wanted: Sequence[int], parameters: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        alone = len(queries) == 1 and self._scanned() < _WORTH_THREADS
+        alone = len(queries) == 1 and self._scanned < _WORTH_THREADS
         with faiss_threads(1) if alone else contextlib.nullcontext():
             scores, positions = levels[len(wanted) - 1].search(queries, wanted[-1], params=parameters)
         scores[positions < 0] = -np.inf
@@ -145,6 +145,7 @@ class Engine:
             spent = max(spent, seconds)
         return costs
 
+    @cached_property
     def _scanned(self) -> float:
         """Bytes of codes that a query is compared with, about."""
         index = faiss.downcast_index(self._levels[0].index)

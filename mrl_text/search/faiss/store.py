@@ -23,7 +23,7 @@ from mrl_text.search.plan import KINDS, SearchPlan, cells
 from mrl_text.search.settings import StoreSettings
 from mrl_text.search.store import Abilities, Document, Store, Where
 
-_WORTH_TRYING: tuple[Code, ...] = ("float32", "float16", "int8", "int4", "int2", "int1", "RaBitQfs", "RaBitQfs2")
+_WORTH_TRYING: tuple[Code, ...] = ("float32", "float16", "int8", "int4", "int2", "int1", "RaBitQfs")
 _MANY_ROWS = 50_000  # above, comparing with every row takes milliseconds
 _SMALL_SHARE = 0.1  # of new rows: fewer are put into the shortlist that is there, for more it is built anew
 _REMOVED_SHARE, _FEW_REMOVED = 0.2, 1_000  # with more removed rows than both, a folder is written anew
