@@ -185,6 +185,7 @@ class MatryoshkaEncoder(SentenceTransformer):
             raise ValueError(f"dim={dim} and truncate_dim={truncate_dim} disagree: pass one of them")
         check_choice("precision", precision, Precision)
         cut = self._checked_dim(dim if dim is not None else truncate_dim)
+        kept = self.width if precision in CODED else cut  # codes are made of all numbers
         batch, single = self._checked_inputs(inputs)
         if not kwargs.get("processing_kwargs"):  # which may change what is read
             batch = self._shortened(batch, self.prompt_for(None, prompt_name, prompt))
@@ -206,18 +207,17 @@ class MatryoshkaEncoder(SentenceTransformer):
             convert_to_numpy=as_vectors and as_array,  # leaves the device batch by batch
             convert_to_tensor=as_vectors and not as_array,
             device=device,
-            # cuts batch by batch, so the full width is never held for the whole input; codes are made of all of it
-            truncate_dim=self.width if precision in CODED else cut,
+            truncate_dim=kept,  # cuts batch by batch, so the full width is never held for the whole input
             **kwargs,
         )
         if not as_vectors:
             return embeddings[0] if single else embeddings
         if not len(batch):
-            embeddings = embeddings.reshape(0, cut or self.width or 0)
+            embeddings = embeddings.reshape(0, kept or self.width or 0)
         embeddings = embeddings.astype(np.float32, copy=False) if as_array else embeddings.float()
         if precision in CODED:
             plain = embeddings if as_array else embeddings.cpu().numpy()
-            vectors = store(plain, cut, precision, codec=self.codec)
+            vectors: Any = store(plain, cut, precision, codec=self.codec)
         else:
             vectors = truncate(embeddings, normalize=bool(normalize_embeddings))
             if precision != "float32":

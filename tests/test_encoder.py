@@ -256,6 +256,7 @@ def test_precisions_are_applied_after_the_cut(encoder: MatryoshkaEncoder) -> Non
         np.testing.assert_array_equal(tensor.numpy(), expected[0])
         [streamed] = encoder.encode_stream(TEXTS, dim=16, precision=bits)
         np.testing.assert_array_equal(streamed, expected)
+        assert encoder.encode([], dim=16, precision=bits).shape == (0, expected.shape[1])
     with pytest.raises(ValueError, match="precision 'float64' is unknown; did you mean"):
         encoder.encode(TEXTS, precision="float64")
 

@@ -124,7 +124,7 @@ class EncodedFolder:
     def _cut(self, batch: EncodedBatch, held: tuple[int, Precision], dim: int, precision: Precision) -> np.ndarray:
         """Smaller codes out of codes. Bits are signs, whatever the others stand for."""
         if self.codec is not None and precision in CODED:
-            return self.codec.cut(batch.vectors, *held, to_dim=dim, to=precision)
+            return self.codec.cut(batch.vectors, *held, to_dim=dim, to=precision)  # type: ignore[arg-type]  # few bits
         return store(self.decode(batch.vectors, *held), dim, precision)
 
     def _column(self, dim: int, precision: Precision) -> str:

@@ -121,7 +121,7 @@ def check_options(
     max_ram: int | None = None,
     dims: Sequence[int] | None = None,
     kinds: Sequence[str] | None = None,
-    precisions: Sequence[str] | None = None,
+    precisions: Sequence[Code] | None = None,
     minutes: float = 0,
     where: Where | None = None,
 ) -> tuple[int, ...]:

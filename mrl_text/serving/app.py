@@ -225,8 +225,8 @@ class Service:
     def _render(self, asked: EmbeddingRequest, vectors: np.ndarray, tokens: int) -> bytes:
         if asked.dimensions is not None and asked.dimensions < self.embedder.width:
             vectors = truncate(vectors, asked.dimensions)
-        if asked.output_dtype not in (None, "float"):
-            vectors = quantize(vectors, asked.output_dtype, ranges=fixed_ranges(vectors.shape[1]))
+        if (stored := asked.output_dtype or "float") != "float":
+            vectors = quantize(vectors, stored, ranges=fixed_ranges(vectors.shape[1]))
         return render_response(vectors, model=self.embedder.name, encoding_format=asked.encoding_format, tokens=tokens)
 
     async def _aside(self, size: int, function: Callable[..., Result], *arguments: Any) -> Result:
