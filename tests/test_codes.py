@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sentence_transformers.util import quantize_embeddings
 
-from mrl_text.codes import FEW_BITS, Codec, FewBits
+from mrl_text.codes import CODEC_FILE, FEW_BITS, Codec, FewBits, saved_codec
 from mrl_text.truncation import bytes_per_vector
 
 WIDTH = 40
@@ -165,3 +165,12 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         Codec.load(file)
     with pytest.raises(FileNotFoundError):
         Codec.load(tmp_path / "none.json")
+
+
+def test_a_saved_codec_is_found_in_its_folder(tmp_path: Path) -> None:
+    assert saved_codec(tmp_path) is None
+    codec = Codec.fit(texts(50))
+    codec.save(tmp_path / CODEC_FILE)
+    found = saved_codec(str(tmp_path))
+    assert found is not None
+    np.testing.assert_array_equal(found.scales, codec.scales)

@@ -15,7 +15,7 @@ LARGEST = 50 * 10**9
 """Bytes that a file on the hub may have (huggingface.co/docs/hub/storage-limits)."""
 
 _ROOT = (
-    "config.json config_sentence_transformers.json sentence_*_config.json modules.json adaptation.json"
+    "config.json config_sentence_transformers.json sentence_*_config.json modules.json adaptation.json codec.json"
     " generation_config.json preprocessor_config.json processor_config.json model.safetensors.index.json *.safetensors"
     " tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.txt vocab.json merges.txt"
     " *.model chat_template.jinja *.png *.jpg *.svg LICENSE* NOTICE*"
