@@ -20,7 +20,7 @@ from mrl_text.markdown import table as markdown_table
 
 from .reference import read_references
 from .report import KEEP, render_html, summarize
-from .results import KEY_COLUMNS, TABLE, Results, numbers, with_layers
+from .results import KEY_COLUMNS, TABLE, Results, numbers, with_new_columns
 
 if TYPE_CHECKING:
     from .runner import SweepResult
@@ -74,7 +74,7 @@ def _read(folder: str | Path) -> pd.DataFrame:
     if not file.is_file():
         raise FileNotFoundError(f"no results in {folder}: expected {file}, which mrl-text eval writes")
     try:
-        table = with_layers(pd.read_parquet(file))
+        table = with_new_columns(pd.read_parquet(file))
     except (ValueError, OSError) as error:
         raise ValueError(f"{file} is damaged ({error}): run the evaluation again, it computes nothing twice") from None
     if lacking := [name for name in (*KEY_COLUMNS, "data") if name not in table]:

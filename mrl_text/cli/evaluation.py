@@ -29,7 +29,12 @@ def evaluate(
     splits: Annotated[str | None, Option(help="Evaluate these splits of --tasks.")] = None,
     dims: Annotated[str | None, common.dims_option("the trained ones; full width is always added")] = None,
     layers: Annotated[str | None, Option(help="Numbers of layers to evaluate besides all, comma-separated.")] = None,
-    precisions: Annotated[str, Option(help="What vectors are stored in.")] = "float32,float16,int8,binary",
+    precisions: Annotated[
+        str, Option(help="What vectors are stored in, comma-separated.")
+    ] = "float32,float16,int8,int4,int2,binary",
+    comparisons: Annotated[
+        str, Option(help="asymmetric: float queries against codes; symmetric: codes against codes.")
+    ] = "asymmetric",
     controls: Annotated[str, Option(help="What to compare with: base, pca, random, or none.")] = "base,pca,random",
     pca_texts: Annotated[
         Path | None, Option(help="Fit PCA on this file's texts, not on each task's corpus.", callback=inputs.table)
@@ -83,6 +88,7 @@ def evaluate(
         splits=common.names(splits),
         dims=sizes or (planned.dims if len(models) == 1 else None) or None,
         precisions=common.names(precisions),  # type: ignore[arg-type]  # checked by sweep
+        comparisons=common.names(comparisons),  # type: ignore[arg-type]
         controls=[] if controls == "none" else common.names(controls),  # type: ignore[arg-type]
         mirror=mirror,
         cache=cache,
