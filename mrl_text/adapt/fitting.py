@@ -12,7 +12,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mrl_text.adapt.adaptation import Adaptation
-from mrl_text.adapt.bits import turned_for_signs
 from mrl_text.choices import AdaptMethod
 from mrl_text.codes import Codec
 from mrl_text.losses import InfoNCE
@@ -49,10 +48,9 @@ def fit(
 
     ``rotation`` is orthogonal: no similarity of the full width changes. It is trained without labels: in batches of
     near neighbours, each prefix shall have the similarities of the full width, softmax(10 * cosine), by
-    Kullback-Leibler divergence. Then the numbers between two sizes are turned among themselves, so that their signs
-    stand for them (:func:`~mrl_text.adapt.bits.turned_for_signs`). ``pca`` is orthogonal, too: the eigenvectors of the
-    vectors' second moment, largest first. Nothing is centred, since that would change similarities. ``linear`` is any
-    matrix, trained on pairs with nested InfoNCE (arXiv 2205.13147): more freedom, and the full width can lose by it.
+    Kullback-Leibler divergence. ``pca`` is orthogonal, too: the eigenvectors of the vectors' second moment, largest
+    first. Nothing is centred, since that would change similarities. ``linear`` is any matrix, trained on pairs with
+    nested InfoNCE (arXiv 2205.13147): more freedom, and the full width can lose by it.
 
     Args:
         embeddings: float array (n, width) of one model, any length; scaled to unit length here.
@@ -91,7 +89,6 @@ def fit(
         matrix = _pca(vectors)
     elif method == "rotation":
         matrix = _rotation(vectors, chosen, weight_of, steps or _steps(len(vectors), _BATCH), seed, progress)
-        matrix = turned_for_signs(vectors, matrix, [dim for dim in chosen if dim < width], seed)
     else:
         rows = _checked_pairs(pairs, len(vectors))
         matrix = _linear(vectors, rows, chosen, weight_of, steps or _steps(len(rows), _PAIRS), seed, progress)

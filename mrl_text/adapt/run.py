@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from mrl_text.adapt.adaptation import Adaptation, apply, matrix_file
-from mrl_text.adapt.bits import kept_by_bytes
 from mrl_text.adapt.fitting import fit, fitted_dims, unit_rows
+from mrl_text.adapt.judge import kept_by_bytes
 from mrl_text.adapt.texts import read_pairs, read_texts
 from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod

@@ -90,7 +90,7 @@ def describe_adaptation(
         dims: the sizes that it was fitted for, ascending.
         texts: how many it was fitted on.
         held_out: how many it was judged on.
-        kept: of these, what few bytes keep: rows of :func:`mrl_text.adapt.bits.kept_by_bytes`.
+        kept: of these, what few bytes keep: rows of :func:`mrl_text.adapt.judge.kept_by_bytes`.
     """
     how = {
         "rotation": "an orthogonal rotation, fitted without labels; full-width similarities are those of the base",

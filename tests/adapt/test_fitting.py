@@ -61,13 +61,6 @@ def test_rotation_keeps_every_similarity_and_improves_the_prefixes(vectors: np.n
     assert divergence(unseen, random, 8) > divergence(unseen, exact, 8)
 
 
-@pytest.fixture
-def without_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rotation as its training left it."""
-    monkeypatch.setattr("mrl_text.adapt.fitting.turned_for_signs", lambda vectors, rotation, *rest: rotation)
-
-
-@pytest.mark.usefixtures("without_turns")
 def test_first_step_follows_the_gradient_of_the_divergence(vectors: np.ndarray) -> None:
     """Adam's first step is the sign of the gradient; the reference differentiates through the matrix exponential."""
     some = vectors[:300]  # one batch holds them all, so the order of texts does not matter
@@ -92,7 +85,6 @@ def test_first_step_follows_the_gradient_of_the_divergence(vectors: np.ndarray) 
     assert np.abs(skew[~clear]).max() < np.abs(skew[clear]).min()
 
 
-@pytest.mark.usefixtures("without_turns")
 def test_numbers_of_one_block_are_not_mixed_for_nothing(vectors: np.ndarray) -> None:
     """Below the smallest size no order is asked for: the rotation leaves such numbers as it found them."""
     step = fit(vectors[:300], dims=(8,), steps=1).matrix
@@ -139,7 +131,6 @@ def test_same_seed_same_matrix_and_length_of_vectors_does_not_matter(vectors: np
     )
 
 
-@pytest.mark.usefixtures("without_turns")
 def test_seed_and_weights_are_used(vectors: np.ndarray) -> None:
     first = fit(vectors, dims=DIMS, steps=5).matrix
     assert not np.array_equal(first, fit(vectors, dims=DIMS, steps=5, seed=1).matrix)

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from mrl_text import MatryoshkaEncoder
 from mrl_text.adapt import adapt, adapt_vectors, fit, load_adaptation, run
-from mrl_text.adapt.bits import kept_by_bytes
+from mrl_text.adapt.judge import kept_by_bytes
 from mrl_text.codes import saved_codec
 from mrl_text.models import find_model
 
@@ -61,16 +61,15 @@ def test_a_model_that_loads_anywhere(
     held_out = plain[order[: len(lines) // 10]]
     expected = fit(plain[np.sort(order[len(held_out) :])], dims=DIMS, steps=20)
     adapted = SentenceTransformer(str(folder), device="cpu", truncate_dim=8)
-    found, wanted = adapted.encode(lines, normalize_embeddings=True), expected.transform(plain, 8)
-    np.testing.assert_allclose(found @ found.T, wanted @ wanted.T, atol=2e-3)  # up to a turn, which follows signs
+    np.testing.assert_allclose(
+        adapted.encode(lines, normalize_embeddings=True), expected.transform(plain, 8), atol=1e-3
+    )
     facts = json.loads((folder / "adaptation.json").read_text())
     assert facts["method"] == "rotation" and facts["dims"] == DIMS
     assert facts["texts"] + facts["held_out"] == len(lines) and facts["held_out"] == len(held_out)
     codec = saved_codec(folder)
     assert codec is not None and expected.codec is not None
-    for first, last in ((0, 8), (8, 16), (16, 32)):
-        sizes = [np.linalg.norm(one.scales[first:last]) for one in (codec, expected.codec)]
-        np.testing.assert_allclose(*sizes, rtol=1e-2)
+    np.testing.assert_allclose(codec.scales, expected.codec.scales, rtol=1e-2)
     smallest, kept = facts["kept"][0], kept_by_bytes(held_out, expected)[0]
     assert (smallest["bytes"], smallest["dim"], smallest["precision"]) == (1, 8, "binary")
     assert smallest["after"] == pytest.approx(kept["after"], abs=0.05)

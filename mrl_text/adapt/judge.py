@@ -1,4 +1,4 @@
-"""What few bits keep of adapted vectors: numbers turned so that signs lose little, and a judge of every code."""
+"""What few bytes keep of adapted vectors, judged on texts held out of the fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from mrl_text.codes import FEW_BITS, Codec
 from mrl_text.truncation import Precision, bytes_per_vector, truncate, unit_vectors
 
 NEAREST = 10
-_ROUNDS, _TURNED = 30, 20_000  # more rounds or vectors turn no further
 
 
 class Kept(TypedDict):
@@ -23,34 +22,6 @@ class Kept(TypedDict):
     precision: Precision
     before: float  # of the :data:`NEAREST` texts at full width, the share found in the best code of the model as it was
     after: float  # the share found now
-
-
-def turned_for_signs(vectors: np.ndarray, rotation: np.ndarray, dims: Sequence[int], seed: int) -> np.ndarray:
-    """Turn the numbers between two sizes among themselves, so that their signs stand for them as well as they can.
-
-    No prefix of ``dims`` loses or gains by it in floats. Alternately, signs are taken of the turned numbers, and the
-    numbers are turned to be nearest to these signs (iterative quantisation, Gong and Lazebnik, CVPR 2011).
-
-    Args:
-        vectors: unit vectors (n, width), float32.
-        rotation: (width, width), orthogonal.
-        dims: sizes, ascending.
-        seed: of the part that is looked at where there are many.
-
-    Returns:
-        The rotation with the turns in it, float64.
-    """
-    rows = np.random.default_rng(seed).permutation(len(vectors))[:_TURNED]
-    found = rotation.astype(np.float64)
-    for first, last in zip((0, *dims), (*dims, len(rotation)), strict=True):
-        block = vectors[rows] @ found[:, first:last].astype(np.float32)
-        turn = np.eye(last - first, dtype=np.float32)
-        for _ in range(_ROUNDS):
-            left, _, right = np.linalg.svd(block.T @ np.sign(block @ turn), full_matrices=False)
-            turn = left @ right
-        left, _, right = np.linalg.svd(turn.astype(np.float64), full_matrices=False)  # orthogonal in float64
-        found[:, first:last] @= left @ right
-    return found
 
 
 def kept_by_bytes(vectors: np.ndarray, adaptation: Adaptation) -> list[Kept]:
