@@ -15,6 +15,8 @@ from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import PRECISIONS, Precision, bytes_per_vector, check_dims, halves
 
+from .given_vectors import VectorSource
+
 logger = logging.getLogger(__name__)
 
 Method = Literal["truncation", "pca", "random", "pq", "rabitq"]
@@ -190,7 +192,7 @@ class SweepPlan:
 
 
 def plan_lines(
-    models: Sequence[str],
+    models: Sequence[str | ModelSource],
     *,
     dims: Sequence[int] | None = None,
     precisions: Sequence[Precision] = EVALUATED_PRECISIONS,
@@ -232,7 +234,7 @@ def plan_lines(
         plans.append(SweepPlan(line, source, sizes, tuple(sorted(cells, key=lambda cell: cell.place))))
 
     for name in models:
-        source = find_model(name, trust_remote_code=trust_remote_code)
+        source = name if isinstance(name, ModelSource) else find_model(name, trust_remote_code=trust_remote_code)
         own = _sizes(source, dims)
         add(source, own, "model")
         base = _base(source) if "base" in controls else None
@@ -306,7 +308,8 @@ def _depths(source: ModelSource, depths: Sequence[int]) -> list[int]:
 
 def _sizes(source: ModelSource, dims: Sequence[int] | None) -> tuple[int, ...]:
     wanted = check_dims(dims) if dims else source.matryoshka_dims
-    if (width := peek_width(source)) is None:
+    width = source.width if isinstance(source, VectorSource) else peek_width(source)
+    if width is None:
         from mrl_text.loading import full_width  # with the weights, which most plans do without
 
         width = full_width(source)

@@ -28,6 +28,7 @@ from mrl_text.models import ModelSource
 from mrl_text.truncation import Precision
 
 from .encoders import Blocks, Call, CellEncoder, Corpus, RecordingSearch, corpus_calls, model_meta, with_hamming
+from .given_vectors import VectorSource
 from .grid import CONTROLS, EVALUATED_PRECISIONS, Comparison, Control, SweepPlan, Variant, plan_lines
 from .items import collect_items, from_predictions, read_facts, write_items
 from .reference import check_references
@@ -55,7 +56,7 @@ class SweepResult(Results):
 
 
 def sweep(
-    models: Sequence[str],
+    models: Sequence[str | ModelSource],
     tasks: Sequence[str] = (),
     *,
     output: str | Path,
@@ -81,7 +82,8 @@ def sweep(
     again, so an interrupted sweep continues where it stopped.
 
     Args:
-        models: names or folders, see :func:`mrl_text.models.find_model`.
+        models: names or folders, see :func:`mrl_text.models.find_model`; or vectors in their place, see
+            :func:`mrl_text.eval.given_vectors.read_vector_task`.
         tasks: mteb task names, or ``DocstringRetrieval``.
         output: folder for everything: ``results/`` in mteb's own layout, ``items/`` with per-item scores, and the tidy
             table ``scores.csv`` and ``scores.parquet``. Several sweeps may share it.
@@ -110,8 +112,8 @@ def sweep(
         trust_remote_code: allow code that comes with the models and their bases to run.
         references: tables of published scores that :func:`~mrl_text.eval.reference.read_references` will read, checked
             before anything is computed.
-        **choice: more about the tasks: ``benchmark``, ``data``, ``as_``, ``languages``, ``subsets``, ``splits`` and
-            ``mirror``, as for :class:`~mrl_text.eval.tasks.TaskLoader`.
+        **choice: more about the tasks: ``benchmark``, ``data``, ``read``, ``as_``, ``languages``, ``subsets``,
+            ``splits`` and ``mirror``, as for :class:`~mrl_text.eval.tasks.TaskLoader`.
 
     Raises:
         FileNotFoundError: model or data not there.
@@ -187,6 +189,8 @@ class _Sweep:
 
     def open_cache(self, plan: SweepPlan) -> EmbeddingCache:
         """The embeddings of a line's model; errors of :func:`mrl_text.loading.cached`."""
+        if isinstance(plan.source, VectorSource):
+            return plan.source.cache()
         folder = shared_folder() if self.cache is None else None if self.cache == "none" else Path(self.cache)
         where: dict[str, Any] = {"device": self.device, "batch_size": self.batch_size, "folder": folder}
         return cached(plan.source, dtype=plan.line.dtype, layers=plan.line.layers, **where)

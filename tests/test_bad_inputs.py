@@ -177,6 +177,12 @@ def _beir(folder: Path) -> None:
 def _others(folder: Path) -> None:
     np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32))
     np.save(folder / "words.npy", np.array(["a", "b"]))
+    np.save(folder / "queries.npy", np.random.default_rng(1).normal(size=(9, 32)))
+    np.save(folder / "narrow.npy", np.random.default_rng(1).normal(size=(9, 16)))
+    np.save(folder / "coded.npy", np.ones((50, 4), np.uint8))
+    np.save(folder / "zero.npy", np.where(np.arange(50)[:, None] == 7, 0.0, np.ones((50, 32))))
+    for name, document in (("judged.tsv", 3), ("judged-others.tsv", 99)):
+        (folder / name).write_text(f"query-id\tcorpus-id\tscore\n0\t{document}\t1\n")
     (folder / "cut.npy").write_bytes((folder / "vectors.npy").read_bytes()[:300])
     (folder / "references.csv").write_text("model,dim,task,score\nm,32,T,0.5\n")
     (folder / "bad-references.csv").write_text("model,score\nm,0.5\n")
