@@ -7,7 +7,8 @@ plain and fitted, are asked by float queries; so is FAISS's product quantiser of
 ``--fit`` texts (column ``positive``). sentence-transformers' bits (ST) are compared with bits, by Hamming distance. The
 interval is of the difference from the product quantiser, queries resampled, both on the same ones. "Turned" is what the
 plain codec keeps behind random rotations of the prefix, ``--draws`` of them, mean and deviation: to show what turning
-brings, and what is luck. Then ``--speed`` vectors are coded and compared on one thread.
+brings, and what is luck. With ``--adapt`` our codes are of vectors behind the rotation of ``mrl-text adapt``, fitted on
+the same texts; the others code vectors as they are. Then ``--speed`` vectors are coded and compared on one thread.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import pandas as pd
 from search_data import add_beir
 from sentence_transformers.util import quantize_embeddings
 
+from mrl_text.adapt import fit
 from mrl_text.codes import Codec, FewBits
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.eval.statistics import bootstrap_mean
@@ -65,6 +67,7 @@ def main() -> None:
     parser.add_argument("--beir", type=Path, nargs="+", required=True)
     parser.add_argument("--fit", type=Path, nargs="+", required=True)
     parser.add_argument("--fit-texts", type=int, default=20_000)
+    parser.add_argument("--adapt", action="store_true")
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--speed", type=int, default=200_000)
     arguments = parser.parse_args()
@@ -76,25 +79,32 @@ def main() -> None:
     print("float32, nDCG@10: " + ", ".join(f"{100 * one.full:.2f}" for one in sets))
     print("bytes  size  code    fitted   plain   turned          PQ      ST      fitted - PQ, 95 %")
     width = sample.shape[1]
+    matrix = fit(sample).matrix if arguments.adapt else np.eye(width, dtype=np.float32)
     for dim, precision in CELLS:
         if dim <= width:
-            _compare(sets, sample, dim, precision, arguments.draws)
+            _compare(sets, sample, matrix, dim, precision, arguments.draws)
     with threads(1):
         _time(arguments.speed, width)
 
 
-def _compare(sets: list[Data], sample: np.ndarray, dim: int, precision: FewBits, draws: int) -> None:
-    fitted, size = Codec.fit(sample), bytes_per_vector(dim, precision)
+def _compare(
+    sets: list[Data], sample: np.ndarray, matrix: np.ndarray, dim: int, precision: FewBits, draws: int
+) -> None:
+    fitted, size = Codec.fit(sample @ matrix), bytes_per_vector(dim, precision)
 
     def ours(codec: Codec) -> Callable[[Data], np.ndarray]:
-        return lambda data: codec.scores(data.queries, codec.encode(data.documents, dim, precision), dim, precision)
+        def scores(data: Data) -> np.ndarray:
+            codes = codec.encode(data.documents @ matrix, dim, precision)
+            return codec.scores(data.queries @ matrix, codes, dim, precision)
+
+        return scores
 
     def turned(rotation: np.ndarray) -> Callable[[Data], np.ndarray]:
         codec = Codec.plain(dim)
 
         def scores(data: Data) -> np.ndarray:
-            codes = codec.encode(truncate(data.documents, dim) @ rotation, dim, precision)
-            return codec.scores(truncate(data.queries, dim) @ rotation, codes, dim, precision)
+            codes = codec.encode(truncate(data.documents @ matrix, dim) @ rotation, dim, precision)
+            return codec.scores(truncate(data.queries @ matrix, dim) @ rotation, codes, dim, precision)
 
         return scores
 

@@ -197,6 +197,7 @@ def _fitted(vectors: np.ndarray, *, pairs: np.ndarray | None, seed: int, **choic
     unit = unit_rows(vectors)  # whose errors name positions among all
     order = np.random.default_rng(seed).permutation(len(unit))
     held_out, fitted = np.split(order, [min(_HELD_OUT, len(order) // 10)])
+    logger.info("%d of %d texts are held out, to judge what few bytes keep", len(held_out), len(unit))
     adaptation = fit(unit[np.sort(fitted)], seed=seed, progress=True, **choice)
     return _with_facts(adaptation, {"held_out": len(held_out), "kept": kept_by_bytes(unit[held_out], adaptation)})
 
@@ -210,7 +211,8 @@ def _save(source: ModelSource, adaptation: Adaptation, folder: Path) -> None:
     model.describe(name=folder.resolve().name, base_model=source.reference, adaptation=adaptation.method)
     with replaced_folder(folder, FACTS_FILE, "adapted model") as partial:
         model.save_pretrained(str(partial))
-        adaptation.codec.save(partial / CODEC_FILE)
+        if adaptation.codec is not None:
+            adaptation.codec.save(partial / CODEC_FILE)
         facts = {name: adaptation.facts[name] for name in ("texts", "held_out", "kept") if name in adaptation.facts}
         facts |= {"base": source.name, "method": adaptation.method, "dims": adaptation.dims}
         rewrite(partial, lambda card: describe_adaptation(card, folder.resolve().name, **facts))

@@ -8,9 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
+
+from mrl_text.eval.grid import Cell
+from mrl_text.quickstart import comparison
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +64,9 @@ def test_the_quick_start_runs_without_network_and_a_second_run_only_reads(tmp_pa
     assert base[32] < base[384] - 0.1
     assert (tmp_path / "run" / "eval" / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 3
-    for score in (base[32], base[384]):
+    own = table[table["role"] == "model"].set_index(["dim", "precision"])["score"]
+    assert {precision for _, precision in own.index} == {"float32", "int4", "int2", "binary"}
+    for score in (base[384], own[384, "float32"], own[32, "binary"]):
         printed = [float(number) for number in re.findall(r"\d+\.\d\d", first.stdout)]
         assert min(abs(number - 100 * score) for number in printed) < 0.0051  # a tie may be rounded either way
     assert first.stdout.count("->") == 3  # the three searches
@@ -70,3 +77,27 @@ def test_the_quick_start_runs_without_network_and_a_second_run_only_reads(tmp_pa
     assert second.returncode == 0
     assert second.stdout == first.stdout
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*.json")} == files
+
+
+def test_the_table_compares_the_trained_model_in_few_bytes_with_the_whole_base() -> None:
+    full, binary, tiny = Cell(64), Cell(64, "binary"), Cell(16, "binary")
+    scores = {full: 0.5, Cell(64, "int4"): 0.49, binary: 0.41, tiny: 0.1}
+    result: Any = SimpleNamespace(
+        lines=["trained", "base"],
+        curve=lambda line: {64: 0.4, 2: 0.05} if line == "base" else {64: 0.5},
+        pareto=lambda: {("trained", cell) for cell in (full, binary, tiny)} | {("other", Cell(64, "int4"))},
+        estimate=lambda line, cell: SimpleNamespace(value=scores[cell]),
+        compare=lambda task, line, cell, other, dim: SimpleNamespace(
+            mean=scores[cell] - 0.4, low=scores[cell] - 0.42, high=scores[cell] - 0.38, n=1234
+        ),
+    )
+    lines = comparison(result).splitlines()
+    assert "1,234 docstrings" in lines[0] and "40.00 in 256 bytes, 64 x float32" in lines[1]
+    assert [line.split() for line in lines[4:7]] == [
+        ["256", "64", "x", "float32", "50.00", "+10.00", "[+8.00,", "+12.00]", "40.00"],
+        ["8", "64", "x", "binary", "41.00", "+1.00", "[-1.00,", "+3.00]", "5.00"],
+        ["2", "16", "x", "binary", "10.00", "-30.00", "[-32.00,", "-28.00]", "too", "few"],
+    ]
+    assert lines[-1] == (
+        "Trained in 8 bytes (64 x binary) against the base in its 256: +1.00 [-1.00, +3.00] with 32x fewer bytes."
+    )
