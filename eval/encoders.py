@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import heapq
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -14,12 +16,13 @@ from mteb.models import ModelMeta, SearchEncoderWrapper
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 from mteb.types import PromptType
+from sentence_transformers.util import dot_score, pairwise_dot_score
 
 from mrl_text.codes import Codec, FewBits
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.truncation import Precision, dequantize, quantize, truncate, usable
 
-from .grid import Variant
+from .grid import Cell, Variant
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -29,18 +32,24 @@ if TYPE_CHECKING:
 
     from mrl_text.models import ModelSource
 
+    from .quantisers import Quantiser
+
 
 Blocks = Callable[[], Iterator[np.ndarray]]
+RESULTS = 10
+"""Results asked for, of which a multiple are candidates of a second stage."""
+SAMPLE = 65_536
+"""Vectors that codecs and quantisers are fitted on, at most: what FAISS's product quantiser takes."""
+_OF_INDEX = ("task_metadata", "hf_split", "hf_subset", "encode_kwargs")
 _MEASURES = ("cosine", "dot", "euclidean", "manhattan", "max")  # in mteb's names of metrics: cosine_spearman, max_ap
 
 
 class Corpus:
     """What is measured on the side of a task that an index would hold.
 
-    PCA, codecs and the ranges of int8 are fitted here: on documents where a task has them, on the training texts of a
-    classification task, else on all texts of the task. No label is used.
-    ``blocks`` returns that side at full width, in blocks of float32 (n, width), ``pca_blocks`` what PCA is fitted on
-    instead.
+    PCA, codecs, quantisers and the ranges of int8 are fitted here: on documents where a task has them, on the training
+    texts of a classification task, else on all texts of the task. No label is used. ``blocks`` returns that side at
+    full width, in blocks of float32 (n, width), ``pca_blocks`` what PCA is fitted on instead.
     """
 
     def __init__(self, blocks: Blocks, pca_blocks: Blocks | None = None) -> None:
@@ -49,6 +58,7 @@ class Corpus:
         self._pca: tuple[np.ndarray, np.ndarray] | None = None
         self._ranges: dict[tuple[str, int | None, int], np.ndarray] = {}
         self._codecs: dict[tuple[str, int | None], Codec] = {}
+        self._quantisers: dict[Cell, Quantiser] = {}
 
     def pca(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean (width,) and components (width, width) in columns, largest variance first."""
@@ -76,16 +86,29 @@ class Corpus:
         """The codec of vectors that ``turned`` makes of those of full width."""
         key = variant.line.method, variant.seed
         if key not in self._codecs:
-            count, squares = 0, np.zeros(1)
-            for block in self._blocks():
-                vectors = turned(block)
-                vectors = vectors[usable(vectors)]
-                if len(vectors):  # the same as of all vectors at once, which may not fit into memory
-                    squares = squares + len(vectors) * np.square(Codec.fit(vectors).scales, dtype=np.float64)
-                    count += len(vectors)
-                width = block.shape[1]
-            self._codecs[key] = Codec(np.sqrt(squares / count).astype(np.float32)) if count else Codec.plain(width)
+            vectors = turned(self._sample())
+            known = vectors[usable(vectors)]
+            self._codecs[key] = Codec.fit(known) if len(known) else Codec.plain(vectors.shape[1])
         return self._codecs[key]
+
+    def quantiser(self, variant: Variant, cut: Callable[[np.ndarray], np.ndarray]) -> Quantiser:
+        """FAISS's quantiser of vectors after ``cut``."""
+        from .quantisers import Quantiser
+
+        if variant.cell not in self._quantisers:
+            self._quantisers[variant.cell] = Quantiser(variant.cell.precision, cut(self._sample()))
+        return self._quantisers[variant.cell]
+
+    def _sample(self) -> np.ndarray:
+        """At most :data:`SAMPLE` vectors of full width, each equally likely, in their order."""
+        drawn = np.random.default_rng(0)
+        vectors, places = np.empty((0, 0), np.float32), np.empty(0)
+        for block in self._blocks():
+            vectors = np.concatenate([vectors.reshape(-1, block.shape[1]), block])
+            places = np.concatenate([places, drawn.random(len(block))])
+            kept = np.sort(np.argsort(places)[:SAMPLE])
+            vectors, places = vectors[kept], places[kept]
+        return vectors
 
     def measured(self, variant: Variant) -> np.ndarray | None:
         """The scales (width,) of a variant's codec, or else its ranges (2, dim), where they were needed."""
@@ -100,21 +123,23 @@ class Reduction:
     """Cuts vectors to a variant's size and passes them through its precision.
 
     With ``normalize``, for models that compare by cosine, cut vectors have unit length. ``corpus`` is called when PCA,
-    a codec or ranges are needed. A codec keeps directions only: with one all vectors have unit length, whatever the
-    model compares by.
+    a codec, a quantiser or ranges are needed. Codes keep directions only: what is coded, and what is compared with it,
+    has unit length, whatever the model compares by.
     """
 
     variant: Variant
     normalize: bool
     corpus: Callable[[], Corpus]
 
-    def __call__(self, vectors: np.ndarray, *, queries: bool = False) -> np.ndarray:
+    def __call__(self, vectors: np.ndarray, role: str | None = None) -> np.ndarray:
         """float32 (n, width) to float32 (n, dim), as an index of this variant would compare them.
 
-        ``queries`` says that these are queries, which are coded in symmetric comparisons alone.
+        ``role`` is ``query`` or ``document`` where a task has both: queries are coded in symmetric comparisons alone.
         """
         cell = self.variant.cell
-        precision = "float32" if queries and cell.comparison == "asymmetric" else cell.precision
+        if self.variant.quantised:
+            return self._quantised(vectors, role)
+        precision = "float32" if role == "query" and cell.comparison == "asymmetric" else cell.precision
         if precision == "float32" or not len(vectors):
             return self._cut(vectors, cell.dim)
         if cell.few_bits is not None:
@@ -122,6 +147,16 @@ class Reduction:
         cut, stored_in = functools.partial(self._cut, dim=cell.dim), cast(Precision, precision)
         ranges = self.corpus().ranges(self.variant, cut) if precision == "int8" else None
         return dequantize(quantize(cut(vectors), stored_in, ranges=ranges), stored_in, cell.dim, ranges=ranges)
+
+    def _quantised(self, vectors: np.ndarray, role: str | None) -> np.ndarray:
+        """What FAISS's codes stand for; where there are queries, with one number more, which is 1 for these."""
+        cut = functools.partial(self._cut, dim=self.variant.cell.dim)
+        whole = cut(vectors)
+        if role == "query" or not len(whole):
+            return np.pad(whole, ((0, 0), (0, int(role is not None))), constant_values=1)
+        quantiser = self.corpus().quantiser(self.variant, cut)
+        decoded = quantiser.decode(whole)
+        return decoded if role is None else np.hstack([decoded, quantiser.beside(whole, decoded)])
 
     def _decoded(self, vectors: np.ndarray, precision: FewBits) -> np.ndarray:
         """What the codes of vectors stand for; a vector that is zero has none and stays zero."""
@@ -142,7 +177,8 @@ class Reduction:
         elif line.method == "random":
             chosen = np.random.default_rng(self.variant.seed).permutation(vectors.shape[1])[:dim]
             vectors = vectors[:, chosen]
-        return truncate(vectors, dim, normalize=self.normalize or self.variant.cell.few_bits is not None)
+        directions = self.variant.cell.few_bits is not None or self.variant.quantised
+        return truncate(vectors, dim, normalize=self.normalize or directions)
 
 
 class Call(NamedTuple):
@@ -194,7 +230,7 @@ class CellEncoder(AbsEncoder):
         vectors = self.cache.embed(call.texts, prompt=prompt, role=role)
         normalize = self.cache.model.similarity_fn_name == "cosine"
         reduction = Reduction(self.variant, normalize, lambda: self._corpus(hf_subset))
-        return reduction(vectors, queries=prompt_type is PromptType.query)
+        return reduction(vectors, role)
 
     @property
     def by_hamming(self) -> bool:
@@ -209,6 +245,8 @@ class CellEncoder(AbsEncoder):
         """
         if self.by_hamming:
             return _signs(embeddings1) @ _signs(embeddings2).T / self.variant.cell.dim
+        if self.variant.quantised:
+            return dot_score(embeddings1, embeddings2)
         if self._is_distance:
             return self.cache.model.similarity(embeddings1, embeddings2)
         return super().similarity(embeddings1, embeddings2)
@@ -217,6 +255,8 @@ class CellEncoder(AbsEncoder):
         """Similarities (n,) of pairs by the model's own measure; of binary vectors as for :meth:`similarity`."""
         if self.by_hamming:
             return (_signs(embeddings1) * _signs(embeddings2)).sum(dim=1) / self.variant.cell.dim
+        if self.variant.quantised:
+            return pairwise_dot_score(embeddings1, embeddings2)
         if self._is_distance:
             return self.cache.model.similarity_pairwise(embeddings1, embeddings2)
         return super().similarity_pairwise(embeddings1, embeddings2)
@@ -227,18 +267,42 @@ class CellEncoder(AbsEncoder):
 
 
 class RecordingSearch(SearchEncoderWrapper):
-    """mteb's own exact search, which also keeps the ranking of every query."""
+    """mteb's own exact search, which also keeps the ranking of every query.
 
-    def __init__(self, model: CellEncoder) -> None:
+    Where the cell of ``model`` has two stages, ``whole`` encodes at full width, and mteb's reranking puts the best
+    candidates in order by that. What comes after them stays in its order.
+    """
+
+    def __init__(self, model: CellEncoder, whole: CellEncoder | None = None) -> None:
         super().__init__(model)
+        self.candidates = model.variant.cell.rescore * RESULTS if whole else 0
+        self.whole = whole
         self.rankings: dict[tuple[str, str], RetrievalOutputType] = {}
         """(split, subset) -> query id -> document id -> similarity."""
 
     def search(self, queries: Any, *, hf_split: str, hf_subset: str, **kwargs: Any) -> RetrievalOutputType:
         """Search as the parent does and remember the answer."""
-        ranking = super().search(queries, hf_split=hf_split, hf_subset=hf_subset, **kwargs)
+        corpus, where = self.task_corpus, {"hf_split": hf_split, "hf_subset": hf_subset}
+        ranking = super().search(queries, **where, **kwargs)
+        if self.whole is not None and corpus is not None:
+            ranking = self._rescored(ranking, queries, corpus, **where, **kwargs)
         self.rankings[hf_split, hf_subset] = ranking
         return ranking
+
+    def _rescored(self, ranking: RetrievalOutputType, queries: Any, corpus: Any, **kwargs: Any) -> RetrievalOutputType:
+        best = {
+            query: heapq.nlargest(self.candidates, found, key=found.__getitem__) for query, found in ranking.items()
+        }
+        wanted = set(itertools.chain.from_iterable(best.values()))
+        rows = [row for row, name in enumerate(corpus["id"]) if name in wanted]
+        second = SearchEncoderWrapper(self.whole)
+        second.index(corpus.select(rows), **{name: kwargs[name] for name in _OF_INDEX})
+        ordered = second.search(queries, **{**kwargs, "top_ranked": best, "top_k": self.candidates})
+        for query, found in ranking.items():
+            rest = {name: score for name, score in found.items() if name not in ordered[query]}
+            below = min(ordered[query].values(), default=0.0) - max(rest.values(), default=0.0) - 1
+            ordered[query] |= {name: score + below for name, score in rest.items()}
+        return ordered
 
 
 def with_hamming(scores: dict[str, Any], main: str) -> None:

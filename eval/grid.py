@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from mrl_text.choices import Dtype
@@ -18,10 +18,13 @@ from mrl_text.truncation import PRECISIONS, Precision, bytes_per_vector, check_d
 logger = logging.getLogger(__name__)
 
 Method = Literal["truncation", "pca", "random", "pq", "rabitq"]
-Control = Literal["base", "pca", "random"]
-CONTROLS: tuple[Control, ...] = get_args(Control)
+Control = Literal["base", "pca", "random", "pq", "rabitq"]
+CONTROLS: tuple[Control, ...] = ("base", "pca", "random")
+"""Those that cost next to nothing: product quantisation learns its centroids for every size."""
 EVALUATED_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", *FEW_BITS)
 RANDOM_SEEDS = (0, 1, 2)
+_QUANTISERS = ("pq", "rabitq")
+_METHODS_OF_CONTROLS: tuple[Literal["pca", "random", "pq", "rabitq"], ...] = ("pca", "random", "pq", "rabitq")
 _OF_THE_LINE = ("dtype", "num_layers")  # in the folder name of the line already
 
 _METHOD_LABELS = {
@@ -31,6 +34,7 @@ _METHOD_LABELS = {
     "pq": "FAISS PQ",
     "rabitq": "FAISS RaBitQ",
 }
+_RABITQ = ("RaBitQ", "RaBitQ2", "RaBitQ4")
 _FACTORY_WORD = re.compile(r"(PQ|RaBitQ)(\d*)")
 
 Comparison = Literal["asymmetric", "symmetric"]
@@ -65,7 +69,9 @@ class Cell:
         if word is None:
             raise ValueError(f"precision {self.precision!r} is unknown: FAISS's words are PQ32, RaBitQ, RaBitQ4")
         number = int(word[2] or 1)
-        return number if word[1] == "PQ" else -(-self.dim * number // 8) + (8 if number == 1 else 20)
+        if word[1] == "PQ":
+            return number
+        return -(-self.dim // 8) + -(-self.dim * (number - 1) // 8) + (8 if number == 1 else 20)  # signs, bits, factors
 
     @property
     def label(self) -> str:
@@ -166,7 +172,13 @@ class Variant:
     @property
     def fitted(self) -> bool:
         """Whether something is measured on a corpus to make it."""
-        return self.line.method == "pca" or self.cell.precision in ("int8", "int4", "int2")
+        by_method = self.line.method == "pca" or self.quantised
+        return by_method or self.cell.precision in ("int8", "int4", "int2")
+
+    @property
+    def quantised(self) -> bool:
+        """Whether FAISS's own quantiser makes the codes."""
+        return self.line.method in _QUANTISERS
 
     @property
     def by_hamming(self) -> bool:
@@ -185,8 +197,12 @@ class SweepPlan:
 
     line: Line
     source: ModelSource
-    dims: tuple[int, ...]
     cells: tuple[Cell, ...]
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Sizes, ascending."""
+        return tuple(sorted({cell.dim for cell in self.cells}))
 
 
 def plan_lines(
@@ -195,6 +211,7 @@ def plan_lines(
     dims: Sequence[int] | None = None,
     precisions: Sequence[Precision] = EVALUATED_PRECISIONS,
     comparisons: Sequence[Comparison] = ("asymmetric",),
+    rescore: int = 0,
     controls: Sequence[Control] = CONTROLS,
     dtype: Dtype = "float32",
     layers: Sequence[int] | None = None,
@@ -203,9 +220,9 @@ def plan_lines(
     """Resolve models into lines, each model followed by its controls; models that appear twice are planned once.
 
     A model is planned at every size, precision and comparison (:func:`plan_cells`), and always at full width in
-    float32, since retention is measured against that. Controls are planned in float32. With ``layers`` the same model
-    follows at each depth below its own, with its base cut to the same depth. Code that comes with a model or its base
-    runs only where it is trusted.
+    float32, since retention is measured against that. Controls are planned in float32, FAISS's quantisers as
+    :func:`control_cells` says. With ``layers`` the same model follows at each depth below its own, with its base cut
+    to the same depth. Code that comes with a model or its base runs only where it is trusted.
 
     Raises:
         FileNotFoundError: no such model.
@@ -214,8 +231,10 @@ def plan_lines(
     if not models:
         raise ValueError("no model given")
     depths = sorted({check_layers(number, None) for number in layers or ()}, reverse=True)
-    plan_cells((), precisions, comparisons)  # so that a mistake is named before models are looked for
+    plan_cells((), precisions, comparisons, rescore)  # so that a mistake is named before models are looked for
     controls = [check_choice("control", control, Control) for control in controls]
+    if not {*_QUANTISERS}.isdisjoint(controls):
+        from . import quantisers  # noqa: F401  # which need FAISS
     plans: list[SweepPlan] = []
 
     def add(
@@ -225,11 +244,13 @@ def plan_lines(
         method: Method = "truncation",
         depth: int | None = None,
     ) -> None:
-        cells = set(plan_cells(sizes, precisions, comparisons) if role == "model" else map(Cell, sizes))
-        if method == "truncation":
-            cells.add(Cell(sizes[-1]))
+        cells = {*control_cells(method, sizes)}
+        if role == "model":
+            cells = {Cell(sizes[-1]), *plan_cells(sizes, precisions, comparisons, rescore)}
+        if not cells:
+            return
         line = Line(source.name, source.revision, role, method, dtype, depth)
-        plans.append(SweepPlan(line, source, sizes, tuple(sorted(cells, key=lambda cell: cell.place))))
+        plans.append(SweepPlan(line, source, tuple(sorted(cells, key=lambda cell: cell.place))))
 
     for name in models:
         source = find_model(name, trust_remote_code=trust_remote_code)
@@ -238,10 +259,9 @@ def plan_lines(
         base = _base(source) if "base" in controls else None
         if base is not None:
             add(base, _sizes(base, own))
-        if "pca" in controls:
-            add(source, own, method="pca")
-        if "random" in controls and len(own) > 1:  # all dimensions in another order are the model itself
-            add(source, own[:-1], method="random")
+        for method in _METHODS_OF_CONTROLS:
+            if method in controls:
+                add(source, own, method=method)
         for depth in _depths(source, depths):
             add(source, own, "model", depth=depth)
             if base is not None and depth in _depths(base, depths):
@@ -260,15 +280,20 @@ def plan_lines(
 
 
 def plan_cells(
-    dims: Iterable[int],
+    dims: Sequence[int],
     precisions: Sequence[Precision] = EVALUATED_PRECISIONS,
     comparisons: Sequence[Comparison] = ("asymmetric",),
+    rescore: int = 0,
 ) -> list[Cell]:
     """The grid: every size in every precision, and each of them in every comparison it has.
 
+    With ``rescore`` each follows once more with two stages, but for the largest size in float32, which stays the same.
+
     Raises:
-        ValueError: an unknown precision or comparison, or ``symmetric`` alone where nothing is coded.
+        ValueError: an unknown precision or comparison, ``symmetric`` where nothing is coded, or ``rescore`` below 0.
     """
+    if isinstance(rescore, bool) or not isinstance(rescore, int) or rescore < 0:
+        raise ValueError(f"rescore is a whole number of candidates for each result, such as 10, or 0; got {rescore!r}")
     for precision in precisions:
         check_choice("precision", precision, EVALUATED_PRECISIONS)
     for comparison in comparisons:
@@ -278,7 +303,25 @@ def plan_cells(
         given = ", ".join(precisions)
         raise ValueError(f"symmetric compares codes with codes, and of {given} none is coded: leave comparisons out")
     kinds = [(one, kind) for one in precisions for kind in (comparisons if one in coded else ("asymmetric",))]
-    return [Cell(dim, precision, comparison) for dim in dims for precision, comparison in kinds]
+    cells = [Cell(dim, precision, comparison) for dim in dims for precision, comparison in kinds]
+    again = cells if rescore else []
+    return cells + [replace(cell, rescore=rescore) for cell in again if cell != Cell(max(dims))]
+
+
+def control_cells(method: Method, dims: Sequence[int]) -> list[Cell]:
+    """What a control is evaluated at beside these sizes of a model, the largest of which is its full width.
+
+    FAISS's product quantisation codes the full width in as many bytes as codes of few bits take, where it can be cut
+    into so many parts, at least four numbers each. RaBitQ codes every size in one, two and four bits a number. All
+    others are float32; random dimensions are drawn below full width, where they are not the model itself.
+    """
+    width = max(dims)
+    if method == "pq":
+        sizes = {cell.bytes for cell in plan_cells(dims, FEW_BITS)}
+        return [Cell(width, f"PQ{size}") for size in sizes if width % size == 0 and size <= width // 4]
+    if method == "rabitq":
+        return [Cell(dim, word) for dim in dims for word in _RABITQ]
+    return [Cell(dim) for dim in dims if method != "random" or dim < width]
 
 
 def _base(source: ModelSource) -> ModelSource | None:

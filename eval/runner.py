@@ -27,7 +27,17 @@ from mrl_text.loading import cached, check_device, shared_folder
 from mrl_text.models import ModelSource
 from mrl_text.truncation import Precision
 
-from .encoders import Blocks, Call, CellEncoder, Corpus, RecordingSearch, corpus_calls, model_meta, with_hamming
+from .encoders import (
+    SAMPLE,
+    Blocks,
+    Call,
+    CellEncoder,
+    Corpus,
+    RecordingSearch,
+    corpus_calls,
+    model_meta,
+    with_hamming,
+)
 from .grid import CONTROLS, EVALUATED_PRECISIONS, Comparison, Control, SweepPlan, Variant, plan_lines
 from .items import collect_items, from_predictions, read_facts, write_items
 from .reference import check_references
@@ -62,6 +72,7 @@ def sweep(
     dims: Sequence[int] | None = None,
     precisions: Sequence[Precision] = EVALUATED_PRECISIONS,
     comparisons: Sequence[Comparison] = ("asymmetric",),
+    rescore: int = 0,
     controls: Sequence[Control] = CONTROLS,
     cache: str | Path | None = None,
     pca_texts: Sequence[str] | None = None,
@@ -94,9 +105,12 @@ def sweep(
             ``symmetric`` codes queries, too: ``binary`` is compared by Hamming distance, and ``int8`` takes the range
             of each dimension from the task's corpus side, as sentence-transformers does. Where a task has no queries,
             all of its texts are coded.
+        rescore: evaluates every cell in two stages besides, in tasks that search: so many candidates for each of ten
+            results are found by what is stored, and put in order by full width in float32.
         controls: lines to compare with. ``base``: for a model that names the base it was trained from, that base
             truncated the same way; ``pca``: principal components, fitted on the task's corpus side or ``pca_texts``;
-            ``random``: random dimensions, mean of three seeds. All in float32.
+            ``random``: random dimensions, mean of three seeds; all of these in float32. ``pq`` and ``rabitq``: FAISS's
+            quantisers, fitted on the task's corpus side, with float32 queries; ``pq`` takes seconds for each size.
         cache: folder of full-width embeddings; None is the one that all commands share, ``"none"`` keeps none:
             embeddings live in memory until their task is done.
         pca_texts: texts to fit PCA on.
@@ -125,6 +139,7 @@ def sweep(
         dims=dims,
         precisions=precisions,
         comparisons=comparisons,
+        rescore=rescore,
         controls=controls,
         dtype=dtype,
         layers=layers,
@@ -132,6 +147,8 @@ def sweep(
     )
     check_references(references, {plan.line.model for plan in plans})
     loader = TaskLoader(tasks, keep_going=keep_going, **choice)
+    if rescore and not any(isinstance(loader.prototype(name), AbsTaskRetrieval) for name in loader.names):
+        raise ValueError(f"rescore={rescore} is for tasks that search, and none of these does: leave rescore out")
     check_writable(folder, "choose another output folder")
     run = _Sweep(folder, loader, cache, pca_texts, keep_going, batch_size, device)
     run.open_cache(plans[0])  # refuses a folder that cannot be written
@@ -211,18 +228,21 @@ class _TaskOnModel:
         self._corpora: dict[str, Corpus] = {}
 
     def evaluate(self, variants: Sequence[Variant], bar: tqdm) -> None:
-        """Evaluate what is not known yet.
+        """Evaluate what is not known yet, full width first; two stages where the task searches.
 
         What is fitted on the corpus side needs to know which texts that is. Any evaluation shows it; where all others
         are known from an earlier run, full width is evaluated once more, which is cheap with its texts encoded.
         """
+        self._whole = variants[0]
+        searches = isinstance(self.run.tasks.prototype(self.name), AbsTaskRetrieval)
+        variants = [variant for variant in variants if searches or not variant.cell.rescore]
         known = {variant: self._known(variant) for variant in variants}
         for variant in variants:
             bar.set_postfix_str(f"{variant.line.label}, {self.name}, {variant.cell.label}")
             result = known[variant]
             if result is None:
                 if variant.fitted and self._calls is None:
-                    self._calls = self._mteb(variants[0])[0].calls
+                    self._calls = self._mteb(self._whole)[0].calls
                 result = self._evaluate(variant)
             self.run.rows.extend(self._rows(variant, result))
             bar.update()
@@ -245,9 +265,9 @@ class _TaskOnModel:
 
     def _mteb(self, variant: Variant) -> tuple[CellEncoder, TaskResult, list[Any]]:
         task = self.run.tasks.fresh(self.name)
-        meta = model_meta(self.source, variant, self.cache.model.similarity_fn_name)
-        encoder = CellEncoder(self.cache, variant, meta, self._corpus)
-        search = RecordingSearch(encoder) if isinstance(task, AbsTaskRetrieval) else None
+        encoder = self._encoder(variant)
+        whole = self._encoder(self._whole) if variant.cell.rescore else None
+        search = RecordingSearch(encoder, whole) if isinstance(task, AbsTaskRetrieval) else None
         with tempfile.TemporaryDirectory() as scratch:
             keep = Path(scratch) if from_predictions(task) else None
             answer = mteb.evaluate(
@@ -266,6 +286,10 @@ class _TaskOnModel:
             predictions = keep / task.prediction_file_name if keep else None
             items = collect_items(task, result, search, predictions, by_hamming=encoder.by_hamming)
         return encoder, result, items
+
+    def _encoder(self, variant: Variant) -> CellEncoder:
+        meta = model_meta(self.source, variant, self.cache.model.similarity_fn_name)
+        return CellEncoder(self.cache, variant, meta, self._corpus)
 
     def _corpus(self, subset: str) -> Corpus:
         if subset not in self._corpora:
@@ -291,7 +315,9 @@ class _TaskOnModel:
             return {}
         side = corpus_calls(self.run.tasks.prototype(self.name), self._calls or [], encoder.calls[0].subset)
         what = "documents" if side and side[0].role == "document" else "texts"
-        facts = {"calibration": f"{sum(len(call.texts) for call in side):,} {what} of the task"}
+        count = sum(len(call.texts) for call in side)
+        sampled = f"{SAMPLE:,} of " if count > SAMPLE and (variant.quantised or variant.cell.few_bits) else ""
+        facts = {"calibration": f"{sampled}{count:,} {what} of the task"}
         if variant.line.method == "pca" and self.run.pca_texts:
             facts["calibration"] = f"{len(self.run.pca_texts):,} given texts"
         measured = {subset: corpus.measured(variant) for subset, corpus in self._corpora.items()}

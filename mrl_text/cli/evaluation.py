@@ -35,7 +35,12 @@ def evaluate(
     comparisons: Annotated[
         str, Option(help="asymmetric: float queries against codes; symmetric: codes against codes.")
     ] = "asymmetric",
-    controls: Annotated[str, Option(help="What to compare with: base, pca, random, or none.")] = "base,pca,random",
+    rescore: Annotated[
+        int, Option(min=0, help="Evaluate two stages, too: so many candidates a result, put in order by full width.")
+    ] = 0,
+    controls: Annotated[
+        str, Option(help="What to compare with: base, pca, random, pq, rabitq, or none.")
+    ] = "base,pca,random",
     pca_texts: Annotated[
         Path | None, Option(help="Fit PCA on this file's texts, not on each task's corpus.", callback=inputs.table)
     ] = None,
@@ -92,6 +97,7 @@ def evaluate(
         dims=sizes or (planned.dims if len(models) == 1 else None) or None,
         precisions=common.names(precisions),  # type: ignore[arg-type]  # checked by sweep
         comparisons=common.names(comparisons),  # type: ignore[arg-type]
+        rescore=rescore,
         controls=[] if controls == "none" else common.names(controls),  # type: ignore[arg-type]
         mirror=mirror,
         cache=cache,

@@ -208,6 +208,34 @@ def test_controls_are_planned_in_float32_and_random_dimensions_below_full_width(
     assert [plan.line.method for plan in alone] == ["truncation", "truncation", "pca"]
 
 
+def test_faiss_quantisers_stand_beside_codes_of_as_many_bytes(tuned: str) -> None:
+    plans = plan_lines([tuned], dims=[16, 32], controls=["rabitq", "pq"])
+    assert kinds(plans)[1:] == [("local/tuned", "control", "pq"), ("local/tuned", "control", "rabitq")]
+    _, product, rabitq = (plan.cells for plan in plans)
+    # of 64 numbers: codes of 16, 32 and 64 numbers take 2 to 64 bytes, and parts have four numbers at least
+    assert product == tuple(Cell(64, f"PQ{size}") for size in (16, 8, 4, 2))
+    assert [cell.bytes for cell in product] == [16, 8, 4, 2]
+    assert rabitq == tuple(Cell(dim, word) for dim in (64, 32, 16) for word in ("RaBitQ4", "RaBitQ2", "RaBitQ"))
+    lines = [plan.line for plan in plans[1:]]
+    assert [line.label for line in lines] == ["tuned (FAISS PQ)", "tuned (FAISS RaBitQ)"]
+    experiment = Variant(lines[0], product[0]).experiment
+    assert experiment == {"embed_dim": 64, "output_dtypes": "PQ16", "comparison": "asymmetric", "reduction": "pq"}
+    assert all(Variant(line, plan.cells[0]).fitted for line, plan in zip(lines, plans[1:], strict=True))
+
+
+def test_every_cell_but_the_whole_follows_once_more_in_two_stages() -> None:
+    found = plan_cells([16, 8], ["float32", "binary"], COMPARISONS, 10)
+    once = plan_cells([16, 8], ["float32", "binary"], COMPARISONS)
+    assert found[: len(once)] == once
+    assert {(cell.dim, *cell.sequence) for cell in found[len(once) :]} == {
+        *((8, "float32", "asymmetric", 10),),
+        *((dim, "binary", comparison, 10) for dim in (16, 8) for comparison in COMPARISONS),
+    }
+    for rescore in (-1, 1.5, True):
+        with pytest.raises(ValueError, match=f"rescore is a whole number .* such as 10, or 0; got {rescore}"):
+            plan_cells([8], rescore=rescore)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("controls", "methods"),
     [([], []), (["base"], ["truncation"]), (["pca"], ["pca"]), (["random", "pca"], ["pca", "random"])],
@@ -313,7 +341,7 @@ def test_bad_requests_say_what_there_is(tuned: str, tmp_path: Path) -> None:
         plan_lines([tuned], precisions=["float32", "float16"], comparisons=["symmetric"])
     with pytest.raises(ValueError, match="precision 'PX3' is unknown: FAISS's words are PQ32, RaBitQ, RaBitQ4"):
         _ = Cell(8, "PX3").bytes
-    with pytest.raises(ValueError, match="control 'umap' is unknown; known: base, pca, random"):
+    with pytest.raises(ValueError, match="control 'umap' is unknown; known: base, pca, pq, rabitq, random"):
         plan_lines([tuned], controls=["umap"])  # type: ignore[list-item]
     with pytest.raises(FileNotFoundError, match="no model at"):
         plan_lines([str(tmp_path / "nothing" / "here")])

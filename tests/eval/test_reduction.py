@@ -69,7 +69,7 @@ def unit(cut: np.ndarray) -> np.ndarray:
 def test_int8_codes_are_those_of_sentence_transformers_calibrated_on_the_corpus(dim: int) -> None:
     documents, queries = vectors(200, 1), vectors(50, 2)
     side = corpus(documents[:150], documents[150:])
-    reduced = Reduction(symmetric(dim, "int8"), True, lambda: side)(queries, queries=True)
+    reduced = Reduction(symmetric(dim, "int8"), True, lambda: side)(queries, "query")
     calibration, cut = unit(documents[:, :dim]), unit(queries[:, :dim])
     codes = np.asarray(quantize_embeddings(cut, "int8", calibration_embeddings=calibration)).astype(np.float64)
     low, high = calibration.min(axis=0).astype(np.float64), calibration.max(axis=0).astype(np.float64)
@@ -200,12 +200,12 @@ def test_codes_stand_for_the_middles_of_levels_fitted_on_the_corpus(dim: int, pr
 @pytest.mark.parametrize("precision", [*BITS, "binary", "float16"])
 def test_queries_stay_floats_unless_they_are_compared_code_with_code(precision: Precision) -> None:
     some, side = vectors(20, 3), corpus(vectors(100, 4))
-    plain = Reduction(variant(8, precision), True, lambda: side)(some, queries=True)
+    plain = Reduction(variant(8, precision), True, lambda: side)(some, "query")
     np.testing.assert_array_equal(plain, Reduction(variant(8), True, no_corpus)(some))
     coded = Reduction(variant(8, precision), True, lambda: side)(some)
     assert not np.array_equal(plain, coded)
     if precision not in ("float16", "int8"):  # int8 is sentence-transformers' code there, with ranges
-        both = Reduction(symmetric(8, precision), True, lambda: side)(some, queries=True)
+        both = Reduction(symmetric(8, precision), True, lambda: side)(some, "query")
         np.testing.assert_allclose(both, coded, atol=1e-6)
 
 
