@@ -117,9 +117,8 @@ def score_table(result: Results, line: Line) -> Table:
     shown = known if len(known) <= _MOST_ROWS else [cell for cell in known if cell in front or cell == known[0]]
     captions = [f"measured on {count} items"] if (count := _items(result, line, list(result.tasks))) != "-" else []
     if len(shown) < len(known):
-        captions.append(
-            f"{len(shown)} of {len(known)} cells: nothing scores higher in as few bytes of memory, or of memory and disk"
-        )
+        staged = " of memory, or of memory and disk" if any(cell.rescore for cell in known) else ""
+        captions.append(f"{len(shown)} of {len(known)} cells: nothing scores higher in as few bytes{staged}")
     table.caption, table.caption_justify = "; ".join(captions) or None, "left"
     coded = any(cell.comparison == "symmetric" for cell in shown)
     optional = {"on disk": any(cell.rescore for cell in shown), "queries": coded}
