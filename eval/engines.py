@@ -26,8 +26,8 @@ _TEMPLATES = {"store", "search", "full", "rescored"}
 Checked = Literal["run", "models", "none"]
 CHECKED: dict[Checked, str] = {
     "run": "run in our tests",
-    "models": "checked against the client's models of the requests, not run",
-    "none": "taken from the documentation, not run",
+    "models": "checked by the client's models, not run",
+    "none": "not run here",
 }
 
 

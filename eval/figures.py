@@ -77,13 +77,18 @@ def _precisions(result: Results, line: Line) -> list[str]:
 
 
 def _sequences(result: Results, line: Line) -> dict[tuple[str, str, int], list[tuple[Cell, Estimate]]]:
-    """Cells of a line that differ in size alone, with their scores, smallest first; PQ of all sizes is one."""
+    """Cells of a line that differ in size alone, with their scores, smallest first; PQ of all sizes is one.
+
+    The usual ways to store and compare come first.
+    """
     found: dict[tuple[str, str, int], list[tuple[Cell, Estimate]]] = {}
     for cell in sorted(result.cells(line), key=lambda one: one.bytes):
         if (estimate := result.estimate(line, cell)) is not None:
             kind = ("PQ", *cell.sequence[1:]) if line.method == "pq" else cell.sequence
             found.setdefault(kind, []).append((cell, estimate))
-    return found
+    names = list(_MARKERS)
+    places = {kind: names.index(kind[0]) if kind[0] in names else len(names) for kind in found}
+    return {kind: found[kind] for kind in sorted(found, key=lambda one: (one[2], one[1], places[one]))}
 
 
 def _draw_line(axes: Axes, result: Results, line: Line, colors: Mapping[str, str]) -> None:
@@ -131,12 +136,20 @@ def _draw_control(axes: Axes, result: Results, line: Line) -> None:
 
 
 def _draw_front(axes: Axes, result: Results, *, crowded: bool) -> None:
-    front = [(cell.bytes, result.estimate(line, cell)) for line, cell in result.pareto()]
+    fronts = {"Pareto front": result.pareto(), "Pareto front, one stage": result.pareto(one_stage=True)}
+    for label, cells in fronts.items():
+        if label == "Pareto front" or cells != fronts["Pareto front"]:
+            _draw_steps(axes, result, cells, label, crowded=crowded)
+
+
+def _draw_steps(axes: Axes, result: Results, cells: set[tuple[Line, Cell]], label: str, *, crowded: bool) -> None:
+    front = [(cell.bytes, result.estimate(line, cell)) for line, cell in cells]
     points = sorted(((size, one) for size, one in front if one is not None), key=lambda point: point[0])
     if len(points) < 2:
         return
     sizes, scores = [size for size, _ in points], [100 * one.value for _, one in points]
-    axes.step(sizes, scores, where="post", color="black", lw=1.6 if crowded else 0.8, alpha=0.7, label="Pareto front")
+    dashes, width = ("--" if "," in label else "-"), (1.6 if crowded else 0.8)
+    axes.step(sizes, scores, where="post", color="black", linestyle=dashes, lw=width, alpha=0.7, label=label)
     intervals = [one.interval() for _, one in points]
     if crowded and None not in intervals:
         low, high = ([100 * getattr(one, side) for one in intervals] for side in ("low", "high"))

@@ -80,7 +80,7 @@ class Recommendation:
             kept = f"{_share(self.keep)} of the score"
             return f"Stay at {self.cell.label}: nothing smaller keeps {kept} with confidence"
         return (
-            f"{self.cell.label}: {self.bytes} bytes per vector instead of {self.full_bytes}{self._besides}"
+            f"{self.cell.label}: {self.bytes} bytes per vector{self._disk} instead of {self.full_bytes}"
             f" keep {100 * self.retention.value:.1f} % of the score"
         )
 
@@ -98,13 +98,13 @@ class Recommendation:
             kept += " of the full score (a point estimate: nothing to resample)"
         smaller, saved = self.full_bytes / self.bytes, gigabytes(self.saved_bytes)
         return (
-            f"{where}{self.cell.label} {kept}; {self.bytes} bytes per vector instead of"
-            f" {self.full_bytes}{self._besides} ({smaller:.3g}x smaller), {saved:.4g} GB less per 100 million"
+            f"{where}{self.cell.label} {kept}; {self.bytes} bytes per vector{self._disk} instead of"
+            f" {self.full_bytes} ({smaller:.3g}x smaller), {saved:.4g} GB less per 100 million"
         )
 
     @property
-    def _besides(self) -> str:
-        return f" in memory, and {self.disk} on disk," if self.disk else ""
+    def _disk(self) -> str:
+        return f" in memory and {self.disk} on disk" if self.disk else ""
 
 
 def _bytes(cell: Cell, engine: Engine | None) -> int | None:
@@ -264,14 +264,21 @@ class Results:
         return best
 
     def pareto(
-        self, tasks: Collection[str] | None = None, lines: Collection[Line] | None = None
+        self,
+        tasks: Collection[str] | None = None,
+        lines: Collection[Line] | None = None,
+        *,
+        one_stage: bool = False,
     ) -> set[tuple[Line, Cell]]:
-        """Of the models' cells, or those of some lines, the ones that none beats with as few bytes in memory."""
+        """Of the models' cells, or those of some lines, the ones that none beats with as few bytes in memory.
+
+        ``one_stage`` leaves out those that need full vectors on disk besides.
+        """
         points = [
             (cell.bytes, -estimate.value, line, cell)
             for line in ([one for one in self.lines if one.role == "model"] if lines is None else lines)
             for cell in self.cells(line)
-            if (estimate := self.estimate(line, cell, tasks)) is not None
+            if not (one_stage and cell.rescore) and (estimate := self.estimate(line, cell, tasks)) is not None
         ]
         front, best = set(), float("inf")
         for _, negative, line, cell in sorted(points, key=lambda point: point[:2]):

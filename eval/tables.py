@@ -113,11 +113,12 @@ def score_table(result: Results, line: Line) -> Table:
     table = Table(title=escape(result.labels[line]), title_justify="left", title_style="bold")
     heading = next(iter(result.tasks)) if len(result.tasks) == 1 else f"mean of {len(result.tasks)} tasks"
     known = [cell for cell in result.cells(line) if result.estimate(line, cell) is not None]
-    front = {cell for _, cell in result.pareto(lines=[line])}
+    front = {cell for _, cell in result.pareto(lines=[line]) | result.pareto(lines=[line], one_stage=True)}
     shown = known if len(known) <= _MOST_ROWS else [cell for cell in known if cell in front or cell == known[0]]
     captions = [f"measured on {count} items"] if (count := _items(result, line, list(result.tasks))) != "-" else []
     if len(shown) < len(known):
-        captions.append(f"{len(shown)} of {len(known)} cells: nothing scores higher in as few bytes")
+        staged = " of memory, or of memory and disk" if any(cell.rescore for cell in known) else ""
+        captions.append(f"{len(shown)} of {len(known)} cells: nothing scores higher in as few bytes{staged}")
     table.caption, table.caption_justify = "; ".join(captions) or None, "left"
     coded = any(cell.comparison == "symmetric" for cell in shown)
     optional = {"on disk": any(cell.rescore for cell in shown), "queries": coded}
@@ -157,7 +158,7 @@ def code_table(result: Results, line: Line) -> Table | None:
     table = Table(title="at equal bytes, queries in float32", title_justify="left", title_style="italic")
     for column in ("bytes", "model", "score", "quantiser", "score", "model minus quantiser"):
         table.add_column(column, justify="left" if column in ("model", "quantiser") else "right")
-    pairs = [(cell, rival) for rival in rivals for cell in result.cells(rival)]
+    pairs = [(cell, one) for one in rivals for cell in result.cells(one) if result.estimate(one, cell) is not None]
     for cell, rival in sorted(pairs, key=lambda pair: (-pair[0].bytes, pair[1].method)):
         best, score = best_within(result, line, cell.bytes), result.estimate(rival, cell)
         own = result.estimate(line, best) if best else None

@@ -41,8 +41,18 @@ EncodedFormat = Literal["parquet", "npy"]  # how a folder of vectors holds them:
 EngineName = Literal["local", "ray"]  # what encodes a corpus: this process, or a Ray cluster
 
 EngineWord = Literal[
-    *("faiss", "pgvector", "qdrant", "elasticsearch", "opensearch", "milvus"),
-    *("lancedb", "vespa", "weaviate", "redis", "sqlite-vec", "usearch"),
+    "faiss",
+    "pgvector",
+    "qdrant",
+    "elasticsearch",
+    "opensearch",
+    "milvus",
+    "lancedb",
+    "vespa",
+    "weaviate",
+    "redis",
+    "sqlite-vec",
+    "usearch",
 ]
 """What holds vectors and finds near ones; ``eval/engines.toml`` says what each can store."""
 

@@ -355,7 +355,7 @@ def test_eval_writes_the_curve_into_the_card_of_a_run(run: Path, tiny_bert: Path
     card = (run / "model" / "README.md").read_text(encoding="utf-8")
     scores = pd.read_csv("out/scores.csv").set_index(["model", "dim"])["score"]
     for dim in (8, 32):
-        (row,) = [line for line in card.splitlines() if line.startswith(f"| {dim} | {4 * dim} |")]
+        (row,) = [line for line in card.splitlines() if line.startswith(f"| {4 * dim} | {dim} |")]
         expected = [f"{100 * scores[f'local/{model}', dim]:.2f}" for model in ("mine", tiny_bert.name)]
         assert [cell.split()[0] for cell in row.split("|")[3:-1:2]] == expected, "kept, % stands between"
 

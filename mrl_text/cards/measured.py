@@ -98,7 +98,7 @@ def curve_text(
         blocks += [f"**Mean of {len(results.tasks)} tasks**", _scores(results, own, controls, results.tasks)]
     for kind, tasks in results.types.items():
         blocks += [f"**{plain(kind)}** ({', '.join(map(plain, tasks))})", _scores(results, own, controls, tasks)]
-    front = {cell for _, cell in results.pareto(lines=[own])}
+    front = _front(results, own)
     if rest := [cell for cell in results.cells(own) if cell.precision != "float32" and cell not in front]:
         blocks.append(collapsed("Other precisions and comparisons", _cells(results, own, rest)))
     return "\n\n".join(filter(None, blocks))
@@ -106,16 +106,20 @@ def curve_text(
 
 def _bytes_text(results: Results, own: Line, controls: Sequence[Line]) -> str:
     """What each number of bytes can hold: the Pareto front over all sizes, precisions and comparisons."""
-    front = [cell for _, cell in results.pareto(lines=[own])]
+    front = _front(results, own)
     if len({cell.sequence for cell in results.cells(own)}) < 2:
         return ""
     base = next((one for one in controls if one.method == "truncation"), None)
     whole = results.full(base) if base is not None else None
     against = results.estimate(*whole) if whole is not None else None
-    said = "**Quality per byte**: nothing else measured scores higher in as few bytes of memory."
+    said = "**Quality per byte**: nothing else measured scores higher in as few bytes of memory, or of memory and disk."
     if whole is not None and against is not None:
         said += f" The untrained base has {_words(against)} in {whole[1].bytes:,} bytes."
     return f"{said}\n\n{_cells(results, own, front)}"
+
+
+def _front(results: Results, own: Line) -> list[Cell]:
+    return [cell for _, cell in results.pareto(lines=[own]) | results.pareto(lines=[own], one_stage=True)]
 
 
 def _cells(results: Results, own: Line, cells: Sequence[Cell]) -> str:

@@ -242,17 +242,19 @@ def test_a_card_leads_with_what_so_many_bytes_hold(tmp_path: Path) -> None:
     text = curve_text(results, MODEL, [BASE])
     base = results.estimate(BASE, Cell(64))
     assert base is not None
-    assert re.search(r"as few bytes of memory. The untrained base has 50.00 \[[\d., ]+\] in 256 bytes.", text)
+    assert re.search(
+        r"as few bytes of memory, or of memory and disk. The untrained base has 50.00 \[[\d., ]+\] in 256 bytes.", text
+    )
     front, *_, others = [table for table in re.split(r"\n\n", text) if table.startswith("| bytes")]
     kinds = [[*row[:4], row[4].split()[0]] for row in rows(front)]
     assert kinds == [
         ["bytes", "on disk", "size", "precision", "score"],
         ["256", "", "64", "float32", "60.00"],
         ["16", "", "64", "int2", "58.20"],
+        ["8", "", "64", "binary", "42.00"],
         ["8", "256", "64", "binary", "54.00"],
     ]
     assert [row[:4] for row in rows(others)] == [
         ["bytes", "size", "precision", "queries"],
-        ["8", "64", "binary", "float32"],
         ["8", "64", "binary", "coded"],
     ]
