@@ -54,13 +54,18 @@ class Recommendation:
         """Bytes saved per vector."""
         return self.full.bytes - self.cell.bytes
 
+    @property
+    def _bytes(self) -> str:
+        on_disk = f" in memory (and {self.full.bytes} on disk)" if self.cell.rescore else ""
+        return f"{self.cell.bytes} bytes{on_disk}"
+
     def headline(self) -> str:
         """In a few words: size, precision, bytes, retention."""
         if self.cell == self.full:
             kept = f"{_share(self.keep)} of the score"
             return f"Stay at {self.cell.label}: nothing smaller keeps {kept} with confidence"
         return (
-            f"{self.cell.label}: {self.cell.bytes} bytes per vector instead of {self.full.bytes}"
+            f"{self.cell.label}: {self._bytes} per vector instead of {self.full.bytes}"
             f" keep {100 * self.retention.value:.1f} % of the score"
         )
 
@@ -78,7 +83,7 @@ class Recommendation:
             kept += " of the full score (a point estimate: nothing to resample)"
         smaller, saved = self.full.bytes / self.cell.bytes, gigabytes(self.saved_bytes)
         return (
-            f"{where}{self.cell.label} {kept}; {self.cell.bytes} bytes per vector instead of"
+            f"{where}{self.cell.label} {kept}; {self._bytes} per vector instead of"
             f" {self.full.bytes} ({smaller:.3g}x smaller), {saved:.4g} GB less per 100 million"
         )
 
