@@ -36,6 +36,7 @@ from mrl_text.search.faiss.store import FaissStore
 from mrl_text.search.measure import measure, threads
 from mrl_text.search.sample_queries import Judged, recall
 from mrl_text.search.tune import tune
+from mrl_text.truncation import usable
 
 _BEFORE: dict[str, Any] = {"dims": [128], "kinds": ["flat", "ivf"], "precisions": ["int4"]}
 
@@ -84,9 +85,13 @@ class Data:
     def read(cls, folder: Path, rows: int | None) -> Data:
         """The vectors, or the first of them, and the queries that have an answer among them."""
         vectors = np.load(folder / "vectors.npy", mmap_mode="r")[:rows]
+        good = np.concatenate([usable(vectors[row : row + 65_536]) for row in range(0, len(vectors), 65_536)])
+        if not good.all():
+            print(f"{(~good).sum()} vectors are zero, and left out")
+            vectors = vectors[good]
         queries = np.load(folder / "queries.npy").astype(np.float32)
         ids = json.loads((folder / "ids.json").read_text())
-        corpus = ids["corpus"][:rows]
+        corpus = [name for name, kept in zip(ids["corpus"][:rows], good, strict=True) if kept]
         there = set(corpus)
         qrels = {
             query: {name: grade for name, grade in found.items() if name in there}
