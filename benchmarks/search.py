@@ -33,12 +33,13 @@ from search_rivals import K, Rival, missing, pinned, rivals
 from mrl_text.choices import Code
 from mrl_text.search import AdaptiveIndex, SearchPlan
 from mrl_text.search.faiss.store import FaissStore
-from mrl_text.search.measure import measure, threads
+from mrl_text.search.measure import Tuning, measure, threads
+from mrl_text.search.measure import seconds as spent
 from mrl_text.search.sample_queries import Judged, recall
 from mrl_text.search.tune import tune
 from mrl_text.truncation import usable
 
-_BEFORE: dict[str, Any] = {"dims": [128], "kinds": ["flat", "ivf"], "precisions": ["int4"]}
+_BEFORE = 128  # numbers in int4
 
 
 def main() -> None:
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--precisions", default="int4,int2,int1,RaBitQfs", help="of shortlists to tune over")
     parser.add_argument("--keep", type=float, default=0.995, help="share of the exact nDCG@10 to tune for")
     parser.add_argument("--minutes", type=float, default=6, help="of tuning, after which no further graph is built")
+    parser.add_argument("--max-ram", type=float, help="millions of bytes that the shortlist may take")
     parser.add_argument("--plan", type=json.loads, help="JSON of a plan (as in --json) to measure instead of tuning")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--others", help="words of the names of rivals to compare, comma-separated; default: all")
@@ -197,16 +199,22 @@ def _adaptive(index: AdaptiveIndex, tuned_on: Data, arguments: argparse.Namespac
     else:
         dims = [int(dim) for dim in arguments.dims.split(",")]
         precisions: list[Code] = arguments.precisions.split(",")
-        _tune(index, tuned_on, arguments, dims=dims, precisions=precisions)
+        most = int(1e6 * arguments.max_ram) if arguments.max_ram else None
+        _tune(index, tuned_on, arguments, dims=dims, precisions=precisions, max_ram=most)
     seconds, chosen = time.perf_counter() - started, index.plan
     assert chosen is not None
     for plan in _around(chosen):
         yield rival(plan, "")
     started = time.perf_counter()
-    _tune(index, tuned_on, arguments, **_BEFORE)
-    seconds, before = time.perf_counter() - started, index.plan
-    assert before is not None
-    yield rival(before, "before: ")
+    tuned = _tune(index, tuned_on, arguments, dims=[_BEFORE], kinds=["flat", "ivf"], precisions=["int4"])
+    small = [one for one in tuned.trials if one.plan.dim == _BEFORE and one.retention and one.timing]
+    held = [one for one in small if min(one.retention or [0]) >= arguments.keep]
+    if held:
+        index.set_plan(min(held, key=spent).plan)
+        seconds = time.perf_counter() - started
+        yield rival(index.plan or chosen, "before: ")
+    else:
+        print(f"before: no plan of {_BEFORE} numbers in int4 keeps as much on both halves")
     index.set_plan(chosen)
 
 
@@ -214,7 +222,7 @@ def _effort(plan: SearchPlan) -> str:
     return "" if plan.kind == "flat" else f", effort {plan.effort}"
 
 
-def _tune(index: AdaptiveIndex, data: Data, arguments: argparse.Namespace, **options: Any) -> None:
+def _tune(index: AdaptiveIndex, data: Data, arguments: argparse.Namespace, **options: Any) -> Tuning:
     started = time.perf_counter()
     options |= {"keep": arguments.keep, "minutes": arguments.minutes, "progress": True}
     tuned = tune(FaissStore(index), data.queries, data.judged, **options)
@@ -223,6 +231,7 @@ def _tune(index: AdaptiveIndex, data: Data, arguments: argparse.Namespace, **opt
         f" {tuned.chosen.plan.label}{_effort(tuned.chosen.plan)}; {tuned.refused} cheaper ones refused"
         f"{'' if tuned.confirmed else '; NOT CONFIRMED on the other half'}"
     )
+    return tuned
 
 
 def _around(plan: SearchPlan) -> list[SearchPlan]:
