@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 from mteb.types import PromptType
 
+from mrl_text.codes import Codec, FewBits
 from mrl_text.embedding_cache import EmbeddingCache
-from mrl_text.truncation import dequantize, quantize, truncate
+from mrl_text.truncation import Precision, dequantize, quantize, truncate, usable
 
 from .grid import Variant
 
@@ -35,7 +37,7 @@ _MEASURES = ("cosine", "dot", "euclidean", "manhattan", "max")  # in mteb's name
 class Corpus:
     """What is measured on the side of a task that an index would hold.
 
-    PCA and the ranges of int8 are fitted here: on documents where a task has them, on the training texts of a
+    PCA, codecs and the ranges of int8 are fitted here: on documents where a task has them, on the training texts of a
     classification task, else on all texts of the task. No label is used.
     ``blocks`` returns that side at full width, in blocks of float32 (n, width), ``pca_blocks`` what PCA is fitted on
     instead.
@@ -46,6 +48,7 @@ class Corpus:
         self._pca_blocks = pca_blocks or blocks
         self._pca: tuple[np.ndarray, np.ndarray] | None = None
         self._ranges: dict[tuple[str, int | None, int], np.ndarray] = {}
+        self._codecs: dict[tuple[str, int | None], Codec] = {}
 
     def pca(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean (width,) and components (width, width) in columns, largest variance first."""
@@ -69,40 +72,77 @@ class Corpus:
             self._ranges[key] = np.stack([np.min(low, axis=0), np.max(high, axis=0)])
         return self._ranges[key]
 
-    def known_ranges(self, variant: Variant) -> np.ndarray | None:
-        """The ranges of a variant, if they were needed."""
-        return self._ranges.get((variant.line.method, variant.seed, variant.cell.dim))
+    def codec(self, variant: Variant, turned: Callable[[np.ndarray], np.ndarray]) -> Codec:
+        """The codec of vectors that ``turned`` makes of those of full width."""
+        key = variant.line.method, variant.seed
+        if key not in self._codecs:
+            count, squares = 0, np.zeros(1)
+            for block in self._blocks():
+                vectors = turned(block)
+                vectors = vectors[usable(vectors)]
+                if len(vectors):  # the same as of all vectors at once, which may not fit into memory
+                    squares = squares + len(vectors) * np.square(Codec.fit(vectors).scales, dtype=np.float64)
+                    count += len(vectors)
+                width = block.shape[1]
+            self._codecs[key] = Codec(np.sqrt(squares / count).astype(np.float32)) if count else Codec.plain(width)
+        return self._codecs[key]
+
+    def measured(self, variant: Variant) -> np.ndarray | None:
+        """The scales (width,) of a variant's codec, or else its ranges (2, dim), where they were needed."""
+        if variant.cell.few_bits is None:
+            return self._ranges.get((variant.line.method, variant.seed, variant.cell.dim))
+        codec = self._codecs.get((variant.line.method, variant.seed))
+        return codec.scales if codec else None
 
 
 @dataclass(frozen=True)
 class Reduction:
     """Cuts vectors to a variant's size and passes them through its precision.
 
-    With ``normalize``, for models that compare by cosine, cut vectors have unit length. ``corpus`` is called when PCA
-    or ranges are needed.
+    With ``normalize``, for models that compare by cosine, cut vectors have unit length. ``corpus`` is called when PCA,
+    a codec or ranges are needed. A codec keeps directions only: with one all vectors have unit length, whatever the
+    model compares by.
     """
 
     variant: Variant
     normalize: bool
     corpus: Callable[[], Corpus]
 
-    def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """float32 (n, width) to float32 (n, dim), as an index of this variant would compare them."""
-        cut, precision = self._cut(vectors), self.variant.cell.precision
-        if precision == "float32" or not len(cut):
-            return cut
-        ranges = self.corpus().ranges(self.variant, self._cut) if precision in ("int8", "uint8") else None
-        return dequantize(quantize(cut, precision, ranges=ranges), precision, self.variant.cell.dim, ranges=ranges)
+    def __call__(self, vectors: np.ndarray, *, queries: bool = False) -> np.ndarray:
+        """float32 (n, width) to float32 (n, dim), as an index of this variant would compare them.
 
-    def _cut(self, vectors: np.ndarray) -> np.ndarray:
-        dim, line = self.variant.cell.dim, self.variant.line
+        ``queries`` says that these are queries, which are coded in symmetric comparisons alone.
+        """
+        cell = self.variant.cell
+        precision = "float32" if queries and cell.comparison == "asymmetric" else cell.precision
+        if precision == "float32" or not len(vectors):
+            return self._cut(vectors, cell.dim)
+        if cell.few_bits is not None:
+            return self._decoded(vectors, cell.few_bits)
+        cut, stored_in = functools.partial(self._cut, dim=cell.dim), cast(Precision, precision)
+        ranges = self.corpus().ranges(self.variant, cut) if precision == "int8" else None
+        return dequantize(quantize(cut(vectors), stored_in, ranges=ranges), stored_in, cell.dim, ranges=ranges)
+
+    def _decoded(self, vectors: np.ndarray, precision: FewBits) -> np.ndarray:
+        """What the codes of vectors stand for; a vector that is zero has none and stays zero."""
+        dim, width = self.variant.cell.dim, vectors.shape[1]
+        turned = functools.partial(self._cut, dim=width)
+        # signs need no scales
+        codec = Codec.plain(width) if precision == "binary" else self.corpus().codec(self.variant, turned)
+        whole, found = turned(vectors), np.zeros((len(vectors), dim), np.float32)
+        known = usable(whole)
+        found[known] = codec.decode(codec.encode(whole[known], dim, precision), dim, precision)
+        return found
+
+    def _cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
+        line = self.variant.line
         if line.method == "pca":
             mean, components = self.corpus().pca()
             vectors = (vectors - mean) @ components[:, :dim]
         elif line.method == "random":
             chosen = np.random.default_rng(self.variant.seed).permutation(vectors.shape[1])[:dim]
             vectors = vectors[:, chosen]
-        return truncate(vectors, dim, normalize=self.normalize)
+        return truncate(vectors, dim, normalize=self.normalize or self.variant.cell.few_bits is not None)
 
 
 class Call(NamedTuple):
@@ -153,14 +193,21 @@ class CellEncoder(AbsEncoder):
         self.calls.append(call)
         vectors = self.cache.embed(call.texts, prompt=prompt, role=role)
         normalize = self.cache.model.similarity_fn_name == "cosine"
-        return Reduction(self.variant, normalize, lambda: self._corpus(hf_subset))(vectors)
+        reduction = Reduction(self.variant, normalize, lambda: self._corpus(hf_subset))
+        return reduction(vectors, queries=prompt_type is PromptType.query)
+
+    @property
+    def by_hamming(self) -> bool:
+        """Whether all vectors are bits: queries are coded, too, or the task has none."""
+        queries = any(call.role == PromptType.query.value for call in self.calls)
+        return self.variant.by_hamming or (self.variant.cell.precision == "binary" and not queries)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Similarities (n, m) by the model's own measure; mteb knows cosine and dot product only.
 
         Binary vectors are compared by Hamming distance, in whole numbers: 1 - 2 * distance / dim.
         """
-        if self.variant.by_hamming:
+        if self.by_hamming:
             return _signs(embeddings1) @ _signs(embeddings2).T / self.variant.cell.dim
         if self._is_distance:
             return self.cache.model.similarity(embeddings1, embeddings2)
@@ -168,7 +215,7 @@ class CellEncoder(AbsEncoder):
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Similarities (n,) of pairs by the model's own measure; of binary vectors as for :meth:`similarity`."""
-        if self.variant.by_hamming:
+        if self.by_hamming:
             return (_signs(embeddings1) * _signs(embeddings2)).sum(dim=1) / self.variant.cell.dim
         if self._is_distance:
             return self.cache.model.similarity_pairwise(embeddings1, embeddings2)

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mrl_text.choices import Dtype
+from mrl_text.codes import FEW_BITS, FewBits
 from mrl_text.layers import check_layers, peek_layers
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import PRECISIONS, Precision, bytes_per_vector, check_dims, halves
 
+from .given_vectors import VectorSource
+
 logger = logging.getLogger(__name__)
 
-Method = Literal["truncation", "pca", "random"]
+Method = Literal["truncation", "pca", "random", "pq", "rabitq"]
 Control = Literal["base", "pca", "random"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
-EVALUATED_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "binary")
+EVALUATED_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", *FEW_BITS)
 RANDOM_SEEDS = (0, 1, 2)
 _OF_THE_LINE = ("dtype", "num_layers")  # in the folder name of the line already
 
-_METHOD_LABELS = {"truncation": "", "pca": "PCA", "random": "random dimensions"}
-
+_METHOD_LABELS = {
+    "truncation": "",
+    "pca": "PCA",
+    "random": "random dimensions",
+    "pq": "FAISS PQ",
+    "rabitq": "FAISS RaBitQ",
+}
+_FACTORY_WORD = re.compile(r"(PQ|RaBitQ)(\d*)")
 
 Comparison = Literal["asymmetric", "symmetric"]
 COMPARISONS: tuple[Comparison, ...] = get_args(Comparison)
@@ -35,7 +45,8 @@ class Cell:
 
     Args:
         dim: numbers kept.
-        precision: what each is stored in.
+        precision: what each is stored in; in controls the word of FAISS's index factory: ``PQ32`` is 32 bytes,
+            ``RaBitQ4`` is 4 bits a number and what FAISS keeps besides.
         comparison: ``asymmetric`` leaves queries in float32; ``symmetric`` codes them as documents are coded. Stored
             floats have one comparison only, ``asymmetric``.
         rescore: candidates, in multiples of the results asked for, that are put in order again by full width in
@@ -43,19 +54,44 @@ class Cell:
     """
 
     dim: int
-    precision: Precision = "float32"
+    precision: str = "float32"
     comparison: Comparison = "asymmetric"
     rescore: int = 0
 
     @property
     def bytes(self) -> int:
         """Bytes that one stored vector takes in memory; two stages need the full vector on disk besides."""
-        return bytes_per_vector(self.dim, self.precision)
+        if self.precision in PRECISIONS:
+            return bytes_per_vector(self.dim, self.precision)
+        word = _FACTORY_WORD.fullmatch(self.precision)
+        if word is None:
+            raise ValueError(f"precision {self.precision!r} is unknown: FAISS's words are PQ32, RaBitQ, RaBitQ4")
+        number = int(word[2] or 1)
+        return number if word[1] == "PQ" else -(-self.dim * number // 8) + (8 if number == 1 else 20)
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Sorts cells from the largest size down, and those of a size by precision."""
-        return -self.dim, PRECISIONS.index(self.precision)
+    def label(self) -> str:
+        """Size, precision and, where they are not the usual ones, comparison and stages, in words."""
+        symmetric = ", symmetric" if self.comparison == "symmetric" else ""
+        return f"{self.dim} x {self.precision}{symmetric}" + (f", rescored {self.rescore}x" if self.rescore else "")
+
+    @property
+    def place(self) -> tuple[int, int, str, str, int]:
+        """Sorts cells from the largest size down, those of a size by bits, then by comparison and stages."""
+        return -self.dim, -self.bytes, self.precision, self.comparison, self.rescore
+
+    @property
+    def sequence(self) -> tuple[str, str, int]:
+        """What cells of different size have in common that are tried one after the other."""
+        return self.precision, self.comparison, self.rescore
+
+    @property
+    def few_bits(self) -> FewBits | None:
+        """The precision, where a fitted codec makes the codes: in int8 and binary sentence-transformers' own codes are
+        compared with each other.
+        """
+        own = self.comparison == "symmetric" and self.precision in ("int8", "binary")
+        return None if own else next((bits for bits in FEW_BITS if bits == self.precision), None)
 
 
 @dataclass(frozen=True)
@@ -112,7 +148,7 @@ class Variant:
         """What distinguishes the result from others of the same model, as mteb's ``experiment_kwargs``.
 
         mteb files results under it; without the size in it every size would read the first size's scores.
-        ``output_dtypes`` is mteb's own word for the precision of stored vectors.
+        ``output_dtypes`` is mteb's own word for the precision of stored vectors, of queries and documents alike.
         """
         kwargs: dict[str, str | int] = {"embed_dim": self.cell.dim}
         if self.line.dtype != "float32":
@@ -121,6 +157,10 @@ class Variant:
             kwargs["num_layers"] = self.line.layers
         if self.cell.precision != "float32":
             kwargs["output_dtypes"] = self.cell.precision
+        if self.cell.comparison == "asymmetric" and not self.cell.precision.startswith("float"):
+            kwargs["comparison"] = self.cell.comparison
+        if self.cell.rescore:
+            kwargs["rescore"] = self.cell.rescore
         if self.line.method != "truncation":
             kwargs["reduction"] = self.line.method if self.seed is None else f"{self.line.method}-{self.seed}"
         return kwargs
@@ -128,12 +168,12 @@ class Variant:
     @property
     def fitted(self) -> bool:
         """Whether something is measured on a corpus to make it."""
-        return self.line.method == "pca" or self.cell.precision in ("int8", "uint8")
+        return self.line.method == "pca" or self.cell.precision in ("int8", "int4", "int2")
 
     @property
     def by_hamming(self) -> bool:
-        """Whether vectors are bits, compared by how many of them differ."""
-        return self.cell.precision in ("binary", "ubinary")
+        """Whether queries are bits, too, and compared by how many of them differ."""
+        return self.cell.precision == "binary" and self.cell.comparison == "symmetric"
 
     @property
     def slug(self) -> str:
@@ -152,10 +192,11 @@ class SweepPlan:
 
 
 def plan_lines(
-    models: Sequence[str],
+    models: Sequence[str | ModelSource],
     *,
     dims: Sequence[int] | None = None,
     precisions: Sequence[Precision] = EVALUATED_PRECISIONS,
+    comparisons: Sequence[Comparison] = ("asymmetric",),
     controls: Sequence[Control] = CONTROLS,
     dtype: Dtype = "float32",
     layers: Sequence[int] | None = None,
@@ -163,18 +204,19 @@ def plan_lines(
 ) -> list[SweepPlan]:
     """Resolve models into lines, each model followed by its controls; models that appear twice are planned once.
 
-    A model is planned at every size and precision, and always at full width in float32, since retention is measured
-    against that. Controls are planned in float32. With ``layers`` the same model follows at each depth below its own,
-    with its base cut to the same depth. Code that comes with a model or its base runs only where it is trusted.
+    A model is planned at every size, precision and comparison (:func:`plan_cells`), and always at full width in
+    float32, since retention is measured against that. Controls are planned in float32. With ``layers`` the same model
+    follows at each depth below its own, with its base cut to the same depth. Code that comes with a model or its base
+    runs only where it is trusted.
 
     Raises:
         FileNotFoundError: no such model.
-        ValueError: no model, an unknown precision or control, or sizes or depths no model has.
+        ValueError: no model, an unknown precision, comparison or control, or sizes or depths no model has.
     """
     if not models:
         raise ValueError("no model given")
     depths = sorted({check_layers(number, None) for number in layers or ()}, reverse=True)
-    precisions = [check_choice("precision", precision, Precision) for precision in precisions]
+    plan_cells((), precisions, comparisons)  # so that a mistake is named before models are looked for
     controls = [check_choice("control", control, Control) for control in controls]
     plans: list[SweepPlan] = []
 
@@ -185,15 +227,14 @@ def plan_lines(
         method: Method = "truncation",
         depth: int | None = None,
     ) -> None:
-        stored: Sequence[Precision] = precisions if role == "model" else ("float32",)
-        cells = {Cell(dim, precision) for dim in sizes for precision in stored}
+        cells = set(plan_cells(sizes, precisions, comparisons) if role == "model" else map(Cell, sizes))
         if method == "truncation":
             cells.add(Cell(sizes[-1]))
         line = Line(source.name, source.revision, role, method, dtype, depth)
         plans.append(SweepPlan(line, source, sizes, tuple(sorted(cells, key=lambda cell: cell.place))))
 
     for name in models:
-        source = find_model(name, trust_remote_code=trust_remote_code)
+        source = name if isinstance(name, ModelSource) else find_model(name, trust_remote_code=trust_remote_code)
         own = _sizes(source, dims)
         add(source, own, "model")
         base = _base(source) if "base" in controls else None
@@ -218,6 +259,28 @@ def plan_lines(
             unique.pop(key, None)  # a base that is a model itself stands before its own controls, not among another's
             unique[key] = plan
     return list(unique.values())
+
+
+def plan_cells(
+    dims: Iterable[int],
+    precisions: Sequence[Precision] = EVALUATED_PRECISIONS,
+    comparisons: Sequence[Comparison] = ("asymmetric",),
+) -> list[Cell]:
+    """The grid: every size in every precision, and each of them in every comparison it has.
+
+    Raises:
+        ValueError: an unknown precision or comparison, or ``symmetric`` alone where nothing is coded.
+    """
+    for precision in precisions:
+        check_choice("precision", precision, EVALUATED_PRECISIONS)
+    for comparison in comparisons:
+        check_choice("comparison", comparison, Comparison)
+    coded = [precision for precision in precisions if precision in FEW_BITS]
+    if "symmetric" in comparisons and not coded:
+        given = ", ".join(precisions)
+        raise ValueError(f"symmetric compares codes with codes, and of {given} none is coded: leave comparisons out")
+    kinds = [(one, kind) for one in precisions for kind in (comparisons if one in coded else ("asymmetric",))]
+    return [Cell(dim, precision, comparison) for dim in dims for precision, comparison in kinds]
 
 
 def _base(source: ModelSource) -> ModelSource | None:
@@ -245,7 +308,8 @@ def _depths(source: ModelSource, depths: Sequence[int]) -> list[int]:
 
 def _sizes(source: ModelSource, dims: Sequence[int] | None) -> tuple[int, ...]:
     wanted = check_dims(dims) if dims else source.matryoshka_dims
-    if (width := peek_width(source)) is None:
+    width = source.width if isinstance(source, VectorSource) else peek_width(source)
+    if width is None:
         from mrl_text.loading import full_width  # with the weights, which most plans do without
 
         width = full_width(source)

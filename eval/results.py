@@ -9,19 +9,24 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from .grid import Cell, Line, Variant
+from .grid import Cell, Comparison, Line, Variant
 from .items import Items, read_items
 from .statistics import Estimate, Interval, Units, bootstrap, mean_estimate
+
+if TYPE_CHECKING:
+    from .engines import Engine
 
 TABLE = "scores"
 """Name of the table's files, without suffix."""
 
 LINE_COLUMNS = ["model", "revision", "role", "method", "dtype", "layers"]
-KEY_COLUMNS = [*LINE_COLUMNS, "task", "split", "subset", "dim", "precision", "seed"]
+CELL_COLUMNS = ["dim", "precision", "comparison", "rescore"]
+KEY_COLUMNS = [*LINE_COLUMNS, "task", "split", "subset", *CELL_COLUMNS, "seed"]
 _TABLE_NAMES = {"low": "ci_low", "high": "ci_high"}
 _KEPT = ("retention_low", "retention_high")
 
@@ -36,6 +41,23 @@ class Recommendation:
     retention: Estimate
     full: Cell
     """What is kept from and compared with: full width in float32."""
+    engine: Engine | None = None
+    """Whose bytes count; None counts those of the numbers alone."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in memory per vector, with what the engine adds."""
+        return _bytes(self.cell, self.engine) or 0
+
+    @property
+    def full_bytes(self) -> int:
+        """The same of full width in float32."""
+        return _bytes(self.full, self.engine) or 0
+
+    @property
+    def disk(self) -> int:
+        """Bytes on disk per vector that a second stage needs besides."""
+        return self.full.bytes if self.cell.rescore else 0
 
     @property
     def sureness(self) -> float | None:
@@ -43,17 +65,22 @@ class Recommendation:
         return self.retention.sureness(self.keep)
 
     @property
+    def cost(self) -> tuple[int, int, float]:
+        """Orders choices: fewer bytes in memory, then one stage before two, then what keeps more."""
+        return self.bytes, self.cell.rescore, -self.retention.value
+
+    @property
     def saved_bytes(self) -> int:
         """Bytes saved per vector."""
-        return self.full.bytes - self.cell.bytes
+        return self.full_bytes - self.bytes
 
     def headline(self) -> str:
         """In a few words: size, precision, bytes, retention."""
         if self.cell == self.full:
             kept = f"{_share(self.keep)} of the score"
-            return f"Stay at {_cell_words(self.cell)}: nothing smaller keeps {kept} with confidence"
+            return f"Stay at {self.cell.label}: nothing smaller keeps {kept} with confidence"
         return (
-            f"{_cell_words(self.cell)}: {self.cell.bytes} bytes per vector instead of {self.full.bytes}"
+            f"{self.cell.label}: {self.bytes} bytes per vector instead of {self.full_bytes}{self._besides}"
             f" keep {100 * self.retention.value:.1f} % of the score"
         )
 
@@ -63,17 +90,25 @@ class Recommendation:
         where = f"{scope}: " if scope else ""
         kept = f"keeps {100 * self.retention.value:.2f} %"
         if self.cell == self.full:
-            return f"{where}nothing smaller than {_cell_words(self.cell)} keeps {_share(self.keep)} with confidence"
+            return f"{where}nothing smaller than {self.cell.label} keeps {_share(self.keep)} with confidence"
         if interval is not None and sureness is not None:
             kept += f" [{100 * interval.low:.2f}, {100 * interval.high:.2f}] of the full score"
             kept += f" (at least {_share(self.keep)}: {_percent(sureness)} sure)"
         else:
             kept += " of the full score (a point estimate: nothing to resample)"
-        smaller, saved = self.full.bytes / self.cell.bytes, gigabytes(self.saved_bytes)
+        smaller, saved = self.full_bytes / self.bytes, gigabytes(self.saved_bytes)
         return (
-            f"{where}{_cell_words(self.cell)} {kept}; {self.cell.bytes} bytes per vector instead of"
-            f" {self.full.bytes} ({smaller:.3g}x smaller), {saved:.4g} GB less per 100 million"
+            f"{where}{self.cell.label} {kept}; {self.bytes} bytes per vector instead of"
+            f" {self.full_bytes}{self._besides} ({smaller:.3g}x smaller), {saved:.4g} GB less per 100 million"
         )
+
+    @property
+    def _besides(self) -> str:
+        return f" in memory, and {self.disk} on disk," if self.disk else ""
+
+
+def _bytes(cell: Cell, engine: Engine | None) -> int | None:
+    return cell.bytes if engine is None else engine.bytes(cell)
 
 
 class Results:
@@ -85,7 +120,7 @@ class Results:
     """
 
     def __init__(self, scores: pd.DataFrame, folders: Sequence[Path]) -> None:
-        self.scores = with_layers(scores).astype({"seed": "Int64"})
+        self.scores = with_new_columns(scores).astype({"seed": "Int64"})
         self.folders = [Path(folder) for folder in folders]
         self._estimates: dict[str, dict[tuple[Line, Cell], Estimate]] = {}
         self._part_estimates: dict[str, dict[tuple[Variant, str, str], Estimate]] = {}
@@ -134,9 +169,18 @@ class Results:
         known = [estimate for estimate in found if estimate is not None]
         return mean_estimate(known) if known and len(known) == len(found) else None
 
-    def curve(self, line: Line, precision: str = "float32", tasks: Collection[str] | None = None) -> dict[int, float]:
-        """Size -> mean score over tasks at one precision."""
-        found = {cell.dim: self.estimate(line, cell, tasks) for cell in self.cells(line) if cell.precision == precision}
+    def curve(
+        self,
+        line: Line,
+        precision: str = "float32",
+        tasks: Collection[str] | None = None,
+        *,
+        comparison: Comparison = "asymmetric",
+        rescore: int = 0,
+    ) -> dict[int, float]:
+        """Size -> mean score over tasks at one precision, in one comparison."""
+        chosen = [cell for cell in self.cells(line) if cell.sequence == (precision, comparison, rescore)]
+        found = {cell.dim: self.estimate(line, cell, tasks) for cell in chosen}
         return {dim: estimate.value for dim, estimate in found.items() if estimate is not None}
 
     def full(self, line: Line) -> tuple[Line, Cell] | None:
@@ -150,6 +194,11 @@ class Results:
             if cell.precision == "float32"
         ]
         return max(whole, key=lambda pair: pair[1].dim, default=None)
+
+    def disk(self, line: Line, cell: Cell) -> int:
+        """Bytes on disk per vector that a second stage needs beside those in memory: full width in float32."""
+        whole = self.full(line)
+        return whole[1].bytes if cell.rescore and whole else 0
 
     def depths(self, line: Line) -> list[Line]:
         """The same line with all its layers and with fewer, deepest first; empty where only one depth is known."""
@@ -178,13 +227,17 @@ class Results:
             raise ValueError(f"{task} has no per-item scores that both share")
         return interval
 
-    def recommend(self, line: Line, keep: float, tasks: Collection[str] | None = None) -> Recommendation | None:
+    def recommend(
+        self, line: Line, keep: float, tasks: Collection[str] | None = None, engine: Engine | None = None
+    ) -> Recommendation | None:
         """The smallest vectors whose retention's lower bound clears ``keep``.
 
-        Sizes are tried from full width down, one precision after the other, and a precision is left at the first
-        size that fails: this fixed sequence keeps the error rate of a single test within a precision, and a small
-        size that clears the bar by luck below one that does not is not chosen. Without an interval the point
-        estimate decides. A line with fewer layers is held against all layers at full width, too.
+        The smallest is that of the fewest bytes in memory. Sizes are tried from full width down, one precision and
+        comparison after the other, and each is left at the first size that fails: this fixed sequence keeps the error
+        rate of a single test within it, and a small size that clears the bar by luck below one that does not is not
+        chosen. Without an interval the point
+        estimate decides. A line with fewer layers is held against all layers at full width, too. With an engine, only
+        what it stores and compares is tried, and bytes are those that it takes.
 
         Returns:
             None where full width was not measured or its score is not positive, and for a line with fewer layers none
@@ -198,24 +251,25 @@ class Results:
         reference = self.full(line)
         if reference is None or (whole := self.retention(*reference, tasks)) is None:
             return None
-        best = Recommendation(line, reference[1], keep, whole, reference[1]) if line.layers is None else None
-        cells = self.cells(line)
-        for precision in dict.fromkeys(cell.precision for cell in cells):
-            for cell in sorted((one for one in cells if one.precision == precision), reverse=True):
+        best = Recommendation(line, reference[1], keep, whole, reference[1], engine) if line.layers is None else None
+        cells = [cell for cell in self.cells(line) if _bytes(cell, engine) is not None]
+        for sequence in dict.fromkeys(cell.sequence for cell in cells):
+            for cell in sorted((one for one in cells if one.sequence == sequence), reverse=True):
                 retention = self.retention(line, cell, tasks)
                 interval = retention.interval() if retention else None
                 if retention is None or (interval.low if interval else retention.value) < keep:
                     break
-                if best is None or cell.bytes < best.cell.bytes:
-                    best = Recommendation(line, cell, keep, retention, reference[1])
+                found = Recommendation(line, cell, keep, retention, reference[1], engine)
+                best = found if best is None else min(best, found, key=lambda one: one.cost)
         return best
 
-    def pareto(self, tasks: Collection[str] | None = None) -> set[tuple[Line, Cell]]:
-        """Of the models' cells, those that no other beats in score with as few bytes."""
+    def pareto(
+        self, tasks: Collection[str] | None = None, lines: Collection[Line] | None = None
+    ) -> set[tuple[Line, Cell]]:
+        """Of the models' cells, or those of some lines, the ones that none beats with as few bytes in memory."""
         points = [
             (cell.bytes, -estimate.value, line, cell)
-            for line in self.lines
-            if line.role == "model"
+            for line in ([one for one in self.lines if one.role == "model"] if lines is None else lines)
             for cell in self.cells(line)
             if (estimate := self.estimate(line, cell, tasks)) is not None
         ]
@@ -242,10 +296,10 @@ class Results:
 
     @cached_property
     def _cells(self) -> dict[Line, list[Cell]]:
-        rows = self.scores[[*LINE_COLUMNS, "dim", "precision"]].drop_duplicates()
+        rows = self.scores[[*LINE_COLUMNS, *CELL_COLUMNS]].drop_duplicates()
         cells: dict[Line, list[Cell]] = defaultdict(list)
-        for *line, dim, precision in rows.itertuples(index=False, name=None):
-            cells[_line(line)].append(Cell(int(dim), precision))
+        for row in rows.to_dict("records"):
+            cells[_line(row[column] for column in LINE_COLUMNS)].append(_cell(row))
         for own in cells.values():
             own.sort(key=lambda cell: cell.place)
         return dict(cells)
@@ -293,9 +347,15 @@ class Results:
         return next((read_items(file) for file in files if file.is_file()), [])
 
 
-def with_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the column ``layers`` (Int64, missing for all layers), which older versions did not write."""
-    return (table if "layers" in table else table.assign(layers=None)).astype({"layers": "Int64"})
+def with_new_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the columns that older versions did not write.
+
+    They had all layers (``layers`` is missing), one stage, and coded queries as they coded documents.
+    """
+    floats = table["precision"].str.startswith("float") if "precision" in table else False
+    older = {"layers": None, "comparison": np.where(floats, "asymmetric", "symmetric"), "rescore": 0}
+    lacking = {name: value for name, value in older.items() if name not in table}
+    return table.assign(**lacking).astype({"layers": "Int64", "rescore": "int64"})
 
 
 def _line(row: Iterable[Any]) -> Line:
@@ -304,8 +364,12 @@ def _line(row: Iterable[Any]) -> Line:
 
 
 def _variant(row: Any) -> Variant:
-    line, cell = _line(row[column] for column in LINE_COLUMNS), Cell(int(row["dim"]), row["precision"])
-    return Variant(line, cell, None if pd.isna(row["seed"]) else int(row["seed"]))
+    line = _line(row[column] for column in LINE_COLUMNS)
+    return Variant(line, _cell(row), None if pd.isna(row["seed"]) else int(row["seed"]))
+
+
+def _cell(row: Any) -> Cell:
+    return Cell(int(row["dim"]), row["precision"], row["comparison"], int(row["rescore"]))
 
 
 def _digest(units: Units) -> str:
@@ -330,10 +394,6 @@ def numbers(score: Estimate | None, retention: Estimate | None) -> dict[str, Any
         bounds = (interval.low, interval.high, interval.n) if interval else (None, None, None)
         found |= zip(names, (estimate.value if estimate else None, *bounds), strict=False)
     return found
-
-
-def _cell_words(cell: Cell) -> str:
-    return f"{cell.dim} x {cell.precision}"
 
 
 def _share(keep: float) -> str:

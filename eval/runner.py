@@ -28,10 +28,11 @@ from mrl_text.models import ModelSource
 from mrl_text.truncation import Precision
 
 from .encoders import Blocks, Call, CellEncoder, Corpus, RecordingSearch, corpus_calls, model_meta, with_hamming
-from .grid import CONTROLS, EVALUATED_PRECISIONS, Control, SweepPlan, Variant, plan_lines
+from .given_vectors import VectorSource
+from .grid import CONTROLS, EVALUATED_PRECISIONS, Comparison, Control, SweepPlan, Variant, plan_lines
 from .items import collect_items, from_predictions, read_facts, write_items
 from .reference import check_references
-from .results import KEY_COLUMNS, TABLE, Results, items_file, with_layers
+from .results import KEY_COLUMNS, TABLE, Results, items_file, with_new_columns
 from .tasks import TaskLoader
 
 logger = logging.getLogger(__name__)
@@ -55,12 +56,13 @@ class SweepResult(Results):
 
 
 def sweep(
-    models: Sequence[str],
+    models: Sequence[str | ModelSource],
     tasks: Sequence[str] = (),
     *,
     output: str | Path,
     dims: Sequence[int] | None = None,
     precisions: Sequence[Precision] = EVALUATED_PRECISIONS,
+    comparisons: Sequence[Comparison] = ("asymmetric",),
     controls: Sequence[Control] = CONTROLS,
     cache: str | Path | None = None,
     pca_texts: Sequence[str] | None = None,
@@ -80,14 +82,20 @@ def sweep(
     again, so an interrupted sweep continues where it stopped.
 
     Args:
-        models: names or folders, see :func:`mrl_text.models.find_model`.
+        models: names or folders, see :func:`mrl_text.models.find_model`; or vectors in their place, see
+            :func:`mrl_text.eval.given_vectors.read_vector_task`.
         tasks: mteb task names, or ``DocstringRetrieval``.
         output: folder for everything: ``results/`` in mteb's own layout, ``items/`` with per-item scores, and the tidy
             table ``scores.csv`` and ``scores.parquet``. Several sweeps may share it.
         dims: sizes to evaluate; None takes the trained sizes of a Matryoshka model and halvings of the width down
             to 16 of any other. Full width is always evaluated, since retention is measured against it, and sizes
             beyond a model's width are left out for that model.
-        precisions: what vectors are stored in. int8 takes the range of each dimension from the task's corpus side.
+        precisions: what vectors are stored in. Codes of few bits are those of :class:`mrl_text.codes.Codec`, fitted on
+            the task's corpus side.
+        comparisons: ``asymmetric`` compares float32 queries with what the codes stand for, as search engines do;
+            ``symmetric`` codes queries, too: ``binary`` is compared by Hamming distance, and ``int8`` takes the range
+            of each dimension from the task's corpus side, as sentence-transformers does. Where a task has no queries,
+            all of its texts are coded.
         controls: lines to compare with. ``base``: for a model that names the base it was trained from, that base
             truncated the same way; ``pca``: principal components, fitted on the task's corpus side or ``pca_texts``;
             ``random``: random dimensions, mean of three seeds. All in float32.
@@ -104,8 +112,8 @@ def sweep(
         trust_remote_code: allow code that comes with the models and their bases to run.
         references: tables of published scores that :func:`~mrl_text.eval.reference.read_references` will read, checked
             before anything is computed.
-        **choice: more about the tasks: ``benchmark``, ``data``, ``as_``, ``languages``, ``subsets``, ``splits`` and
-            ``mirror``, as for :class:`~mrl_text.eval.tasks.TaskLoader`.
+        **choice: more about the tasks: ``benchmark``, ``data``, ``read``, ``as_``, ``languages``, ``subsets``,
+            ``splits`` and ``mirror``, as for :class:`~mrl_text.eval.tasks.TaskLoader`.
 
     Raises:
         FileNotFoundError: model or data not there.
@@ -118,6 +126,7 @@ def sweep(
         models,
         dims=dims,
         precisions=precisions,
+        comparisons=comparisons,
         controls=controls,
         dtype=dtype,
         layers=layers,
@@ -180,6 +189,8 @@ class _Sweep:
 
     def open_cache(self, plan: SweepPlan) -> EmbeddingCache:
         """The embeddings of a line's model; errors of :func:`mrl_text.loading.cached`."""
+        if isinstance(plan.source, VectorSource):
+            return plan.source.cache()
         folder = shared_folder() if self.cache is None else None if self.cache == "none" else Path(self.cache)
         where: dict[str, Any] = {"device": self.device, "batch_size": self.batch_size, "folder": folder}
         return cached(plan.source, dtype=plan.line.dtype, layers=plan.line.layers, **where)
@@ -211,7 +222,7 @@ class _TaskOnModel:
         """
         known = {variant: self._known(variant) for variant in variants}
         for variant in variants:
-            bar.set_postfix_str(f"{variant.line.label}, {self.name}, {variant.cell.dim} {variant.cell.precision}")
+            bar.set_postfix_str(f"{variant.line.label}, {self.name}, {variant.cell.label}")
             result = known[variant]
             if result is None:
                 if variant.fitted and self._calls is None:
@@ -253,11 +264,11 @@ class _TaskOnModel:
                 encode_kwargs={"batch_size": 32, "show_progress_bar": False},
             )
             result = answer.task_results[0]
-            if variant.by_hamming:
+            if encoder.by_hamming:
                 for scores in (one for subsets in result.scores.values() for one in subsets):
                     with_hamming(scores, task.metadata.main_score)
             predictions = keep / task.prediction_file_name if keep else None
-            items = collect_items(task, result, search, predictions, by_hamming=variant.by_hamming)
+            items = collect_items(task, result, search, predictions, by_hamming=encoder.by_hamming)
         return encoder, result, items
 
     def _corpus(self, subset: str) -> Corpus:
@@ -279,7 +290,7 @@ class _TaskOnModel:
         return blocks
 
     def _calibration(self, variant: Variant, encoder: CellEncoder) -> dict[str, str]:
-        """On what int8 ranges or components were measured, and the ranges themselves."""
+        """On what ranges, scales or components were measured, and the ranges or scales themselves."""
         if not variant.fitted:
             return {}
         side = corpus_calls(self.run.tasks.prototype(self.name), self._calls or [], encoder.calls[0].subset)
@@ -287,14 +298,17 @@ class _TaskOnModel:
         facts = {"calibration": f"{sum(len(call.texts) for call in side):,} {what} of the task"}
         if variant.line.method == "pca" and self.run.pca_texts:
             facts["calibration"] = f"{len(self.run.pca_texts):,} given texts"
-        ranges = {subset: corpus.known_ranges(variant) for subset, corpus in self._corpora.items()}
-        stated = {subset: found.tolist() for subset, found in ranges.items() if found is not None}
-        return {**facts, "ranges": json.dumps(stated)} if stated else facts
+        measured = {subset: corpus.measured(variant) for subset, corpus in self._corpora.items()}
+        stated = {subset: found.tolist() for subset, found in measured.items() if found is not None}
+        return {**facts, "scales" if variant.cell.few_bits else "ranges": json.dumps(stated)} if stated else facts
 
     def _version(self, variant: Variant) -> str:
-        """What a result depends on besides model and mteb: the task's data, how bits are compared, the texts of PCA."""
-        if variant.by_hamming:
-            return f"{self.data}-hamming"
+        """What a result depends on besides model and mteb: the task's data, how it compares, the texts of PCA.
+
+        Older versions compared bits by cosines, and rounded queries to float16, too.
+        """
+        if variant.by_hamming or variant.cell.precision == "float16":
+            return f"{self.data}-{'hamming' if variant.by_hamming else 'asymmetric'}"
         if variant.line.method != "pca" or not self.run.pca_texts:
             return self.data
         digest = hashlib.blake2b("\0".join(self.run.pca_texts).encode(), digest_size=8)
@@ -327,6 +341,8 @@ class _TaskOnModel:
                 "subset": scores["hf_subset"],
                 "dim": cell.dim,
                 "precision": cell.precision,
+                "comparison": cell.comparison,
+                "rescore": cell.rescore,
                 "seed": variant.seed,
                 "bytes": cell.bytes,
                 "calibration": facts.get("calibration", ""),
@@ -352,7 +368,7 @@ def _write_table(folder: Path, table: pd.DataFrame) -> None:
         file = folder / f"{TABLE}.parquet"
         if file.is_file():
             try:
-                older = with_layers(pd.read_parquet(file))
+                older = with_new_columns(pd.read_parquet(file))
                 mine = set(map(tuple, table[KEY_COLUMNS].astype(str).to_numpy()))
                 others = [tuple(row) not in mine for row in older[KEY_COLUMNS].astype(str).to_numpy()]
                 merged = pd.concat([table, older[others]], ignore_index=True)

@@ -22,7 +22,7 @@ from mrl_text.suggest import did_you_mean
 
 from .availability import unavailable
 from .mirror import check_mirror
-from .own_data import read_all
+from .own_data import OwnData, read_all
 from .own_tasks import task_of
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ class TaskLoader:
         names: task names as in mteb, or from :data:`OWN_TASKS`. A collection of tasks stands for its parts.
         benchmark: name of an mteb benchmark, whose tasks are added with its own languages and splits.
         data: the user's own files and folders, see :func:`mrl_text.eval.own_data.read_own_data`.
+        read: data of the user that was read already.
         as_: what files with ``text,label`` are, classification (None) or clustering.
         languages: keep only subsets of ``names`` in these languages (``eng``, ``deu-Latn``).
         subsets: keep only these subsets of ``names``, by the data set's own names.
@@ -113,6 +114,7 @@ class TaskLoader:
         *,
         benchmark: str | None = None,
         data: Sequence[str | Path] = (),
+        read: Sequence[OwnData] = (),
         as_: LabelledAs | None = None,
         languages: Sequence[str] | None = None,
         subsets: Sequence[str] | None = None,
@@ -127,7 +129,7 @@ class TaskLoader:
         self._own: set[str] = set()
         self._fingerprints: dict[str, str] = {}
         self._make: dict[str, Callable[[], AbsTask]] = {}
-        for found in read_all(data, as_):
+        for found in (*read_all(data, as_), *read):
             self._add_own(task_of(found))
         for name in names:
             if name in OWN_TASKS:

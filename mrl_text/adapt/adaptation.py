@@ -14,6 +14,7 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Dense
 
 from mrl_text.choices import AdaptMethod
+from mrl_text.codes import Codec
 from mrl_text.files import write_atomically
 from mrl_text.truncation import check_dims, truncate
 
@@ -31,6 +32,7 @@ class Adaptation:
     dims: tuple[int, ...]  # sizes it was fitted for, ascending
     method: AdaptMethod  # ``rotation`` and ``pca`` are orthogonal: they keep every similarity of the full width
     facts: Mapping[str, Any] = field(default_factory=dict)  # what is worth knowing about the fit (JSON values)
+    codec: Codec | None = None  # of vectors behind the matrix; None if an older mrl-text fitted it
 
     @property
     def width(self) -> int:
@@ -55,7 +57,9 @@ class Adaptation:
         return truncate(vectors.astype(np.float32, copy=False) @ self.matrix, dim)
 
     def save(self, file: str | Path) -> None:
-        """Write the matrix to ``file`` (``.npy``) and method, sizes and facts beside it (``.json``).
+        """Write the matrix to ``file`` (``.npy``), and beside it method, sizes and facts (``.json``) and the codec.
+
+        The codec of ``rotation.npy`` is ``rotation.codec.json``.
 
         Raises:
             ValueError: a file name that does not end in ``.npy``.
@@ -64,6 +68,8 @@ class Adaptation:
         stream = io.BytesIO()
         np.save(stream, self.matrix)
         write_atomically(path, stream.getvalue())
+        if self.codec is not None:
+            self.codec.save(path.with_suffix(".codec.json"))
         write_atomically(path.with_suffix(".json"), self.describe().encode())
 
     def describe(self) -> str:
@@ -92,7 +98,11 @@ def load_adaptation(file: str | Path) -> Adaptation:
         raise ValueError(f"{path} holds {matrix.dtype} of shape {matrix.shape}, expected a square float matrix")
     if method not in METHODS:
         raise ValueError(f"{beside} names the method {method!r}, expected one of {', '.join(METHODS)}")
-    return Adaptation(matrix.astype(np.float32), check_dims(dims, len(matrix)), method, facts)
+    codec_file = path.with_suffix(".codec.json")
+    codec = Codec.load(codec_file) if codec_file.is_file() else None
+    if codec is not None and codec.width != len(matrix):
+        raise ValueError(f"{codec_file} is for {codec.width} numbers, {path} for {len(matrix)}: fit them again")
+    return Adaptation(matrix.astype(np.float32), check_dims(dims, len(matrix)), method, facts, codec)
 
 
 def matrix_file(file: str | Path) -> Path:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from mrl_text.adapt.adaptation import Adaptation
 from mrl_text.choices import AdaptMethod
+from mrl_text.codes import Codec
 from mrl_text.losses import InfoNCE
 from mrl_text.losses.kernel import Neighbours, nested_cross_entropy
 from mrl_text.losses.objectives import checked_weights
@@ -63,7 +64,7 @@ def fit(
         progress: show a bar on stderr.
 
     Returns:
-        The adaptation, with the number of texts and the seconds among its facts.
+        The adaptation with a codec of its vectors, and the number of texts and the seconds among its facts.
 
     Raises:
         ValueError: an unknown method, embeddings that are no finite non-zero vectors (with the position of the
@@ -91,8 +92,9 @@ def fit(
     else:
         rows = _checked_pairs(pairs, len(vectors))
         matrix = _linear(vectors, rows, chosen, weight_of, steps or _steps(len(rows), _PAIRS), seed, progress)
+    matrix = matrix.astype(np.float32)
     facts = {"texts": len(vectors), "seed": seed, "seconds": round(time.monotonic() - started, 1)}
-    return Adaptation(matrix.astype(np.float32), chosen, method, facts)
+    return Adaptation(matrix, chosen, method, facts, Codec.fit(vectors @ matrix))
 
 
 def unit_rows(embeddings: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,25 @@ from typing import Any
 import numpy as np
 
 from mrl_text.adapt.adaptation import Adaptation, apply, matrix_file
-from mrl_text.adapt.fitting import fit, fitted_dims
-from mrl_text.adapt.texts import read_array, read_pairs, read_texts, read_vectors
+from mrl_text.adapt.fitting import fit, fitted_dims, unit_rows
+from mrl_text.adapt.judge import kept_by_bytes
+from mrl_text.adapt.texts import read_pairs, read_texts
 from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod
+from mrl_text.codes import CODEC_FILE
 from mrl_text.files import check_replaceable, replaced_folder, write_atomically
 from mrl_text.loading import cached, check_device, full_width, load
 from mrl_text.models import ModelSource, find_model
 from mrl_text.suggest import check_choice
 from mrl_text.tables import open_table
+from mrl_text.tables.vectors import read_array, read_vectors
 
 logger = logging.getLogger(__name__)
 
 FACTS_FILE = "adaptation.json"
 LIMIT = 100_000  # texts to fit on, at most: more make it slower, not better
 _FEWEST = 500
+_HELD_OUT = 4000  # texts to judge by, at most
 _PACKAGES = ("mrl-text", "sentence-transformers", "torch", "transformers")
 
 
@@ -84,7 +89,7 @@ def adapt(
     chosen, rows = _chosen_texts(texts, pairs, column, limit, seed)
     started = time.monotonic()
     vectors = embed(source, chosen, batch_size=batch_size, device=device)
-    adaptation = fit(vectors, method=method, dims=dims, pairs=rows, seed=seed, progress=True)
+    adaptation = _fitted(vectors, method=method, dims=dims, pairs=rows, seed=seed)
     facts = {
         "base_model": source.name,
         "revision": source.revision,
@@ -110,7 +115,7 @@ def adapt_vectors(
     """Fit a matrix for vectors that exist already, of any provider; no model is needed.
 
     Args:
-        embeddings: ``.npy`` (n, width), or Parquet with one column of lists.
+        embeddings: ``.npy`` (n, width), or Parquet or Arrow with one column of lists.
         output: ``.npy`` file for the matrix; facts go to the ``.json`` beside it. Use it as ``vectors @ matrix``.
         method: see :func:`mrl_text.adapt.fit`.
         dims: sizes to be good at; None is the powers of two from 16 up, and the width.
@@ -127,13 +132,13 @@ def adapt_vectors(
     _check_method(method, pairs, needs_texts=False)
     if file.exists() and not file.with_suffix(".json").exists():
         raise FileExistsError(f"{file} is there and was not written by an adaptation: choose another name")
-    vectors = read_vectors(embeddings)
+    vectors, _ = read_vectors(embeddings)
     rows = None if pairs is None else read_array(pairs)
     if len(vectors) < _FEWEST:
         raise ValueError(f"{embeddings} has {len(vectors)} vectors, {_FEWEST} is the least")
     if rows is None:
         vectors = vectors[_sample(len(vectors), limit, seed, "vectors")]
-    adaptation = fit(vectors, method=method, dims=dims, pairs=rows, seed=seed, progress=True)
+    adaptation = _fitted(vectors, method=method, dims=dims, pairs=rows, seed=seed)
     _with_facts(adaptation, {"files": [Path(embeddings).name], "versions": {"mrl-text": version("mrl-text")}}).save(
         file
     )
@@ -185,8 +190,19 @@ def embed(source: ModelSource, texts: Sequence[str], *, batch_size: int = 64, de
     return cached(source, dtype="auto", device=device, batch_size=batch_size).embed(texts, role="document")
 
 
+def _fitted(vectors: np.ndarray, *, pairs: np.ndarray | None, seed: int, **choice: Any) -> Adaptation:
+    """Fit on most of the vectors and judge what few bytes keep of the others; pairs leave none over."""
+    if pairs is not None:
+        return fit(vectors, pairs=pairs, seed=seed, progress=True, **choice)
+    unit = unit_rows(vectors)  # whose errors name positions among all
+    order = np.random.default_rng(seed).permutation(len(unit))
+    held_out, fitted = np.split(order, [min(_HELD_OUT, len(order) // 10)])
+    adaptation = fit(unit[np.sort(fitted)], seed=seed, progress=True, **choice)
+    return _with_facts(adaptation, {"held_out": len(held_out), "kept": kept_by_bytes(unit[held_out], adaptation)})
+
+
 def _with_facts(adaptation: Adaptation, facts: dict[str, Any]) -> Adaptation:
-    return Adaptation(adaptation.matrix, adaptation.dims, adaptation.method, {**adaptation.facts, **facts})
+    return replace(adaptation, facts={**adaptation.facts, **facts})
 
 
 def _save(source: ModelSource, adaptation: Adaptation, folder: Path) -> None:
@@ -194,6 +210,8 @@ def _save(source: ModelSource, adaptation: Adaptation, folder: Path) -> None:
     model.describe(name=folder.resolve().name, base_model=source.reference, adaptation=adaptation.method)
     with replaced_folder(folder, FACTS_FILE, "adapted model") as partial:
         model.save_pretrained(str(partial))
-        facts = {"method": adaptation.method, "dims": adaptation.dims, "texts": adaptation.facts["texts"]}
-        rewrite(partial, lambda card: describe_adaptation(card, folder.resolve().name, base=source.name, **facts))
+        adaptation.codec.save(partial / CODEC_FILE)
+        facts = {name: adaptation.facts[name] for name in ("texts", "held_out", "kept") if name in adaptation.facts}
+        facts |= {"base": source.name, "method": adaptation.method, "dims": adaptation.dims}
+        rewrite(partial, lambda card: describe_adaptation(card, folder.resolve().name, **facts))
         write_atomically(partial / FACTS_FILE, adaptation.describe().encode())

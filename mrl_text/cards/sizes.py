@@ -69,11 +69,28 @@ def rewrite(model_folder: str | Path, change: Callable[[str], str]) -> None:
     write_atomically(file, change(file.read_text(encoding="utf-8") if file.is_file() else "").encode())
 
 
-def describe_adaptation(readme: str, name: str, *, base: str, method: str, dims: Sequence[int], texts: int) -> str:
+def describe_adaptation(
+    readme: str,
+    name: str,
+    *,
+    base: str,
+    method: str,
+    dims: Sequence[int],
+    texts: int,
+    held_out: int = 0,
+    kept: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The card of an adapted model: ours first, then the base's, whose title and snippet would pass for this model's.
 
-    ``readme`` is the card of the base, with or without YAML head; ``name`` that of the adapted model; ``method`` as for
-    :func:`mrl_text.adapt.fit`; ``dims`` the sizes that it was fitted for, ascending, on that many ``texts``.
+    Args:
+        readme: the card of the base, with or without YAML head.
+        name: of the adapted model.
+        base: its name.
+        method: as for :func:`mrl_text.adapt.fit`.
+        dims: the sizes that it was fitted for, ascending.
+        texts: how many it was fitted on.
+        held_out: how many it was judged on.
+        kept: of these, what few bytes keep: rows of :func:`mrl_text.adapt.judge.kept_by_bytes`.
     """
     how = {
         "rotation": "an orthogonal rotation, fitted without labels; full-width similarities are those of the base",
@@ -84,11 +101,27 @@ def describe_adaptation(readme: str, name: str, *, base: str, method: str, dims:
         "## Adapted with mrl-text\n\n"
         f"The vectors of {base} can be cut to {', '.join(map(str, dims))} numbers: behind the unchanged encoder stands"
         f" {how}. Fitted on {texts:,} texts. Cut, then scale to unit length:"
-        f" `SentenceTransformer(..., truncate_dim={dims[0]})` and `encode(..., normalize_embeddings=True)`.\n"
+        f" `SentenceTransformer(..., truncate_dim={dims[0]})` and `encode(..., normalize_embeddings=True)`.\n\n"
+        "`codec.json` holds the codec of its vectors: `mrl_text.codes.saved_codec` reads it, and codes each number in"
+        " one to eight bits.\n"
     )
+    if kept:
+        section += (
+            "\nHow many of the ten texts nearest at full width few bytes a vector find, queries in float32, among"
+            f" {held_out:,} texts held out. Before: {base}, its best code in as many bytes.\n\n{kept_table(kept)}\n"
+        )
     head, text = split_head(readme)
-    kept = f"\n## Card of the base model\n\n{text.strip()}\n" if text.strip() else ""
-    return f"{head}\n# {name}\n\n{section}{kept}".lstrip()
+    card = f"\n## Card of the base model\n\n{text.strip()}\n" if text.strip() else ""
+    return f"{head}\n# {name}\n\n{section}{card}".lstrip()
+
+
+def kept_table(kept: Sequence[Mapping[str, Any]]) -> str:
+    """What few bytes keep as a table, in percent."""
+    rows = [["bytes", "best code", "before", "adapted"]]
+    for row in kept:
+        shares = [f"{100 * row[when]:.1f} %" for when in ("before", "after")]
+        rows.append([str(row["bytes"]), f"{row['dim']} x {row['precision']}", *shares])
+    return table(rows)
 
 
 def _sizes_text(before: Mapping[int, float] | None, after: Mapping[int, float] | None) -> str:

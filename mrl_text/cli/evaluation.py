@@ -14,28 +14,51 @@ from mrl_text.cli import common, inputs
 if TYPE_CHECKING:
     from mrl_text.eval.results import Results
 
+_OF_MODELS = (
+    *("tasks", "benchmark", "data", "as_", "languages", "subsets", "splits", "layers", "pca_texts", "mirror", "cache"),
+    *("keep_going", "batch_size", "device", "trust_remote_code", "dtype"),
+)
+_VECTORS = inputs.there("vectors: .npy, Parquet or Arrow")
+_BESIDE = {"queries": "--queries", "qrels": "--qrels"}
+
 
 def evaluate(
     context: typer.Context,
     models: Annotated[
-        list[str], Argument(help="Folders of runs or models, hub ids, packaged models.", callback=inputs.model)
-    ],
+        list[str] | None,
+        Argument(help="Folders of runs or models, hub ids, packaged models.", callback=inputs.model),
+    ] = None,
     tasks: Annotated[str | None, Option(help="mteb tasks, comma-separated; default: those of the recipe.")] = None,
     benchmark: Annotated[str | None, Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
     data: common.OwnData = None,
     as_: Annotated[LabelledAs | None, Option("--as", help="What text,label data is; default: classification.")] = None,
+    vectors: Annotated[
+        Path | None,
+        Option(help="Instead of models, vectors of documents: .npy, Parquet, Arrow.", callback=_VECTORS),
+    ] = None,
+    queries: Annotated[Path | None, Option(help="With --vectors: those of the queries.", callback=_VECTORS)] = None,
+    qrels: Annotated[
+        Path | None,
+        Option(help="With --vectors: query-id, corpus-id, score; ids of .npy are row numbers.", callback=inputs.table),
+    ] = None,
     languages: Annotated[str | None, Option(help="Keep these languages of --tasks: eng,deu-Latn.")] = None,
     subsets: Annotated[str | None, Option(help="Keep these subsets of --tasks.")] = None,
     splits: Annotated[str | None, Option(help="Evaluate these splits of --tasks.")] = None,
     dims: Annotated[str | None, common.dims_option("the trained ones; full width is always added")] = None,
     layers: Annotated[str | None, Option(help="Numbers of layers to evaluate besides all, comma-separated.")] = None,
-    precisions: Annotated[str, Option(help="What vectors are stored in.")] = "float32,float16,int8,binary",
+    precisions: Annotated[
+        str, Option(help="What vectors are stored in, comma-separated.")
+    ] = "float32,float16,int8,int4,int2,binary",
+    comparisons: Annotated[
+        str, Option(help="asymmetric: float queries against codes; symmetric: codes against codes.")
+    ] = "asymmetric",
     controls: Annotated[str, Option(help="What to compare with: base, pca, random, or none.")] = "base,pca,random",
     pca_texts: Annotated[
         Path | None, Option(help="Fit PCA on this file's texts, not on each task's corpus.", callback=inputs.table)
     ] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
+    engine: common.EngineOption = None,
     output: Annotated[Path, common.output_option("Folder for results, table, curve and report.")] = Path("evaluation"),
     mirror: common.Mirror = None,
     cache: Annotated[str | None, Option(help="Folder of embeddings to share, or none to keep none.")] = None,
@@ -45,44 +68,52 @@ def evaluate(
     trust_remote_code: common.TrustRemoteCode = False,
     dtype: common.DtypeOption = "float32",
 ) -> None:
-    """Evaluate models on mteb tasks or your own data, at every size and precision, from one encoding pass."""
+    """Evaluate models, or vectors of any, on mteb tasks or your own data, at every size and precision."""
     sizes = common.whole_numbers(dims)
     depths = common.whole_numbers(layers, "--layers", "2,4")
     common.check_share(keep)
     if pca_texts is not None and "pca" not in common.names(controls):
         raise ValueError(f"--pca-texts is for the control pca, and --controls names {controls}: leave it out")
+    _check_source(context, models, vectors)
+    from mrl_text.eval.given_vectors import read_vector_task
     from mrl_text.eval.own_data import read_all
     from mrl_text.eval.reference import check_references, read_references
     from mrl_text.models import find_model
 
-    for model in models:  # what a mistake is likely in, before seconds of importing
+    for model in models or ():  # what a mistake is likely in, before seconds of importing
         find_model(model, trust_remote_code=trust_remote_code)
     read = read_all(data or (), as_)  # kept, so that it is not parsed again
     texts = _texts(pca_texts) if pca_texts else None
+    given = read_vector_task(vectors, queries, qrels) if vectors and queries and qrels else None
     check_references(reference or ())
     from rich.console import Console
 
+    from mrl_text.eval.engines import find_engine
     from mrl_text.eval.leaderboard import with_earlier
-    from mrl_text.eval.report import print_report, write_report
+    from mrl_text.eval.report import write_report
     from mrl_text.eval.runner import sweep
+    from mrl_text.eval.tables import print_report
+    from mrl_text.training.recipe import EvalConfig
     from mrl_text.training.recipe_files import recipe_eval
 
-    planned = recipe_eval(models[0])
+    planned = recipe_eval(models[0]) if models else EvalConfig()
     chosen = common.names(tasks) if tasks else [] if benchmark or read else planned.tasks
-    if not (chosen or benchmark) and (unused := inputs.given(context, "languages", "subsets", "splits")):
+    if not (chosen or benchmark or given) and (unused := inputs.given(context, "languages", "subsets", "splits")):
         raise ValueError(f"{unused[0]} is for mteb tasks, and none is evaluated: leave it out")
     result = sweep(
-        models,
+        [given[0]] if given else models or [],
         chosen,
         output=output,
         benchmark=benchmark,
         data=data or (),
+        read=[given[1]] if given else (),
         as_=as_,
         languages=common.names(languages),
         subsets=common.names(subsets),
         splits=common.names(splits),
-        dims=sizes or (planned.dims if len(models) == 1 else None) or None,
+        dims=sizes or (planned.dims if len(models or ()) == 1 else None) or None,
         precisions=common.names(precisions),  # type: ignore[arg-type]  # checked by sweep
+        comparisons=common.names(comparisons),  # type: ignore[arg-type]
         controls=[] if controls == "none" else common.names(controls),  # type: ignore[arg-type]
         mirror=mirror,
         cache=cache,
@@ -95,14 +126,15 @@ def evaluate(
         layers=depths or planned.layers or None,
         references=reference or (),
     )
-    print_report(result, Console(), keep=keep)
+    own = find_engine(engine) if engine else None
+    print_report(result, Console(), keep=keep, engine=own)
     for task, reason in result.failed.items():
         typer.echo(f"{task} was left out: {reason}")
     whole = with_earlier(result)
     references = read_references(reference or (), whole)
-    written = write_report(whole, keep=keep, references=references, failed=result.failed)
+    written = write_report(whole, keep=keep, references=references, failed=result.failed, engine=own)
     typer.echo("\n".join(str(file) for file in (output / "scores.csv", output / "scores.parquet", *written)))
-    _write_cards(models, whole, keep)
+    _write_cards(models or [], whole, keep)
 
 
 def leaderboard(
@@ -115,15 +147,18 @@ def leaderboard(
     output: Annotated[Path | None, common.output_option("File to write; .html is the interactive page.")] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
+    engine: common.EngineOption = None,
 ) -> None:
     """One table over models, sizes and precisions, from any number of evaluations."""
     common.check_share(keep)
+    from mrl_text.eval.engines import find_engine
     from mrl_text.eval.leaderboard import load_results, write_leaderboard
 
     kind = output.suffix.lstrip(".").lower().replace("md", "markdown") if output else format_
     if kind != format_ and inputs.given(context, "format_"):
         raise ValueError(f"--format {format_} and the ending of {output} disagree: leave --format out")
-    text = write_leaderboard(load_results(results), kind, output, keep=keep, references=reference or ())
+    own = find_engine(engine) if engine else None
+    text = write_leaderboard(load_results(results), kind, output, keep=keep, references=reference or (), engine=own)
     typer.echo(text, nl=False)
 
 
@@ -222,6 +257,21 @@ def _write_cards(models: list[str], result: Results, keep: float) -> None:
                 write_curve(folder, result, keep=keep)
             except (ValueError, OSError) as error:
                 typer.echo(f"{folder}: the model card is left as it was: {' '.join(str(error).split())}", err=True)
+
+
+def _check_source(context: typer.Context, models: list[str] | None, vectors: Path | None) -> None:
+    """Models or vectors, and of the other options those that go with them."""
+    inputs.only_with(context, "vectors", "queries", "qrels")
+    if vectors is None:
+        if not models:
+            raise ValueError("name models to evaluate, or give --vectors, --queries and --qrels")
+        return
+    if models:
+        raise ValueError(f"give either models ({', '.join(models)}) or --vectors")
+    if missing := [option for name, option in _BESIDE.items() if context.params[name] is None]:
+        raise ValueError(f"--vectors needs {' and '.join(missing)}: what is asked, and who answers whom")
+    if unused := inputs.given(context, *_OF_MODELS):
+        raise ValueError(f"--vectors needs no {', '.join(unused)}: nothing is encoded")
 
 
 def _texts(file: Path) -> list[str]:

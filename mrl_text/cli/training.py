@@ -99,8 +99,8 @@ def adapt(
     embeddings: Annotated[
         Path | None,
         Option(
-            help="Vectors instead of model and texts: .npy, or Parquet.",
-            callback=inputs.there("vectors, .npy or Parquet"),
+            help="Vectors instead of model and texts: .npy, Parquet or Arrow.",
+            callback=inputs.there("vectors: .npy, Parquet or Arrow"),
         ),
     ] = None,
     method: Annotated[AdaptMethod, Option(help="How to fit.")] = "rotation",
@@ -130,14 +130,24 @@ def adapt(
         raise ValueError(f"--embeddings needs no {', '.join(unused)}: nothing is encoded")
     from mrl_text.adapt import adapt as run_adapt
     from mrl_text.adapt import adapt_vectors
+    from mrl_text.adapt.run import FACTS_FILE
+    from mrl_text.cards.sizes import kept_table
+    from mrl_text.files import read_json
 
     shared: dict[str, Any] = {"method": method, "dims": sizes, "pairs": pairs, "limit": limit, "seed": seed}
     if embeddings is not None:
-        typer.echo(adapt_vectors(embeddings, output, **shared))
+        written = adapt_vectors(embeddings, output, **shared)
+        facts = written.with_suffix(".json")
     else:
         options: dict[str, Any] = {"column": column, "batch_size": batch_size, "device": device}
         options["trust_remote_code"] = trust_remote_code
-        typer.echo(run_adapt(str(model), texts or [], output, **shared, **options))
+        written = run_adapt(str(model), texts or [], output, **shared, **options)
+        facts = written / FACTS_FILE
+    found = read_json(facts)
+    if "kept" in found:
+        what = f"Of the ten nearest at full width, found by few bytes among {found['held_out']:,} texts held out:"
+        typer.echo(f"{what}\n\n{kept_table(found['kept'])}\n", err=True)
+    typer.echo(written)
 
 
 def quickstart(

@@ -14,7 +14,8 @@ QRELS = ("query-id", "corpus-id", "score")
 """Columns of judgements."""
 
 _TEXT_COLUMNS = ("text", "query", "question")
-_QUERY_IDS = (*ID_COLUMNS, "query-id", "qid")
+QUERY_IDS = (*ID_COLUMNS, "query-id", "qid")
+"""Columns that may hold the ids of queries."""
 
 Relevant = dict[str, dict[str, int]]
 """Query -> document -> grade."""
@@ -33,12 +34,12 @@ def read_queries(file: str | Path, problems: Problems | None = None) -> tuple[li
             text or with half an id, or an id twice.
     """
     noted = Problems(Path(file)) if problems is None else problems
-    columns = read_columns(file, (*_TEXT_COLUMNS, *_QUERY_IDS), noted)
+    columns = read_columns(file, (*_TEXT_COLUMNS, *QUERY_IDS), noted)
     name = next((name for name in _TEXT_COLUMNS if name in columns.names), "")
     if not name:
         require(columns, _TEXT_COLUMNS[:1])
     texts = checked(columns, name, text, noted)
-    named = next((name for name in _QUERY_IDS if name in columns.names), None)
+    named = next((name for name in QUERY_IDS if name in columns.names), None)
     ids = checked(columns, named, unique(), noted) if named else [str(line) for line in columns.lines]
     if problems is None:
         noted.raise_if_any()
@@ -55,7 +56,7 @@ def open_queries(file: str | Path) -> CorpusFile:
     names = [name for name in _TEXT_COLUMNS if name in known]
     if not names:
         raise ValueError(f"{file} has the columns {', '.join(map(repr, known))}; it needs {' or '.join(_TEXT_COLUMNS)}")
-    return open_corpus(file, names[:1], next((name for name in _QUERY_IDS if name in known), None))
+    return open_corpus(file, names[:1], next((name for name in QUERY_IDS if name in known), None))
 
 
 def read_judgements(

@@ -10,12 +10,13 @@ import pytest
 import scipy.linalg
 
 from mrl_text.adapt import Adaptation, load_adaptation
+from mrl_text.codes import Codec
 
 
 @pytest.fixture
 def adaptation() -> Adaptation:
     matrix = scipy.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))[0].astype(np.float32)
-    return Adaptation(matrix, (4, 12), "rotation", {"texts": 7})
+    return Adaptation(matrix, (4, 12), "rotation", {"texts": 7}, Codec.plain(12))
 
 
 def test_transform_multiplies_cuts_and_normalises(adaptation: Adaptation) -> None:
@@ -42,6 +43,10 @@ def test_saved_and_loaded(adaptation: Adaptation, tmp_path: Path) -> None:
     loaded = load_adaptation(tmp_path / "sub" / "rotation.npy")
     np.testing.assert_array_equal(loaded.matrix, adaptation.matrix)
     assert (loaded.dims, loaded.method, dict(loaded.facts)) == ((4, 12), "rotation", {"texts": 7})
+    assert loaded.codec is not None
+    np.testing.assert_array_equal(loaded.codec.scales, Codec.plain(12).scales)
+    (tmp_path / "sub" / "rotation.codec.json").unlink()  # an older version wrote none
+    assert load_adaptation(tmp_path / "sub" / "rotation.npy").codec is None
 
 
 def test_a_name_without_npy_is_refused(adaptation: Adaptation, tmp_path: Path) -> None:
@@ -68,6 +73,10 @@ def test_what_is_no_adaptation_is_refused(adaptation: Adaptation, tmp_path: Path
     with pytest.raises(ValueError, match="from 1 to 12"):
         load_adaptation(file)
     file.with_suffix(".json").write_text('{"method": "pca", "dims": [4]}')
+    Codec.plain(8).save(file.with_suffix(".codec.json"))
+    with pytest.raises(ValueError, match=r"m\.codec\.json is for 8 numbers"):
+        load_adaptation(file)
+    file.with_suffix(".codec.json").unlink()
     np.save(file, adaptation.matrix[:5])
     with pytest.raises(ValueError, match="square"):
         load_adaptation(file)

@@ -14,6 +14,8 @@ from sentence_transformers import SentenceTransformer
 
 from mrl_text import MatryoshkaEncoder
 from mrl_text.adapt import adapt, adapt_vectors, fit, load_adaptation, run
+from mrl_text.adapt.judge import kept_by_bytes
+from mrl_text.codes import saved_codec
 from mrl_text.models import find_model
 
 from ..conftest import WORDS
@@ -55,19 +57,29 @@ def test_a_model_that_loads_anywhere(
     assert folder == tmp_path / "adapted"
     lines = texts.read_text().splitlines()
     plain = SentenceTransformer(str(base), device="cpu").encode(lines, normalize_embeddings=True)
-    expected = fit(plain, dims=DIMS, steps=20)
+    order = np.random.default_rng(0).permutation(len(lines))
+    held_out = plain[order[: len(lines) // 10]]
+    expected = fit(plain[np.sort(order[len(held_out) :])], dims=DIMS, steps=20)
     adapted = SentenceTransformer(str(folder), device="cpu", truncate_dim=8)
     np.testing.assert_allclose(
         adapted.encode(lines, normalize_embeddings=True), expected.transform(plain, 8), atol=1e-3
     )
     facts = json.loads((folder / "adaptation.json").read_text())
-    assert facts["method"] == "rotation" and facts["dims"] == DIMS and facts["texts"] == len(lines)
+    assert facts["method"] == "rotation" and facts["dims"] == DIMS
+    assert facts["texts"] + facts["held_out"] == len(lines) and facts["held_out"] == len(held_out)
+    codec = saved_codec(folder)
+    assert codec is not None and expected.codec is not None
+    np.testing.assert_allclose(codec.scales, expected.codec.scales, rtol=1e-2)
+    smallest, kept = facts["kept"][0], kept_by_bytes(held_out, expected)[0]
+    assert (smallest["bytes"], smallest["dim"], smallest["precision"]) == (1, 8, "binary")
+    assert smallest["after"] == pytest.approx(kept["after"], abs=0.05)
     assert facts["files"] == ["texts.txt"] and "torch" in facts["versions"] and facts["seconds"] >= 0
     source = find_model(str(folder))
     assert source.matryoshka_dims == tuple(DIMS) and source.name == "local/adapted"
     assert find_model(source.base_model or "").revision == find_model(str(base)).revision
     card = (folder / "README.md").read_text()
-    assert "## Adapted with mrl-text" in card and "8, 16, 32" in card and f"{len(lines)} texts" in card
+    assert "## Adapted with mrl-text" in card and "8, 16, 32" in card and f"{facts['texts']} texts" in card
+    assert f"| 1 | 8 x binary | {100 * smallest['before']:.1f} % | {100 * smallest['after']:.1f} % |" in card
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted", "cache", "texts.txt"]
 
 
@@ -132,7 +144,7 @@ def test_more_texts_than_the_limit_are_sampled(
 ) -> None:
     monkeypatch.setattr(run, "_FEWEST", 20)
     folder = adapt(str(base), [texts], tmp_path / "out", method="pca", dims=[8], limit=50, device="cpu")
-    assert json.loads((folder / "adaptation.json").read_text())["texts"] == 50
+    assert json.loads((folder / "adaptation.json").read_text())["texts"] == 45
 
 
 @pytest.mark.parametrize(
@@ -181,9 +193,13 @@ def test_vectors_without_a_model(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(700, 24)).astype(np.float32)
     np.save(tmp_path / "v.npy", vectors)
     file = adapt_vectors(tmp_path / "v.npy", tmp_path / "m.npy", method="pca", dims=[8, 24])
-    np.testing.assert_array_equal(load_adaptation(file).matrix, fit(vectors, method="pca", dims=[8]).matrix)
+    fitted = np.sort(np.random.default_rng(0).permutation(700)[70:])  # the others judge it
+    expected = fit(vectors[fitted], method="pca", dims=[8])
+    np.testing.assert_allclose(load_adaptation(file).matrix, expected.matrix, atol=1e-5)
+    assert load_adaptation(file).facts["kept"][0]["bytes"] == 1
+    assert (tmp_path / "m.codec.json").exists()
     assert adapt_vectors(tmp_path / "v.npy", file, method="pca", limit=600).exists()  # its own: written again
-    assert load_adaptation(file).facts["texts"] == 600
+    assert load_adaptation(file).facts["texts"] == 540
     np.save(tmp_path / "pairs.npy", np.arange(200).reshape(-1, 2))
     linear = adapt_vectors(tmp_path / "v.npy", file, method="linear", pairs=tmp_path / "pairs.npy", dims=[8])
     assert load_adaptation(linear).method == "linear"

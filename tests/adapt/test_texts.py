@@ -1,16 +1,15 @@
-"""Texts, pairs and vectors out of every kind of file."""
+"""Texts and pairs out of every kind of file."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from mrl_text.adapt.texts import read_array, read_pairs, read_texts, read_vectors
+from mrl_text.adapt.texts import read_pairs, read_texts
 
 ROWS = {"question": ["a, b", 'she said "no"', "two\nlines"], "n": [1, 2, 3], "answer": ["é", "NA", "None"]}
 
@@ -107,48 +106,3 @@ def test_pairs(tmp_path: Path) -> None:
         read_pairs(file)
     with pytest.raises(ValueError, match="none of the types"):
         read_pairs(tmp_path / "pairs.txt")
-
-
-@pytest.mark.parametrize("kind", ["list", "large", "fixed"])
-@pytest.mark.parametrize("number", [pa.float32(), pa.float64()])
-def test_vectors_of_parquet(tmp_path: Path, kind: str, number: pa.DataType) -> None:
-    values = np.random.default_rng(0).normal(size=(5, 3))
-    types = {"list": pa.list_(number), "large": pa.large_list(number), "fixed": pa.list_(number, 3)}
-    column = pa.array(values.tolist(), type=types[kind])
-    table = pa.table({"id": list("abcde"), "embedding": pa.chunked_array([column.slice(0, 2), column.slice(2)])})
-    parquet.write_table(table, tmp_path / "v.parquet")
-    np.testing.assert_allclose(read_vectors(tmp_path / "v.parquet"), values, rtol=1e-6)
-    parquet.write_table(table.slice(1, 3), tmp_path / "v.parquet")
-    np.testing.assert_allclose(read_vectors(tmp_path / "v.parquet"), values[1:4], rtol=1e-6)
-
-
-def test_vectors_that_cannot_be_used(tmp_path: Path) -> None:
-    file = tmp_path / "v.parquet"
-    for columns, message in (
-        ({"id": [1, 2]}, "no column of float lists"),
-        ({"a": [[1.0], [2.0]], "b": [[1.0], [2.0]]}, r"2 columns of float lists \(a, b\)"),
-        ({"a": [[1.0], [2.0, 3.0]]}, "vectors of 1 to 2 numbers"),
-        ({"a": [[1.0], None]}, "1 row without an embedding"),
-    ):
-        parquet.write_table(pa.table(columns), file)
-        with pytest.raises(ValueError, match=message):
-            read_vectors(file)
-    with pytest.raises(ValueError, match="none of the types"):
-        read_vectors(tmp_path / "v.csv")
-
-
-def test_an_empty_cell_of_a_vector_is_not_a_number(tmp_path: Path) -> None:
-    parquet.write_table(pa.table({"a": [[1.0, None], [2.0, 3.0]]}), tmp_path / "v.parquet")
-    np.testing.assert_array_equal(read_vectors(tmp_path / "v.parquet"), [[1, np.nan], [2, 3]])
-
-
-def test_arrays(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    np.save(tmp_path / "v.npy", values)
-    np.testing.assert_array_equal(read_vectors(tmp_path / "v.npy"), values)
-    np.save(tmp_path / "v.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(ValueError, match="cannot be read as a numpy array"):
-        read_array(tmp_path / "v.npy")
-    (tmp_path / "v.npy").write_bytes(b"")
-    with pytest.raises(ValueError, match="cannot be read as a numpy array"):
-        read_array(tmp_path / "v.npy")

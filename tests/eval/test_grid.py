@@ -9,6 +9,7 @@ import pytest
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.eval.grid import (
+    COMPARISONS,
     EVALUATED_PRECISIONS,
     RANDOM_SEEDS,
     Cell,
@@ -17,6 +18,7 @@ from mrl_text.eval.grid import (
     Line,
     SweepPlan,
     Variant,
+    plan_cells,
     plan_lines,
 )
 
@@ -67,6 +69,13 @@ def only(plans: list[SweepPlan]) -> SweepPlan:
         (Cell(384, "int8"), 384),
         (Cell(384, "binary"), 48),
         (Cell(12, "binary"), 2),
+        (Cell(384, "int2"), 96),
+        (Cell(100, "int4", "symmetric"), 50),
+        (Cell(256, "binary", rescore=10), 32),
+        (Cell(384, "PQ32"), 32),
+        (Cell(384, "RaBitQ"), 56),  # these three as measured with FAISS 1.15
+        (Cell(384, "RaBitQ2"), 116),
+        (Cell(384, "RaBitQ4"), 212),
     ],
 )
 def test_a_cell_knows_its_bytes(cell: Cell, size: int) -> None:
@@ -96,7 +105,14 @@ def test_the_experiment_of_a_variant_says_what_it_is() -> None:
     plain, coarse = Variant(model, Cell(64)), Variant(Line("someone/model", "r", dtype="bfloat16"), Cell(64))
     assert plain.experiment == {"embed_dim": 64}
     assert coarse.experiment == {"embed_dim": 64, "dtype": "bfloat16"}
-    assert Variant(model, Cell(64, "int8")).experiment == {"embed_dim": 64, "output_dtypes": "int8"}
+    coded = {"embed_dim": 64, "output_dtypes": "int8"}  # what mteb itself means by it codes queries, too
+    assert Variant(model, Cell(64, "int8", "symmetric")).experiment == coded
+    assert Variant(model, Cell(64, "int8")).experiment == {**coded, "comparison": "asymmetric"}
+    assert Variant(model, Cell(64, "int8", rescore=10)).experiment == {
+        **coded,
+        "comparison": "asymmetric",
+        "rescore": 10,
+    }
     pca, random = (Line("someone/model", "r", "control", method) for method in ("pca", "random"))
     assert Variant(pca, Cell(8)).experiment == {"embed_dim": 8, "reduction": "pca"}
     assert Variant(random, Cell(8), 2).experiment == {"embed_dim": 8, "reduction": "random-2"}
@@ -108,12 +124,13 @@ def test_every_variant_has_an_experiment_and_a_folder_of_its_own(tuned: str) -> 
     variants = [
         variant
         for dtype in dtypes
-        for plan in plan_lines([tuned], dtype=dtype)
+        for plan in plan_lines([tuned], dtype=dtype, comparisons=COMPARISONS)
         for cell in plan.cells
         for variant in plan.line.variants(cell)
     ]
-    # 3 sizes in 4 precisions, base and PCA at 3 sizes, random dimensions at the 2 below full width
-    assert len(variants) == 2 * (3 * 4 + 3 + 3 + 2 * len(RANDOM_SEEDS))
+    # 3 sizes in 2 kinds of floats and 4 of codes, the latter compared in 2 ways; base and PCA at 3 sizes, random
+    # dimensions at the 2 below full width
+    assert len(variants) == 2 * (3 * (2 + 4 * 2) + 3 + 3 + 2 * len(RANDOM_SEEDS))
     folders = {(variant.line.slug, variant.slug) for variant in variants}
     experiments = {(v.line.model, v.line.revision, json.dumps(v.experiment, sort_keys=True)) for v in variants}
     assert len(folders) == len(experiments) == len(variants)
@@ -141,7 +158,8 @@ def test_random_dimensions_are_drawn_once_per_seed() -> None:
 
 def test_what_is_measured_on_a_corpus_counts_as_fitted() -> None:
     model, pca = Line("someone/model", "r"), Line("someone/model", "r", "control", "pca")
-    assert [Variant(model, Cell(8, kind)).fitted for kind in EVALUATED_PRECISIONS] == [False, False, True, False]
+    fitted = {kind: Variant(model, Cell(8, kind)).fitted for kind in EVALUATED_PRECISIONS}
+    assert [kind for kind, one in fitted.items() if one] == ["int8", "int4", "int2"]
     assert Variant(pca, Cell(8)).fitted
 
 
@@ -162,6 +180,18 @@ def test_a_model_has_every_size_and_precision_largest_first(tuned: str) -> None:
     plan = plan_lines([tuned], dims=[8, 16, 16], precisions=["binary", "float32"])[0]
     assert plan.dims == (8, 16, 64)
     assert plan.cells == tuple(Cell(dim, kind) for dim in (64, 16, 8) for kind in ("float32", "binary"))
+
+
+def test_what_is_coded_is_compared_in_every_way_asked_for_and_floats_in_one() -> None:
+    found = plan_cells([16, 8], ["float32", "int2"], COMPARISONS)
+    assert found == [
+        Cell(dim, kind, comparison)
+        for dim in (16, 8)
+        for kind, comparison in (("float32", "asymmetric"), ("int2", "asymmetric"), ("int2", "symmetric"))
+    ]
+    assert plan_cells([8], ["float16"]) == [Cell(8, "float16")]
+    assert plan_cells([8], ["float32", "int8"], ["symmetric"]) == [Cell(8), Cell(8, "int8", "symmetric")]
+    assert EVALUATED_PRECISIONS == ("float32", "float16", "int8", "int4", "int2", "binary")
 
 
 def test_full_width_in_float32_is_always_there_and_only_once(tuned: str) -> None:
@@ -275,6 +305,14 @@ def test_bad_requests_say_what_there_is(tuned: str, tmp_path: Path) -> None:
         plan_lines([])
     with pytest.raises(ValueError, match="precision 'int9' is unknown; did you mean 'int8'"):
         plan_lines([tuned], precisions=["float32", "int9"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="precision 'uint8' is unknown; did you mean 'int8'"):
+        plan_lines([tuned], precisions=["uint8"])
+    with pytest.raises(ValueError, match="comparison 'hamming' is unknown; known: asymmetric, symmetric"):
+        plan_lines([tuned], comparisons=["hamming"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="of float32, float16 none is coded: leave comparisons out"):
+        plan_lines([tuned], precisions=["float32", "float16"], comparisons=["symmetric"])
+    with pytest.raises(ValueError, match="precision 'PX3' is unknown: FAISS's words are PQ32, RaBitQ, RaBitQ4"):
+        _ = Cell(8, "PX3").bytes
     with pytest.raises(ValueError, match="control 'umap' is unknown; known: base, pca, random"):
         plan_lines([tuned], controls=["umap"])  # type: ignore[list-item]
     with pytest.raises(FileNotFoundError, match="no model at"):

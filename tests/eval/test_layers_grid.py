@@ -17,8 +17,9 @@ from mrl_text.eval.encoders import model_meta
 from mrl_text.eval.figures import draw_depths
 from mrl_text.eval.grid import Cell, Line, SweepPlan, Variant, plan_lines
 from mrl_text.eval.leaderboard import leaderboard, load_results
-from mrl_text.eval.report import depth_table, print_report, recommendations, summarize, write_report
-from mrl_text.eval.results import Results, with_layers
+from mrl_text.eval.report import summarize, write_report
+from mrl_text.eval.results import Results, with_new_columns
+from mrl_text.eval.tables import depth_table, print_report, recommendations
 from mrl_text.models import find_model
 from tests.eval.conftest import TINY_TASKS
 from tests.eval.task_types import by_mteb
@@ -97,7 +98,8 @@ def test_depths_have_names_experiments_and_folders_of_their_own() -> None:
     assert Line("org/model", "r", "control", layers=4).label == "model (untrained base, 4 layers)"
     assert len({line.slug for line in (whole, four, one)}) == 3
     assert Variant(whole, Cell(8)).experiment == {"embed_dim": 8}
-    assert Variant(four, Cell(8, "int8")).experiment == {"embed_dim": 8, "num_layers": 4, "output_dtypes": "int8"}
+    coarse = {"embed_dim": 8, "num_layers": 4, "output_dtypes": "int8"}
+    assert Variant(four, Cell(8, "int8", "symmetric")).experiment == coarse
     assert Variant(four, Cell(8)).slug == "embed_dim_8"  # under a folder that names the depth
 
 
@@ -208,9 +210,9 @@ def test_a_depth_is_recommended_only_where_it_keeps_the_whole_models_score() -> 
 
 def test_tables_without_the_column_are_of_all_layers() -> None:
     scores = made_up({None: {8: 0.5}}).scores
-    older = with_layers(scores.drop(columns="layers"))
+    older = with_new_columns(scores.drop(columns="layers"))
     assert (str(older["layers"].dtype), older["layers"].isna().tolist()) == ("Int64", [True])
-    pd.testing.assert_frame_equal(with_layers(scores), scores)
+    pd.testing.assert_frame_equal(with_new_columns(scores), scores)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from mrl_text import MatryoshkaEncoder
 from mrl_text.eval import sweep
 from mrl_text.eval import tasks as eval_tasks
 from mrl_text.eval.encoders import CellEncoder, Corpus, Reduction, model_meta
-from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line, Method, Variant
+from mrl_text.eval.grid import EVALUATED_PRECISIONS, RANDOM_SEEDS, Cell, Line, Method, Variant
 from mrl_text.eval.items import read_facts
 from mrl_text.eval.results import items_file
 from mrl_text.eval.tasks import TaskLoader
@@ -57,6 +57,10 @@ def variant(dim: int, precision: Precision = "float32", method: Method = "trunca
     return Variant(Line("model", "1", method=method), Cell(dim, precision), seed)
 
 
+def symmetric(dim: int, precision: Precision) -> Variant:
+    return Variant(Line("model", "1"), Cell(dim, precision, "symmetric"))
+
+
 def unit(cut: np.ndarray) -> np.ndarray:
     return cut / np.linalg.norm(cut, axis=1, keepdims=True)
 
@@ -65,11 +69,11 @@ def unit(cut: np.ndarray) -> np.ndarray:
 def test_int8_codes_are_those_of_sentence_transformers_calibrated_on_the_corpus(dim: int) -> None:
     documents, queries = vectors(200, 1), vectors(50, 2)
     side = corpus(documents[:150], documents[150:])
-    reduced = Reduction(variant(dim, "int8"), True, lambda: side)(queries)
+    reduced = Reduction(symmetric(dim, "int8"), True, lambda: side)(queries, queries=True)
     calibration, cut = unit(documents[:, :dim]), unit(queries[:, :dim])
     codes = np.asarray(quantize_embeddings(cut, "int8", calibration_embeddings=calibration)).astype(np.float64)
     low, high = calibration.min(axis=0).astype(np.float64), calibration.max(axis=0).astype(np.float64)
-    ranges = side.known_ranges(variant(dim, "int8"))
+    ranges = side.measured(symmetric(dim, "int8"))
     assert ranges is not None
     np.testing.assert_allclose(ranges, [low, high], atol=1e-6)
     recovered = (reduced - low) / ((high - low) / 255) - 128.5
@@ -81,7 +85,7 @@ def test_int8_codes_are_those_of_sentence_transformers_calibrated_on_the_corpus(
 def test_values_beyond_the_ranges_are_clipped() -> None:
     documents = np.tile(np.linspace(-1, 1, 256, dtype=np.float32)[:, None], WIDTH)
     queries = np.stack([np.full(WIDTH, value, np.float32) for value in (-7, -1.01, 0.5, 1.01, 7)])
-    reduced = Reduction(variant(8, "int8"), False, lambda: corpus(documents))(queries)
+    reduced = Reduction(symmetric(8, "int8"), False, lambda: corpus(documents))(queries)
     assert reduced.shape == (5, 8)
     np.testing.assert_array_equal(reduced[0], reduced[1])
     np.testing.assert_array_equal(reduced[3], reduced[4])
@@ -98,21 +102,21 @@ def test_rounding_moves_a_value_by_half_a_bucket_at_most(precision: Precision) -
     moved = np.abs(dequantize(stored, precision, WIDTH, ranges=ranges) - documents)
     assert (moved <= half * 1.001 + 1e-7).all()
     assert (moved.max(axis=0) > 0.9 * half).all()
-    reduced = Reduction(variant(WIDTH, precision), True, lambda: corpus(documents))(documents)
+    reduced = Reduction(symmetric(WIDTH, "int8"), True, lambda: corpus(documents))(documents)
     np.testing.assert_allclose(reduced, documents, atol=float(half.max()) * 1.01)
 
 
 def test_a_dimension_in_which_all_documents_agree_keeps_its_value() -> None:
     documents = vectors(20, 4)
     documents[:, 2] = 0.25
-    reduced = Reduction(variant(4, "int8"), False, lambda: corpus(documents))(vectors(5, 5))
+    reduced = Reduction(symmetric(4, "int8"), False, lambda: corpus(documents))(vectors(5, 5))
     np.testing.assert_array_equal(reduced[:, 2], np.float32(0.25))
 
 
 @pytest.mark.parametrize("dim", [1, 8, 11, 32])
 def test_the_dot_product_of_binary_vectors_counts_equal_bits(dim: int) -> None:
     some = vectors(60, 6)
-    reduced = Reduction(variant(dim, "binary"), True, no_corpus)(some)
+    reduced = Reduction(symmetric(dim, "binary"), True, no_corpus)(some)
     np.testing.assert_allclose(np.linalg.norm(reduced, axis=1), 1, atol=1e-6)
     bits = np.unpackbits(np.asarray(quantize_embeddings(some[:, :dim], "ubinary")), axis=1)
     hamming = (bits[:, None] != bits[None]).sum(axis=2)
@@ -124,7 +128,7 @@ def test_binary_vectors_are_compared_by_whole_numbers(tiny_bert: Path, dim: int)
     bits = np.random.default_rng(dim).integers(0, 2, (80, dim), dtype=np.uint8)
     stored = dequantize(np.packbits(bits, axis=1), "ubinary", dim)
     expected = np.array([[dim - 2 * int((one != other).sum()) for other in bits] for one in bits]) / np.float32(dim)
-    source, binary = find_model(str(tiny_bert)), variant(dim, "binary")
+    source, binary = find_model(str(tiny_bert)), symmetric(dim, "binary")
     encoder = CellEncoder(cached(source), binary, model_meta(source, binary), lambda subset: corpus())
     np.testing.assert_array_equal(np.asarray(encoder.similarity(stored, stored)), expected.astype(np.float32))
     paired = np.asarray(encoder.similarity_pairwise(stored, stored[::-1].copy()))
@@ -168,6 +172,54 @@ def test_binary_scores_are_those_of_hamming_distances_and_ties_are_ties(
         assert row.score == pytest.approx(expected, abs=1e-6), row
 
 
+BITS = {"int8": 8, "int4": 4, "int2": 2}
+
+
+def decoded(documents: np.ndarray, queries: np.ndarray, dim: int, precision: str) -> np.ndarray:
+    """By hand, in float64: levels over two standard deviations of each number of unit vectors, and their middles."""
+    scales = np.sqrt(np.mean(unit(documents.astype(np.float64)) ** 2, axis=0))[:dim]
+    levels = 2 ** BITS[precision]
+    steps = np.floor(unit(queries.astype(np.float64))[:, :dim] / scales / 2 * (levels / 2))
+    return unit((np.clip(steps, -levels / 2, levels / 2 - 1) + 0.5) * scales)
+
+
+@pytest.mark.parametrize("precision", BITS)
+@pytest.mark.parametrize("dim", [1, 8, 32])
+def test_codes_stand_for_the_middles_of_levels_fitted_on_the_corpus(dim: int, precision: Precision) -> None:
+    documents, some = vectors(200, 1), vectors(50, 2)
+    side = corpus(documents[:150], documents[150:])
+    reduced = Reduction(variant(dim, precision), True, lambda: side)(some)
+    expected = decoded(documents, some, dim, precision)
+    far = np.abs(reduced - expected).max(axis=1) > 1e-5  # a number on the edge of a level may go either way
+    assert far.mean() < 0.05
+    scales = side.measured(variant(dim, precision))
+    assert scales is not None
+    np.testing.assert_allclose(scales, np.sqrt(np.mean(unit(documents) ** 2, axis=0)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", [*BITS, "binary", "float16"])
+def test_queries_stay_floats_unless_they_are_compared_code_with_code(precision: Precision) -> None:
+    some, side = vectors(20, 3), corpus(vectors(100, 4))
+    plain = Reduction(variant(8, precision), True, lambda: side)(some, queries=True)
+    np.testing.assert_array_equal(plain, Reduction(variant(8), True, no_corpus)(some))
+    coded = Reduction(variant(8, precision), True, lambda: side)(some)
+    assert not np.array_equal(plain, coded)
+    if precision not in ("float16", "int8"):  # int8 is sentence-transformers' code there, with ranges
+        both = Reduction(symmetric(8, precision), True, lambda: side)(some, queries=True)
+        np.testing.assert_allclose(both, coded, atol=1e-6)
+
+
+def test_a_vector_that_is_zero_has_no_code_and_stays_zero() -> None:
+    some = vectors(5, 5)
+    some[2] = 0
+    for precision in ("int4", "binary"):
+        reduced = Reduction(variant(8, precision), True, lambda: corpus(some))(some)
+        np.testing.assert_array_equal(reduced[2], 0)
+        np.testing.assert_allclose(np.linalg.norm(np.delete(reduced, 2, axis=0), axis=1), 1, atol=1e-6)
+    nothing = Reduction(variant(8, "int4"), True, lambda: corpus(0 * some))(some)
+    assert np.isfinite(nothing).all()
+
+
 def test_float16_is_the_rounding_of_numpy() -> None:
     some = vectors(30, 7)
     reduced = Reduction(variant(16, "float16"), True, no_corpus)(some)
@@ -176,7 +228,7 @@ def test_float16_is_the_rounding_of_numpy() -> None:
     assert reduced.dtype == np.float32
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "int8", "binary"])
+@pytest.mark.parametrize("precision", EVALUATED_PRECISIONS)
 def test_no_texts_are_no_vectors(precision: Precision) -> None:
     assert Reduction(variant(8, precision), True, no_corpus)(np.zeros((0, WIDTH), np.float32)).shape == (0, 8)
 
@@ -251,9 +303,12 @@ def test_a_corpus_is_read_once_for_each_size() -> None:
 
     side = Corpus(blocks)
     for dim in (8, 16, 8, 16):
-        Reduction(variant(dim, "int8"), True, lambda: side)(vectors(3, 17))
+        Reduction(symmetric(dim, "int8"), True, lambda: side)(vectors(3, 17))
     assert len(read) == 2
-    assert side.known_ranges(variant(32, "int8")) is None
+    for dim in (8, 16):
+        Reduction(variant(dim, "int2"), True, lambda: side)(vectors(3, 17))  # one codec holds every size
+    assert len(read) == 3
+    assert side.measured(symmetric(32, "int8")) is None
 
 
 def _texts_of(name: str) -> dict[str, list[str]]:
@@ -286,8 +341,9 @@ def _texts_of(name: str) -> dict[str, list[str]]:
 def test_the_side_that_an_index_would_hold_is_what_int8_is_calibrated_on(
     name: str, stated: str, tiny_bert: Path, tmp_path: Path
 ) -> None:
-    result = sweep([str(tiny_bert)], [name], output=tmp_path, dims=[8], precisions=["int8"], controls=[])
-    facts = read_facts(items_file(tmp_path, Variant(result.lines[0], Cell(8, "int8")), name))
+    kinds: Any = {"precisions": ["int8"], "comparisons": ["symmetric"], "controls": []}
+    result = sweep([str(tiny_bert)], [name], output=tmp_path, dims=[8], **kinds)
+    facts = read_facts(items_file(tmp_path, Variant(result.lines[0], Cell(8, "int8", "symmetric")), name))
     assert facts["calibration"].endswith(stated)
     ranges, texts = json.loads(facts["ranges"]), _texts_of(name)
     assert set(ranges) == set(texts)

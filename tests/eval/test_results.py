@@ -57,7 +57,8 @@ class MadeUpSweep:
                 **{name: getattr(line, name) for name in ("model", "revision", "role", "method", "dtype")},
                 "layers": pd.NA if line.layers is None else line.layers,
                 **{"task": task, "type": kind, "split": split, "subset": subset},
-                **{"dim": cell.dim, "precision": cell.precision, "seed": pd.NA if seed is None else seed},
+                **{"dim": cell.dim, "precision": cell.precision, "comparison": cell.comparison},
+                **{"rescore": cell.rescore, "seed": pd.NA if seed is None else seed},
                 **{"bytes": cell.bytes, "calibration": calibration, "metric": metric},
                 **{"score": float(np.mean(values)), "data": data},
             }
@@ -68,12 +69,16 @@ class MadeUpSweep:
         return self
 
     def curve(
-        self, scores: Mapping[int | tuple[int, str], Values], line: Line = MODEL, task: str = "Search", **more: Any
+        self,
+        scores: Mapping[int | tuple[int, str], Values] | Mapping[Cell, Values],
+        line: Line = MODEL,
+        task: str = "Search",
+        **more: Any,
     ) -> MadeUpSweep:
-        """Add one row per size, or size and precision."""
+        """Add one row per size, size and precision, or cell."""
         for key, values in scores.items():
-            dim, precision = key if isinstance(key, tuple) else (key, "float32")
-            self.add(values, line, Cell(dim, precision), task, **more)  # type: ignore[arg-type]
+            cell = Cell(key) if isinstance(key, int) else Cell(*key) if isinstance(key, tuple) else key
+            self.add(values, line, cell, task, **more)
         return self
 
     def results(self) -> Results:
@@ -144,6 +149,12 @@ def test_lines_tasks_and_cells_come_in_a_fixed_order(tmp_path: Path) -> None:
     assert results.tasks == {"Search": "Retrieval", "Pairs": "STS", "Questions": "Retrieval"}
     assert results.types == {"Retrieval": ["Search", "Questions"], "STS": ["Pairs"]}
     assert results.cells(MODEL) == [Cell(64), Cell(64, "float16"), Cell(64, "binary"), Cell(16), Cell(8)]
+    coded = [Cell(64, "int8"), Cell(64, "int2"), Cell(64, "int2", "symmetric"), Cell(64, "int2", rescore=10)]
+    kinds = MadeUpSweep(tmp_path / "kinds").curve(dict.fromkeys([*coded[::-1], Cell(64), Cell(8)], 0.5)).results()
+    assert sorted(kinds.cells(MODEL)) == sorted([Cell(64), *coded, Cell(8)])
+    assert [one.label for one in kinds.cells(MODEL)] == [
+        *("64 x float32", "64 x int8", "64 x int2", "64 x int2, rescored 10x", "64 x int2, symmetric", "8 x float32"),
+    ]
     assert results.cells(BASE) == [Cell(64)]
 
 
@@ -192,6 +203,7 @@ def test_a_curve_has_one_precision(tmp_path: Path) -> None:
     assert results.curve(MODEL) == {64: 0.5, 16: 0.4}
     assert results.curve(MODEL, "int8") == {64: 0.49}
     assert results.curve(MODEL, "binary") == {16: 0.2}
+    assert results.curve(MODEL, "binary", comparison="symmetric") == {}
 
 
 def test_the_interval_of_a_score_is_the_bootstrap_of_its_items(tmp_path: Path) -> None:
@@ -336,6 +348,19 @@ def test_a_small_size_that_passes_below_one_that_fails_is_not_chosen(tmp_path: P
     scores |= {(dim, "int8"): share_kept(whole, 0.995) for dim in (64, 32)}  # another precision has a row of its own
     results = MadeUpSweep(tmp_path / "int8").curve(scores).results()
     assert chosen(results, 0.99).cell == Cell(32, "int8")
+    kinds = {Cell(64): whole, Cell(64, "int8"): share_kept(whole, 0.98), Cell(32, "int8"): share_kept(whole, 0.995)}
+    kinds |= {Cell(dim, "int8", "symmetric"): share_kept(whole, 0.992) for dim in (64, 32)}  # and another comparison
+    kinds |= {Cell(64, "int2", rescore=10): share_kept(whole, 0.98), Cell(32, "int2", rescore=10): whole}
+    results = MadeUpSweep(tmp_path / "kinds").curve(kinds).results()
+    assert chosen(results, 0.99).cell == Cell(32, "int8", "symmetric")
+
+
+def test_of_equal_bytes_one_stage_is_chosen_before_two_and_then_what_keeps_more(tmp_path: Path) -> None:
+    whole = queries(0.6)
+    kinds = {Cell(64): whole, Cell(64, "binary", "symmetric"): share_kept(whole, 0.993)}
+    kinds |= {Cell(64, "binary"): share_kept(whole, 0.994), Cell(64, "binary", rescore=4): whole}
+    kinds |= {Cell(dim, "int2"): share_kept(whole, 0.992) for dim in (64, 32)}
+    assert chosen(MadeUpSweep(tmp_path).curve(kinds).results(), 0.99).cell == Cell(64, "binary")
 
 
 def test_wide_binary_vectors_beat_narrow_float_ones_in_bytes(tmp_path: Path) -> None:
@@ -549,3 +574,15 @@ def test_items_of_splits_that_are_not_in_the_table_are_left_alone(tmp_path: Path
     assert [one.split for one in items] == ["test", "validation"]
     results = Results(pd.DataFrame(sweep.rows[:1]), [tmp_path])
     assert interval_of(results.estimate(MODEL, Cell(64))).mean == pytest.approx(0.6)
+
+
+def test_older_tables_coded_queries_as_they_coded_documents(tmp_path: Path) -> None:
+    kinds = {
+        Cell(64): 0.8,
+        Cell(64, "float16"): 0.8,
+        Cell(64, "int8", "symmetric"): 0.7,
+        Cell(8, "binary", "symmetric"): 0.2,
+    }
+    made = MadeUpSweep(tmp_path).curve(kinds).results()
+    older = Results(made.scores.drop(columns=["comparison", "rescore"]), made.folders)
+    assert older.cells(MODEL) == list(kinds)

@@ -18,7 +18,7 @@ from mrl_text.eval import tasks as eval_tasks
 from mrl_text.eval.encoders import model_meta
 from mrl_text.eval.figures import draw_curve
 from mrl_text.eval.grid import Variant
-from mrl_text.eval.report import print_report
+from mrl_text.eval.tables import print_report
 from mrl_text.eval.tasks import TaskLoader
 from mrl_text.models import find_model
 from tests.eval.conftest import TINY_TASKS, TinyRetrieval
@@ -26,7 +26,7 @@ from tests.eval.task_types import by_mteb
 
 DIMS = [8, 16, 32]
 PLAIN: dict[str, Any] = {"precisions": ["float32"], "controls": []}
-GRID = len(DIMS) * 4 + len(DIMS) + 2 * 3  # sizes at four precisions, PCA, random dimensions with three seeds
+GRID = len(DIMS) * 6 + len(DIMS) + 2 * 3  # sizes at six precisions, PCA, random dimensions with three seeds
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_an_interrupted_run_continues_and_new_data_is_evaluated_again(
 
     def counted(*args: object, **kwargs: object) -> object:
         calls.append(1)
-        if len(calls) == 5:
+        if len(calls) == 7:
             raise KeyboardInterrupt
         return evaluate(*args, **kwargs)
 
@@ -177,8 +177,8 @@ def test_bad_requests_are_refused_before_a_model_is_loaded(
         sweep([model], ["TinySTS"], output=tmp_path, dims=[0])
     with pytest.raises(FileNotFoundError, match=r"CQADupstackEnglishRetrieval \(the mirror .* has no data set"):
         sweep([model], ["CQADupstackRetrieval"], output=tmp_path, mirror=tmp_path)
-    with pytest.raises(ValueError, match="precision 'int4' is unknown"):
-        sweep([model], ["TinySTS"], output=tmp_path, precisions=["int4"])
+    with pytest.raises(ValueError, match="precision 'int3' is unknown"):
+        sweep([model], ["TinySTS"], output=tmp_path, precisions=["int3"])
     with pytest.raises(ValueError, match="control 'pcs' is unknown; did you mean 'pca'"):
         sweep([model], ["TinySTS"], output=tmp_path, controls=["pcs"])
     with pytest.raises(ValueError, match="no task"):

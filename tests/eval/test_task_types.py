@@ -18,7 +18,6 @@ from mrl_text.eval.grid import Cell, Variant
 from mrl_text.eval.items import read_facts
 from mrl_text.eval.results import items_file
 from mrl_text.eval.tasks import TaskLoader
-from mrl_text.truncation import Precision
 from tests.eval.task_types import TASKS, by_mteb, search_data
 
 DIMS = [8, 32]
@@ -41,14 +40,23 @@ class Listening(SentenceTransformer):
 
 
 class Rounding(SentenceTransformer):
-    """Cuts and rounds in plain numpy; one text at a time, since numbers differ in the last digit between batches."""
+    """Codes in plain numpy; one text at a time, since numbers differ in the last digit between batches."""
 
-    dim: int
-    rounded: Callable[[np.ndarray], np.ndarray]
+    coded: Callable[[np.ndarray], np.ndarray]
+    asked: Callable[[np.ndarray], np.ndarray]
 
     def encode(self, inputs: list[str], *args: Any, **kwargs: Any) -> np.ndarray:
-        vectors = np.asarray(super().encode(inputs, batch_size=1, show_progress_bar=False))[:, : self.dim]
-        return self.rounded(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        return self.coded(self._whole(inputs))
+
+    def encode_query(self, inputs: list[str], *args: Any, **kwargs: Any) -> np.ndarray:
+        return self.asked(self._whole(inputs))
+
+    def _whole(self, inputs: list[str]) -> np.ndarray:
+        return unit(np.asarray(super().encode(inputs, batch_size=1, show_progress_bar=False)))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def plain_scores(model: SentenceTransformer, name: str) -> dict[tuple[str, str], float]:
@@ -72,7 +80,7 @@ def test_a_task_of_every_type_scores_as_in_plain_mteb(name: str, tiny_bert: Path
         assert table["float32", dim].to_dict() == pytest.approx(scores, abs=1e-4)
     assert expected[8] != expected[32]  # a size says something on this task
     assert list(result.encoded.values()) == [len(models[32].heard)]  # each distinct text once
-    for precision, tolerance in (("float16", 0.02), ("int8", 0.1)):
+    for precision, tolerance in (("float16", 0.02), ("int8", 0.15), ("int4", 0.3)):
         assert table[precision, 32].to_dict() == pytest.approx(expected[32], abs=tolerance)
     assert table["binary"].between(-1, 1).all()
     assert table["binary", 32].to_dict() != table["float32", 32].to_dict()
@@ -90,23 +98,46 @@ def test_more_sizes_precisions_and_controls_cost_no_further_pass(name: str, tiny
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Pairs", "Search_ndcg_at_10", "Summaries"])
-def test_a_precision_is_plain_mteb_on_vectors_rounded_by_hand(name: str, tiny_bert: Path, tmp_path: Path) -> None:
-    result = sweep([str(tiny_bert)], [name], output=tmp_path, dims=[16], controls=[], batch_size=1)
+def test_a_cell_is_plain_mteb_on_vectors_coded_by_hand(name: str, tiny_bert: Path, tmp_path: Path) -> None:
+    result = sweep(
+        [str(tiny_bert)],
+        [name],
+        output=tmp_path,
+        dims=[16],
+        comparisons=["asymmetric", "symmetric"],
+        controls=[],
+        batch_size=1,
+    )
     (line,) = result.lines
-    facts = read_facts(items_file(tmp_path, Variant(line, Cell(16, "int8")), name))
-    low, high = np.array(json.loads(facts["ranges"])["default"])
-    rounded: dict[Precision, Callable[[np.ndarray], np.ndarray]] = {
-        "float32": lambda cut: cut,
-        "float16": lambda cut: cut.astype(np.float16).astype(np.float32),
-        "int8": lambda cut: _bucket_centres(cut, low, high),
-        "binary": lambda cut: np.where(cut > 0, 1, -1).astype(np.float32) / 4,
+
+    def measured(what: str, cell: Cell) -> np.ndarray:
+        return np.array(json.loads(read_facts(items_file(tmp_path, Variant(line, cell), name))[what])["default"])
+
+    low, high = measured("ranges", Cell(16, "int8", "symmetric"))
+    scales = measured("scales", Cell(16, "int2"))
+
+    def middles(whole: np.ndarray, levels: int) -> np.ndarray:
+        steps = np.floor(whole / scales / 2 * (levels / 2))
+        return unit(((np.clip(steps, -levels / 2, levels / 2 - 1) + 0.5) * scales)[:, :16]).astype(np.float32)
+
+    coded: dict[tuple[str, str], Callable[[np.ndarray], np.ndarray]] = {
+        ("float32", "asymmetric"): lambda whole: unit(whole[:, :16]),
+        ("float16", "asymmetric"): lambda whole: unit(whole[:, :16]).astype(np.float16).astype(np.float32),
+        ("int8", "symmetric"): lambda whole: _bucket_centres(unit(whole[:, :16]), low, high),
+        ("int8", "asymmetric"): lambda whole: middles(whole, 256),
     }
+    for comparison in ("asymmetric", "symmetric"):
+        coded["int4", comparison] = lambda whole: middles(whole, 16)
+        coded["int2", comparison] = lambda whole: middles(whole, 4)
+        coded["binary", comparison] = lambda whole: np.where(whole[:, :16] > 0, 0.25, -0.25).astype(np.float32)
     model = Rounding(str(tiny_bert))
-    model.dim = 16
-    for precision, how in rounded.items():
-        model.rounded = how
+    assert {cell.sequence[:2] for cell in result.cells(line)} == set(coded)
+    for (precision, comparison), how in coded.items():
+        model.coded = how
+        model.asked = how if comparison == "symmetric" else coded["float32", "asymmetric"]
         (expected,) = plain_scores(model, name).values()
-        assert result.curve(line, precision)[16] == pytest.approx(expected, abs=1e-4), precision
+        found = result.curve(line, precision, comparison=comparison)  # type: ignore[arg-type]
+        assert found[16] == pytest.approx(expected, abs=1e-4), (precision, comparison)
 
 
 def _bucket_centres(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

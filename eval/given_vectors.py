@@ -1,0 +1,151 @@
+"""Vectors that exist already, of any model or provider: evaluated as those of a model are, without a model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from mrl_text.embedding_cache import EmbeddingCache
+from mrl_text.models import ModelSource
+from mrl_text.tables import Problems, open_table
+from mrl_text.tables.beir import QUERY_IDS, one_of, read_judgements
+from mrl_text.tables.corpus import ID_COLUMNS
+from mrl_text.tables.vectors import read_vectors
+from mrl_text.truncation import usable
+
+from .own_data import OwnData, task_name
+
+if TYPE_CHECKING:
+    from mrl_text.encoder import MatryoshkaEncoder
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 50_000  # vectors looked at together: a file may be larger than memory
+
+
+@dataclass(frozen=True)
+class VectorSource(ModelSource):
+    """In the place of a model: vectors by their rows."""
+
+    documents: np.ndarray = field(kw_only=True, repr=False, compare=False)
+    """Float (n, width)."""
+    queries: np.ndarray = field(kw_only=True, repr=False, compare=False)
+    """Float (q, width)."""
+
+    @property
+    def width(self) -> int:
+        """Numbers per vector."""
+        return int(self.documents.shape[1])
+
+    @cached_property
+    def revision(self) -> str:
+        """First 16 hex digits of the hash of all numbers."""
+        digest = hashlib.blake2b(digest_size=8)
+        for vectors in (self.documents, self.queries):
+            digest.update(f"{vectors.dtype} {vectors.shape}\0".encode())
+            for start in range(0, len(vectors), _BLOCK):
+                digest.update(np.ascontiguousarray(vectors[start : start + _BLOCK]).data)
+        return digest.hexdigest()
+
+    def cache(self) -> EmbeddingCache:
+        """What the evaluation asks for vectors; a text is the number of a row."""
+        return _Rows(self)
+
+
+class _Rows(EmbeddingCache):
+    def __init__(self, source: VectorSource) -> None:
+        plain = SimpleNamespace(prompts={}, similarity_fn_name="cosine")  # all that is asked of a model
+        super().__init__(lambda: cast("MatryoshkaEncoder", plain), None)
+        self._source = source
+
+    def embed(self, texts: Sequence[str], *, prompt: str | None = None, role: str | None = None) -> np.ndarray:
+        """The rows of these numbers, float32; of queries where the role is ``"query"``."""
+        vectors = self._source.queries if role == "query" else self._source.documents
+        rows = np.fromiter(map(int, texts), np.int64, len(texts))
+        return np.ascontiguousarray(vectors[rows], dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class VectorTask(OwnData):
+    """Who answers whom among vectors. Two providers' vectors of the same documents are two models on one task."""
+
+    @cached_property
+    def revision(self) -> str:
+        """Hash of the ids of all documents and of the judgements."""
+        documents = sorted(self.tables["corpus"]["id"])
+        judged = sorted((query, sorted(grades.items())) for query, grades in self.relevant.items())
+        return hashlib.sha256(repr((documents, judged)).encode()).hexdigest()[:16]
+
+
+def read_vector_task(
+    documents: str | Path, queries: str | Path, judgements: str | Path
+) -> tuple[VectorSource, VectorTask]:
+    """Read vectors of documents and queries, and which documents answer which query; all of it is checked here.
+
+    Args:
+        documents: ``.npy`` (n, width), or Parquet or Arrow with one column of float lists. Ids are those of a column
+            ``_id`` or ``id``; of ``.npy``, and without such a column, the numbers of the rows from 0.
+        queries: the same of queries, in the same width.
+        judgements: a table of ``query-id``, ``corpus-id`` and ``score``, as in BEIR.
+
+    Returns:
+        What stands in the place of a model, named after the file of documents; and the task, named after that of
+        judgements, of the queries that have one.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: one cannot be read, vectors that are not float, of another width, zero or not finite, or judgements
+            about ids that are not there.
+    """
+    open_table(judgements)
+    places, ids, rows = [], [], []
+    for file, known in ((documents, ID_COLUMNS), (queries, QUERY_IDS)):
+        vectors, named = read_vectors(file, known)
+        places.append(Path(file).expanduser().absolute())
+        ids.append(named if named is not None else list(map(str, range(len(vectors)))))
+        rows.append(_checked(vectors, places[-1]))
+        if named is None:
+            logger.info("%s has no column of ids: they are the numbers of the rows, from 0", places[-1])
+    if (width := rows[0].shape[1]) != rows[1].shape[1]:
+        raise ValueError(
+            f"{places[0]} has vectors of {width} numbers, {places[1]} of {rows[1].shape[1]}: give one model's"
+        )
+    place = Path(judgements).expanduser().absolute()
+    relevant = read_judgements(
+        place,
+        Problems(place),
+        queries=one_of(set(ids[1]), places[1].name),
+        documents=one_of(set(ids[0]), places[0].name),
+    )
+    tables = {
+        "corpus": {"id": ids[0], "title": [""] * len(ids[0]), "text": list(map(str, range(len(ids[0]))))},
+        "queries": {
+            "id": [name for name in ids[1] if name in relevant],
+            "text": [str(row) for row, name in enumerate(ids[1]) if name in relevant],
+        },
+    }
+    if unjudged := len(ids[1]) - len(tables["queries"]["id"]):
+        logger.info("%s: %d of %d queries have no judgement and are left out", places[1], unjudged, len(ids[1]))
+    name = f"local/{task_name(places[0].with_suffix(''))}"
+    source = VectorSource(str(places[0]), name, True, documents=rows[0], queries=rows[1])
+    return source, VectorTask(place, {"qrels": place}, "Retrieval", tables, relevant)
+
+
+def _checked(vectors: np.ndarray, place: Path) -> np.ndarray:
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.size:
+        found = f"{vectors.dtype} of shape {vectors.shape}"
+        raise ValueError(f"{place} holds {found}: give float vectors as the model made them, a row a text")
+    for start in range(0, len(vectors), _BLOCK):
+        bad = ~usable(vectors[start : start + _BLOCK].astype(np.float32, copy=False))
+        if bad.any():
+            row = start + int(bad.argmax())
+            raise ValueError(f"{place}: the vector at position {row} is zero or not finite: encode that text again")
+    return vectors
