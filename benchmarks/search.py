@@ -34,7 +34,7 @@ from mrl_text.choices import Code
 from mrl_text.search import AdaptiveIndex, SearchPlan
 from mrl_text.search.faiss.store import FaissStore
 from mrl_text.search.measure import Tuning, measure, threads
-from mrl_text.search.measure import seconds as spent
+from mrl_text.search.measure import seconds as seconds_per_query
 from mrl_text.search.sample_queries import Judged, recall
 from mrl_text.search.tune import tune
 from mrl_text.truncation import usable
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--dims", default="64,128,256", help="prefixes to tune over, the full width besides")
-    parser.add_argument("--precisions", default="int4,int2,int1,RaBitQfs", help="of shortlists to tune over")
+    parser.add_argument("--precisions", default="int4,int2,int1", help="of shortlists to tune over")
     parser.add_argument("--keep", type=float, default=0.995, help="share of the exact nDCG@10 to tune for")
     parser.add_argument("--minutes", type=float, default=6, help="of tuning, after which no further graph is built")
     parser.add_argument("--max-ram", type=float, help="millions of bytes that the shortlist may take")
@@ -210,7 +210,7 @@ def _adaptive(index: AdaptiveIndex, tuned_on: Data, arguments: argparse.Namespac
     small = [one for one in tuned.trials if one.plan.dim == _BEFORE and one.retention and one.timing]
     held = [one for one in small if min(one.retention or [0]) >= arguments.keep]
     if held:
-        index.set_plan(min(held, key=spent).plan)
+        index.set_plan(min(held, key=seconds_per_query).plan)
         seconds = time.perf_counter() - started
         yield rival(index.plan or chosen, "before: ")
     else:
