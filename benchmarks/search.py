@@ -33,11 +33,13 @@ from search_rivals import K, Rival, missing, pinned, rivals
 from mrl_text.choices import Code
 from mrl_text.search import AdaptiveIndex, SearchPlan
 from mrl_text.search.faiss.store import FaissStore
-from mrl_text.search.measure import measure, threads
+from mrl_text.search.measure import Tuning, measure, threads
+from mrl_text.search.measure import seconds as seconds_per_query
 from mrl_text.search.sample_queries import Judged, recall
 from mrl_text.search.tune import tune
+from mrl_text.truncation import usable
 
-_BEFORE: dict[str, Any] = {"dims": [128], "kinds": ["flat", "ivf"], "precisions": ["int4"]}
+_BEFORE = 128  # numbers in int4
 
 
 def main() -> None:
@@ -45,9 +47,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--dims", default="64,128,256", help="prefixes to tune over, the full width besides")
-    parser.add_argument("--precisions", default="int4,int2,int1,RaBitQfs", help="of shortlists to tune over")
+    parser.add_argument("--precisions", default="int4,int2,int1", help="of shortlists to tune over")
     parser.add_argument("--keep", type=float, default=0.995, help="share of the exact nDCG@10 to tune for")
     parser.add_argument("--minutes", type=float, default=6, help="of tuning, after which no further graph is built")
+    parser.add_argument("--max-ram", type=float, help="millions of bytes that the shortlist may take")
     parser.add_argument("--plan", type=json.loads, help="JSON of a plan (as in --json) to measure instead of tuning")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--others", help="words of the names of rivals to compare, comma-separated; default: all")
@@ -84,9 +87,13 @@ class Data:
     def read(cls, folder: Path, rows: int | None) -> Data:
         """The vectors, or the first of them, and the queries that have an answer among them."""
         vectors = np.load(folder / "vectors.npy", mmap_mode="r")[:rows]
+        good = np.concatenate([usable(vectors[row : row + 65_536]) for row in range(0, len(vectors), 65_536)])
+        if not good.all():
+            print(f"{(~good).sum()} vectors are zero, and left out")
+            vectors = vectors[good]
         queries = np.load(folder / "queries.npy").astype(np.float32)
         ids = json.loads((folder / "ids.json").read_text())
-        corpus = ids["corpus"][:rows]
+        corpus = [name for name, kept in zip(ids["corpus"][:rows], good, strict=True) if kept]
         there = set(corpus)
         qrels = {
             query: {name: grade for name, grade in found.items() if name in there}
@@ -192,16 +199,22 @@ def _adaptive(index: AdaptiveIndex, tuned_on: Data, arguments: argparse.Namespac
     else:
         dims = [int(dim) for dim in arguments.dims.split(",")]
         precisions: list[Code] = arguments.precisions.split(",")
-        _tune(index, tuned_on, arguments, dims=dims, precisions=precisions)
+        most = int(1e6 * arguments.max_ram) if arguments.max_ram else None
+        _tune(index, tuned_on, arguments, dims=dims, precisions=precisions, max_ram=most)
     seconds, chosen = time.perf_counter() - started, index.plan
     assert chosen is not None
     for plan in _around(chosen):
         yield rival(plan, "")
     started = time.perf_counter()
-    _tune(index, tuned_on, arguments, **_BEFORE)
-    seconds, before = time.perf_counter() - started, index.plan
-    assert before is not None
-    yield rival(before, "before: ")
+    tuned = _tune(index, tuned_on, arguments, dims=[_BEFORE], kinds=["flat", "ivf"], precisions=["int4"])
+    small = [one for one in tuned.trials if one.plan.dim == _BEFORE and one.retention and one.timing]
+    held = [one for one in small if min(one.retention or [0]) >= arguments.keep]
+    if held:
+        index.set_plan(min(held, key=seconds_per_query).plan)
+        seconds = time.perf_counter() - started
+        yield rival(index.plan or chosen, "before: ")
+    else:
+        print(f"before: no plan of {_BEFORE} numbers in int4 keeps as much on both halves")
     index.set_plan(chosen)
 
 
@@ -209,7 +222,7 @@ def _effort(plan: SearchPlan) -> str:
     return "" if plan.kind == "flat" else f", effort {plan.effort}"
 
 
-def _tune(index: AdaptiveIndex, data: Data, arguments: argparse.Namespace, **options: Any) -> None:
+def _tune(index: AdaptiveIndex, data: Data, arguments: argparse.Namespace, **options: Any) -> Tuning:
     started = time.perf_counter()
     options |= {"keep": arguments.keep, "minutes": arguments.minutes, "progress": True}
     tuned = tune(FaissStore(index), data.queries, data.judged, **options)
@@ -218,6 +231,7 @@ def _tune(index: AdaptiveIndex, data: Data, arguments: argparse.Namespace, **opt
         f" {tuned.chosen.plan.label}{_effort(tuned.chosen.plan)}; {tuned.refused} cheaper ones refused"
         f"{'' if tuned.confirmed else '; NOT CONFIRMED on the other half'}"
     )
+    return tuned
 
 
 def _around(plan: SearchPlan) -> list[SearchPlan]:

@@ -120,8 +120,10 @@ def _prefix_index(plan: SearchPlan, count: int) -> Any:
     if plan.kind == "hnsw":
         index.hnsw.efConstruction = plan.construction
     if plan.in_cells:
-        if shared or plan.precision in ("float16", "int8"):
-            index.by_residual = False  # with FastScan the tables are the same for all cells then
+        if plan.precision in ("float16", "int8"):
+            index.by_residual = False
+        elif shared:  # what is left of a vector in its cell needs fewer bits, and of one cell nothing is taken away
+            index.by_residual = found > 1
         # learn from all rows that are given, and do not warn on stderr where they are few
         index.cp.max_points_per_centroid = max(40, math.ceil(_TRAINING_ROWS / found))
         index.cp.min_points_per_centroid = 1
