@@ -2,7 +2,7 @@
 
 Every side runs from nothing, one after the other, each in a process of its own so that its peak memory is its own:
 no cached embeddings, results or models. mteb's side truncates with sentence-transformers and quantises with mteb's
-CompressionWrapper.
+CompressionWrapper, queries and documents alike; it has no int2.
 
     python benchmarks/one_pass.py --mirror DIR
 
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 DIMS = (16, 32, 64, 128, 256, 384)
-PRECISIONS = ("float32", "float16", "int8", "binary")
+PRECISIONS = ("float32", "float16", "int8", "int4", "int2", "binary")
 
 
 def main() -> None:
@@ -41,8 +41,9 @@ def main() -> None:
         return
     dims, precisions = [int(dim) for dim in arguments.dims.split(",")], arguments.precisions.split(",")
     cells = [(dim, precision) for dim in dims for precision in precisions]
-    wanted = len(cells) if arguments.mteb_cells is None else arguments.mteb_cells
-    chosen = [cells[round(step * (len(cells) - 1) / max(wanted - 1, 1))] for step in range(wanted)]
+    known = [cell for cell in cells if cell[1] != "int2"]
+    wanted = len(known) if arguments.mteb_cells is None else arguments.mteb_cells
+    chosen = [known[round(step * (len(known) - 1) / max(wanted - 1, 1))] for step in range(wanted)]
     _side("warm", arguments)  # so that the first side measured does not pay for reading the disk
     full, grid = _side("full", arguments), _side("grid", arguments)
     plain = [_side(f"mteb:{dim}:{precision}", arguments) for dim, precision in chosen]

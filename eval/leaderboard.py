@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,15 +20,20 @@ from mrl_text.markdown import table as markdown_table
 
 from .reference import read_references
 from .report import KEEP, render_html, summarize
-from .results import KEY_COLUMNS, TABLE, Results, numbers, with_new_columns
+from .results import CELL_COLUMNS, KEY_COLUMNS, TABLE, Results, numbers, with_new_columns
+from .tables import engine_lines, recommendations
 
 if TYPE_CHECKING:
+    from .engines import Engine
     from .runner import SweepResult
 
 logger = logging.getLogger(__name__)
 
 _MOST_TASK_COLUMNS = 8
 _MODEL_COLUMNS = ["model", "revision", "dtype", "layers"]
+_USUAL = {"disk": 0, "comparison": "asymmetric", "rescore": 0}
+"""Columns that people are shown only where something else is in them."""
+_FIRST_TASK = 13
 
 
 def load_results(folders: Sequence[str | Path]) -> Results:
@@ -115,22 +120,25 @@ def _of(table: pd.DataFrame, tasks: Sequence[str], folders: Sequence[str | Path]
     return Results(table.reset_index(drop=True), [Path(folder) for folder in folders])
 
 
-def leaderboard(results: Results) -> pd.DataFrame:
-    """One row per line, size and precision, best first.
+def leaderboard(results: Results, engine: Engine | None = None) -> pd.DataFrame:
+    """One row per line and cell, best first.
 
     Returns:
-        Columns ``model`` (with what was done to it), ``dim``, ``precision``, ``bytes``, ``score``, ``low``, ``high``,
-        ``retention``, ``retention_low``, ``retention_high``, then the mean of each task, or of each type if there are
-        more than eight tasks. Scores 0..1.
+        Columns ``model`` (with what was done to it), ``bytes`` in memory and ``disk`` besides, ``dim``, ``precision``,
+        ``comparison``, ``rescore``, ``score``, ``low``, ``high``, ``retention``, ``retention_low``, ``retention_high``,
+        then the mean of each task, or of each type if there are more than eight tasks. Scores 0..1. With an engine,
+        only what it stores and compares, in the bytes it takes.
     """
     by_type = len(results.tasks) > _MOST_TASK_COLUMNS
     groups = results.types if by_type else {task: [task] for task in results.tasks}
     rows = []
     for line, cell in [(one, cell) for one in results.lines for cell in results.cells(one)]:
         score, retention = results.estimate(line, cell), results.retention(line, cell)
-        if score is None:
+        size = cell.bytes if engine is None else engine.bytes(cell)
+        if score is None or size is None:
             continue
-        row = {"model": results.labels[line], "dim": cell.dim, "precision": cell.precision, "bytes": cell.bytes}
+        row: dict[str, Any] = {"model": results.labels[line], "bytes": size, "disk": results.disk(line, cell)}
+        row |= dict(zip(CELL_COLUMNS, (cell.dim, *cell.sequence), strict=True))
         row |= numbers(score, retention)
         del row["n"]
         parts = {name: results.estimate(line, cell, tasks) for name, tasks in groups.items() if len(groups) > 1}
@@ -146,6 +154,7 @@ def write_leaderboard(
     *,
     keep: float = KEEP,
     references: Sequence[str | Path] = (),
+    engine: Engine | None = None,
 ) -> str:
     """The leaderboard as text to print.
 
@@ -154,27 +163,43 @@ def write_leaderboard(
         kind: ``terminal``, ``csv``, ``markdown`` or ``html``.
         file: where to write it; the answer is then its name. None returns the leaderboard itself.
         keep, references: of the HTML page: target of the recommended sizes, and tables of published scores.
+        engine: leaves out what it cannot store and compare; the page recommends for it.
 
     Raises:
         ValueError: unknown kind, or references for another kind than ``html``.
     """
     if references and kind != "html":
         raise ValueError(f"published scores are drawn in the HTML page, and this is {kind}: give --output FILE.html")
-    table = leaderboard(results)
+    table = leaderboard(results, engine)
     if kind == "terminal":
-        text = _terminal(table)
+        text = _terminal(table) + (_advice(results, engine, keep) if engine else "")
     elif kind == "csv":
         text = table.to_csv(index=False)
     elif kind == "markdown":
         text = markdown(table)
     elif kind == "html":
-        text = render_html(summarize(results, keep=keep, references=read_references(references, results)))
+        text = render_html(
+            summarize(results, keep=keep, references=read_references(references, results), engine=engine)
+        )
     else:
         raise ValueError(f"a leaderboard can be csv, markdown (.md) or html, not {kind!r}")
     if file is None:
         return text
     write_atomically(file, text.encode())
     return f"{file}\n"
+
+
+def _advice(results: Results, engine: Engine, keep: float) -> str:
+    """What the engine is recommended to keep of each model, with the lines to paste."""
+    models = [line for line in results.lines if line.role == "model" and line.layers is None]
+    said = [
+        f"{results.labels[line]}, {sentence}" if number == 0 else sentence
+        for line in models
+        for number, sentence in enumerate(
+            [*recommendations(results, line, keep, engine)[:1], *engine_lines(results, line, keep, engine)]
+        )
+    ]
+    return "\n".join(["", *said])
 
 
 def _terminal(table: pd.DataFrame) -> str:
@@ -199,11 +224,13 @@ def markdown(table: pd.DataFrame) -> str:
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """The leaderboard with numbers as text, for people."""
-    shown = table[["model", "dim", "precision", "bytes"]].rename(columns={"dim": "size"}).copy()
+    rare = [name for name, usual in _USUAL.items() if not (table[name] == usual).all()]
+    columns = [name for name in table.columns[: table.columns.get_loc("score")] if name not in _USUAL or name in rare]
+    shown = table[columns].rename(columns={"dim": "size"}).copy()
     shown["score"] = [_with_interval(*row) for row in table[["score", "low", "high"]].itertuples(index=False)]
     kept = table[["retention", "retention_low", "retention_high"]].itertuples(index=False)
     shown["retention %"] = [_with_interval(*row) for row in kept]
-    return shown.assign(**{column: table[column].map(_hundredfold) for column in table.columns[10:]})
+    return shown.assign(**{column: table[column].map(_hundredfold) for column in table.columns[_FIRST_TASK:]})
 
 
 def _with_interval(value: float | None, low: float | None, high: float | None) -> str:

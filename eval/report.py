@@ -1,31 +1,27 @@
-"""What a sweep prints and writes: tables, the recommended size, the curve and the page."""
+"""What a sweep writes: the curve and the page, with the recommended sizes."""
 
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from mrl_text import __version__
 from mrl_text.files import write_atomically
 
+from .engines import CHECKED, Engine, engines
 from .figures import draw_curve, draw_depths
 from .grid import Cell, Line
 from .reference import Reference
 from .results import Recommendation, Results, gigabytes, numbers
-from .statistics import CONFIDENCE, Estimate
+from .statistics import CONFIDENCE
 
 KEEP = 0.99
 """Share of the full-width score that a recommended size keeps, unless told otherwise."""
@@ -41,6 +37,7 @@ def write_report(
     keep: float = KEEP,
     references: Sequence[Reference] = (),
     failed: Mapping[str, str] | None = None,
+    engine: Engine | None = None,
 ) -> list[Path]:
     """Write ``report.html``, ``curve.png`` and ``curve.svg``, and ``depths.png`` and ``.svg`` with several depths.
 
@@ -50,179 +47,15 @@ def write_report(
         keep: target of the recommended sizes.
         references: published curves to overlay.
         failed: task -> why it was left out.
+        engine: restricts the recommended sizes to what it stores and compares.
 
     Returns:
         The files.
     """
     folder = folder or result.folders[0]
-    data = summarize(result, keep=keep, references=references, failed=failed)
+    data = summarize(result, keep=keep, references=references, failed=failed, engine=engine)
     pictures = [*draw_curve(result, folder, references), *draw_depths(result, folder)]
     return [write_html(data, folder / "report.html"), *pictures]
-
-
-def print_report(result: Results, console: Console, *, keep: float = KEEP) -> None:
-    """Print the table of every model with its controls, and the recommended size, overall and per task type.
-
-    A model that was evaluated with fewer layers has a table of sizes and depths, its base another, and recommended
-    sizes for every depth. ``keep`` is the target of the recommendations.
-    """
-    for line in result.lines:
-        if line.role != "model" or line.layers is not None:
-            continue
-        console.print(score_table(result, line))
-        for table in (task_table(result, line), control_table(result, line)):
-            if table is not None:
-                console.print(table)
-        for one in (line, *_controls(result, line)):
-            if (depths := depth_table(result, one)) is not None:
-                console.print(depths)
-        for one in result.depths(line) or [line]:
-            for sentence in [*beaten_by_pca(result, one), *recommendations(result, one, keep)]:
-                console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-        console.print()
-
-
-def recommendations(result: Results, line: Line, keep: float) -> list[str]:
-    """A sentence each: the smallest vectors that keep the target overall, and per task type."""
-    chosen = {scope: tasks for scope, tasks in scopes(result).items() if scope == "overall" or scope in result.types}
-    sentences = []
-    for scope, tasks in chosen.items():
-        choice = result.recommend(line, keep, tasks)
-        where = f"{line.depth}, {scope}" if line.depth else scope
-        nothing = "no size can be recommended from these scores"
-        if line.depth and result.retention(line, result.cells(line)[0], tasks) is not None:
-            nothing = f"no size keeps {100 * keep:.4g}% of the score of all layers with confidence"
-        sentences.append(choice.sentence(where) if choice else f"{where}: {nothing}")
-    return sentences
-
-
-def beaten_by_pca(result: Results, line: Line) -> list[str]:
-    """A sentence where principal components of the same vectors score higher, with confidence, than their prefix."""
-    pca = replace(line, role="control", method="pca")
-    gains = {cell.dim: _difference(result, pca, line, cell.dim) for cell in result.cells(pca)}
-    known = {dim: gain for dim, gain in sorted(gains.items()) if gain is not None}
-    sure = {dim: gain for dim, gain in known.items() if (interval := gain.interval()) and interval.low > 0}
-    found = [f"{dim} ({_signed(gain)})" for dim, gain in sure.items()]
-    if not found:
-        return []
-    return [
-        (
-            f"PCA beats the model at {', '.join(found)}: the same vectors hold more than their first numbers say;"
-            " mrl-text adapt --method pca puts such components into a model"
-        )
-    ]
-
-
-def task_table(result: Results, line: Line) -> Table | None:
-    """Scores x100 in float32, one row per task: how many items, and every size; None for a single task."""
-    if len(result.tasks) < 2:
-        return None
-    sizes = [cell.dim for cell in result.cells(line) if cell.precision == "float32"]
-    metrics = result.scores.groupby("task")["metric"].first()
-    table = Table(title="each task, in float32", title_justify="left", title_style="italic")
-    for column in ("task", "metric", "items", *map(str, sizes)):
-        table.add_column(escape(column), justify="left" if column in ("task", "metric") else "right")
-    for task in result.tasks:
-        scores = [_hundredfold(result, line, Cell(dim), [task]) for dim in sizes]
-        table.add_row(escape(task), metrics[task], _items(result, line, [task]), *scores)
-    return table
-
-
-def _items(result: Results, line: Line, tasks: Sequence[str]) -> str:
-    """How many items scores of full width were measured on; a dash where nothing is resampled."""
-    estimate = result.estimate(line, result.cells(line)[0], tasks)
-    return f"{estimate.n:,}" if estimate is not None and estimate.n else "-"
-
-
-def score_table(result: Results, line: Line) -> Table:
-    """One row per size and precision: bytes, mean score x100 with interval, retention in percent."""
-    table = Table(title=escape(result.labels[line]), title_justify="left", title_style="bold")
-    heading = next(iter(result.tasks)) if len(result.tasks) == 1 else f"mean of {len(result.tasks)} tasks"
-    if (count := _items(result, line, list(result.tasks))) != "-":
-        table.caption, table.caption_justify = f"measured on {count} items", "left"
-    for column in ("size", "precision", "bytes", heading, "retention"):
-        table.add_column(escape(column), justify="left" if column == "precision" else "right")
-    cells = result.cells(line)
-    for number, cell in enumerate(cells):
-        estimate, retention = result.estimate(line, cell), result.retention(line, cell)
-        if estimate is None:
-            continue
-        interval = estimate.interval()
-        around = f" [{100 * interval.low:.2f}, {100 * interval.high:.2f}]" if interval else ""
-        kept = f"{100 * retention.value:.1f} %" if retention else "-"
-        last = number + 1 == len(cells) or cells[number + 1].dim != cell.dim
-        score = f"{100 * estimate.value:.2f}{around}"
-        table.add_row(str(cell.dim), cell.precision, str(cell.bytes), score, kept, end_section=last)
-    return table
-
-
-def control_table(result: Results, line: Line) -> Table | None:
-    """Mean scores x100 of a model and of what it is compared with, by size, all in float32; None without controls.
-
-    The difference from the untrained base comes with its paired interval.
-    """
-    controls = _controls(result, line)
-    if not controls:
-        return None
-    names = {one: _beside(result, line, one) for one in (line, *controls)}
-    bases = [one for one in controls if one.method == "truncation" and one.layers == line.layers]
-    gains = {"model minus base": lambda dim: _signed(_difference(result, line, bases[0], dim))} if bases else {}
-    return _size_table(result, "in float32, beside controls", names, gains)
-
-
-def depth_table(result: Results, line: Line) -> Table | None:
-    """Mean scores x100 of a line in float32, by size and number of layers; None where only one depth is known."""
-    depths = result.depths(line)
-    if not depths or line.layers is not None:
-        return None
-    title = f"{escape(result.labels[line])}, in float32"
-    return _size_table(result, title, {one: one.depth or "all layers" for one in depths})
-
-
-def _size_table(
-    result: Results, title: str, names: Mapping[Line, str], more: Mapping[str, Callable[[int], str]] | None = None
-) -> Table:
-    """One row per size; one column per line, and ``more`` columns that know their cell of a size."""
-    table = Table(title=title, title_justify="left", title_style="italic")
-    last = more or {}
-    for column in ("size", *names.values(), *last):
-        table.add_column(escape(column), justify="right")
-    for dim in sorted({cell.dim for one in names for cell in result.cells(one)}, reverse=True):
-        scores = [_hundredfold(result, one, Cell(dim)) for one in names]
-        table.add_row(str(dim), *scores, *(cell(dim) for cell in last.values()))
-    return table
-
-
-def _difference(result: Results, line: Line, other: Line, dim: int) -> Estimate | None:
-    """Score of one line minus that of another in float32, paired."""
-    score, control = result.estimate(line, Cell(dim)), result.estimate(other, Cell(dim))
-    return score - control if score is not None and control is not None else None
-
-
-def _signed(difference: Estimate | None) -> str:
-    """A difference x100, with its interval where there is one."""
-    if difference is None:
-        return "-"
-    interval = difference.interval()
-    around = f" [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]" if interval else ""
-    return f"{100 * difference.value:+.2f}{around}"
-
-
-def _controls(result: Results, line: Line) -> list[Line]:
-    """The lines that follow a model up to the next."""
-    followers = result.lines[result.lines.index(line) + 1 :]
-    return list(itertools.takewhile(lambda one: one.role != "model", followers))
-
-
-def _beside(result: Results, line: Line, one: Line) -> str:
-    if one.model != line.model:
-        return result.labels[one]
-    return one.label.removeprefix(line.label).strip(" ()") or "model"
-
-
-def _hundredfold(result: Results, line: Line, cell: Cell, tasks: Sequence[str] | None = None) -> str:
-    estimate = result.estimate(line, cell, tasks)
-    return "-" if estimate is None else f"{100 * estimate.value:.2f}"
 
 
 def write_html(data: Mapping[str, Any], file: Path) -> Path:
@@ -267,6 +100,7 @@ def summarize(
     keep: float = KEEP,
     references: Sequence[Reference] = (),
     failed: Mapping[str, str] | None = None,
+    engine: Engine | None = None,
     title: str | None = None,
 ) -> dict[str, Any]:
     """All that the HTML report shows, ready for JSON; scores 0..1, an interval None where there is nothing to resample.
@@ -276,6 +110,7 @@ def summarize(
         keep: target of the recommendations.
         references: published curves to overlay.
         failed: task -> why it was left out.
+        engine: restricts the recommended sizes to what it stores and compares.
         title: of the page; None names the models.
     """
     models = [line for line in results.lines if line.role == "model"]
@@ -297,12 +132,13 @@ def summarize(
         ],
         "tasks": [{"name": task, "type": kind, "metric": metrics[task]} for task, kind in results.tasks.items()],
         "cells": [
-            _cell(results, ids[line], cell, (line, cell) in front, _found(results, line, cell))
+            _cell(results, ids[line], cell, _found(results, line, cell))
+            | {"pareto": (line, cell) in front, "disk": results.disk(line, cell)}
             for line in results.lines
             for cell in results.cells(line)
         ]
         + [
-            _cell(results, f"r{number}", Cell(dim), False, _published(one, dim))
+            _cell(results, f"r{number}", Cell(dim), _published(one, dim))
             for number, one in enumerate(references)
             for dim in sorted(one.scores, reverse=True)
         ],
@@ -310,7 +146,14 @@ def summarize(
             {**_recommendation(choice, scope), "line": ids[line]}
             for line in models
             for scope, tasks in scopes(results).items()
-            if (choice := results.recommend(line, keep, tasks)) is not None
+            if (choice := results.recommend(line, keep, tasks, engine)) is not None
+        ],
+        "engines": [
+            {**_engine(choice, one), "line": ids[line]}
+            for line in models
+            if line.layers is None
+            for one in engines().values()
+            if (choice := results.recommend(line, keep, engine=one)) is not None
         ],
         "notes": _notes(results, failed or {}),
     }
@@ -347,14 +190,14 @@ def _published(reference: Reference, dim: int) -> Found:
     return found
 
 
-def _cell(results: Results, identity: str, cell: Cell, pareto: bool, found: Found) -> dict[str, Any]:
+def _cell(results: Results, identity: str, cell: Cell, found: Found) -> dict[str, Any]:
     return {
         "line": identity,
-        "dim": cell.dim,
-        "precision": cell.precision,
+        **_kind(cell),
         "bytes": cell.bytes,
+        "disk": 0,
         "gb_per_100m": gigabytes(cell.bytes),
-        "pareto": pareto,
+        "pareto": False,
         "overall": found(results.tasks),
         "types": {kind: one for kind, tasks in results.types.items() if (one := found(tasks))},
         "tasks": {task: one for task in results.tasks if (one := found([task]))},
@@ -365,16 +208,37 @@ def _recommendation(choice: Recommendation, scope: str) -> dict[str, Any]:
     interval = choice.retention.interval()
     return {
         "scope": scope,
-        "dim": choice.cell.dim,
-        "precision": choice.cell.precision,
-        "bytes": choice.cell.bytes,
+        **_kind(choice.cell),
+        "bytes": choice.bytes,
+        "disk": choice.disk,
         "retention": choice.retention.value,
         "low": interval.low if interval else None,
         "sureness": choice.sureness,
         "saved_bytes": choice.saved_bytes,
         "saved_gb_per_100m": gigabytes(choice.saved_bytes),
-        "times_smaller": choice.full.bytes / choice.cell.bytes,
-        "text": choice.headline(),
+        "times_smaller": choice.full_bytes / choice.bytes,
+        "text": f"{choice.engine.name}: {choice.headline()}" if choice.engine else choice.headline(),
+    }
+
+
+def _kind(cell: Cell) -> dict[str, Any]:
+    return {"dim": cell.dim, "precision": cell.precision, "comparison": cell.comparison, "rescore": cell.rescore}
+
+
+def _engine(choice: Recommendation, engine: Engine) -> dict[str, Any]:
+    """What an engine can do for a model: the cell, how it keeps that, and the lines to paste."""
+    kept = engine.kept(choice.cell)
+    known = {"how": kept.how, "since": kept.since, "source": kept.source} if kept else {}
+    return {
+        "name": engine.name,
+        "checked": CHECKED[engine.checked],
+        "note": engine.note,
+        "cell": choice.cell.label,
+        "bytes": choice.bytes,
+        "disk": choice.disk,
+        "retention": choice.retention.value,
+        "lines": engine.lines(choice.cell, choice.full.dim),
+        **known,
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ import pandas as pd
 from .grid import Cell, Comparison, Line, Variant
 from .items import Items, read_items
 from .statistics import Estimate, Interval, Units, bootstrap, mean_estimate
+
+if TYPE_CHECKING:
+    from .engines import Engine
 
 TABLE = "scores"
 """Name of the table's files, without suffix."""
@@ -38,6 +41,23 @@ class Recommendation:
     retention: Estimate
     full: Cell
     """What is kept from and compared with: full width in float32."""
+    engine: Engine | None = None
+    """Whose bytes count; None counts those of the numbers alone."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in memory per vector, with what the engine adds."""
+        return _bytes(self.cell, self.engine) or 0
+
+    @property
+    def full_bytes(self) -> int:
+        """The same of full width in float32."""
+        return _bytes(self.full, self.engine) or 0
+
+    @property
+    def disk(self) -> int:
+        """Bytes on disk per vector that a second stage needs besides."""
+        return self.full.bytes if self.cell.rescore else 0
 
     @property
     def sureness(self) -> float | None:
@@ -47,12 +67,16 @@ class Recommendation:
     @property
     def cost(self) -> tuple[int, int, float]:
         """Orders choices: fewer bytes in memory, then one stage before two, then what keeps more."""
-        return self.cell.bytes, self.cell.rescore, -self.retention.value
+        return self.bytes, self.cell.rescore, -self.retention.value
 
     @property
     def saved_bytes(self) -> int:
         """Bytes saved per vector."""
-        return self.full.bytes - self.cell.bytes
+        return self.full_bytes - self.bytes
+
+    @property
+    def _in_words(self) -> str:
+        return f"{self.bytes} bytes" + (f" in memory (and {self.disk} on disk)" if self.disk else "")
 
     def headline(self) -> str:
         """In a few words: size, precision, bytes, retention."""
@@ -60,7 +84,7 @@ class Recommendation:
             kept = f"{_share(self.keep)} of the score"
             return f"Stay at {self.cell.label}: nothing smaller keeps {kept} with confidence"
         return (
-            f"{self.cell.label}: {self.cell.bytes} bytes per vector instead of {self.full.bytes}"
+            f"{self.cell.label}: {self._in_words} per vector instead of {self.full_bytes}"
             f" keep {100 * self.retention.value:.1f} % of the score"
         )
 
@@ -76,11 +100,15 @@ class Recommendation:
             kept += f" (at least {_share(self.keep)}: {_percent(sureness)} sure)"
         else:
             kept += " of the full score (a point estimate: nothing to resample)"
-        smaller, saved = self.full.bytes / self.cell.bytes, gigabytes(self.saved_bytes)
+        smaller, saved = self.full_bytes / self.bytes, gigabytes(self.saved_bytes)
         return (
-            f"{where}{self.cell.label} {kept}; {self.cell.bytes} bytes per vector instead of"
-            f" {self.full.bytes} ({smaller:.3g}x smaller), {saved:.4g} GB less per 100 million"
+            f"{where}{self.cell.label} {kept}; {self._in_words} per vector instead of"
+            f" {self.full_bytes} ({smaller:.3g}x smaller), {saved:.4g} GB less per 100 million"
         )
+
+
+def _bytes(cell: Cell, engine: Engine | None) -> int | None:
+    return cell.bytes if engine is None else engine.bytes(cell)
 
 
 class Results:
@@ -167,6 +195,11 @@ class Results:
         ]
         return max(whole, key=lambda pair: pair[1].dim, default=None)
 
+    def disk(self, line: Line, cell: Cell) -> int:
+        """Bytes on disk per vector that a second stage needs beside those in memory: full width in float32."""
+        whole = self.full(line)
+        return whole[1].bytes if cell.rescore and whole else 0
+
     def depths(self, line: Line) -> list[Line]:
         """The same line with all its layers and with fewer, deepest first; empty where only one depth is known."""
         same = [one for one in self.lines if replace(one, layers=None, role=line.role) == replace(line, layers=None)]
@@ -194,14 +227,17 @@ class Results:
             raise ValueError(f"{task} has no per-item scores that both share")
         return interval
 
-    def recommend(self, line: Line, keep: float, tasks: Collection[str] | None = None) -> Recommendation | None:
+    def recommend(
+        self, line: Line, keep: float, tasks: Collection[str] | None = None, engine: Engine | None = None
+    ) -> Recommendation | None:
         """The smallest vectors whose retention's lower bound clears ``keep``.
 
         The smallest is that of the fewest bytes in memory. Sizes are tried from full width down, one precision and
         comparison after the other, and each is left at the first size that fails: this fixed sequence keeps the error
         rate of a single test within it, and a small size that clears the bar by luck below one that does not is not
         chosen. Without an interval the point
-        estimate decides. A line with fewer layers is held against all layers at full width, too.
+        estimate decides. A line with fewer layers is held against all layers at full width, too. With an engine, only
+        what it stores and compares is tried, and bytes are those that it takes.
 
         Returns:
             None where full width was not measured or its score is not positive, and for a line with fewer layers none
@@ -215,26 +251,34 @@ class Results:
         reference = self.full(line)
         if reference is None or (whole := self.retention(*reference, tasks)) is None:
             return None
-        best = Recommendation(line, reference[1], keep, whole, reference[1]) if line.layers is None else None
-        cells = self.cells(line)
+        best = Recommendation(line, reference[1], keep, whole, reference[1], engine) if line.layers is None else None
+        cells = [cell for cell in self.cells(line) if _bytes(cell, engine) is not None]
         for sequence in dict.fromkeys(cell.sequence for cell in cells):
             for cell in sorted((one for one in cells if one.sequence == sequence), reverse=True):
                 retention = self.retention(line, cell, tasks)
                 interval = retention.interval() if retention else None
                 if retention is None or (interval.low if interval else retention.value) < keep:
                     break
-                found = Recommendation(line, cell, keep, retention, reference[1])
+                found = Recommendation(line, cell, keep, retention, reference[1], engine)
                 best = found if best is None else min(best, found, key=lambda one: one.cost)
         return best
 
-    def pareto(self, tasks: Collection[str] | None = None) -> set[tuple[Line, Cell]]:
-        """Of the models' cells, those that no other beats in score with as few bytes in memory."""
+    def pareto(
+        self,
+        tasks: Collection[str] | None = None,
+        lines: Collection[Line] | None = None,
+        *,
+        one_stage: bool = False,
+    ) -> set[tuple[Line, Cell]]:
+        """Of the models' cells, or those of some lines, the ones that none beats with as few bytes in memory.
+
+        ``one_stage`` leaves out those that need full vectors on disk besides.
+        """
         points = [
             (cell.bytes, -estimate.value, line, cell)
-            for line in self.lines
-            if line.role == "model"
+            for line in ([one for one in self.lines if one.role == "model"] if lines is None else lines)
             for cell in self.cells(line)
-            if (estimate := self.estimate(line, cell, tasks)) is not None
+            if not (one_stage and cell.rescore) and (estimate := self.estimate(line, cell, tasks)) is not None
         ]
         front, best = set(), float("inf")
         for _, negative, line, cell in sorted(points, key=lambda point: point[:2]):

@@ -28,6 +28,7 @@ from mrl_text.models import ModelSource
 from mrl_text.truncation import Precision
 
 from .encoders import (
+    BLOCK,
     SAMPLE,
     Blocks,
     Call,
@@ -46,9 +47,6 @@ from .results import KEY_COLUMNS, TABLE, Results, items_file, with_new_columns
 from .tasks import TaskLoader
 
 logger = logging.getLogger(__name__)
-
-_BLOCK = 50_000
-"""Texts whose vectors are looked at together; what mteb encodes of a corpus at a time."""
 
 
 class SweepResult(Results):
@@ -271,7 +269,7 @@ class _TaskOnModel:
         task = self.run.tasks.fresh(self.name)
         encoder = self._encoder(variant)
         whole = self._encoder(self._whole) if variant.cell.rescore else None
-        search = RecordingSearch(encoder, whole) if isinstance(task, AbsTaskRetrieval) else None
+        search = RecordingSearch(encoder, self._calls or (), whole) if isinstance(task, AbsTaskRetrieval) else None
         with tempfile.TemporaryDirectory() as scratch:
             keep = Path(scratch) if from_predictions(task) else None
             answer = mteb.evaluate(
@@ -308,8 +306,8 @@ class _TaskOnModel:
 
         def blocks() -> Iterator[np.ndarray]:
             for call in calls:
-                for start in range(0, len(call.texts), _BLOCK):
-                    yield self.cache.embed(call.texts[start : start + _BLOCK], prompt=call.prompt, role=call.role)
+                for start in range(0, len(call.texts), BLOCK):
+                    yield self.cache.embed(call.texts[start : start + BLOCK], prompt=call.prompt, role=call.role)
 
         return blocks
 

@@ -21,6 +21,22 @@ EncodedFormat = Literal["parquet", "npy"]  # how a folder of vectors holds them:
 
 EngineName = Literal["local", "ray"]  # what encodes a corpus: this process, or a Ray cluster
 
+EngineWord = Literal[
+    "faiss",
+    "pgvector",
+    "qdrant",
+    "elasticsearch",
+    "opensearch",
+    "milvus",
+    "lancedb",
+    "vespa",
+    "weaviate",
+    "redis",
+    "sqlite-vec",
+    "usearch",
+]
+"""What holds vectors and finds near ones; ``eval/engines.toml`` says what each can store."""
+
 Kind = Literal["flat", "hnsw", "ivf"]
 """How an index looks for candidates: all rows, a graph of neighbours, or some of many cells."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,7 @@ def measured_lines(source: ModelSource, result: Results) -> tuple[Line, list[Lin
 def curve_text(
     results: Results, own: Line, controls: Sequence[Line], *, keep: float = 0.99, picture: bool = False
 ) -> str:
-    """The measured curve as Markdown: the recommended size, and tables of scores (x100) by size.
+    """The measured curve as Markdown: the recommended size, and tables of scores (x100) by bytes and by size.
 
     Other models in ``results`` are left out. ``keep`` is the share of the full score that the recommended size keeps;
     ``picture`` says whether :data:`PICTURE` lies beside the card.
@@ -93,15 +93,45 @@ def curve_text(
     blocks.append(_controls_text(own, controls))
     if (choice := results.recommend(own, keep)) is not None:
         blocks.append(f"Recommended, to keep {100 * keep:.4g} %: {choice.sentence()}.")
+    blocks.append(_bytes_text(results, own, controls))
     if len(results.types) > 1:
         blocks += [f"**Mean of {len(results.tasks)} tasks**", _scores(results, own, controls, results.tasks)]
     for kind, tasks in results.types.items():
         blocks += [f"**{plain(kind)}** ({', '.join(map(plain, tasks))})", _scores(results, own, controls, tasks)]
-    if rest := [cell for cell in results.cells(own) if cell.precision != "float32"]:
-        head = ["size", "precision", "bytes", "score", "kept, %"]
-        rows = [[one.dim, one.precision, one.bytes, *_score_and_kept(results, own, one, results.tasks)] for one in rest]
-        blocks.append(collapsed("Other precisions", table([head, *rows])))
+    front = _front(results, own)
+    if rest := [cell for cell in results.cells(own) if cell.precision != "float32" and cell not in front]:
+        blocks.append(collapsed("Other precisions and comparisons", _cells(results, own, rest)))
     return "\n\n".join(filter(None, blocks))
+
+
+def _bytes_text(results: Results, own: Line, controls: Sequence[Line]) -> str:
+    """What each number of bytes can hold: the Pareto front over all sizes, precisions and comparisons."""
+    front = _front(results, own)
+    if len({cell.sequence for cell in results.cells(own)}) < 2:
+        return ""
+    base = next((one for one in controls if one.method == "truncation"), None)
+    whole = results.full(base) if base is not None else None
+    against = results.estimate(*whole) if whole is not None else None
+    said = "**Quality per byte**: nothing else measured scores higher in as few bytes of memory, or of memory and disk."
+    if whole is not None and against is not None:
+        said += f" The untrained base has {_words(against)} in {whole[1].bytes:,} bytes."
+    return f"{said}\n\n{_cells(results, own, front)}"
+
+
+def _front(results: Results, own: Line) -> list[Cell]:
+    return [cell for _, cell in results.pareto(lines=[own]) | results.pareto(lines=[own], one_stage=True)]
+
+
+def _cells(results: Results, own: Line, cells: Sequence[Cell]) -> str:
+    """A table of cells, the most bytes first; queries and disk where they are not the usual ones."""
+    disk, coded = any(one.rescore for one in cells), any(one.comparison == "symmetric" for one in cells)
+    rows = [["bytes", *["on disk"] * disk, "size", "precision", *["queries"] * coded, "score", "kept, %"]]
+    for cell in sorted(cells, key=lambda one: (-one.bytes, *one.place)):
+        besides = f"{results.disk(own, cell):,}" if cell.rescore else ""
+        queries = "coded" if cell.comparison == "symmetric" else "float32"
+        kind = [*[besides] * disk, str(cell.dim), cell.precision, *[queries] * coded]
+        rows.append([f"{cell.bytes:,}", *kind, *_score_and_kept(results, own, cell, results.tasks)])
+    return table(rows)
 
 
 def _controls_text(own: Line, controls: Sequence[Line]) -> str:
@@ -109,6 +139,8 @@ def _controls_text(own: Line, controls: Sequence[Line]) -> str:
         ("truncation", False): "the untrained base, cut the same way",
         ("pca", True): "principal components of this model's vectors",
         ("random", True): "as many dimensions at random",
+        ("pq", True): "FAISS's product quantiser of as many bytes",
+        ("rabitq", True): "FAISS's RaBitQ",
     }
     named = [said[key] for line in controls if (key := (line.method, line.model == own.model)) in said]
     words = [f"Compared with: {'; '.join(named)}."] if named else []
@@ -118,17 +150,18 @@ def _controls_text(own: Line, controls: Sequence[Line]) -> str:
 
 def _scores(results: Results, own: Line, controls: Sequence[Line], tasks: Collection[str]) -> str:
     """A table: scores in float32 by size, of the model and of its controls."""
+    controls = [line for line in controls if any(cell.precision == "float32" for cell in results.cells(line))]
     labels = [plain(results.labels[line]) for line in (own, *controls)]
-    rows = [["size", "bytes", labels[0], "kept, %", *labels[1:]]]
+    rows = [["bytes", "size", labels[0], "kept, %", *labels[1:]]]
     for cell in sorted((one for one in results.cells(own) if one.precision == "float32"), reverse=True):
         beside = [_words(results.estimate(line, cell, tasks)) for line in controls]
-        rows.append([str(cell.dim), str(cell.bytes), *_score_and_kept(results, own, cell, tasks), *beside])
+        rows.append([f"{cell.bytes:,}", str(cell.dim), *_score_and_kept(results, own, cell, tasks), *beside])
     return table(rows)
 
 
 def _score_and_kept(results: Results, own: Line, cell: Cell, tasks: Collection[str]) -> list[str]:
-    whole = replace(cell, dim=max(one.dim for one in results.cells(own)), precision="float32")
-    kept = "100" if cell == whole else _words(results.retention(own, cell, tasks))
+    whole = results.full(own)
+    kept = "100" if whole == (own, cell) else _words(results.retention(own, cell, tasks))
     return [_words(results.estimate(own, cell, tasks)), kept]
 
 

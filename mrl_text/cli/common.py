@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from mrl_text.choices import AutoDtype, Dtype, OnError
+from mrl_text.choices import AutoDtype, Dtype, EngineWord, OnError
 from mrl_text.cli import inputs
 
 _ANY_MODEL = "Folder, hub id or packaged model."
@@ -42,6 +42,7 @@ Limit = Annotated[int | None, Option(min=1, help="Rows to take, at most.")]
 TextLimit = Annotated[int, Option(min=1, help="Texts to fit on, at most.")]
 OnErrorOption = Annotated[OnError, Option(help="What to do with rows without text.")]
 KeepShare = Annotated[float, Option(help="Share of the full score to keep.")]
+EngineOption = Annotated[EngineWord | None, Option(help="Recommend what it can store, with the lines to paste.")]
 Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Of what is drawn at random.")]
 BatchSize = Annotated[int, Option(min=1, help="Texts per forward pass.")]
 Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]

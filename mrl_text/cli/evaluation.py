@@ -63,6 +63,7 @@ def evaluate(
     ] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
+    engine: common.EngineOption = None,
     output: Annotated[Path, common.output_option("Folder for results, table, curve and report.")] = Path("evaluation"),
     mirror: common.Mirror = None,
     cache: Annotated[str | None, Option(help="Folder of embeddings to share, or none to keep none.")] = None,
@@ -92,9 +93,11 @@ def evaluate(
     check_references(reference or ())
     from rich.console import Console
 
+    from mrl_text.eval.engines import find_engine
     from mrl_text.eval.leaderboard import with_earlier
-    from mrl_text.eval.report import print_report, write_report
+    from mrl_text.eval.report import write_report
     from mrl_text.eval.runner import sweep
+    from mrl_text.eval.tables import print_report
     from mrl_text.training.recipe import EvalConfig
     from mrl_text.training.recipe_files import recipe_eval
 
@@ -129,12 +132,13 @@ def evaluate(
         layers=depths or planned.layers or None,
         references=reference or (),
     )
-    print_report(result, Console(), keep=keep)
+    own = find_engine(engine) if engine else None
+    print_report(result, Console(), keep=keep, engine=own)
     for task, reason in result.failed.items():
         typer.echo(f"{task} was left out: {reason}")
     whole = with_earlier(result)
     references = read_references(reference or (), whole)
-    written = write_report(whole, keep=keep, references=references, failed=result.failed)
+    written = write_report(whole, keep=keep, references=references, failed=result.failed, engine=own)
     typer.echo("\n".join(str(file) for file in (output / "scores.csv", output / "scores.parquet", *written)))
     _write_cards(models or [], whole, keep)
 
@@ -149,15 +153,18 @@ def leaderboard(
     output: Annotated[Path | None, common.output_option("File to write; .html is the interactive page.")] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
+    engine: common.EngineOption = None,
 ) -> None:
     """One table over models, sizes and precisions, from any number of evaluations."""
     common.check_share(keep)
+    from mrl_text.eval.engines import find_engine
     from mrl_text.eval.leaderboard import load_results, write_leaderboard
 
     kind = output.suffix.lstrip(".").lower().replace("md", "markdown") if output else format_
     if kind != format_ and inputs.given(context, "format_"):
         raise ValueError(f"--format {format_} and the ending of {output} disagree: leave --format out")
-    text = write_leaderboard(load_results(results), kind, output, keep=keep, references=reference or ())
+    own = find_engine(engine) if engine else None
+    text = write_leaderboard(load_results(results), kind, output, keep=keep, references=reference or (), engine=own)
     typer.echo(text, nl=False)
 
 

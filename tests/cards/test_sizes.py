@@ -17,13 +17,15 @@ from sentence_transformers import (
 )
 
 from mrl_text import MatryoshkaEncoder
-from mrl_text.cards.measured import write_curve
+from mrl_text.cards.measured import curve_text, write_curve
 from mrl_text.cards.sizes import describe_adaptation, describe_sizes, sizes_measured, write_card
 from mrl_text.cards.trained import ModelCard
 from mrl_text.choices import AdaptMethod
 from mrl_text.eval import sweep
+from mrl_text.eval.grid import Cell
 from mrl_text.losses import nested_infonce
 from tests.conftest import WORDS
+from tests.eval.test_results import BASE, MODEL, MadeUpSweep, queries, share_kept
 
 README = "---\nlicense: mit\ntags:\n- sentence-similarity\n---\n\n# A model\n\nAbout it.\n\n## Usage\n\nUse it.\n"
 BEFORE, AFTER = {8: 0.125, 32: 0.5}, {8: 0.2504, 32: 0.49}
@@ -190,7 +192,7 @@ def test_the_measured_curve_comes_with_its_controls_and_replaces_the_one_before(
     tables = rows(once)[len(rows(described)) :]
     for heading in ("**Mean of 2 tasks**", "**STS** (pairs)", "**Clustering** (labels)"):
         assert once.count(heading) == 1
-    assert [row[:2] for row in tables] == [["size", "bytes"], ["32", "128"], ["8", "32"]] * 3
+    assert [row[:2] for row in tables] == [["bytes", "size"], ["128", "32"], ["32", "8"]] * 3
     assert len(tables[0]) == 2 + len(result.lines) + 1 == 6
     scores = result.scores.set_index(["task", "role", "method", "dim"])["score"]
     assert list(result.tasks) == ["pairs", "labels"]
@@ -200,7 +202,7 @@ def test_the_measured_curve_comes_with_its_controls_and_replaces_the_one_before(
             for line in result.lines
         ]
         for row in tables[start + 1 : start + 3]:
-            dim = int(row[0])
+            dim = int(row[1])
             own, kept, *others = (float(cell.split()[0]) for cell in row[2:])
             assert [own, *others] == pytest.approx([100 * mean[dim] for mean in means], abs=0.006)
             assert kept == pytest.approx(100 * means[0][dim] / means[0][32], rel=1e-3), "mteb rounds its scores"
@@ -215,7 +217,7 @@ def test_a_model_that_others_trained_gets_the_curve_too(measured: tuple[Path, An
     write_curve(run, result)
     card = (run / "model" / "README.md").read_text(encoding="utf-8")
     assert without_section(card) == README
-    assert ["size", "bytes"] in [row[:2] for row in rows(card)]
+    assert ["bytes", "size"] in [row[:2] for row in rows(card)]
 
 
 def test_an_evaluation_of_other_weights_is_refused(measured: tuple[Path, Any], tmp_path: Path) -> None:
@@ -229,3 +231,30 @@ def test_an_evaluation_of_other_weights_is_refused(measured: tuple[Path, Any], t
     ):
         write_curve(tmp_path / "other", result)
     assert (tmp_path / "other" / "README.md").read_bytes() == before
+
+
+def test_a_card_leads_with_what_so_many_bytes_hold(tmp_path: Path) -> None:
+    whole = queries(0.6)
+    made = MadeUpSweep(tmp_path).curve({64: whole, 16: share_kept(whole, 0.8)}).curve({64: queries(0.5)}, BASE)
+    made.add(share_kept(whole, 0.97), MODEL, Cell(64, "int2")).add(share_kept(whole, 0.7), MODEL, Cell(64, "binary"))
+    made.add(share_kept(whole, 0.6), MODEL, Cell(64, "binary", "symmetric"))
+    results = made.add(share_kept(whole, 0.9), MODEL, Cell(64, "binary", rescore=10)).results()
+    text = curve_text(results, MODEL, [BASE])
+    base = results.estimate(BASE, Cell(64))
+    assert base is not None
+    assert re.search(
+        r"as few bytes of memory, or of memory and disk. The untrained base has 50.00 \[[\d., ]+\] in 256 bytes.", text
+    )
+    front, *_, others = [table for table in re.split(r"\n\n", text) if table.startswith("| bytes")]
+    kinds = [[*row[:4], row[4].split()[0]] for row in rows(front)]
+    assert kinds == [
+        ["bytes", "on disk", "size", "precision", "score"],
+        ["256", "", "64", "float32", "60.00"],
+        ["16", "", "64", "int2", "58.20"],
+        ["8", "", "64", "binary", "42.00"],
+        ["8", "256", "64", "binary", "54.00"],
+    ]
+    assert [row[:4] for row in rows(others)] == [
+        ["bytes", "size", "precision", "queries"],
+        ["8", "64", "binary", "coded"],
+    ]

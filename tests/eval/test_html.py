@@ -17,8 +17,8 @@ import pytest
 
 from mrl_text.eval.report import write_html
 
-BITS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}
-LOSS = {"float32": 0.0, "float16": 0.0, "int8": 0.004, "binary": 0.05}
+BITS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4, "int2": 2, "binary": 1}
+LOSS = {"float32": 0.0, "float16": 0.0, "int8": 0.004, "int4": 0.008, "int2": 0.02, "binary": 0.05}
 TYPES = {"Retrieval": "ndcg_at_10", "STS": "cosine_spearman", "Classification": "accuracy", "Clustering": "v_measure"}
 
 
@@ -361,21 +361,27 @@ def measure_of(cell: Mapping[str, Any], scope: str) -> Any:
     return cell["overall"] if scope == "overall" else cell[f"{kind}s"].get(name)
 
 
-def size_rows(data: Mapping[str, Any], dim: int, scope: str = "overall") -> list[list[str]]:
-    """The table "at this size", worked out from the data."""
+def size_rows(data: Mapping[str, Any], budget: int, scope: str = "overall") -> list[list[str]]:
+    """The table "with so many bytes", worked out from the data: of each line and precision the best that fits."""
     labels = {line["id"]: line["label"] for line in data["lines"]}
     advised = {(one["line"], one["dim"], one["precision"], one["scope"]) for one in data["recommendations"]}
-    rows = []
+    best: dict[tuple[str, str], Any] = {}
     for cell in data["cells"]:
+        entry, key = measure_of(cell, scope), (cell["line"], cell["precision"])
+        if entry and cell["bytes"] <= budget:
+            best[key] = max((best.get(key, cell), cell), key=lambda one: measure_of(one, scope)["score"])
+    order = {name: place for place, name in enumerate(labels)}
+    found = sorted(best.values(), key=lambda one: (order[one["line"]], -measure_of(one, scope)["score"]))
+    rows = []
+    for cell in found:
         entry = measure_of(cell, scope)
-        if cell["dim"] != dim or not entry:
-            continue
-        mark = (cell["line"], dim, cell["precision"], scope.partition(":")[2] or scope) in advised
+        mark = (cell["line"], cell["dim"], cell["precision"], scope.partition(":")[2] or scope) in advised
         rows.append(
             [
                 labels[cell["line"]] + (" recommended" if mark else ""),
-                cell["precision"],
                 f"{cell['bytes']:,}",
+                str(cell["dim"]),
+                cell["precision"],
                 f"{cell['gb_per_100m']:g}",
                 with_range(shown(entry["score"]), entry["low"], entry["high"]),
                 with_range(percent(entry["retention"]), entry["retention_low"], entry["retention_high"]),
@@ -399,17 +405,18 @@ def test_the_header_says_what_is_recommended(report: Report) -> None:
 
 
 @pytest.mark.browser
-def test_the_slider_shows_the_numbers_of_each_size(report: Report) -> None:
+def test_the_slider_shows_what_can_be_had_for_so_many_bytes(report: Report) -> None:
     data = example()
     report.open(data)
     slider = report.find("#size")
     slider.send_keys("\ue011")  # Home
-    for dim in (32, 64, 128, 256, 384):
-        assert report.find("#size-now").text == str(dim)
-        assert slider.get_attribute("aria-valuetext") == f"{dim} numbers"
-        assert report.table("size-table") == size_rows(data, dim)
+    budgets = sorted({cell["bytes"] for cell in data["cells"]})
+    for budget in budgets:
+        assert report.find("#size-now").text == f"{budget:,}"
+        assert slider.get_attribute("aria-valuetext") == f"{budget} bytes"
+        assert report.table("size-table") == size_rows(data, budget)
         slider.send_keys("\ue014")  # right
-    assert report.find("#size-now").text == "384"
+    assert (budgets[0], report.find("#size-now").text) == (4, "1,536")
 
 
 @pytest.mark.browser
@@ -419,12 +426,12 @@ def test_every_scope_has_its_own_numbers_in_chart_and_table(report: Report) -> N
         del cell["tasks"]["Task02"]
         cell["overall"] = None
     report.open(data)
-    dim = int(report.find("#size-now").text)
+    budget = int(report.find("#size-now").text.replace(",", ""))
     scopes = ["overall", *(f"type:{kind}" for kind in TYPES), *(f"task:Task{index:02}" for index in range(5))]
     assert report.js("[...document.getElementById('scope').options].map((one) => one.value)") == scopes
     for scope in scopes:
         report.choose(scope)
-        assert sorted(report.table("size-table")) == sorted(size_rows(data, dim, scope))
+        assert sorted(report.table("size-table")) == sorted(size_rows(data, budget, scope))
         expected = [entry["score"] for cell in data["cells"] if (entry := measure_of(cell, scope))]
         drawn = [re.search(r"score (\S+)", point["label"])[1] for point in report.points()]  # type: ignore[index]
         assert sorted(drawn) == sorted(shown(score) for score in expected)
@@ -551,6 +558,70 @@ def test_a_legend_button_hides_a_line_everywhere_and_brings_it_back(report: Repo
     assert "Nothing to draw" not in report.find("#chart").text
 
 
+def staged() -> dict[str, Any]:
+    """A report with coded queries and two stages, quantisers of FAISS, and engines."""
+    data = example(tasks=1)
+    own = [cell for cell in data["cells"] if cell["line"] == "m0" and cell["precision"] == "binary"]
+    for more, change in (({"comparison": "symmetric"}, -0.1), ({"rescore": 10, "disk": 1536}, 0.02)):
+        for cell in own:
+            scores = {"score": cell["overall"]["score"] + change}
+            overall = {**cell["overall"], **scores}
+            data["cells"].append({**cell, **more, "overall": overall, "pareto": False})
+    data["lines"].append(_line("c3", "FAISS PQ", "control", "pq"))
+    words = [{"line": "c3", "precision": f"PQ{cell['bytes']}"} for cell in own]
+    data["cells"] += [{**cell, **word, "pareto": False} for cell, word in zip(own, words, strict=True)]
+    facts = {"checked": "run", "how": "the sign", "since": "1.15", "source": "a page", "note": "A graph comes on top."}
+    chosen = {"cell": "384 x binary", "bytes": 48, "disk": 0, "retention": 0.99, "lines": "<b>index</b> = 1\n"}
+    return {**data, "engines": [{"name": "FAISS", "line": "m0", **facts, **chosen}]}
+
+
+@pytest.mark.browser
+def test_ways_to_compare_are_told_apart_and_can_be_left_out(report: Report) -> None:
+    data = staged()
+    report.open(data)
+    assert report.texts("#kinds label") == ["float queries", "coded queries", "two stages"]
+    labels = [point["label"] for point in report.points()]
+    assert len(labels) == len(data["cells"])
+    assert sum("64 numbers, binary, coded queries, 8 bytes" in label for label in labels) == 1
+    assert sum("binary, two stages (10×, 1,536 bytes on disk), 8 bytes" in label for label in labels) == 1
+    strokes = report.js(
+        "[...document.querySelectorAll('#chart .series[data-line=m0] .line')]"
+        ".map((line) => line.getAttribute('stroke-dasharray'))"
+    )
+    assert len(strokes) == len(BITS) + 2
+    assert len(set(strokes)) == 3
+    assert report.js("document.querySelectorAll('#chart .series[data-line=c3]').length") == 1  # PQ of all sizes
+    for kind, gone in (("symmetric", "coded queries"), ("stages", "two stages")):
+        report.find(f"#kinds input[value={kind}]").click()
+        assert not any(gone in point["label"] for point in report.points())
+
+
+@pytest.mark.browser
+def test_two_stages_stand_beside_one_with_their_bytes_on_disk(report: Report) -> None:
+    data = staged()
+    report.open(data)
+    rows = report.table("stages")
+    assert [row[1] for row in rows] == ["4", "8", "16", "32", "48"]
+    for row, cell in zip(rows, [one for one in data["cells"] if one.get("rescore")], strict=True):
+        assert row[4:] == ["1,536", f"{cell['dim']} x binary", shown(cell["overall"]["score"])]
+    assert "On disk" in report.texts("#board th button")
+    assert {"coded", "float"} == {row[5] for row in report.table("size-table")}
+    report.open(example())
+    assert not report.find("#stages-box").is_displayed()
+    assert not report.find("#engines-box").is_displayed()
+
+
+@pytest.mark.browser
+def test_the_lines_of_an_engine_show_on_request(report: Report) -> None:
+    report.open(staged())
+    (facts,) = report.table("engines")
+    assert facts == ["FAISS", "48", "384 x binary", "99.00 %", "1.15", "run"]
+    assert not report.find("#lines-to-paste").is_displayed()
+    report.find("#engines button").send_keys(" ")
+    text = report.find("#lines-to-paste").text
+    assert text == "FAISS: the sign. A graph comes on top.\n\n<b>index</b> = 1\n\na page"
+
+
 @pytest.mark.browser
 def test_precisions_can_be_left_out(report: Report) -> None:
     report.open(example())
@@ -558,7 +629,7 @@ def test_precisions_can_be_left_out(report: Report) -> None:
     labels = [point["label"] for point in report.points()]
     assert not any("binary" in label for label in labels)
     assert any("int8" in label for label in labels)
-    assert all(row[1] != "binary" for row in report.table("size-table"))
+    assert all(row[3] != "binary" for row in report.table("size-table"))
 
 
 def board_values(data: Mapping[str, Any], key: Callable[[Any], Any]) -> list[Any]:
@@ -573,7 +644,7 @@ def test_the_board_sorts_both_ways_with_the_unknown_last(report: Report, way: st
     data["cells"][4]["overall"] = None
     report.open(data)
     columns: dict[str, tuple[int, Callable[[Any], Any]]] = {
-        "bytes": (4, lambda cell: cell["bytes"]),
+        "bytes": (2, lambda cell: cell["bytes"]),
         "retention": (7, lambda cell: (cell["overall"] or {}).get("retention")),
         "task:Task01": (9, lambda cell: cell["tasks"]["Task01"]["score"]),
     }
@@ -607,7 +678,7 @@ def test_the_board_is_filtered_by_every_word(report: Report) -> None:
     report.find("#filter").send_keys("SECOND  int8")
     rows = report.table("board")
     assert len(rows) == 5
-    assert {(row[0], row[3]) for row in rows} == {("second", "int8")}
+    assert {(row[0], row[4]) for row in rows} == {("second", "int8")}
     assert report.find("#count").text == f"5 of {len(data['cells'])} shown"
 
 
@@ -778,8 +849,11 @@ def test_labels_are_text_whatever_they_hold(report: Report) -> None:
     report.open(data)
     report.choose(f"task:{name}")
     assert len(report.points()) == len(data["cells"]) - 2
-    report.find("#size").send_keys("\ue011")
-    assert len(report.table("size-table")) == sum(cell["dim"] == 32 for cell in data["cells"]) - 2
+    budgets = sorted({cell["bytes"] for cell in data["cells"]})
+    report.find("#size").send_keys("\ue011", *["\ue014"] * budgets.index(64))  # Home, then right
+    rows = {row[3]: row[1:3] for row in report.table("size-table") if row[0].startswith("<img")}
+    assert rows["int8"] == ["64", "64"]
+    assert "float16" not in rows  # 32 numbers of it, in 64 bytes, lack the task
     assert report.errors() == []
     report.find("#legend button").click()
     assert len({point["line"] for point in report.points()}) == 4

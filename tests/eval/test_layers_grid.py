@@ -17,8 +17,9 @@ from mrl_text.eval.encoders import model_meta
 from mrl_text.eval.figures import draw_depths
 from mrl_text.eval.grid import Cell, Line, SweepPlan, Variant, plan_lines
 from mrl_text.eval.leaderboard import leaderboard, load_results
-from mrl_text.eval.report import depth_table, print_report, recommendations, summarize, write_report
+from mrl_text.eval.report import summarize, write_report
 from mrl_text.eval.results import Results, with_new_columns
+from mrl_text.eval.tables import depth_table, print_report, recommendations
 from mrl_text.models import find_model
 from tests.eval.conftest import TINY_TASKS
 from tests.eval.task_types import by_mteb

@@ -21,8 +21,8 @@ from mrl_text.eval.runner import SweepResult
 from tests.eval.test_results import BASE, MODEL, OTHER, PCA, RANDOM, MadeUpSweep, interval_of, queries, share_kept
 
 COLUMNS = [
-    *("model", "dim", "precision", "bytes", "score", "low", "high"),
-    *("retention", "retention_low", "retention_high"),
+    *("model", "bytes", "disk", "dim", "precision", "comparison", "rescore"),
+    *("score", "low", "high", "retention", "retention_low", "retention_high"),
 ]
 
 
@@ -204,11 +204,32 @@ def test_many_tasks_are_shown_by_type(count: int, by_type: bool, tmp_path: Path)
         sweep.add(number / 10, task=f"Task{number}", kind="STS" if number % 2 else "Retrieval")
     table = leaderboard(sweep.results())
     if by_type:
-        assert list(table.columns[10:]) == ["Retrieval", "STS"]
+        assert list(table.columns[len(COLUMNS) :]) == ["Retrieval", "STS"]
         assert table.loc[0, ["Retrieval", "STS"]].tolist() == pytest.approx([0.4, 0.4])
         assert table.loc[0, "score"] == pytest.approx(0.4)
     else:
-        assert list(table.columns[10:]) == [f"Task{number}" for number in range(count)]
+        assert list(table.columns[len(COLUMNS) :]) == [f"Task{number}" for number in range(count)]
+
+
+def test_disk_and_coded_queries_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    sweep = MadeUpSweep(tmp_path).curve({64: 0.6}).add(0.5, MODEL, Cell(64, "binary", "symmetric"))
+    shown = formatted(leaderboard(sweep.results()))
+    assert list(shown.columns) == ["model", "bytes", "size", "precision", "comparison", "score", "retention %"]
+    shown = formatted(leaderboard(sweep.add(0.55, MODEL, Cell(64, "binary", rescore=10)).results()))
+    assert shown[["bytes", "disk", "rescore"]].to_numpy().tolist() == [[256, 0, 0], [8, 256, 10], [8, 0, 0]]
+
+
+def test_an_engine_leaves_out_what_it_cannot_keep_and_has_lines(tmp_path: Path) -> None:
+    sweep = MadeUpSweep(tmp_path / "eval").curve({64: 0.6, (64, "int8"): 0.6, (64, "binary"): 0.5})
+    sweep.add(0.59, MODEL, Cell(64, "binary", "symmetric")).save()
+    shown = invoke(tmp_path / "eval", "--engine", "pgvector", "--keep", "0.9")
+    assert shown.exit_code == 0, shown.output
+    assert "int8" not in shown.stdout
+    assert re.search(r"│ +264 │ +64 │ float32 ", shown.stdout)  # 8 bytes are pgvector's own
+    assert "tuned, PostgreSQL with pgvector, overall: 64 x binary, symmetric keeps 98.33 %" in shown.stdout
+    assert "CREATE TABLE items (id bigint PRIMARY KEY, code bit(64));" in shown.stdout
+    refused = invoke(tmp_path / "eval", "--engine", "postgres")
+    assert (refused.exit_code, "'postgres' is not one of 'faiss', 'pgvector'" in refused.stderr) == (2, True)
 
 
 def test_csv_comes_back_with_every_digit(first: Path) -> None:
@@ -223,7 +244,7 @@ def test_csv_comes_back_with_every_digit(first: Path) -> None:
 def test_markdown_parses_back_into_the_same_numbers(first: Path) -> None:
     results = load_results([first])
     table, rows = leaderboard(results), parsed(write_leaderboard(results, "markdown"))
-    assert list(rows[0]) == ["model", "size", "precision", "bytes", "score", "retention %", "Search", "Pairs"]
+    assert list(rows[0]) == ["model", "bytes", "size", "precision", "score", "retention %", "Search", "Pairs"]
     assert [row["model"] for row in rows] == table["model"].tolist()
     assert [int(row["bytes"]) for row in rows] == table["bytes"].tolist()
     for name, column in (("score", "score"), ("retention %", "retention"), ("Pairs", "Pairs")):

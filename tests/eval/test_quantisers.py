@@ -109,6 +109,19 @@ def searched(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Resul
         )
 
 
+@pytest.mark.slow
+def test_a_corpus_in_parts_is_searched_like_one_in_one(
+    tiny_bert: Path, tmp_path: Path, searched: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(eval_tasks.OWN_TASKS, SEARCH, TASKS[SEARCH])
+    monkeypatch.setattr("mrl_text.eval.encoders.BLOCK", 7)
+    plain: Any = {"dims": [16], "precisions": ["float32", "int2"], "controls": [], "batch_size": 1}
+    parts = sweep([str(tiny_bert)], [SEARCH], output=tmp_path, **plain)
+    (line,) = parts.lines
+    for cell in parts.cells(line):
+        assert items_of(parts, Variant(line, cell)) == items_of(searched, Variant(line, cell)), cell
+
+
 @pytest.fixture(scope="module")
 def texts(tiny_bert: Path) -> tuple[np.ndarray, np.ndarray]:
     """Full vectors of the documents and queries of the search task, one text at a time."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,21 +11,23 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from mrl_text.eval.engines import find_engine
 from mrl_text.eval.figures import draw_curve
 from mrl_text.eval.grid import Cell, Line
 from mrl_text.eval.reference import Reference
-from mrl_text.eval.report import (
+from mrl_text.eval.report import summarize, write_report
+from mrl_text.eval.results import Results
+from mrl_text.eval.statistics import bootstrap_mean
+from mrl_text.eval.tables import (
     beaten_by_pca,
+    code_table,
     control_table,
     print_report,
     recommendations,
     score_table,
-    summarize,
     task_table,
-    write_report,
 )
-from mrl_text.eval.results import Results
-from mrl_text.eval.statistics import bootstrap_mean
+from mrl_text.figures import PALETTE
 from tests.eval.test_results import (
     BASE,
     MODEL,
@@ -75,23 +78,24 @@ def test_the_score_table_has_the_numbers_of_the_results(single: Results) -> None
     assert table.title == "tuned"
     interval = interval_of(single.estimate(MODEL, Cell(16)))
     found = columns(table)
-    assert list(found) == ["size", "precision", "bytes", "Search", "retention"]
-    assert found["size"] == ["64", "64", "16", "16"]
-    assert found["precision"] == ["float32", "int8"] * 2
+    assert list(found) == ["bytes", "size", "precision", "Search", "retention", "best"]
     assert found["bytes"] == ["256", "64", "64", "16"]
+    assert found["size"] == ["64", "64", "16", "16"]
+    assert found["precision"] == ["float32", "int8", "float32", "int8"]
     assert found["retention"] == ["100.0 %", "99.5 %", "80.0 %", "79.0 %"]
+    assert found["best"] == ["*", "*", "", "*"]  # 64 numbers in int8 are better than 16 in float32
     assert found["Search"][2] == f"48.00 [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
     assert [cell.partition(" ")[0] for cell in found["Search"]] == ["60.00", "59.70", "48.00", "47.40"]
-    assert [row.end_section for row in table.rows] == [False, True, False, True]
 
 
 def test_the_score_table_of_several_tasks_has_their_mean_and_the_task_table_each(several: Results) -> None:
     assert columns(score_table(several, MODEL)) == {
+        "bytes": ["256", "64"],
         "size": ["64", "16"],
         "precision": ["float32", "float32"],
-        "bytes": ["256", "64"],
         "mean of 2 tasks": ["70.00", "49.85"],
         "retention": ["100.0 %", "71.2 %"],
+        "best": ["*", "*"],
     }
     assert columns(task_table(several, MODEL)) == {
         "task": ["Search", "Pairs"],
@@ -194,7 +198,7 @@ def test_what_is_printed_holds_tables_controls_and_sentences_of_every_model(sing
     for line in (MODEL, OTHER):
         assert chosen(single, 0.9, line).sentence("overall") in text
         for cell in single.cells(line):
-            (row,) = re.findall(rf"^│ +{cell.dim} │ {cell.precision} +│ +{cell.bytes} │(.*)$", text, re.MULTILINE)
+            (row,) = re.findall(rf"^│ +{cell.bytes} │ +{cell.dim} │ {cell.precision} +│(.*)$", text, re.MULTILINE)
             assert f"{100 * value_of(single.estimate(line, cell)):.2f}" in row
             assert f"{100 * value_of(single.retention(line, cell)):.1f} %" in row
     assert text.count("beside controls") == 1
@@ -223,7 +227,7 @@ def test_a_figure_names_every_line_once_every_precision_and_every_size(single: R
     names = [line.label for line in single.lines]
     assert sorted(set(names) & set(found)) == sorted(names)
     assert all(found.count(name) == 1 for name in [*names, "Pareto front", "float32", "int8"])
-    assert {"16", "64", "128", "256", "bytes per vector", "Search, nDCG@10 (x100)"} <= set(found)
+    assert {"16", "64", "128", "256", "bytes per vector in memory", "Search, nDCG@10 (x100)"} <= set(found)
     assert "binary" not in found
 
 
@@ -283,3 +287,83 @@ def test_more_lines_than_colours_are_drawn(tmp_path: Path) -> None:
         sweep.curve({64: number / 20, 16: number / 30}, Line(f"someone/model{number}", "r"))
     found = labels(draw_curve(sweep.results())[1])
     assert [name for name in found if name.startswith("model")] == [f"model{number}" for number in range(13)]
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Results:
+    """A model of 64 numbers in bits, with float and coded queries and in two stages, and FAISS's quantisers."""
+    whole = queries(0.6)
+    sweep = MadeUpSweep(tmp_path / "grid").curve({64: whole, 32: share_kept(whole, 0.9)})
+    bits = {(64, "binary"): 0.93, (64, "int2"): 0.97}
+    sweep.curve({key: share_kept(whole, kept, noise=0.01) for key, kept in bits.items()})
+    sweep.add(share_kept(whole, 0.85), MODEL, Cell(64, "binary", "symmetric"))
+    sweep.add(share_kept(whole, 0.996), MODEL, Cell(64, "binary", rescore=10))
+    sweep.add(share_kept(whole, 0.9), replace(PCA, method="pq"), Cell(64, "PQ8"))
+    return sweep.add(share_kept(whole, 0.95), replace(PCA, method="rabitq"), Cell(64, "RaBitQ")).results()
+
+
+def test_the_table_has_bytes_on_disk_and_coded_queries_where_there_are_any(grid: Results) -> None:
+    found = columns(score_table(grid, MODEL))
+    assert list(found) == ["bytes", "on disk", "size", "precision", "queries", "Search", "retention", "best"]
+    assert found["bytes"] == ["256", "128", "16", "8", "8", "8"]
+    rows = zip(found["bytes"], found["on disk"], found["queries"], found["best"], strict=True)
+    assert sorted(row for row in rows if row[0] == "8") == [
+        ("8", "-", "coded", ""),
+        ("8", "-", "float32", "*"),  # and in as few bytes of memory and disk
+        ("8", "256", "float32", "*"),  # what two stages find in as few bytes of memory
+    ]
+
+
+def test_of_many_cells_the_best_are_printed_and_the_rest_is_counted(tmp_path: Path) -> None:
+    sweep = MadeUpSweep(tmp_path).curve({dim: dim / 100 for dim in range(8, 72, 2)})
+    sweep.curve({(dim, "int8"): 0.5 - dim / 1000 for dim in range(8, 72, 2)})  # the smallest is the best of these
+    table = score_table(sweep.results(), MODEL)
+    assert table.caption is not None
+    assert re.search(r"^(\d+) of 64 cells: nothing scores higher", str(table.caption))
+    assert columns(table)["precision"].count("int8") == 1
+    assert columns(table)["bytes"][0] == "280"
+
+
+def test_quantisers_stand_beside_the_best_of_the_model_in_as_few_bytes(grid: Results) -> None:
+    found = code_table(grid, MODEL)
+    assert found is not None
+    rows = list(zip(*([str(cell) for cell in column.cells] for column in found.columns), strict=True))
+    assert [row[:5] for row in rows] == [
+        ("16", "64 x int2", "58.20", "FAISS RaBitQ, 64 x RaBitQ", "57.00"),  # 8 bytes of bits and 8 of factors
+        ("8", "64 x binary", "55.80", "FAISS PQ, 64 x PQ8", "54.00"),
+    ]
+    assert rows[1][5].startswith("+1.80 [+")
+    assert control_table(grid, MODEL) is None  # they have no float32
+
+
+def test_an_engine_is_recommended_what_it_keeps_in_the_bytes_it_takes(grid: Results) -> None:
+    console = Console(width=200, file=io.StringIO())
+    print_report(grid, console, keep=0.9, engine=find_engine("qdrant"))
+    text = console.file.getvalue()  # type: ignore[attr-defined]  # the stream of the line above
+    assert "Qdrant, overall: 64 x binary keeps 93.00 % [" in text
+    assert "; 16 bytes per vector instead of 256 (16x smaller)" in text  # whole blocks of 128 bits
+    assert "Qdrant from 1.15.0 on keeps 64 x binary so: the sign; queries in 8 bits" in text
+    assert '"code": {"size": 64, "distance": "Cosine", "on_disk": true,' in text
+    staged = grid.recommend(MODEL, 0.99, engine=find_engine("pgvector"))
+    assert staged is not None
+    assert staged.cell == Cell(64)  # signs with float queries are not compared there, nor were two stages of Hamming
+    assert (staged.bytes, staged.full_bytes) == (264, 264)
+    assert recommendations(grid, MODEL, 0.88, find_engine("pgvector"))[0].startswith(
+        "PostgreSQL with pgvector, overall: 32 x float32 keeps"
+    )
+
+
+def test_two_stages_are_recommended_with_their_bytes_on_disk(grid: Results) -> None:
+    choice = grid.recommend(MODEL, 0.99)
+    assert choice is not None
+    assert (choice.cell, choice.bytes, choice.disk) == (Cell(64, "binary", rescore=10), 8, 256)
+    assert "8 bytes in memory (and 256 on disk) per vector instead of 256 keep" in choice.headline()
+
+
+def test_the_curve_of_one_model_has_a_colour_for_each_precision(grid: Results, tmp_path: Path) -> None:
+    _, svg = draw_curve(grid, tmp_path)
+    found, text = labels(svg), svg.read_text(encoding="utf-8")
+    names = {"float32", "int2", "binary", "float queries", "coded queries", "two stages, 256 bytes on disk"}
+    assert names | {"tuned (FAISS PQ)", "tuned (FAISS RaBitQ)", "Pareto front", "Pareto front, one stage"} <= {*found}
+    for color in PALETTE[:3]:
+        assert color.lower() in text

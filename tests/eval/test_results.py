@@ -361,6 +361,11 @@ def test_of_equal_bytes_one_stage_is_chosen_before_two_and_then_what_keeps_more(
     kinds |= {Cell(64, "binary"): share_kept(whole, 0.994), Cell(64, "binary", rescore=4): whole}
     kinds |= {Cell(dim, "int2"): share_kept(whole, 0.992) for dim in (64, 32)}
     assert chosen(MadeUpSweep(tmp_path).curve(kinds).results(), 0.99).cell == Cell(64, "binary")
+    two = chosen(
+        MadeUpSweep(tmp_path / "two").curve({Cell(64): whole, Cell(64, "binary", rescore=4): whole}).results(), 1
+    )
+    assert "64 x binary, rescored 4x: 8 bytes in memory (and 256 on disk) per vector instead of 256" in two.headline()
+    assert "; 8 bytes in memory (and 256 on disk) per vector instead of 256" in two.sentence()
 
 
 def test_wide_binary_vectors_beat_narrow_float_ones_in_bytes(tmp_path: Path) -> None:

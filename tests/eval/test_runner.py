@@ -18,7 +18,7 @@ from mrl_text.eval import tasks as eval_tasks
 from mrl_text.eval.encoders import model_meta
 from mrl_text.eval.figures import draw_curve
 from mrl_text.eval.grid import Variant
-from mrl_text.eval.report import print_report
+from mrl_text.eval.tables import print_report
 from mrl_text.eval.tasks import TaskLoader
 from mrl_text.models import find_model
 from tests.eval.conftest import TINY_TASKS, TinyRetrieval

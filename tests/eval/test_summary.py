@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import mrl_text
+from mrl_text.eval.engines import engines
 from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line
 from mrl_text.eval.reference import Reference
 from mrl_text.eval.report import KEEP, render_html, scopes, summarize
@@ -17,12 +18,30 @@ from mrl_text.eval.statistics import Estimate
 from tests.eval.test_results import BASE, MODEL, OTHER, PCA, RANDOM, MadeUpSweep, chosen, queries, share_kept
 
 STRUCTURE = {
-    "": {"title", "version", "keep", "confidence", "lines", "tasks", "cells", "recommendations", "notes"},
+    "": {"title", "version", "keep", "confidence", "lines", "tasks", "cells", "recommendations", "engines", "notes"},
     "lines": {"id", "label", "role", "method", "model", "revision", "dtype"},
     "tasks": {"name", "type", "metric"},
-    "cells": {"line", "dim", "precision", "bytes", "gb_per_100m", "pareto", "overall", "types", "tasks"},
+    "cells": {
+        *("line", "dim", "precision", "comparison", "rescore", "bytes", "disk", "gb_per_100m", "pareto"),
+        *("overall", "types", "tasks"),
+    },
+    "engines": {
+        *("line", "name", "checked", "note", "cell", "bytes", "disk", "retention", "lines", "how", "since", "source"),
+    },
     "recommendations": {
-        *("line", "scope", "dim", "precision", "bytes", "retention", "low", "sureness"),
+        *(
+            "line",
+            "scope",
+            "dim",
+            "precision",
+            "comparison",
+            "rescore",
+            "bytes",
+            "disk",
+            "retention",
+            "low",
+            "sureness",
+        ),
         *("saved_bytes", "saved_gb_per_100m", "times_smaller", "text"),
     },
 }
@@ -77,7 +96,7 @@ def assert_equal_numbers(found: Mapping[str, Any], score: Estimate | None, reten
 
 def test_the_structure_is_the_documented_one(data: dict[str, Any]) -> None:
     assert set(data) == STRUCTURE[""]
-    for part in ("lines", "tasks", "cells", "recommendations"):
+    for part in ("lines", "tasks", "cells", "recommendations", "engines"):
         assert data[part]
         assert all(set(entry) == STRUCTURE[part] for entry in data[part])
     identities = [line["id"] for line in data["lines"]]
@@ -168,7 +187,8 @@ def test_every_model_is_given_a_choice_for_every_scope(data: dict[str, Any], res
     interval = choice.retention.interval()
     assert interval is not None
     assert found == {
-        **{"line": "m0", "scope": "Retrieval", "dim": 64, "precision": "int8", "bytes": 64},
+        **{"line": "m0", "scope": "Retrieval", "dim": 64, "precision": "int8", "bytes": 64, "disk": 0},
+        **{"comparison": "asymmetric", "rescore": 0},
         **{"retention": choice.retention.value, "low": interval.low, "sureness": 1.0},
         **{"saved_bytes": 192, "saved_gb_per_100m": 19.2, "times_smaller": 4.0, "text": choice.headline()},
     }
@@ -177,6 +197,15 @@ def test_every_model_is_given_a_choice_for_every_scope(data: dict[str, Any], res
     assert (without["low"], without["sureness"], without["precision"]) == (None, None, "int8")
     alone = by_scope["m4", "overall"]
     assert (alone["dim"], alone["precision"], alone["saved_bytes"], alone["times_smaller"]) == (32, "float32", 0, 1)
+
+
+def test_every_engine_has_the_smallest_vectors_that_it_keeps(data: dict[str, Any]) -> None:
+    """In the made-up scores int8 is asymmetric, which few compare."""
+    own = {one["name"]: one for one in data["engines"] if one["line"] == "m0"}
+    assert len(own) == len(engines()) == len(data["engines"]) / 2
+    assert {name for name, one in own.items() if one["cell"] == "64 x int8"} == {"FAISS", "Milvus"}
+    assert (own["FAISS"]["bytes"], own["PostgreSQL with pgvector"]["bytes"]) == (64, 256 + 8)
+    assert "index_factory(64, 'SQ8'" in own["FAISS"]["lines"]
 
 
 def test_the_target_decides_the_choice(results: Results) -> None:
