@@ -6,7 +6,8 @@ VENV ?= .venv
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
 WORKERS ?= 2
-PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+# compiled tests are kept whatever the environment says: to compile them takes ten seconds
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 GET_PIP ?= https://bootstrap.pypa.io/get-pip.py
 

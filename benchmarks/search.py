@@ -1,136 +1,237 @@
-"""Adaptive search against exact full-width search and full-width HNSW, on real texts, in one run.
+"""Adaptive search against exact search, graphs of full-width vectors and other engines' few bits, in one run.
 
     python benchmarks/search_data.py MODEL ... -o DATA
-    python benchmarks/search.py DATA [--growth] [--dims 32,64,128]
+    python benchmarks/search.py DATA [--growth] [--dims 64,128,256] [--others none]
 
 The plan is tuned on half of the queries (``--keep`` of the nDCG@10 of exact full-width search); everything printed is
-measured on the other half, which tuning never sees, for one and two threads. Exact search is FAISS's ``IndexFlatIP``
-over float32 in memory, the full-width graph ``IndexHNSWFlat`` (M 16, efConstruction 100, as the adaptive index), with
-the least ``efSearch`` whose recall@10 reaches the adaptive one's, for the tuned plan and for longer searches. Adaptive
-search is timed through ``AdaptiveIndex.search``, its ids included. ``--growth`` prints time and memory at 10k, 50k,
-200k and 1 million vectors; beyond the real ones they are synthetic: sums of two real ones, one weighted by a half.
+measured on the other half, which tuning never sees, for one and two threads. "Before" is the best plan of 128 numbers
+in int4, tuned on the same half. Each rival (``benchmarks/search_rivals.py``) gets the least effort that keeps as much
+on that half, and the most there is where none does. All have M 16 and efConstruction 100. Those "float16 from disk"
+put their candidates in order as the adaptive index does. Memory is what an engine writes of its index. What is not
+installed is left out and said. Adaptive search is timed through ``AdaptiveIndex.search``, its ids included.
+``--growth`` prints time and memory at 10k, 50k, 200k and 1 million vectors; beyond the real ones they are synthetic:
+sums of two real ones, one weighted by a half.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
+from search_rivals import K, Rival, missing, pinned, rivals
 
+from mrl_text.choices import Code
 from mrl_text.search import AdaptiveIndex, SearchPlan
 from mrl_text.search.faiss.store import FaissStore
-from mrl_text.search.measure import measure, threads
+from mrl_text.search.measure import Tuning, measure, threads
+from mrl_text.search.measure import seconds as seconds_per_query
 from mrl_text.search.sample_queries import Judged, recall
 from mrl_text.search.tune import tune
+from mrl_text.truncation import usable
 
-K = 10
-_NEIGHBOURS, _CONSTRUCTION = 16, 100
-_EFFORTS = (10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512)
+_BEFORE = 128  # numbers in int4
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--dims", default="32,64,128", help="prefixes to tune over")
-    parser.add_argument("--precisions", default="int8,int4", help="of shortlists to tune over")
+    parser.add_argument("--dims", default="64,128,256", help="prefixes to tune over, the full width besides")
+    parser.add_argument("--precisions", default="int4,int2,int1", help="of shortlists to tune over")
     parser.add_argument("--keep", type=float, default=0.995, help="share of the exact nDCG@10 to tune for")
     parser.add_argument("--minutes", type=float, default=6, help="of tuning, after which no further graph is built")
+    parser.add_argument("--max-ram", type=float, help="millions of bytes that the shortlist may take")
     parser.add_argument("--plan", type=json.loads, help="JSON of a plan (as in --json) to measure instead of tuning")
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--others", help="words of the names of rivals to compare, comma-separated; default: all")
+    parser.add_argument("--rows", type=int, help="vectors to take, for a quick look; default: all")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--json", type=Path, help="write what was measured")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    vectors = np.load(arguments.data / "vectors.npy", mmap_mode="r")
-    queries = np.load(arguments.data / "queries.npy").astype(np.float32)
-    ids = json.loads((arguments.data / "ids.json").read_text())
-    qrels = json.loads((arguments.data / "qrels.json").read_text())
-    answered = [row for row, name in enumerate(ids["queries"]) if qrels.get(name)]
-    names = [ids["queries"][row] for row in answered]
-    queries, judged = queries[answered], Judged(names, names, {name: qrels[name] for name in names})
-    print(f"{len(vectors):,} vectors of {vectors.shape[1]}, {len(queries):,} judged queries")
-    index = AdaptiveIndex.create(width=vectors.shape[1])
-    for start in range(0, len(vectors), 65_536):
-        index.add(ids["corpus"][start : start + 65_536], vectors[start : start + 65_536].astype(np.float32))
-    order = np.random.default_rng(1).permutation(len(queries))
-    tuned_on, rows = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-    if arguments.plan:
-        index.set_plan(SearchPlan.from_json(arguments.plan))
-        index.save()
-    else:
-        _tune(index, queries[tuned_on], judged.subset(tuned_on.tolist()), arguments)
-    found = _compare(index, vectors, queries[rows], judged.subset(rows.tolist()), arguments.threads)
+    data = Data.read(arguments.data, arguments.rows)
+    print(f"{len(data.vectors):,} vectors of {data.vectors.shape[1]}, {len(data.queries):,} judged queries")
+    index = AdaptiveIndex.create(width=data.vectors.shape[1])
+    for start in range(0, len(data.vectors), 65_536):
+        block = data.vectors[start : start + 65_536].astype(np.float32)
+        index.add(data.names[start : start + 65_536].tolist(), block)
+    order = np.random.default_rng(1).permutation(len(data.queries))
+    tuned_on, rest = data.some(order[: len(order) // 2]), data.some(order[len(order) // 2 :])
+    found = _compare(index, tuned_on, rest, arguments)
     if arguments.growth:
-        found["growth"] = _growth(vectors, queries[rows], index.plan)  # type: ignore[arg-type]
+        found["growth"] = _growth(data.vectors, rest.queries, SearchPlan.from_json(found["plan"]))
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))
 
 
-def _tune(index: AdaptiveIndex, queries: np.ndarray, judged: Judged, arguments: argparse.Namespace) -> None:
-    dims = [int(dim) for dim in arguments.dims.split(",")]
-    options = {"keep": arguments.keep, "dims": dims, "minutes": arguments.minutes}
+@dataclass(frozen=True)
+class Data:
+    """What ``benchmarks/search_data.py`` wrote."""
+
+    vectors: np.ndarray  # float16 (n, width), of unit length
+    names: np.ndarray  # ids of these
+    queries: np.ndarray  # float32
+    judged: Judged  # the same queries
+
+    @classmethod
+    def read(cls, folder: Path, rows: int | None) -> Data:
+        """The vectors, or the first of them, and the queries that have an answer among them."""
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r")[:rows]
+        good = np.concatenate([usable(vectors[row : row + 65_536]) for row in range(0, len(vectors), 65_536)])
+        if not good.all():
+            print(f"{(~good).sum()} vectors are zero, and left out")
+            vectors = vectors[good]
+        queries = np.load(folder / "queries.npy").astype(np.float32)
+        ids = json.loads((folder / "ids.json").read_text())
+        corpus = [name for name, kept in zip(ids["corpus"][:rows], good, strict=True) if kept]
+        there = set(corpus)
+        qrels = {
+            query: {name: grade for name, grade in found.items() if name in there}
+            for query, found in json.loads((folder / "qrels.json").read_text()).items()
+        }
+        answered = [row for row, name in enumerate(ids["queries"]) if qrels.get(name)]
+        names = [ids["queries"][row] for row in answered]
+        judged = Judged(names, names, {name: qrels[name] for name in names})
+        return cls(vectors, np.array(corpus, dtype=object), queries[answered], judged)
+
+    def ndcg(self, hits: np.ndarray) -> float:
+        """nDCG@10 of positions of rows (n, 10)."""
+        return float(self.judged.ndcg(self.names[hits]).mean())
+
+    def some(self, rows: np.ndarray) -> Data:
+        """The same with some of the queries."""
+        chosen = np.sort(rows)
+        return replace(self, queries=self.queries[chosen], judged=self.judged.subset(chosen.tolist()))
+
+
+def _compare(index: AdaptiveIndex, tuned_on: Data, rest: Data, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is measured, as JSON values, and printed."""
+    exact = _exact(rest.vectors)
+    target, full = (one.ndcg(exact.search(one.queries, K)[1]) for one in (tuned_on, rest))
+    best = exact.search(rest.queries, K)[1]
+    print(f"on {len(rest.queries)} other queries: nDCG@10 of exact search {100 * full:.2f}")
+    if absent := missing():
+        print(f"not installed, and left out: {', '.join(absent)}")
+    plain = Rival("exact, float32", rest.vectors.shape[0] * rest.vectors.shape[1] * 4, 0.0, partial(_searched, exact))
+    rows: list[dict[str, Any]] = []
+    words = arguments.others.split(",") if arguments.others is not None else [""]
+    others = rivals(rest.vectors, lambda name: any(word in name for word in words))
+    for rival in itertools.chain([plain], _adaptive(index, tuned_on, arguments), others):  # one in memory at a time
+        kept = (tuned_on.ndcg(rival.search(tuned_on.queries, effort, 1)) / target for effort in rival.efforts)
+        enough = (effort for effort, share in zip(rival.efforts, kept, strict=True) if share >= arguments.keep - 1e-9)
+        effort = next(enough, rival.efforts[-1])
+        hits = rival.search(rest.queries, effort, 1)
+        row = {
+            "name": rival.name,
+            "effort": effort,
+            "ndcg": rest.ndcg(hits) / full,
+            "recall": float(recall(hits, best).mean()),
+            "ram": rival.ram,
+            "build": rival.seconds,
+        }
+        for count in map(int, arguments.threads.split(",")):
+            with threads(count), pinned(count):
+                spent = measure(partial(_at, rival, effort, count), rest.queries)
+            row[f"seconds {count}"] = spent.single, spent.batch
+        rows.append(row)
+        _print_row(row, rows, len(rest.queries))
+    plan = index.plan.to_json() if index.plan else None
+    return {"ndcg": full, "plan": plan, "rows": rows}
+
+
+def _at(rival: Rival, effort: int, count: int, queries: np.ndarray) -> np.ndarray:
+    return rival.search(queries, effort, count)
+
+
+def _print_row(row: dict[str, Any], rows: list[dict[str, Any]], queries: int) -> None:
+    """A line for each number of threads; how many times the time and memory of our plan, which is the second row."""
+    ours = rows[min(1, len(rows) - 1)]
+    if len(rows) == 1:
+        print(f"ms per query one by one and in a batch of {queries}; x: times of the plan chosen here")
+        heads = ("nDCG %", "recall", "MB", "x", "threads", "ms", "x", "batch", "x", "build s")
+        print("{:52} {:>6} {:>6} {:>7} {:>5} {:>7} {:>7} {:>5} {:>7} {:>5} {:>7}".format("", *heads))
+    for key in (key for key in row if key.startswith("seconds")):
+        (single, batch), (our_single, our_batch) = row[key], ours[key]
+        label = f"{row['name']}, effort {row['effort']}" if row["effort"] else row["name"]
+        print(
+            f"{label:52} {100 * row['ndcg']:6.2f} {100 * row['recall']:6.2f} {row['ram'] / 1e6:7.1f}"
+            f" {row['ram'] / ours['ram']:5.2f} {key.split()[1]:>7} {1e3 * single:7.3f} {single / our_single:5.2f}"
+            f" {1e3 * batch:7.3f} {batch / our_batch:5.2f} {row['build']:7.1f}",
+            flush=True,
+        )
+
+
+def _exact(vectors: np.ndarray) -> Any:
+    exact = faiss.IndexFlatIP(vectors.shape[1])
+    for start in range(0, len(vectors), 65_536):
+        exact.add(vectors[start : start + 65_536].astype(np.float32))
+    return exact
+
+
+def _searched(index: Any, queries: np.ndarray, _: int, __: int) -> np.ndarray:
+    found: np.ndarray = index.search(queries, K)[1]
+    return found
+
+
+def _adaptive(index: AdaptiveIndex, tuned_on: Data, arguments: argparse.Namespace) -> Iterator[Rival]:
+    """The plan of today, longer searches of it, and the plan of before; the index is left with the first."""
+
+    def rival(plan: SearchPlan, name: str) -> Rival:
+        def search(queries: np.ndarray, _: int, __: int) -> np.ndarray:
+            return index.search(queries, K, plan=plan).positions
+
+        return Rival(f"{name}{plan.label}{_effort(plan)}", index.ram(), seconds, search)
+
     started = time.perf_counter()
-    tuned = tune(
-        FaissStore(index), queries, judged, precisions=arguments.precisions.split(","), progress=True, **options
-    )
+    if arguments.plan:
+        index.set_plan(SearchPlan.from_json(arguments.plan))
+        index.save()
+    else:
+        dims = [int(dim) for dim in arguments.dims.split(",")]
+        precisions: list[Code] = arguments.precisions.split(",")
+        most = int(1e6 * arguments.max_ram) if arguments.max_ram else None
+        _tune(index, tuned_on, arguments, dims=dims, precisions=precisions, max_ram=most)
+    seconds, chosen = time.perf_counter() - started, index.plan
+    assert chosen is not None
+    for plan in _around(chosen):
+        yield rival(plan, "")
+    started = time.perf_counter()
+    tuned = _tune(index, tuned_on, arguments, dims=[_BEFORE], kinds=["flat", "ivf"], precisions=["int4"])
+    small = [one for one in tuned.trials if one.plan.dim == _BEFORE and one.retention and one.timing]
+    held = [one for one in small if min(one.retention or [0]) >= arguments.keep]
+    if held:
+        index.set_plan(min(held, key=seconds_per_query).plan)
+        seconds = time.perf_counter() - started
+        yield rival(index.plan or chosen, "before: ")
+    else:
+        print(f"before: no plan of {_BEFORE} numbers in int4 keeps as much on both halves")
+    index.set_plan(chosen)
+
+
+def _effort(plan: SearchPlan) -> str:
+    return "" if plan.kind == "flat" else f", effort {plan.effort}"
+
+
+def _tune(index: AdaptiveIndex, data: Data, arguments: argparse.Namespace, **options: Any) -> Tuning:
+    started = time.perf_counter()
+    options |= {"keep": arguments.keep, "minutes": arguments.minutes, "progress": True}
+    tuned = tune(FaissStore(index), data.queries, data.judged, **options)
     print(
-        f"tuned on {len(queries)} queries in {time.perf_counter() - started:.0f} s to keep {arguments.keep:.1%}:"
-        f" {tuned.chosen.plan.label}, effort {tuned.chosen.plan.effort}; {tuned.refused} cheaper ones refused"
+        f"tuned on {len(data.queries)} queries in {time.perf_counter() - started:.0f} s to keep {arguments.keep:.1%}:"
+        f" {tuned.chosen.plan.label}{_effort(tuned.chosen.plan)}; {tuned.refused} cheaper ones refused"
+        f"{'' if tuned.confirmed else '; NOT CONFIRMED on the other half'}"
     )
-
-
-def _compare(index: AdaptiveIndex, vectors: np.ndarray, queries: np.ndarray, judged: Judged, counts: str) -> dict:
-    exact, graph, seconds = _full_width(vectors)
-    print(f"full-width HNSW built in {seconds:.0f} s")
-    ids = np.array(list(index.ids), dtype=object)
-    best = ids[exact.search(queries, K)[1]]
-    full = judged.ndcg(best).mean()
-    print(f"on {len(queries)} other queries: nDCG@10 of exact search {100 * full:.2f}")
-    ram, whole = index.ram(), vectors.shape[0] * vectors.shape[1] * 4
-    print(f"memory: adaptive {ram / 1e6:.1f} MB, full float32 {whole / 1e6:.1f} MB = {whole / ram:.1f} times")
-    reached = {}
-    for effort in _EFFORTS:
-        graph.hnsw.efSearch = effort
-        found = ids[graph.search(queries, K)[1]]
-        reached[effort] = recall(found, best).mean(), judged.ndcg(found).mean() / full
-    result: dict[str, Any] = {"ndcg": full, "ram": ram, "full_ram": whole, "rows": []}
-    for count in map(int, counts.split(",")):
-        with threads(count):
-            alone = measure(lambda some: exact.search(some, K), queries)
-            print(f"\n{count} thread(s), ms per query: one by one, and in a batch of {len(queries)}")
-            print(f"exact full width: {1e3 * alone.single:.2f}, {1e3 * alone.batch:.3f}")
-            print(
-                "{:46} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6}   full-width HNSW of that recall: ms, ms in a batch".format(
-                    "adaptive", "nDCG %", "recall", "ms", "batch", "x", "x"
-                )
-            )
-            for plan in _around(index.plan):  # type: ignore[arg-type]
-                found = index.search(queries, K, plan=plan).ids
-                keeps, near = judged.ndcg(found).mean() / full, recall(found, best).mean()
-                ours = measure(lambda some, plan=plan: index.search(some, K, plan=plan), queries)
-                graph.hnsw.efSearch = effort = next((one for one in _EFFORTS if reached[one][0] >= near), _EFFORTS[-1])
-                theirs = measure(lambda some: graph.search(some, K), queries)
-                label = f"{plan.label}, effort {plan.effort}"
-                print(
-                    f"{label:46} {100 * keeps:6.2f} {100 * near:7.2f} {1e3 * ours.single:7.3f} {1e3 * ours.batch:7.3f}"
-                    f" {alone.single / ours.single:6.1f} {alone.batch / ours.batch:6.1f}"
-                    f"   efSearch {effort}, {100 * reached[effort][0]:.2f}, nDCG {100 * reached[effort][1]:.2f} %:"
-                    f" {1e3 * theirs.single:.3f} ({theirs.single / ours.single:.2f}x),"
-                    f" {1e3 * theirs.batch:.3f} ({theirs.batch / ours.batch:.2f}x)",
-                    flush=True,
-                )
-                row = {"threads": count, "plan": plan.to_json(), "keeps": keeps, "recall": near, "effort": effort}
-                times = {"exact": alone, "adaptive": ours, "hnsw": theirs}
-                result["rows"].append(row | {name: (one.single, one.batch) for name, one in times.items()})
-    return result
+    return tuned
 
 
 def _around(plan: SearchPlan) -> list[SearchPlan]:
@@ -139,21 +240,6 @@ def _around(plan: SearchPlan) -> list[SearchPlan]:
         return [replace(plan, shortlist=plan.shortlist * more) for more in (1, 2, 4)]
     grid = [(1, 1), (1, 2), (2, 2), (2, 4)]
     return [replace(plan, effort=plan.effort * more, shortlist=plan.shortlist * longer) for more, longer in grid]
-
-
-def _full_width(vectors: np.ndarray, graph: bool = True) -> tuple[Any, Any, float]:
-    """FAISS's exact index and its graph over float32, and the seconds to build the graph."""
-    width = vectors.shape[1]
-    exact = faiss.IndexFlatIP(width)
-    for start in range(0, len(vectors), 65_536):
-        exact.add(vectors[start : start + 65_536].astype(np.float32))
-    walk = faiss.IndexHNSWFlat(width, _NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
-    walk.hnsw.efConstruction = _CONSTRUCTION
-    started = time.perf_counter()
-    if graph:
-        for start in range(0, len(vectors), 65_536):
-            walk.add(vectors[start : start + 65_536].astype(np.float32))
-    return exact, walk, time.perf_counter() - started
 
 
 def _growth(vectors: np.ndarray, queries: np.ndarray, plan: SearchPlan) -> list[dict[str, float]]:

@@ -106,7 +106,8 @@ def _encode(arguments: argparse.Namespace, corpus: dict[str, str], queries: dict
     output = arguments.output
     model = MatryoshkaEncoder(arguments.model).to(getattr(torch, arguments.dtype))
     model.warn_when_cut = False
-    model.max_seq_length = arguments.max_tokens or model.max_seq_length
+    if arguments.max_tokens:
+        model.max_seq_length = arguments.max_tokens
     cache = EmbeddingCache(lambda: model, output / "cache")
     output.mkdir(parents=True, exist_ok=True)
     asked = cache.embed(list(queries.values()), role="query")

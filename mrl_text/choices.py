@@ -11,7 +11,26 @@ AutoDtype = Literal["auto", "float32", "bfloat16"]
 
 CardChoice = Literal["local", "hub"]  # whose text stays where a model card was changed in both places
 
-Code = Literal["float32", "float16", "int8", "int4", "binary"]  # what the prefix of an index is stored in
+RaBitQ = Literal[
+    "RaBitQfs",
+    "RaBitQ2",
+    "RaBitQfs2",
+    "RaBitQ3",
+    "RaBitQfs3",
+    "RaBitQ4",
+    "RaBitQfs4",
+    "RaBitQ5",
+    "RaBitQfs5",
+    "RaBitQ6",
+    "RaBitQfs6",
+    "RaBitQ7",
+    "RaBitQfs7",
+    "RaBitQ8",
+    "RaBitQfs8",
+]  # FAISS's words, with the bits of a number; ``fs`` is FastScan
+
+Code = Literal["float32", "float16", "int8", "int4", "int2", "int1.5", "int1", "binary", RaBitQ]
+"""What the prefix of an index is stored in."""
 
 Cost = Literal["largest", "sum"]  # what a cascade keeps low: the largest size used, or the sum of all
 

@@ -15,10 +15,19 @@ import numpy as np
 
 from mrl_text.files import write_atomically
 from mrl_text.suggest import check_choice
-from mrl_text.truncation import bytes_per_vector, check_dim, truncate, unit_vectors
+from mrl_text.truncation import (
+    Precision,
+    bytes_per_vector,
+    check_dim,
+    dequantize,
+    quantize,
+    truncate,
+    unit_vectors,
+)
 
 FewBits = Literal["int8", "int4", "int2", "binary"]
 FEW_BITS: tuple[FewBits, ...] = get_args(FewBits)  # the longest first; each is the top bits of those before
+CODED: frozenset[Precision] = frozenset({"int4", "int2"})  # what a codec alone can make
 
 _BITS: dict[FewBits, int] = {"int8": 8, "int4": 4, "int2": 2, "binary": 1}
 _REACH = 2.0  # standard deviations on each side that the levels cover
@@ -201,6 +210,47 @@ def saved_codec(place: str | Path) -> Codec | None:
 
     fetched = load_file_path(str(place), CODEC_FILE)
     return Codec.load(fetched) if fetched else None
+
+
+def store(
+    vectors: np.ndarray,
+    dim: int | None,
+    precision: Precision,
+    *,
+    codec: Codec | None = None,
+    ranges: np.ndarray | None = None,
+    normalize: bool = True,
+) -> np.ndarray:
+    """Cut full vectors and store them in any precision.
+
+    Args:
+        vectors: float32 (n, width).
+        dim: numbers to keep; None keeps all.
+        precision: int4 and int2 are codes of a codec, all others sentence-transformers' own.
+        codec: of vectors of that width; None is :meth:`Codec.plain`.
+        ranges: for int8 and uint8, as for :func:`mrl_text.truncation.quantize`.
+        normalize: unit length after the cut; codes stand for unit vectors in any case.
+
+    Returns:
+        As :meth:`Codec.encode` or :func:`mrl_text.truncation.quantize`.
+    """
+    if precision in CODED:
+        return (codec or Codec.plain(vectors.shape[1])).encode(vectors, dim, precision)  # type: ignore[arg-type]
+    return quantize(truncate(vectors, dim, normalize=normalize), precision, ranges=ranges)
+
+
+def restore(
+    stored: np.ndarray, dim: int, precision: Precision, *, codec: Codec | None = None, ranges: np.ndarray | None = None
+) -> np.ndarray:
+    """The float32 vectors (n, dim) that what :func:`store` made stands for, with the same codec or ranges.
+
+    ValueError for int4 and int2 without a codec, int8 and uint8 without ranges.
+    """
+    if precision not in CODED:
+        return dequantize(stored, precision, dim, ranges=ranges)
+    if codec is None:
+        raise ValueError(f"{precision} codes mean nothing without the codec they were made with")
+    return codec.decode(stored, dim, precision)  # type: ignore[arg-type]
 
 
 def _packed(levels: np.ndarray, bits: int) -> np.ndarray:

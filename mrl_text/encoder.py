@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router, Transformer
-from sentence_transformers.util import load_file_path
 from sentence_transformers.util.decorators import deprecated_kwargs
 
 from mrl_text.choices import AutoDtype
+from mrl_text.codes import CODEC_FILE, CODED, Codec, saved_codec, store
 from mrl_text.files import write_atomically
 from mrl_text.layers import truncate_backbone
 from mrl_text.long_texts import Shortener
-from mrl_text.models import METADATA_KEY, find_model, read_metadata
+from mrl_text.models import METADATA_KEY, find_model, model_file, read_metadata
 from mrl_text.server_files import write_server_files
 from mrl_text.streaming import LONG, WINDOW, encode_windows, windows
 from mrl_text.suggest import check_choice, did_you_mean
@@ -67,7 +68,9 @@ class MatryoshkaEncoder(SentenceTransformer):
             model_name_or_path = find_model(model_name_or_path).path
         super().__init__(model_name_or_path, **kwargs)
         if model_name_or_path is not None:
-            self._saved_metadata = _read_saved(model_name_or_path, kwargs)
+            file = model_file(model_name_or_path, kwargs, "config_sentence_transformers.json")
+            self._saved_metadata = dict(read_metadata(file.parent)) if file is not None else {}
+        self._loaded_from = model_name_or_path, kwargs
         if matryoshka_dims is not None:
             self.matryoshka_dims = matryoshka_dims
         elif published := self._saved_metadata.get("matryoshka_dims") or getattr(
@@ -102,6 +105,12 @@ class MatryoshkaEncoder(SentenceTransformer):
     def has_routes(self) -> bool:
         """Whether queries and documents go through different modules."""
         return any(isinstance(module, Router) for module in self.modules())
+
+    @cached_property
+    def codec(self) -> Codec | None:
+        """What makes ``int4`` and ``int2`` codes, where it was saved with the model; None is :meth:`Codec.plain`."""
+        file = model_file(*self._loaded_from, CODEC_FILE)
+        return saved_codec(file.parent) if file is not None else None
 
     @property
     def matryoshka_dims(self) -> tuple[int, ...]:
@@ -148,8 +157,9 @@ class MatryoshkaEncoder(SentenceTransformer):
             batch_size: texts per forward pass.
             show_progress_bar: None shows it where the log level is INFO or lower.
             output_value: likewise; anything but ``"sentence_embedding"`` is what the parent returns.
-            precision: ``float32`` (also None), ``float16``, ``int8``, ``uint8``, ``binary`` or ``ubinary``. int8 and
-                uint8 take their ranges from these very inputs; for a corpus use :func:`mrl_text.truncation.quantize`.
+            precision: ``float32`` (also None), ``float16``, ``int8``, ``uint8``, ``int4``, ``int2``, ``binary`` or
+                ``ubinary``. int8 and uint8 take their ranges from these very inputs; for a corpus use
+                :func:`mrl_text.truncation.quantize`. int4 and int2 are packed by :attr:`codec`, which decodes them.
             convert_to_numpy: numpy array (the default), otherwise a list of tensors.
             convert_to_tensor: one torch tensor; wins over ``convert_to_numpy``.
             device: a device, or a list of devices to spread the work over processes.
@@ -162,7 +172,8 @@ class MatryoshkaEncoder(SentenceTransformer):
 
         Returns:
             float32 array (n, dim), C-contiguous, unit rows; (dim,) for one text; (0, dim) for an empty input.
-            ``precision`` changes the dtype and, for binary, the last axis (:func:`mrl_text.truncation.quantize`).
+            ``precision`` changes the dtype and, for four bits and less, the last axis: so many bytes
+                (:func:`mrl_text.truncation.quantize`, :class:`mrl_text.codes.Codec`).
 
         Raises:
             ValueError: impossible ``dim``; ``dim`` and ``truncate_dim`` disagree; unknown precision; int8 or uint8
@@ -174,6 +185,7 @@ class MatryoshkaEncoder(SentenceTransformer):
             raise ValueError(f"dim={dim} and truncate_dim={truncate_dim} disagree: pass one of them")
         check_choice("precision", precision, Precision)
         cut = self._checked_dim(dim if dim is not None else truncate_dim)
+        kept = self.width if precision in CODED else cut  # codes are made of all numbers
         batch, single = self._checked_inputs(inputs)
         if not kwargs.get("processing_kwargs"):  # which may change what is read
             batch = self._shortened(batch, self.prompt_for(None, prompt_name, prompt))
@@ -195,18 +207,23 @@ class MatryoshkaEncoder(SentenceTransformer):
             convert_to_numpy=as_vectors and as_array,  # leaves the device batch by batch
             convert_to_tensor=as_vectors and not as_array,
             device=device,
-            truncate_dim=cut,  # cuts batch by batch, so the full width is never held for the whole input
+            truncate_dim=kept,  # cuts batch by batch, so the full width is never held for the whole input
             **kwargs,
         )
         if not as_vectors:
             return embeddings[0] if single else embeddings
         if not len(batch):
-            embeddings = embeddings.reshape(0, cut or self.width or 0)
+            embeddings = embeddings.reshape(0, kept or self.width or 0)
         embeddings = embeddings.astype(np.float32, copy=False) if as_array else embeddings.float()
-        vectors = truncate(embeddings, normalize=bool(normalize_embeddings))
-        if precision != "float32":
-            vectors = quantize(vectors if as_array else vectors.cpu().numpy(), precision)
-            vectors = vectors if as_array else torch.from_numpy(vectors)
+        if precision in CODED:
+            plain = embeddings if as_array else embeddings.cpu().numpy()
+            vectors: Any = store(plain, cut, precision, codec=self.codec)
+        else:
+            vectors = truncate(embeddings, normalize=bool(normalize_embeddings))
+            if precision != "float32":
+                vectors = quantize(vectors if as_array else vectors.cpu().numpy(), precision)
+        if not as_array and not isinstance(vectors, torch.Tensor):
+            vectors = torch.from_numpy(vectors)
         if not convert_to_numpy and not convert_to_tensor:
             vectors = list(vectors)
         return vectors[0] if single else vectors
@@ -275,11 +292,12 @@ class MatryoshkaEncoder(SentenceTransformer):
             )
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 text, got {window}")
+        codec = self.codec if precision in CODED else None
         lists = windows([texts] if isinstance(texts, str) else texts, window or WINDOW)
         prompt = self.prompt_for(task, prompt_name, prompt)
         encoded = encode_windows(self, lists, dtype=dtype, token_budget=token_budget, prompt=prompt, task=task)
         return (
-            quantize(truncate(one.vectors, cut, normalize=normalize_embeddings), precision, ranges=ranges)
+            store(one.vectors, cut, precision, codec=codec, ranges=ranges, normalize=normalize_embeddings)
             for one in encoded
         )
 
@@ -344,6 +362,8 @@ class MatryoshkaEncoder(SentenceTransformer):
         super().save(path, *args, **kwargs)
         lower_case = bool(getattr(self[0], "do_lower_case", False)) if len(self) else False
         write_server_files(Path(path), max_seq_length=self.max_seq_length, do_lower_case=lower_case)
+        if self.codec is not None:
+            self.codec.save(Path(path) / CODEC_FILE)
         if self._saved_metadata:
             file = Path(path) / "config_sentence_transformers.json"
             config = json.loads(file.read_text(encoding="utf-8"))
@@ -398,11 +418,3 @@ class MatryoshkaEncoder(SentenceTransformer):
         if long:
             self.warn_when_cut = False
             logger.warning("%d of %d texts are longer than %d tokens and are cut there", long, len(texts), limit)
-
-
-def _read_saved(name: str, loaded_with: dict[str, Any]) -> dict[str, Any]:
-    """Our block in the files that a model was loaded from."""
-    where = ("token", "cache_folder", "revision", "local_files_only")
-    options = {option: loaded_with[option] for option in where if option in loaded_with}
-    file = load_file_path(name, "config_sentence_transformers.json", **options)
-    return dict(read_metadata(Path(file).parent)) if file else {}

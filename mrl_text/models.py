@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -113,6 +114,22 @@ def read_metadata(folder: Path) -> dict[str, object]:
     config = peek_json(folder / "config_sentence_transformers.json")
     block = config.get(METADATA_KEY) if isinstance(config, dict) else None
     return block if isinstance(block, dict) else {}
+
+
+def model_file(name: str | None, loaded_with: Mapping[str, Any], file: str) -> Path | None:
+    """A file of a model, fetched for a hub id; None where it has none, or there is no model.
+
+    Args:
+        name: folder or hub id.
+        loaded_with: arguments of ``SentenceTransformer`` that say where a hub model is looked for.
+        file: its name.
+    """
+    from sentence_transformers.util import load_file_path
+
+    where = ("token", "cache_folder", "revision", "local_files_only")
+    options = {option: loaded_with[option] for option in where if option in loaded_with}
+    found = load_file_path(name, file, **options) if name is not None else None
+    return Path(found) if found else None
 
 
 def read_model_json(source: ModelSource, file: str) -> Any:

@@ -161,6 +161,16 @@ def quantize(embeddings: np.ndarray, precision: Precision, *, ranges: np.ndarray
     return np.asarray(quantize_embeddings(embeddings, precision=precision, ranges=ranges))
 
 
+def fixed_ranges(dim: int) -> np.ndarray:
+    """Ranges of int8 and uint8 for unit vectors of ``dim`` numbers where there is no corpus to measure them on.
+
+    The int8 code c stands for ``c * step``, with a step of 1/127 of six times the root mean square of a unit vector's
+    numbers, ``6 / sqrt(dim)``, or of 1 where that is less; numbers beyond are clipped. Codes of all calls compare.
+    """
+    step = min(1.0, 6 / dim**0.5) / 127
+    return np.repeat(np.array([[-128.5 * step], [126.5 * step]], np.float32), dim, axis=1)
+
+
 def dequantize(stored: np.ndarray, precision: Precision, dim: int, *, ranges: np.ndarray | None = None) -> np.ndarray:
     """The float32 vectors that stored ones stand for, for comparing them as an index would.
 

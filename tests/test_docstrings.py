@@ -318,7 +318,8 @@ def test_the_held_out_packages_are_a_retrieval_task_of_their_own(held_out: list[
     assert len(held_out) > 500
     assert set(HELD_OUT_THIRD_PARTY) < {pair.package for pair in held_out} <= set(HELD_OUT_PACKAGES)
     assert load_docstrings(HELD_OUT_PACKAGES) == held_out
-    assert load_docstrings(HELD_OUT_PACKAGES, use_cache=False) == held_out
+    anew = load_docstrings(HELD_OUT_PACKAGES[:4], use_cache=False)
+    assert anew == [pair for pair in held_out if pair.package in HELD_OUT_PACKAGES[:4]]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from sentence_transformers.util import quantize_embeddings
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import mrl_text
+from mrl_text.codes import Codec, FewBits
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.loading import remembered
 from mrl_text.models import METADATA_KEY
@@ -246,6 +247,16 @@ def test_precisions_are_applied_after_the_cut(encoder: MatryoshkaEncoder) -> Non
         assert stored.shape == (len(TEXTS), width)
         np.testing.assert_array_equal(stored, quantize_embeddings(vectors, precision=precision))
     np.testing.assert_array_equal(encoder.encode(TEXTS[0], dim=16, precision="ubinary"), np.packbits(vectors[0] > 0))
+    full, codec = encoder.encode(TEXTS), Codec.plain(32)  # of a model without a codec of its own
+    few: tuple[FewBits, ...] = ("int4", "int2")
+    for bits in few:
+        expected = codec.encode(full, 16, bits)
+        np.testing.assert_array_equal(encoder.encode(TEXTS, dim=16, precision=bits), expected)
+        tensor = encoder.encode(TEXTS[0], dim=16, precision=bits, convert_to_tensor=True)
+        np.testing.assert_array_equal(tensor.numpy(), expected[0])
+        [streamed] = encoder.encode_stream(TEXTS, dim=16, precision=bits)
+        np.testing.assert_array_equal(streamed, expected)
+        assert encoder.encode([], dim=16, precision=bits).shape == (0, expected.shape[1])
     with pytest.raises(ValueError, match="precision 'float64' is unknown; did you mean"):
         encoder.encode(TEXTS, precision="float64")
 

@@ -18,7 +18,7 @@ def encode(
     model: common.ModelOption,
     dims: Annotated[str | None, common.dims_option("full width")] = None,
     precision: Annotated[
-        str, Option(help="Of each size, comma-separated: float32, float16, int8, uint8, binary, ubinary.")
+        str, Option(help="Of each size, comma-separated: float32, float16, int8, uint8, int4, int2, binary, ubinary.")
     ] = "float32",
     keep: common.KeepColumns = None,
     text_column: common.TextColumn = None,

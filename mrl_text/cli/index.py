@@ -192,6 +192,9 @@ def tune(
     kinds: Annotated[
         str | None, typer.Option(help="flat,hnsw,ivf; default: what the store can and its size asks for.")
     ] = None,
+    precisions: Annotated[
+        str | None, typer.Option(help="Of prefixes: int4,int2,int1,RaBitQfs, ...; default: what suits the store.")
+    ] = None,
     minutes: Annotated[float, typer.Option(help="Begin to build no further graph or cells after that.")] = 20,
     where: Annotated[
         list[str] | None, typer.Option(help="Keep the target under these conditions, too, as of mrl-text search.")
@@ -218,6 +221,7 @@ def tune(
         "max_ram": int(max_ram * _MB) if max_ram is not None else None,
         "dims": sizes,
         "kinds": names(kinds) or None,
+        "precisions": names(precisions) or None,
         "minutes": minutes,
     }
     with contextlib.closing(open_store(store)) as opened:

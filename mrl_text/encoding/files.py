@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mrl_text.choices import AutoDtype, EncodedFormat, EngineName, OnError, OnLong
+from mrl_text.codes import CODEC_FILE
 from mrl_text.encoding.completion import PROBLEMS, finish, lost_files
 from mrl_text.encoding.engines import check_engine, open_engine
 from mrl_text.encoding.folder import MANIFEST, SHARDS, EncodedFolder, readable
@@ -81,7 +82,7 @@ def encode_files(
         model: folder, hub id or packaged model.
         dims: sizes; None takes the model's full width.
         precisions: of each size. int8 and uint8 take their ranges from the first 4,096 texts, see ``ranges`` in the
-            manifest.
+            manifest; the codec of int4 and int2, ``codec.json``, is that of the model or is fitted to these texts.
         keep: columns to store beside ids and vectors; ``text`` is the text that was encoded.
         text_columns: what to encode, joined by a blank; see :func:`mrl_text.tables.corpus.open_corpus`.
         id_column: likewise. A row without an id is called after its number, in further files ``file:number``
@@ -194,9 +195,11 @@ class _Run:
         if manifest is None:
             job = engine.prepare(job)
             manifest = describe(job, bound)
+            if job.codec is not None:
+                job.codec.save(self.folder / CODEC_FILE)
             write_manifest(self.folder, manifest)
         else:
-            job = restore(job, manifest)
+            job = restore(job, manifest, self.folder)
             if manifest["on_long"] != job.on_long:
                 manifest = {**manifest, "on_long": job.on_long}
                 write_manifest(self.folder, manifest)
@@ -224,7 +227,8 @@ def _refuse_foreign(folder: Path) -> None:
     check_writable(folder, "choose an empty or a new folder")
     if not folder.is_dir() or (folder / MANIFEST).is_file():
         return
-    if others := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name != CODEC_FILE)
+    if others:  # a codec is there where the beginning was interrupted
         raise ValueError(f"{folder} holds {others[0]!r} and no {MANIFEST}: choose an empty or a new folder")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mrl_text.codes import CODEC_FILE, CODED, Codec, restore, store
 from mrl_text.encoding.job import TEXT, column_name
 from mrl_text.files import read_json
 from mrl_text.suggest import did_you_mean
@@ -21,6 +22,13 @@ SHARDS = "shards"
 IDS = "ids.parquet"  # ids and kept columns where vectors are .npy files
 
 _BATCH_ROWS = 8192
+_HOLDING: dict[str, tuple[Precision, ...]] = {
+    "int4": ("int4",),
+    "int2": ("int2", "int4"),
+    "binary": ("int2", "int4"),
+    "ubinary": ("int2", "int4"),
+}
+"""Precisions whose codes have those of another in them, the shortest first."""
 _SAID = ("complete", "model", "width", "dims", "precisions", "format", "columns", "ranges", "rows", "shards")
 
 
@@ -29,7 +37,7 @@ class EncodedBatch:
     """Some rows, in order."""
 
     ids: list[str]  # of the rows; not necessarily different ones
-    vectors: np.ndarray  # (n, dim) in the precision asked for; binary ones packed, (n, ceil(dim / 8))
+    vectors: np.ndarray  # (n, dim) in the precision asked for; few bits packed, (n, bytes), as of mrl_text.codes.store
     texts: list[str] | None  # what was encoded; None where it was not kept
     columns: dict[str, list[Any]]  # the other columns that were kept, by name
 
@@ -57,24 +65,36 @@ class EncodedFolder:
         stored = self.manifest["ranges"].get(str(dim))
         return None if stored is None else np.array(stored, dtype=np.float32)
 
+    @cached_property
+    def codec(self) -> Codec | None:
+        """What int4 and int2 codes were made with; None where there are none."""
+        with readable(self.path / CODEC_FILE):
+            return Codec.load(self.path / CODEC_FILE) if CODED & set(self.manifest["precisions"]) else None
+
+    def decode(self, stored: np.ndarray, dim: int, precision: Precision) -> np.ndarray:
+        """The float32 vectors (n, dim) that those of a batch of this folder stand for."""
+        return restore(stored, dim, precision, codec=self.codec, ranges=self.ranges(dim))
+
     def batches(
         self, dim: int | None = None, precision: Precision = "float32", *, batch_rows: int = _BATCH_ROWS, start: int = 0
     ) -> Iterator[EncodedBatch]:
         """The rows in input order; memory does not grow with their number.
 
         Args:
-            dim: one of the stored sizes; None takes the largest.
-            precision: one of the stored ones.
+            dim: one of the stored sizes; None takes the largest. int4 and int2 codes hold all smaller ones, too.
+            precision: one of the stored ones; int4 codes hold int2 and bits, int2 codes hold bits, too.
             batch_rows: rows per batch, at most.
             start: rows to pass over, of which nothing but a part of one shard is read.
 
         Raises:
             ValueError: a size or precision that was not stored.
         """
-        name = self._column(self.dims[-1] if dim is None else dim, precision)
-        if self.manifest["format"] == "npy":
-            return self._npy_batches(name, batch_rows, start)
-        return self._parquet_batches(name, batch_rows, start)
+        dim = self.dims[-1] if dim is None else dim
+        held = self._holding(dim, precision)
+        name = self._column(*(held or (dim, precision)))
+        as_npy = self.manifest["format"] == "npy"
+        found = (self._npy_batches if as_npy else self._parquet_batches)(name, batch_rows, start)
+        return found if held is None else (replace(one, vectors=self._cut(one, held, dim, precision)) for one in found)
 
     def check_files(self) -> None:
         """Look at every file's outline, not its content; ValueError that names one that is missing or damaged."""
@@ -86,11 +106,26 @@ class EncodedFolder:
             with readable(file):
                 if (found := parquet.read_metadata(file).num_rows) != rows:
                     raise ValueError(f"{found} rows of {rows}")
+        _ = self.codec  # read, to find out whether it is whole
         names = [column_name(dim, one) for dim in self.dims for one in self.manifest["precisions"]] if as_npy else []
         for file in (self.path / f"{name}.npy" for name in names):
             with readable(file):
                 if (found := len(np.load(file, mmap_mode="r"))) != self.rows:
                     raise ValueError(f"{found} rows of {self.rows}")
+
+    def _holding(self, dim: int, precision: Precision) -> tuple[int, Precision] | None:
+        """The smallest stored codes that such codes are a part of, where these were not stored themselves."""
+        known, whole = self.manifest["precisions"], [one for one in self.dims if one >= dim > 0]
+        longer = [one for one in _HOLDING.get(precision, ()) if one in known]
+        if not whole or not longer or (dim in self.dims and precision in known):
+            return None
+        return whole[0], longer[0]
+
+    def _cut(self, batch: EncodedBatch, held: tuple[int, Precision], dim: int, precision: Precision) -> np.ndarray:
+        """Smaller codes out of codes. Bits are signs, whatever the others stand for."""
+        if self.codec is not None and precision in CODED:
+            return self.codec.cut(batch.vectors, *held, to_dim=dim, to=precision)  # type: ignore[arg-type]  # few bits
+        return store(self.decode(batch.vectors, *held), dim, precision)
 
     def _column(self, dim: int, precision: Precision) -> str:
         if dim not in self.dims:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrl_text.choices import OnError, OnLong
+from mrl_text.codes import Codec
 from mrl_text.tables.corpus import CorpusFile, Text, id_prefixes
 from mrl_text.truncation import Precision
 
@@ -54,6 +55,7 @@ class Job:
     trust_remote_code: bool = False  # allow code that comes with the model to run
     width: int = 0  # of the model; 0 before it was looked at
     ranges: dict[int, np.ndarray] = field(default_factory=dict)  # per size (2, dim), where a precision needs them
+    codec: Codec | None = None  # likewise
     done: dict[Path, int] = field(default_factory=dict)
     """Rows of files that an earlier encoding read, in the order of that one."""
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mrl_text.choices import EncodedFormat
-from mrl_text.encoding.folder import MANIFEST
+from mrl_text.codes import CODEC_FILE, CODED, Codec
+from mrl_text.encoding.folder import MANIFEST, readable
 from mrl_text.encoding.job import TEXT, Job, column_name
 from mrl_text.files import read_json, write_atomically
 from mrl_text.models import ModelSource
@@ -68,10 +69,13 @@ def describe(job: Job, bound: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def restore(job: Job, manifest: dict[str, Any]) -> Job:
-    """The job as it was prepared when the encoding began."""
+def restore(job: Job, manifest: dict[str, Any], folder: Path) -> Job:
+    """The job as it was prepared when the encoding in that folder began."""
+    with readable(folder / CODEC_FILE):
+        codec = Codec.load(folder / CODEC_FILE) if CODED & set(job.precisions) else None
     return dataclasses.replace(
         job,
+        codec=codec,
         dims=tuple(manifest["dims"]),
         dtype=manifest["dtype"],
         width=manifest["width"],

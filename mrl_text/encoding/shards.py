@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from mrl_text.codes import CODED, Codec, store
 from mrl_text.dtypes import compute_dtype
 from mrl_text.encoding.job import TEXT, Job, Reader, Segment, as_column, column_name
 from mrl_text.loading import load
@@ -20,7 +21,7 @@ from mrl_text.long_texts import Shortener
 from mrl_text.models import find_model
 from mrl_text.streaming import EncodedWindow, encode_windows, windows
 from mrl_text.tables.corpus import Text
-from mrl_text.truncation import check_dims, quantize, truncate, usable
+from mrl_text.truncation import check_dims, truncate, usable
 
 if TYPE_CHECKING:
     from mrl_text.encoder import MatryoshkaEncoder
@@ -42,15 +43,18 @@ def open_reader(job: Job, encoder: MatryoshkaEncoder) -> Reader:
 
 
 def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segment]]) -> Job:
-    """Settle what takes the model: sizes, what it computes in, ranges of int8 and uint8.
+    """Settle what takes the model: sizes, what it computes in, ranges of int8 and uint8, the codec of int4 and int2.
 
-    Ranges are the extremes in the first window of all texts, 4,096 at most. ValueError: impossible sizes or dtype, or
-    no vector to take ranges from.
+    Ranges are the extremes in the first window of all texts, 4,096 at most. The codec is that of the model, else fitted
+    to the same texts. ValueError: impossible sizes or dtype, or no vector to take ranges from.
     """
     vectors = np.concatenate([one.vectors for one in encode_windows(encoder, [["width"]], task="document")])
     dims = check_dims(job.dims or (vectors.shape[1],), vectors.shape[1])
     job = dataclasses.replace(job, dims=dims, dtype=compute_dtype(encoder, job.dtype), width=vectors.shape[1])
-    if not {"int8", "uint8"} & set(job.precisions):
+    wanted = set(job.precisions)
+    if CODED & wanted and encoder.codec is not None:
+        job = dataclasses.replace(job, codec=encoder.codec)
+    if not {"int8", "uint8"} & wanted and not (CODED & wanted and job.codec is None):
         return job
     reader = open_reader(job, encoder)
     rows = (row for segments in shards for _, row in reader.read(segments))
@@ -60,8 +64,11 @@ def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segm
     sample = next(_encode(encoder, [texts], job)).vectors
     sample = sample[usable(sample)]
     if not len(sample):
-        raise ValueError(f"int8 and uint8 have no ranges: none of the first {len(texts)} texts got a usable vector")
-    cut = {dim: truncate(sample, dim) for dim in dims}
+        which = ", ".join(sorted(wanted - {"float32", "float16", "binary", "ubinary"}))
+        raise ValueError(f"{which} cannot be fitted: none of the first {len(texts)} texts got a usable vector")
+    if CODED & wanted and job.codec is None:
+        job = dataclasses.replace(job, codec=Codec.fit(sample))
+    cut = {dim: truncate(sample, dim) for dim in dims if {"int8", "uint8"} & wanted}
     return dataclasses.replace(job, ranges={dim: np.stack([v.min(0), v.max(0)]) for dim, v in cut.items()})
 
 
@@ -155,9 +162,8 @@ def _shard(rows: Rows, parts: Sequence[EncodedWindow], job: Job) -> bytes:
 def _columns(kept: Rows, vectors: np.ndarray, job: Job, note: Any) -> dict[str, pa.Array]:
     columns = {"id": pa.array([job.row_id(source, row) for source, row in kept], pa.string())}
     for dim in job.dims:
-        cut = truncate(vectors, dim)
         for precision in job.precisions:
-            stored = quantize(cut, precision, ranges=job.ranges.get(dim))
+            stored = store(vectors, dim, precision, codec=job.codec, ranges=job.ranges.get(dim))
             values = pa.array(np.ascontiguousarray(stored).reshape(-1))
             columns[column_name(dim, precision)] = pa.FixedSizeListArray.from_arrays(values, stored.shape[1])
     if TEXT in job.keep:

@@ -8,28 +8,48 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, get_args
 
-from mrl_text.choices import Code, Kind
+from mrl_text.choices import Code, Kind, RaBitQ
 from mrl_text.suggest import check_choice, did_you_mean
 from mrl_text.truncation import bytes_per_vector, check_dim, check_dims
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CODES: tuple[Code, ...] = get_args(Code)
+SHARING: dict[Code, int] = {"int4": 1, "int2": 2, "int1": 4}  # numbers that share four bits in FAISS
 _CONSTRUCTION = 100  # candidates: the 40 of FAISS cost recall, more cost minutes
 _LONGEST_VIEW = 10_000
 
 
-def fits(kind: Kind, precision: Code) -> bool:
-    """Whether FAISS can store a shortlist of that kind so."""
-    return kind != "hnsw" or precision not in ("int4", "binary")
+def rabitq_bits(precision: Code) -> int:
+    """Bits of a number in FAISS's RaBitQ; 0 for a precision that is another code."""
+    if precision == "binary":
+        return 1
+    return int(precision.removeprefix("RaBitQ").removeprefix("fs") or 1) if precision in get_args(RaBitQ) else 0
+
+
+def misfit(plan: SearchPlan) -> str:
+    """Why FAISS cannot store the shortlist of a plan so, and what it can; empty where it can."""
+    if plan.precision == "int1.5":
+        return "int1.5 is for Qdrant: choose int1 or int2 in FAISS"
+    if plan.kind == "hnsw" and (plan.precision in SHARING or rabitq_bits(plan.precision)):
+        return f"{plan.precision} is for flat and ivf in FAISS: choose one of them, or int8 with hnsw"
+    if plan.dim % (shared := SHARING.get(plan.precision, 1)):
+        return f"{plan.precision} codes {shared} numbers together, and {plan.dim} is no multiple: choose another dim"
+    return ""
+
+
+def fast(precision: Code) -> bool:
+    """Whether FAISS compares such codes by lookups in registers (FastScan, arXiv 1812.09162)."""
+    return precision in SHARING or precision.startswith("RaBitQfs")
 
 
 def cells(count: int, precision: Code = "float32") -> int:
     """Cells that ``count`` vectors are sorted into: 4 * sqrt(n), as FAISS advises, and at least 16 vectors in each.
 
-    For ``int4`` an eighth of that: a cell costs a few microseconds whatever is in it, and comparing costs so little
-    that larger cells pay.
+    Of codes that FastScan compares as they are an eighth of that: a cell costs a few microseconds whatever is in it,
+    and comparing costs so little that larger cells pay. RaBitQ codes what is left of a vector in its cell, and is the
+    worse for larger ones.
     """
-    advised = 4 * math.sqrt(count) / (8 if precision == "int4" else 1)
+    advised = 4 * math.sqrt(count) / (8 if precision in SHARING else 1)
     return max(1, min(int(advised), count // 16))
 
 
@@ -46,13 +66,15 @@ class SearchPlan:
             :func:`cells` cells, and takes 8 bytes a vector for its place.
         precision: what the prefix is stored in. ``int4`` is 4 bits a number at learned levels, compared by lookups in
             registers (a product quantiser with one number each; FastScan, arXiv 1812.09162), many times faster than
-            the others. ``binary`` is one bit a number (RaBitQ, arXiv 2405.12497, after a random rotation of the
-            prefix) plus 8 bytes a vector; in pgvector one bit a number. ``int4`` is for ``flat`` and ``ivf``,
-            ``binary`` with ``hnsw`` for databases only.
+            the others. In ``int2`` two numbers share four bits, in ``int1`` four (one of 16 learned points), and it is
+            faster still. ``binary`` is one bit a number (RaBitQ, arXiv 2405.12497, after a random rotation of the
+            prefix) plus 8 bytes a vector; ``RaBitQ2`` to ``RaBitQ8`` have more bits and 20 bytes, and ``RaBitQfs`` to
+            ``RaBitQfs8`` are the same with FastScan. All these are for ``flat`` and ``ivf`` in FAISS. In pgvector
+            ``binary`` is one bit a number; in Qdrant ``binary``, ``int1.5`` and ``int2`` are its binary quantisation.
         shortlist: candidates that the prefix hands over; a search for more results than that asks for as many.
         rerank: steps between, each the size and how many candidates go on: ``((128, 50),)``.
         final: size of the last step; None is the full width. Equal to ``dim``: there is none, and the order is that of
-            the prefix. None with ``dim`` the full width: a last step where the precision is int8, int4 or binary.
+            the prefix. None with ``dim`` the full width: a last step where the precision is int8 or fewer bits.
         effort: ``hnsw``: candidates the walk keeps in view (``efSearch``; at least the shortlist is used). ``ivf``:
             cells looked into (``nprobe``). ``flat`` has no use for it.
         neighbours: edges of a vector in the graph of ``hnsw`` (``M``).
@@ -80,8 +102,6 @@ class SearchPlan:
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, Kind)
         check_choice("precision", self.precision, Code)
-        if self.kind == "hnsw" and self.precision == "int4":
-            raise ValueError("int4 is for flat and ivf: choose one of them, or another precision with hnsw")
         for name in ("dim", "shortlist", "effort", "neighbours"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -133,6 +153,16 @@ class SearchPlan:
         return self.final == self.dim and not self.rerank
 
     @property
+    def coarse(self) -> bool:
+        """Whether the prefix is stored in less than floats."""
+        return self.precision not in ("float32", "float16")
+
+    @property
+    def in_cells(self) -> bool:
+        """Whether FAISS keeps the prefixes in cells: FastScan can leave rows out only there, if need be of one."""
+        return self.kind == "ivf" or fast(self.precision)
+
+    @property
     def label(self) -> str:
         """The plan in a few words."""
         found = f"{self.dim} {self.precision} {self.kind}"
@@ -156,8 +186,8 @@ class SearchPlan:
         Returns:
             (size, candidates) of each step; empty where the prefix alone decides.
         """
-        coarse = self.precision in ("int8", "int4", "binary")  # then the same numbers in full still sort better
-        if self.single or (self.dim == width and not self.rerank and not coarse):
+        # the same numbers in full still sort better than codes
+        if self.single or (self.dim == width and not self.rerank and not self.coarse):
             return []
         kept = [max(k, self.shortlist), *(max(k, keep) for _, keep in self.rerank)]
         return list(zip([*(dim for dim, _ in self.rerank), self.final or width], kept, strict=True))
@@ -181,11 +211,14 @@ class SearchPlan:
         return same and len(set(graphs)) <= 1
 
     def code_bytes(self) -> int:
-        """Bytes that the prefix of one vector takes in memory, with its place where there are cells, without edges."""
-        place = 8 if self.kind == "ivf" or self.precision == "int4" else 0
-        if self.precision == "int4":
-            return -(-self.dim // 2) + place
-        return bytes_per_vector(self.dim, self.precision) + place + (8 if self.precision == "binary" else 0)
+        """Bytes of FAISS for the prefix of one vector, with its place where there are cells, without edges."""
+        place = 8 if self.in_cells else 0
+        if self.precision in SHARING:
+            return -(-self.dim // (2 * SHARING[self.precision])) + place
+        if bits := rabitq_bits(self.precision):
+            signs, rest = bytes_per_vector(self.dim, "binary"), -(-self.dim * (bits - 1) // 8)
+            return signs + rest + (20 if rest else 8) + place
+        return bytes_per_vector(self.dim, self.precision) + place  # type: ignore[arg-type]  # a precision of vectors
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""

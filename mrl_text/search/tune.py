@@ -18,7 +18,7 @@ from mrl_text.choices import Code, Kind
 from mrl_text.files import write_atomically
 from mrl_text.search.measure import PlanTrials, Trial, Tuning, seconds, smallest, steps_up_to
 from mrl_text.search.measure import threads as limited_threads
-from mrl_text.search.plan import CODES, SearchPlan, cells, fits
+from mrl_text.search.plan import CODES, SearchPlan, cells, misfit
 from mrl_text.search.sample_queries import Judged, K, check_metric
 from mrl_text.search.store import Store, Where
 from mrl_text.suggest import check_choice
@@ -121,15 +121,16 @@ def check_options(
     max_ram: int | None = None,
     dims: Sequence[int] | None = None,
     kinds: Sequence[str] | None = None,
-    precisions: Sequence[str] | None = None,
+    precisions: Sequence[Code] | None = None,
     minutes: float = 0,
     where: Where | None = None,
 ) -> tuple[int, ...]:
     """The prefixes that :func:`tune` will try, with these options of it; its errors that need no queries."""
     for kind in kinds or ():
         check_choice("kind", kind, Kind)
+    sizes = check_dims(dims or store.dims, store.width)
     for precision in precisions or ():
-        check_choice("precision", precision, Code)
+        _check_precision(store, check_choice("precision", precision, Code), sizes)
     if max_ram is not None and not store.abilities.in_process:
         raise ValueError("max_ram is for an index in a folder: a database decides itself what it holds in memory")
     for name, value, least in (("max_ram", max_ram, 1), ("minutes", minutes, 0)):
@@ -137,7 +138,17 @@ def check_options(
             raise ValueError(f"{name} must be at least {least}, got {value:g}")
     if where and store.exact(np.ones((1, store.width), np.float32), 1, where=where).ids[0, 0] is None:
         raise ValueError("no row meets the conditions: check their values")
-    return check_dims(dims or store.dims, store.width)
+    return sizes
+
+
+def _check_precision(store: Store, precision: Code, sizes: Sequence[int]) -> None:
+    """Raise ValueError for one that the store has for none of these sizes."""
+    for size in (*sizes, store.width):
+        try:
+            return store.check_plan(SearchPlan(size, "flat", precision), store.width)
+        except ValueError as error:
+            reason = error
+    raise reason
 
 
 def _halves(queries: np.ndarray, keep: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +211,12 @@ class _Search:
         """Every size and precision without graph or cells."""
         for dim in sorted({*self._sizes, self._width}):
             for precision in sorted(precisions, key=CODES.index):
-                self._compare(SearchPlan(dim, "flat", precision, final=dim if dim == self._width else None))
+                plan = SearchPlan(dim, "flat", precision)
+                if reason := misfit(plan):
+                    self._note(plan, f"not for this store: {reason}")
+                else:
+                    full = dim == self._width and precision in ("float32", "float16", "int8")  # nothing sorts better
+                    self._compare(replace(plan, final=dim) if full else plan)
 
     def _compare(self, plan: SearchPlan) -> None:
         if self._too_large(plan):
@@ -212,7 +228,7 @@ class _Search:
         alone = SearchPlan(plan.dim, "flat", plan.precision, shortlist=K, final=plan.dim)
         if self._holds(alone):
             self._measure(alone)
-        if plan.dim == self._width:
+        if plan.single:
             return
         if enough := self._fit_shortlist(plan):
             self._enough.append(_Enough(enough, self._measure(enough), self._trials.rerank_seconds(enough)))
@@ -221,10 +237,8 @@ class _Search:
         """Graph and cells for what could beat the best so far."""
         promising = sorted(self._enough, key=lambda one: one.seconds)
         for kind, enough in itertools.product(sorted(kinds, reverse=True), promising):  # cells take seconds to build
-            if not fits(kind, enough.plan.precision):
-                continue
             plan = replace(enough.plan, kind=kind)
-            if self._too_large(plan):
+            if misfit(plan) or self._too_large(plan):
                 continue
             if reason := self._hopeless(enough) or self._late():
                 self._note(plan, reason)

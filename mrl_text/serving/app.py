@@ -35,7 +35,7 @@ from mrl_text.serving.schema import (
     render_response,
 )
 from mrl_text.serving.settings import ServerSettings
-from mrl_text.truncation import truncate
+from mrl_text.truncation import fixed_ranges, quantize, truncate
 
 Result = TypeVar("Result")
 
@@ -178,6 +178,10 @@ class Service:
         asked = parse_request(body, EmbeddingRequest)
         self._check_model(asked.model)
         self._check_dimensions(asked.dimensions)
+        if asked.encoding_format == "base64" and asked.output_dtype not in (None, "float"):
+            # whose client would read the bytes as floats, and say nothing
+            message = f"base64, OpenAI's default, holds floats: set encoding_format float with {asked.output_dtype}"
+            raise ApiError(400, message, param="encoding_format")
         try:
             reading = self.embedder.reading(asked.input_type, asked.prompt_name)
         except ValueError as error:
@@ -221,6 +225,8 @@ class Service:
     def _render(self, asked: EmbeddingRequest, vectors: np.ndarray, tokens: int) -> bytes:
         if asked.dimensions is not None and asked.dimensions < self.embedder.width:
             vectors = truncate(vectors, asked.dimensions)
+        if (stored := asked.output_dtype or "float") != "float":
+            vectors = quantize(vectors, stored, ranges=fixed_ranges(vectors.shape[1]))
         return render_response(vectors, model=self.embedder.name, encoding_format=asked.encoding_format, tokens=tokens)
 
     async def _aside(self, size: int, function: Callable[..., Result], *arguments: Any) -> Result:

@@ -25,6 +25,9 @@ _INPUT_SCHEMA: dict[str, Any] = {
 }
 
 
+OutputDtype = Literal["float", "int8", "uint8", "binary", "ubinary"]  # the words of Voyage's and Cohere's interfaces
+
+
 class Body(BaseModel):
     """Body of a request. Texts of users are checked by :func:`read_inputs`, which names the first bad entry."""
 
@@ -41,6 +44,7 @@ class EmbeddingRequest(Body):
     model: str
     dimensions: int | None = None
     encoding_format: Literal["float", "base64"] | None = "float"
+    output_dtype: OutputDtype | None = "float"
     user: str | None = None
     input_type: Literal["query", "document"] | None = None
     prompt_name: str | None = None
@@ -156,7 +160,7 @@ def render_response(vectors: np.ndarray, *, model: str, encoding_format: str | N
     """The body of an answer.
 
     Args:
-        vectors: float32 (n, dim), in the order of the inputs.
+        vectors: (n, dim), in the order of the inputs.
         encoding_format: ``base64`` writes little-endian float32; otherwise lists of numbers.
     """
     rows: list[Any]

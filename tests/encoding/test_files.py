@@ -20,6 +20,7 @@ from sentence_transformers.util import quantize_embeddings
 
 import mrl_text.encoding.files as files_module
 from mrl_text import MatryoshkaEncoder, streaming
+from mrl_text.codes import Codec, FewBits
 from mrl_text.encoding import encode_files, open_encoded
 from mrl_text.encoding.job import Reader, Segment
 from mrl_text.tables.corpus import CorpusFile, open_corpus
@@ -27,6 +28,7 @@ from mrl_text.truncation import Precision
 from tests.conftest import invoke
 from tests.encoding.conftest import sentences
 
+_CODEC_WORDS: dict[str, FewBits] = {"int4": "int4", "int2": "int2", "ubinary": "binary"}
 ALL: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 
 
@@ -116,6 +118,46 @@ def test_npy_equals_parquet(corpus: Path, tiny_bert: Path, tmp_path: Path) -> No
     shutil.copytree(tmp_path / "parquet/shards", tmp_path / "npy/shards")  # as if killed before they were removed
     assert encode(corpus, tmp_path / "npy", tiny_bert, format="npy", **options).encoded == 0
     assert not (tmp_path / "npy/shards").exists()
+
+
+@pytest.mark.parametrize("form", ["parquet", "npy"])
+def test_codes_hold_those_of_fewer_numbers_and_bits(corpus: Path, tiny_bert: Path, tmp_path: Path, form: str) -> None:
+    options: dict[str, Any] = {"dims": [8, 32], "format": form, "keep": ["lang"]}
+    encode(corpus, tmp_path / "all", tiny_bert, precisions=["float32", "int4", "int2", "ubinary"], **options)
+    encode(corpus, tmp_path / "few", tiny_bert, precisions=["int4"], dims=[32])
+    full, few, all_of_it = vectors(tmp_path / "all"), open_encoded(tmp_path / "few"), open_encoded(tmp_path / "all")
+    codec = Codec.load(tmp_path / "few/codec.json")
+    np.testing.assert_allclose(codec.scales, np.sqrt((full.astype(np.float64) ** 2).mean(axis=0)), rtol=1e-5)
+    precisions: tuple[Precision, ...] = ("int4", "int2", "ubinary")
+    for dim, precision in itertools.product((8, 32), precisions):
+        stored = vectors(tmp_path / "all", dim, precision)
+        assert stored.dtype == np.uint8
+        np.testing.assert_array_equal(stored, codec.encode(full, dim, _CODEC_WORDS[precision]))
+        np.testing.assert_array_equal(vectors(tmp_path / "few", dim, precision), stored)
+        decoded = codec.decode(stored, dim, _CODEC_WORDS[precision])
+        np.testing.assert_allclose(all_of_it.decode(stored, dim, precision), decoded, atol=1e-6)
+    np.testing.assert_array_equal(vectors(tmp_path / "few", 12, "int2"), codec.encode(full, 12, "int2"))
+    np.testing.assert_array_equal(vectors(tmp_path / "few", 12, "binary"), quantize_embeddings(full[:, :12], "binary"))
+    not_held: list[tuple[int, Precision]] = [(33, "int2"), (0, "int4"), (8, "int8"), (8, "float32")]
+    for asked in not_held:
+        with pytest.raises(ValueError, match="holds no"):
+            few.batches(*asked)
+
+
+def test_a_saved_codec_is_used_and_a_lost_one_is_named(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    model = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+    model.codec = Codec(np.linspace(0.3, 0.1, 32).astype(np.float32))
+    model.save(str(tmp_path / "model"))
+    encode(corpus, tmp_path / "out", tmp_path / "model", precisions=["float32", "int2"])
+    np.testing.assert_array_equal(Codec.load(tmp_path / "out/codec.json").scales, model.codec.scales)
+    coded = model.codec.encode(vectors(tmp_path / "out"), 32, "int2")
+    np.testing.assert_array_equal(vectors(tmp_path / "out", 32, "int2"), coded)
+    (tmp_path / "out/codec.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"codec.json is damaged .* encode again into another folder"):
+        open_encoded(tmp_path / "out")
+    (tmp_path / "out/codec.json").unlink()
+    with pytest.raises(ValueError, match=r"codec.json is missing: restore it"):
+        open_encoded(tmp_path / "out")
 
 
 def test_shards_reach_over_files_of_every_type(tiny_bert: Path, tmp_path: Path) -> None:
@@ -403,7 +445,7 @@ def test_refuses_a_second_writer_and_foreign_folders(corpus: Path, tiny_bert: Pa
     [
         ({"dims": [64]}, "dim must be from 1 to 32"),
         ({"dims": []}, "dims is empty"),
-        ({"precisions": ["int4"]}, "precision 'int4' is unknown; did you mean 'int8'"),
+        ({"precisions": ["int5"]}, "precision 'int5' is unknown; did you mean 'int8'"),
         ({"keep": ["langg"]}, "no column 'langg'.*lang"),
         ({"keep": ["id"]}, "keep names 'id'"),
         ({"shard_rows": 0}, "shard_rows must be at least 1"),

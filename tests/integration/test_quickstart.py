@@ -31,7 +31,7 @@ def refuse(self, address, *rest):
 connect, socket.socket.connect = socket.socket.connect, refuse
 socket.getaddrinfo = lambda *a, **k: (open({log!r}, "a").write(f"lookup {{a}}\\n"), (_ for _ in ()).throw(OSError()))[1]
 import mrl_text.docstrings
-mrl_text.docstrings.HELD_OUT_PACKAGES = ("asyncio", "email", "http", "logging")  # less to encode
+mrl_text.docstrings.HELD_OUT_PACKAGES = ("http", "logging")  # less to encode
 from mrl_text.cli import app
 app(sys.argv[1:])
 """

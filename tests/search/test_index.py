@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from mrl_text.choices import Code, Kind
 from mrl_text.search import AdaptiveIndex, Hits, SearchPlan
+from mrl_text.search.plan import cells
 
 WIDTH = 32
 PLANS = [
@@ -20,6 +22,11 @@ PLANS = [
     SearchPlan(8, precision="int8"),
     SearchPlan(8, precision="int4"),
     SearchPlan(8, precision="binary"),
+    SearchPlan(8, precision="int2"),
+    SearchPlan(8, precision="int1"),
+    SearchPlan(8, precision="RaBitQ3"),
+    SearchPlan(WIDTH, precision="RaBitQfs"),
+    SearchPlan(8, precision="RaBitQfs4"),
     SearchPlan(8, "hnsw"),
     SearchPlan(8, "hnsw", "float16"),
     SearchPlan(8, "hnsw", "int8"),
@@ -28,7 +35,11 @@ PLANS = [
     SearchPlan(8, "ivf", "int8"),
     SearchPlan(8, "ivf", "int4"),
     SearchPlan(8, "ivf", "binary"),
-    SearchPlan(8, shortlist=10**6, rerank=((16, 10**6),)),
+    SearchPlan(8, "ivf", "int2"),
+    SearchPlan(8, "ivf", "RaBitQ2"),
+    SearchPlan(8, "ivf", "RaBitQfs"),
+    SearchPlan(8, "ivf", "RaBitQfs2"),
+    SearchPlan(8, shortlist=2000, rerank=((16, 2000),)),
 ]
 
 
@@ -74,7 +85,7 @@ def index() -> Iterator[AdaptiveIndex]:
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.label)
 def test_with_a_shortlist_of_all_rows_the_result_is_exact(plan: SearchPlan) -> None:
     rows, queries = vectors(700), vectors(40, seed=1)
-    everything = SearchPlan.from_json({**plan.to_json(), "shortlist": 10**6, "effort": 10**4})
+    everything = SearchPlan.from_json({**plan.to_json(), "shortlist": 2000, "effort": 10**4})
     with AdaptiveIndex.create(width=WIDTH, plan=everything) as made:
         made.add(names(700), rows)
         assert_best(made.search(queries, 10), cosines(queries, rows), 10)
@@ -250,6 +261,8 @@ def test_ranges_are_learned_anew_when_the_index_outgrew_them() -> None:
         SearchPlan(16, "ivf", effort=2),
         SearchPlan(16, "ivf", "int4", effort=2),
         SearchPlan(16, "ivf", "binary", effort=2),
+        SearchPlan(16, "ivf", "int1", effort=2),
+        SearchPlan(16, "ivf", "RaBitQfs2", effort=2),
         SearchPlan(16, "ivf", "int8", effort=2, final=16),
         SearchPlan(16, "hnsw", effort=10, shortlist=10),
         SearchPlan(16, "flat", "int4"),
@@ -292,7 +305,51 @@ def test_memory_is_what_faiss_would_write(index: AdaptiveIndex) -> None:
         index.set_plan(plan)
         counted = sum(size for part, size in index.memory().items() if part in ("codes", "graph", "cells"))
         written = len(faiss.serialize_index(index._shortlist.index))
-        assert counted == pytest.approx(written, abs=3000)  # what is left is the same for any number of rows
+        filling = 16 * cells(500, plan.precision) * plan.code_bytes() if plan.in_cells else 0  # up to 32 rows a cell
+        assert counted == pytest.approx(written, abs=3000 + filling), plan  # the rest is the same for any rows
+
+
+@pytest.mark.parametrize("precision", ["int2", "int1", "RaBitQ2", "RaBitQfs", "RaBitQfs2"])
+def test_few_bits_find_what_their_number_of_bits_can(precision: Code) -> None:
+    """As many as levels by the book do (one bit: signs; two: Max 1960, table I), of vectors in all directions."""
+    rows = np.random.default_rng(0).standard_normal((2000, WIDTH)).astype(np.float32)
+    queries = np.random.default_rng(1).standard_normal((100, WIDTH)).astype(np.float32)
+    best = np.argsort(-cosines(queries, rows), axis=1)[:, :10]
+
+    def found(effort: int, kind: Kind = "ivf") -> float:
+        made.set_plan(SearchPlan(WIDTH, kind, precision, shortlist=30, effort=effort))
+        return share(made.search(queries, 10).positions)
+
+    def share(hits: np.ndarray) -> float:
+        return float(np.mean([np.isin(one, other).mean() for one, other in zip(best, hits, strict=True)]))
+
+    numbers = stored(rows) * WIDTH**0.5
+    two_bits = np.array([-1.51, -0.453, 0.453, 1.51])[np.digitize(numbers, [-0.982, 0, 0.982])]
+    levels = np.sign(numbers) if precision in ("int1", "RaBitQfs") else two_bits
+    by_the_book = share(np.argsort(-(queries @ levels.T), axis=1)[:, :30])
+    with AdaptiveIndex.create(width=WIDTH) as made:
+        made.add(names(2000), rows)
+        everywhere = found(1, "flat")
+        assert everywhere > by_the_book - 0.04
+        assert found(1) < 0.5 * found(1000)  # the cells looked into are those that were asked for
+
+
+@pytest.mark.parametrize("precision", ["int4", "int2", "int1"])
+def test_in_cells_as_many_bits_find_more(precision: Code) -> None:
+    """Of vectors that lie in heaps: only what is left of each in its cell is coded."""
+    random = np.random.default_rng(0)
+    heaps = random.standard_normal((16, WIDTH))
+    rows = (heaps[random.integers(0, 16, 3000)] + 0.3 * random.standard_normal((3000, WIDTH))).astype(np.float32)
+    queries = rows[:100] + 0.1 * random.standard_normal((100, WIDTH)).astype(np.float32)
+    best = np.argsort(-cosines(queries, rows), axis=1)[:, :10]
+    shares = []
+    with AdaptiveIndex.create(width=WIDTH) as made:
+        made.add(names(3000), rows)
+        for kind in ("flat", "ivf"):
+            made.set_plan(SearchPlan(WIDTH, kind, precision, shortlist=15, effort=1000))
+            hits = made.search(queries, 10).positions
+            shares.append(np.mean([np.isin(one, other).mean() for one, other in zip(best, hits, strict=True)]))
+    assert shares[1] > shares[0] + 0.05
 
 
 def test_explain_names_every_step(index: AdaptiveIndex) -> None:
@@ -372,7 +429,7 @@ class Changes(RuleBasedStateMachine):
     @staticmethod
     def wide(plan: SearchPlan | None) -> SearchPlan | None:
         """With candidates enough to be exact."""
-        return plan and SearchPlan.from_json({**plan.to_json(), "shortlist": 10**6, "effort": 10**4})
+        return plan and SearchPlan.from_json({**plan.to_json(), "shortlist": 2000, "effort": 10**4})
 
     @rule(ids=st.lists(st.text(st.sampled_from("abé"), max_size=2), unique=True, max_size=12))
     def add(self, ids: list[str]) -> None:

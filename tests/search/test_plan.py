@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 
-from mrl_text.search.plan import SearchPlan
+from mrl_text.search.plan import CODES, SearchPlan
 
 
 def test_steps_hand_on_fewer_candidates_at_larger_sizes() -> None:
@@ -67,8 +68,7 @@ def test_faiss_builds_a_graph_so() -> None:
     [
         ({"dim": 0}, "dim must be at least 1"),
         ({"dim": 8, "kind": "hsnw"}, "did you mean 'hnsw'"),
-        ({"dim": 8, "precision": "int16"}, "did you mean 'int8'"),
-        ({"dim": 8, "kind": "hnsw", "precision": "int4"}, "flat and ivf"),
+        ({"dim": 8, "precision": "int88"}, "did you mean 'int8'"),
         ({"dim": 8, "kind": "hnsw", "neighbours": 1}, "neighbours"),
         ({"dim": 8, "kind": "hnsw", "ef_construction": 15}, r"from 16 \(the neighbours\) to 10,000, got 15"),
         ({"dim": 8, "kind": "hnsw", "neighbours": 2, "ef_construction": 3}, "from 4"),
@@ -87,14 +87,36 @@ def test_a_plan_that_makes_no_sense_is_refused(values: dict, message: str) -> No
         SearchPlan(**values)
 
 
-def test_a_graph_of_bits_is_a_plan_that_faiss_refuses() -> None:
-    plan = SearchPlan(8, "hnsw", "binary")
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (SearchPlan(8, "hnsw", "binary"), "binary is for flat and ivf in FAISS"),
+        (SearchPlan(8, "hnsw", "int4"), "int4 is for flat and ivf in FAISS"),
+        (SearchPlan(8, "hnsw", "RaBitQfs4"), "RaBitQfs4 is for flat and ivf in FAISS"),
+        (SearchPlan(8, precision="int1.5"), "int1.5 is for Qdrant"),
+        (SearchPlan(7, precision="int2"), "codes 2 numbers together, and 7 is no multiple"),
+        (SearchPlan(10, "ivf", "int1"), "codes 4 numbers together, and 10 is no multiple"),
+    ],
+)
+def test_a_plan_of_another_engine_is_refused_by_faiss(plan: SearchPlan, message: str) -> None:
     assert SearchPlan.from_json(plan.to_json()) == plan
     faiss_index = pytest.importorskip("mrl_text.search.faiss.index").AdaptiveIndex
-    with pytest.raises(ValueError, match="binary is for flat and ivf in FAISS"):
+    with pytest.raises(ValueError, match=message):
         faiss_index.create(width=16, plan=plan)
-    with faiss_index.create(width=16) as index, pytest.raises(ValueError, match="flat and ivf in FAISS"):
+    with faiss_index.create(width=16) as index, pytest.raises(ValueError, match=message):
         index.set_plan(plan)
+
+
+def test_bytes_of_codes_are_those_of_faiss() -> None:
+    shortlist = pytest.importorskip("mrl_text.search.faiss.shortlist")
+    for dim, precision in itertools.product((4, 60, 64), CODES):
+        if precision == "int1.5":
+            continue
+        plan = SearchPlan(dim, precision=precision)
+        found = shortlist._prefix_index(plan, 1000)
+        place = 8 if hasattr(found, "nlist") else 0
+        size = found.code_size if hasattr(found, "code_size") else 4 * dim
+        assert plan.code_bytes() == size + place, plan
 
 
 def test_a_plan_must_fit_the_width() -> None:

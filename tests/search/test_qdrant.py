@@ -22,6 +22,7 @@ pytest.importorskip("qdrant_client")
 
 from qdrant_client import QdrantClient, models
 
+from mrl_text.choices import Code
 from mrl_text.search import (
     AnyOf,
     Not,
@@ -130,6 +131,7 @@ def test_a_search_is_one_request_with_the_stages_nested() -> None:
             [200, 5],
             {"hnsw_ef": 200, "quantization": {"rescore": False}},
         ),
+        (SearchPlan(16, "flat", "int2"), 5, ["16", "16"], [200, 5], {"quantization": {"rescore": False}}),
         (SearchPlan(8, "flat", "int8", final=8), 5, ["8"], [5], {"quantization": {"rescore": True}}),
         (SearchPlan(4, final=8, shortlist=30), 5, ["4_float32", "8"], [30, 5], {"exact": True}),
         (SearchPlan(16, "hnsw"), 5, ["16"], [5], {"hnsw_ef": 128}),
@@ -176,8 +178,11 @@ def test_vectors_of_a_collection() -> None:
     int8 = shape(SearchPlan(4, "hnsw", "int8"))["4"]
     assert int8["quantization_config"] == {"scalar": {"type": "int8", "always_ram": True}}
     assert int8["on_disk"] and int8["datatype"] == "float16" and int8["hnsw_config"] == {"m": 16, "ef_construct": 100}
-    binary = shape(SearchPlan(8, precision="binary"))["8"]
-    assert binary["quantization_config"] == {"binary": {"always_ram": True}} and binary["hnsw_config"] == {"m": 0}
+    codes: dict[Code, str] = {"binary": "one_bit", "int1.5": "one_and_half_bits", "int2": "two_bits"}
+    for precision, encoding in codes.items():
+        bits = shape(SearchPlan(8, precision=precision))["8"]
+        coded = {"always_ram": True, "encoding": encoding, "query_encoding": "scalar8bits"}
+        assert bits["quantization_config"] == {"binary": coded} and bits["hnsw_config"] == {"m": 0}
 
 
 def test_filters_as_qdrant_has_them() -> None:

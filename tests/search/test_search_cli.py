@@ -109,13 +109,13 @@ def test_mistakes_are_one_line_and_exit_code_2(built: Path, arguments: tuple[str
 @pytest.mark.data
 @pytest.mark.model
 def test_cranfield_keeps_its_quality_when_it_is_tuned(test_data: Path, tmp_path: Path) -> None:
-    """nDCG@10 of the same model and files by sentence-transformers alone is 37.5; here it goes through build and tune.
+    """nDCG@10 of the same model and files by sentence-transformers alone is 35.3; here it goes through build and tune.
 
-    The model reads 64 tokens, which takes a quarter of the time of 256 (39.5).
+    The model reads 32 tokens, which takes an eighth of the time of 256 (39.5).
     """
     place, model = test_data / "own-data" / "cranfield", tmp_path / "minilm"
     shutil.copytree(find_model("sentence-transformers/all-MiniLM-L6-v2").path, model)
-    (model / "sentence_bert_config.json").write_text('{"max_seq_length": 64, "do_lower_case": false}')
+    (model / "sentence_bert_config.json").write_text('{"max_seq_length": 32, "do_lower_case": false}')
     options = ("--dtype", "float32", "--device", "cpu")
     sizes = ("--dims", "64,128,384")
     built = invoke("index", "build", place / "corpus.jsonl", "-o", "index", "--model", model, *sizes, *options)
@@ -125,6 +125,6 @@ def test_cranfield_keeps_its_quality_when_it_is_tuned(test_data: Path, tmp_path:
     assert tuned.exit_code == 0, tuned.output
     written = json.loads((tmp_path / "index" / "tune.json").read_text())
     halves = np.average(written["scores"], weights=written["queries"])
-    assert 0.365 < halves < 0.385
+    assert 0.343 < halves < 0.363
     assert written["confirmed"]
     assert min(written["chosen"]["retention"]) >= 0.99

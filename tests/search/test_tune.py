@@ -244,10 +244,25 @@ def test_float32_that_misses_spares_the_coarser_precisions(index: AdaptiveIndex,
     notes = {one.plan.precision: one.note for one in found.trials if one.plan.dim == 2}
     assert "keeps" in notes["float32"]
     assert all(
-        note == "misses the target, as float32 does at this size" for code, note in notes.items() if code != "float32"
+        note == "misses the target, as float32 does at this size" or code in ("float32", "int1")  # of four numbers
+        for code, note in notes.items()
     )
     assert found.exact is not None
     assert found.exact.retention == (1.0, 1.0)
+
+
+def test_few_bits_of_the_full_width_are_tried_with_a_last_step(
+    index: AdaptiveIndex, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_times(monkeypatch, lambda plan: plan.code_bytes() / plan.dim)
+    options: dict[str, Any] = {"precisions": ["float32", "int1"], "kinds": ["flat"], "keep": 0.95}
+    found = tuned(index, queries, judged(), dims=[2, 32], **options)
+    chosen = found.chosen.plan
+    assert (chosen.dim, chosen.precision, chosen.steps(WIDTH, 10)) == (WIDTH, "int1", [(WIDTH, chosen.shortlist)])
+    exact, hits = index.exact(queries, 10).positions, index.search(queries, 10).positions
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, hits, strict=True)]) >= 0.95
+    [left_out] = [one.note for one in found.trials if one.plan.dim == 2 and one.plan.precision == "int1"]
+    assert left_out.startswith("not for this store: int1 codes 4 numbers together")
 
 
 @pytest.mark.parametrize(
@@ -258,6 +273,7 @@ def test_float32_that_misses_spares_the_coarser_precisions(index: AdaptiveIndex,
         ({"metric": "ndcg@10"}, "needs judgements"),
         ({"kinds": ["hnws"]}, "did you mean 'hnsw'"),
         ({"precisions": ["int5"]}, "precision 'int5' is unknown"),
+        ({"precisions": ["int1.5"]}, "int1.5 is for Qdrant"),
         ({"dims": [64]}, "64"),
         ({"threads": 0}, "threads must be at least 1"),
     ],

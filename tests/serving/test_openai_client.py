@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from sentence_transformers.util import quantize_embeddings
 
 from mrl_text import MatryoshkaEncoder
 from tests.conftest import WORDS
@@ -65,6 +66,22 @@ def test_both_encodings_decode_to_equal_numbers(client):
     as_list = vectors(client.embeddings.create(input=MIXED, model="tiny", encoding_format="float"))
     by_default = vectors(client.embeddings.create(input=MIXED, model="tiny"))  # base64, decoded by the client
     assert (as_list.astype(np.float32) == by_default.astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("dim", [12, 32])
+def test_whole_numbers_and_bits_are_those_of_sentence_transformers(client, offline, dim):
+    vectors_of, floats = {}, offline.encode(MIXED, dim=dim)
+    for dtype in ("int8", "uint8", "binary", "ubinary"):
+        body = {"extra_body": {"output_dtype": dtype}, "dimensions": dim, "encoding_format": "float"}
+        vectors_of[dtype] = vectors(client.embeddings.create(input=MIXED, model="tiny", **body))
+        if "binary" in dtype:
+            np.testing.assert_array_equal(vectors_of[dtype], quantize_embeddings(floats, precision=dtype))
+    # of numbers up to six times the usual one, or 1; each text on its own, so that those of two calls compare
+    step = min(1, 6 / dim**0.5) / 127
+    assert np.abs(vectors_of["int8"] * step - floats).max() <= step / 2 + 1e-6
+    np.testing.assert_array_equal(vectors_of["uint8"], vectors_of["int8"] + 128)
+    with pytest.raises(openai.BadRequestError, match="set encoding_format float with int8"):
+        client.embeddings.create(input="the cat", model="tiny", extra_body={"output_dtype": "int8"})
 
 
 def test_one_text(client, offline):

@@ -74,6 +74,7 @@ BODIES: list[tuple[str, Any, int, str]] = [
     ("dimensions in words", good(dimensions="16"), 400, "integer, got '16'"),
     ("true dimensions", good(dimensions=True), 400, "integer, got True"),
     ("unknown encoding", good(encoding_format="hex"), 400, "'float' or 'base64', got 'hex'"),
+    ("unknown output_dtype", good(output_dtype="int4"), 400, "'binary' or 'ubinary', got 'int4'"),
     ("model is no text", good(model=7), 400, "string, got 7"),
     ("unknown model", good(model="gpt"), 404, "'tiny' is"),
     ("a very long model name", good(model="x" * 100_000), 404, "not served"),

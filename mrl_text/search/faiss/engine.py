@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 
 from mrl_text.search.hits import StageCost
-from mrl_text.search.plan import SearchPlan
+from mrl_text.search.plan import SearchPlan, fast, rabitq_bits
 
 _METRIC = faiss.METRIC_INNER_PRODUCT
 _REPEATS = 9
@@ -98,7 +98,7 @@ class Engine:
     def _run(
         self, levels: list[Any], queries: np.ndarray, wanted: Sequence[int], parameters: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        alone = len(queries) == 1 and self._scanned() < _WORTH_THREADS
+        alone = len(queries) == 1 and self._scanned < _WORTH_THREADS
         with faiss_threads(1) if alone else contextlib.nullcontext():
             scores, positions = levels[len(wanted) - 1].search(queries, wanted[-1], params=parameters)
         scores[positions < 0] = -np.inf
@@ -145,6 +145,7 @@ class Engine:
             spent = max(spent, seconds)
         return costs
 
+    @cached_property
     def _scanned(self) -> float:
         """Bytes of codes that a query is compared with, about."""
         index = faiss.downcast_index(self._levels[0].index)
@@ -166,15 +167,15 @@ class Engine:
 
     def _base_parameters(self, effort: int, allowed: np.ndarray | None) -> tuple[Any, list[Any]]:
         plan = self.plan
-        binary = plan.precision == "binary"
+        own = rabitq_bits(plan.precision) and not fast(plan.precision)  # FAISS has parameters of its own for these
         if plan.kind == "hnsw" and effort != _ALL:
             inner = faiss.SearchParametersHNSW(efSearch=effort)
-        elif plan.kind == "ivf" or plan.precision == "int4":
+        elif plan.in_cells:
             cells = faiss.extract_index_ivf(self._levels[0]).nlist
             probes = cells if effort == _ALL else min(effort, cells)
-            inner = (faiss.IVFRaBitQSearchParameters if binary else faiss.SearchParametersIVF)(nprobe=probes)
+            inner = (faiss.IVFRaBitQSearchParameters if own else faiss.SearchParametersIVF)(nprobe=probes)
         else:
-            inner = faiss.RaBitQSearchParameters() if binary else faiss.SearchParameters()
+            inner = faiss.RaBitQSearchParameters() if own else faiss.SearchParameters()
         keep: list[Any] = [inner]
         if allowed is not None:
             bits = np.packbits(allowed, bitorder="little")

@@ -10,10 +10,10 @@ import numpy as np
 
 from mrl_text.search.faiss.folder import IndexFolder
 from mrl_text.search.faiss.stored_rows import Rows
-from mrl_text.search.plan import SearchPlan, cells, fits
+from mrl_text.search.plan import SHARING, SearchPlan, cells, misfit, rabitq_bits
 
 _METRIC = faiss.METRIC_INNER_PRODUCT
-_CODES = {"float32": "Flat", "float16": "SQfp16", "int8": "SQ8", "binary": "RaBitQ"}
+_CODES = {"float32": "Flat", "float16": "SQfp16", "int8": "SQ8", "binary": "RaBitQ"}  # others: FAISS's own words
 _TRAINING_ROWS = 65_536
 _ROTATION_SEED = 5
 _LEVELS, _JITTER = 256, 1e-3
@@ -46,8 +46,7 @@ class Shortlist:
         """Take in further rows, after which there are so many; dropped where it was learned from too few."""
         if self.index is None:
             return
-        learns = plan.kind == "ivf" or plan.precision in ("int8", "int4", "binary")
-        if learns and rows >= _OUTGROWN * self._learned_from:
+        if (plan.in_cells or plan.coarse) and rows >= _OUTGROWN * self._learned_from:
             self.index = None
         else:
             self.index.add(vectors)
@@ -93,15 +92,15 @@ class Shortlist:
 
 def check_plan(plan: SearchPlan, width: int) -> SearchPlan:
     """This plan, if FAISS can follow it for vectors of that width; ValueError if not."""
-    if not fits(plan.kind, plan.precision):
-        raise ValueError(f"{plan.precision} is for flat and ivf in FAISS: choose one of them, or int8 with hnsw")
+    if reason := misfit(plan):
+        raise ValueError(reason)
     return plan.check(width)
 
 
 def _new_shortlist(plan: SearchPlan, width: int, count: int) -> Any:
-    """An empty ``IndexPreTransform`` for so many full vectors: cut, make unit length, (rotate for binary,) compare."""
+    """An empty ``IndexPreTransform`` for so many full vectors: cut, make unit length, (rotate for RaBitQ,) compare."""
     index = faiss.IndexPreTransform(_prefix_index(plan, count))
-    if plan.precision == "binary":
+    if rabitq_bits(plan.precision):
         rotation = faiss.RandomRotationMatrix(plan.dim, plan.dim)
         rotation.init(_ROTATION_SEED)
         index.prepend_transform(rotation)
@@ -112,21 +111,23 @@ def _new_shortlist(plan: SearchPlan, width: int, count: int) -> Any:
 
 def _prefix_index(plan: SearchPlan, count: int) -> Any:
     found = cells(count, plan.precision)
-    if plan.precision == "int4" and plan.kind == "flat":
-        found = 1  # to compare with all is to look into the one cell: only there can rows be left out
-    inverted = plan.kind == "ivf" or plan.precision == "int4"
-    place = f"IVF{found}," if inverted else f"HNSW{plan.neighbours}," if plan.kind == "hnsw" else ""
-    codes = f"PQ{plan.dim}x4fs" if plan.precision == "int4" else _CODES[plan.precision]
+    if plan.kind == "flat":
+        found = 1  # to compare with all is to look into the one cell
+    place = f"IVF{found}," if plan.in_cells else f"HNSW{plan.neighbours}," if plan.kind == "hnsw" else ""
+    shared = SHARING.get(plan.precision)
+    codes = f"PQ{plan.dim // shared}x4fs" if shared else _CODES.get(plan.precision, plan.precision)
     index = faiss.index_factory(plan.dim, place + codes, _METRIC)
     if plan.kind == "hnsw":
         index.hnsw.efConstruction = plan.construction
-    if inverted:
-        if plan.precision in ("float16", "int8", "int4"):
-            index.by_residual = False  # of int4 the tables are the same for all cells then
+    if plan.in_cells:
+        if plan.precision in ("float16", "int8"):
+            index.by_residual = False
+        elif shared:  # what is left of a vector in its cell needs fewer bits, and of one cell nothing is taken away
+            index.by_residual = found > 1
         # learn from all rows that are given, and do not warn on stderr where they are few
         index.cp.max_points_per_centroid = max(40, math.ceil(_TRAINING_ROWS / found))
         index.cp.min_points_per_centroid = 1
-        if plan.precision == "int4":
+        if shared:
             index.pq.cp.min_points_per_centroid = 1
     return index
 
@@ -137,7 +138,11 @@ def _train(index: Any, vectors: np.ndarray) -> None:
         step = max(1, math.ceil(len(vectors) / _TRAINING_ROWS))
         rows = np.ascontiguousarray(vectors[::step], dtype=np.float32)
         if isinstance(faiss.downcast_index(index.index), faiss.IndexIVFPQFastScan):
-            # it wants 16 levels to differ in every number, whatever the rows are; this is far below what they resolve
+            # it wants 16 levels to differ in all numbers, whatever the rows are; this is far below what they resolve
             rows = np.resize(rows, (max(len(rows), _LEVELS), rows.shape[1]))
             rows = rows + np.random.default_rng(0).normal(0, _JITTER, rows.shape).astype(np.float32)
         index.train(rows)
+        inverted = faiss.try_extract_index_ivf(index)
+        if inverted is not None and inverted.nlist == 1:  # what is left of vectors in one cell is farther from a sphere
+            inverted.quantizer.reset()
+            inverted.quantizer.add(np.zeros((1, inverted.d), np.float32))

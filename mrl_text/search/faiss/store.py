@@ -19,10 +19,11 @@ from mrl_text.search.faiss.index import AdaptiveIndex
 from mrl_text.search.faiss.shortlist import check_plan
 from mrl_text.search.filters import check_where, row_mask, selective
 from mrl_text.search.hits import Hits, StageCost
-from mrl_text.search.plan import CODES, KINDS, SearchPlan, cells
+from mrl_text.search.plan import KINDS, SearchPlan, cells
 from mrl_text.search.settings import StoreSettings
 from mrl_text.search.store import Abilities, Document, Store, Where
 
+_WORTH_TRYING: tuple[Code, ...] = ("float32", "float16", "int8", "int4", "int2", "int1", "RaBitQfs")
 _MANY_ROWS = 50_000  # above, comparing with every row takes milliseconds
 _SMALL_SHARE = 0.1  # of new rows: fewer are put into the shortlist that is there, for more it is built anew
 _REMOVED_SHARE, _FEW_REMOVED = 0.2, 1_000  # with more removed rows than both, a folder is written anew
@@ -36,7 +37,7 @@ class FaissStore(Store):
     One process writes at a time (others get ValueError), any number may read. What was added can be found at once.
     """
 
-    abilities = Abilities(in_process=True, precisions=CODES, kinds=KINDS, longest=5000, effort=1024)
+    abilities = Abilities(in_process=True, precisions=_WORTH_TRYING, kinds=KINDS, longest=5000, effort=1024)
 
     def __init__(self, index: AdaptiveIndex) -> None:
         dims = tuple(index.facts.get("dims", ()))
@@ -56,7 +57,7 @@ class FaissStore(Store):
 
     @classmethod
     def check_plan(cls, plan: SearchPlan, width: int) -> None:
-        """Graphs hold neither int4 nor binary."""
+        """Graphs hold nothing of fewer than eight bits."""
         check_plan(plan, width)
 
     @classmethod

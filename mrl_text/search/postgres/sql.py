@@ -104,7 +104,7 @@ class Table:
             ValueError: a precision that it does not have, or more numbers or neighbours than an index takes.
         """
         plan.check(self.width)
-        if plan.precision in ("int8", "int4"):
+        if plan.precision not in ("float32", "float16", "binary"):
             raise ValueError(f"pgvector has no {plan.precision}: choose float32, float16 or binary")
         if plan.kind == "hnsw" and plan.neighbours > _MOST_NEIGHBOURS:
             raise ValueError(f"pgvector takes up to {_MOST_NEIGHBOURS} neighbours, the plan has {plan.neighbours}")

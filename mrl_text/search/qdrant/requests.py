@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import qdrant_client
 
+from mrl_text.choices import Code
 from mrl_text.search.columns import ColumnType
 from mrl_text.search.filters import Condition, Conditions, Either
 from mrl_text.search.plan import SearchPlan
@@ -25,6 +26,11 @@ _NAMESPACE = uuid.UUID("7d6b1a52-0d6f-5c0e-9d2c-2f2f6a5a4b8e")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _DIGITS = 7  # of a unit vector's numbers; float32 has no more, and JSON is half as long
 _BYTES_A_NUMBER = 11
+_BITS: dict[Code, Any] = {
+    "binary": models.BinaryQuantizationEncoding.ONE_BIT,
+    "int1.5": models.BinaryQuantizationEncoding.ONE_AND_HALF_BITS,
+    "int2": models.BinaryQuantizationEncoding.TWO_BITS,
+}
 INDEX_TYPES: dict[ColumnType, str] = {"text": "keyword", "int": "integer", "float": "float", "bool": "bool"}
 
 
@@ -51,23 +57,27 @@ def vectors_config(plan: SearchPlan | None, width: int) -> dict[str, Any]:
         ``models.VectorParams`` by name, the full width among them.
 
     Raises:
-        ValueError: a plan that Qdrant cannot follow: cells (``ivf``), 4-bit numbers, or a size above ``width``.
+        ValueError: a plan that Qdrant cannot follow: cells, another engine's codes, or a size above ``width``.
     """
     full = {vector_name(width, width): _vector(width, on_disk=True)}
     if plan is None:
         return full
     if plan.kind == "ivf":
         raise ValueError("Qdrant has no ivf: choose kind hnsw or flat")
-    if plan.precision == "int4":
-        raise ValueError("Qdrant does not keep a prefix in int4: choose float32, float16, int8 or binary")
+    if plan.coarse and plan.precision not in ("int8", *_BITS):
+        known = ", ".join(("float32", "float16", "int8", *_BITS))
+        raise ValueError(f"Qdrant does not keep a prefix in {plan.precision}: choose one of {known}")
     plan.check(width)
     config = full | {vector_name(dim, width): _vector(dim, on_disk=True) for dim, _ in plan.steps(width, 1)}
     codes: Any = None
     if plan.precision == "int8":
         scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
         codes = models.ScalarQuantization(scalar=scalar)
-    elif plan.precision == "binary":
-        codes = models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
+    elif plan.precision in _BITS:
+        # a query of 8 bits a number against the bits of the rows, which cost no more to keep
+        query = models.BinaryQuantizationQueryEncoding.SCALAR8BITS
+        binary = models.BinaryQuantizationConfig(always_ram=True, encoding=_BITS[plan.precision], query_encoding=query)
+        codes = models.BinaryQuantization(binary=binary)
     name = vector_name(plan.dim, width, plan.precision)
     datatype = models.Datatype.FLOAT32 if name.endswith("float32") else models.Datatype.FLOAT16
     graph = {"m": plan.neighbours, "ef_construct": plan.construction} if plan.kind == "hnsw" else None
@@ -126,7 +136,7 @@ def search_request(
 
 def _shortlist_parameters(plan: SearchPlan, limit: int, *, alone: bool) -> Any:
     codes = None
-    if plan.precision in ("int8", "binary"):  # later steps compare real numbers; only a prefix alone must do so itself
+    if plan.coarse:  # later steps compare real numbers; only a prefix alone must do so itself
         codes = models.QuantizationSearchParams(rescore=alone)
     if plan.kind == "hnsw":
         return models.SearchParams(hnsw_ef=max(plan.effort, limit), quantization=codes)

@@ -98,7 +98,7 @@ class QdrantStore(Store):
 
     @classmethod
     def check_plan(cls, plan: SearchPlan, width: int) -> None:
-        """There are no cells, and no 4-bit numbers."""
+        """There are no cells, and no codes of other engines."""
         requests.vectors_config(plan, width)
 
     @classmethod
