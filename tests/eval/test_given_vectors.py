@@ -106,7 +106,7 @@ def test_a_second_model_is_compared_on_the_same_queries(files: dict[str, Path], 
         told = (
             f"eval --vectors {name} --queries {files['asked.npy']} --qrels {files['rows.tsv']} --dims 8,16 --rescore 1"
         )
-        answer = invoke(*f"{told} --controls none --precisions float32,binary -o {tmp_path / 'out'}".split())
+        answer = invoke(*f"{told} --controls rabitq --precisions float32,binary -o {tmp_path / 'out'}".split())
         assert answer.exit_code == 0, answer.output
     table = pd.read_csv(tmp_path / "out" / "scores.csv")
     assert set(table["rescore"]) == {0, 1}
