@@ -74,13 +74,17 @@ class Recommendation:
         """Bytes saved per vector."""
         return self.full_bytes - self.bytes
 
+    @property
+    def _in_words(self) -> str:
+        return f"{self.bytes} bytes" + (f" in memory (and {self.disk} on disk)" if self.disk else "")
+
     def headline(self) -> str:
         """In a few words: size, precision, bytes, retention."""
         if self.cell == self.full:
             kept = f"{_share(self.keep)} of the score"
             return f"Stay at {self.cell.label}: nothing smaller keeps {kept} with confidence"
         return (
-            f"{self.cell.label}: {self.bytes} bytes per vector{self._disk} instead of {self.full_bytes}"
+            f"{self.cell.label}: {self._in_words} per vector instead of {self.full_bytes}"
             f" keep {100 * self.retention.value:.1f} % of the score"
         )
 
@@ -98,13 +102,9 @@ class Recommendation:
             kept += " of the full score (a point estimate: nothing to resample)"
         smaller, saved = self.full_bytes / self.bytes, gigabytes(self.saved_bytes)
         return (
-            f"{where}{self.cell.label} {kept}; {self.bytes} bytes per vector{self._disk} instead of"
+            f"{where}{self.cell.label} {kept}; {self._in_words} per vector instead of"
             f" {self.full_bytes} ({smaller:.3g}x smaller), {saved:.4g} GB less per 100 million"
         )
-
-    @property
-    def _disk(self) -> str:
-        return f" in memory and {self.disk} on disk" if self.disk else ""
 
 
 def _bytes(cell: Cell, engine: Engine | None) -> int | None:

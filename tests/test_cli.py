@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -358,6 +359,16 @@ def test_eval_writes_the_curve_into_the_card_of_a_run(run: Path, tiny_bert: Path
         (row,) = [line for line in card.splitlines() if line.startswith(f"| {4 * dim} | {dim} |")]
         expected = [f"{100 * scores[f'local/{model}', dim]:.2f}" for model in ("mine", tiny_bert.name)]
         assert [cell.split()[0] for cell in row.split("|")[3:-1:2]] == expected, "kept, % stands between"
+
+
+@pytest.mark.slow
+def test_eval_recommends_for_an_engine_and_prints_its_lines(run: Path) -> None:
+    result = invoke("eval", "run/model", *EVAL, "--engine", "faiss", "--output", "out")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^FAISS, overall: ", result.stdout, re.MULTILINE)
+    assert re.search(r"^index = faiss.index_factory\((8|32), '\w+', faiss.METRIC_INNER_PRODUCT\)$", result.stdout, re.M)
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert page.count('"text":"FAISS: ') == page.count('"scope":')  # the page recommends for it, too
 
 
 @pytest.mark.slow

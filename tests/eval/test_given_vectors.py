@@ -63,7 +63,7 @@ def test_every_cell_is_what_numpy_finds(files: dict[str, Path], tmp_path: Path) 
     documents, queries = (unit(part) for part in made_up())
     source, task = read_vector_task(files["corpus.npy"], files["asked.npy"], files["rows.tsv"])
     assert (source.name, source.width, task.relevant["0"]) == ("local/corpus", WIDTH, {"0": 1, "30": 2})
-    chosen = {"dims": [8, 16], "controls": ["pca"], "precisions": ["float32", "int2", "binary"]}
+    chosen = {"dims": [8, 16], "controls": ["pca", "rabitq"], "precisions": ["float32", "int2", "binary"]}
     result = sweep([source], read=[task], output=tmp_path / "out", **chosen)  # type: ignore[arg-type]
     own = result.scores[result.scores["method"] == "truncation"].set_index(["dim", "precision"])["score"]
     assert sorted(own.index) == sorted((dim, word) for dim in (8, 16, 32) for word in ("float32", "int2", "binary"))
@@ -103,11 +103,14 @@ def test_a_second_model_is_compared_on_the_same_queries(files: dict[str, Path], 
     other = files["corpus.npy"].parent / "other.npy"
     np.save(other, made_up()[0] + np.random.default_rng(5).normal(size=(DOCUMENTS, WIDTH)) * 8)
     for name in (files["corpus.npy"], other):
-        told = f"eval --vectors {name} --queries {files['asked.npy']} --qrels {files['rows.tsv']} --dims 8,16"
-        answer = invoke(*f"{told} --controls none --precisions float32,binary -o {tmp_path / 'out'}".split())
+        told = (
+            f"eval --vectors {name} --queries {files['asked.npy']} --qrels {files['rows.tsv']} --dims 8,16 --rescore 1"
+        )
+        answer = invoke(*f"{told} --controls rabitq --precisions float32,binary -o {tmp_path / 'out'}".split())
         assert answer.exit_code == 0, answer.output
     table = pd.read_csv(tmp_path / "out" / "scores.csv")
-    full = table[table["bytes"] == 4 * WIDTH].set_index("model")["score"]
+    assert set(table["rescore"]) == {0, 1}
+    full = table[(table["bytes"] == 4 * WIDTH) & (table["rescore"] == 0)].set_index("model")["score"]
     assert full["local/corpus"] > full["local/other"]
     assert table["data"].nunique() == 1
     assert (tmp_path / "out" / "report.html").exists()

@@ -614,7 +614,7 @@ def test_two_stages_stand_beside_one_with_their_bytes_on_disk(report: Report) ->
 @pytest.mark.browser
 def test_the_lines_of_an_engine_show_on_request(report: Report) -> None:
     report.open(staged())
-    ((*facts, _),) = report.table("engines")
+    (facts,) = report.table("engines")
     assert facts == ["FAISS", "48", "384 x binary", "99.00 %", "1.15", "run"]
     assert not report.find("#lines-to-paste").is_displayed()
     report.find("#engines button").send_keys(" ")

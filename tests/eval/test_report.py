@@ -357,7 +357,7 @@ def test_two_stages_are_recommended_with_their_bytes_on_disk(grid: Results) -> N
     choice = grid.recommend(MODEL, 0.99)
     assert choice is not None
     assert (choice.cell, choice.bytes, choice.disk) == (Cell(64, "binary", rescore=10), 8, 256)
-    assert "8 bytes per vector in memory and 256 on disk instead of 256 keep" in choice.headline()
+    assert "8 bytes in memory (and 256 on disk) per vector instead of 256 keep" in choice.headline()
 
 
 def test_the_curve_of_one_model_has_a_colour_for_each_precision(grid: Results, tmp_path: Path) -> None:

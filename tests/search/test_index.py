@@ -334,6 +334,24 @@ def test_few_bits_find_what_their_number_of_bits_can(precision: Code) -> None:
         assert found(1) < 0.5 * found(1000)  # the cells looked into are those that were asked for
 
 
+@pytest.mark.parametrize("precision", ["int4", "int2", "int1"])
+def test_in_cells_as_many_bits_find_more(precision: Code) -> None:
+    """Of vectors that lie in heaps: only what is left of each in its cell is coded."""
+    random = np.random.default_rng(0)
+    heaps = random.standard_normal((16, WIDTH))
+    rows = (heaps[random.integers(0, 16, 3000)] + 0.3 * random.standard_normal((3000, WIDTH))).astype(np.float32)
+    queries = rows[:100] + 0.1 * random.standard_normal((100, WIDTH)).astype(np.float32)
+    best = np.argsort(-cosines(queries, rows), axis=1)[:, :10]
+    shares = []
+    with AdaptiveIndex.create(width=WIDTH) as made:
+        made.add(names(3000), rows)
+        for kind in ("flat", "ivf"):
+            made.set_plan(SearchPlan(WIDTH, kind, precision, shortlist=15, effort=1000))
+            hits = made.search(queries, 10).positions
+            shares.append(np.mean([np.isin(one, other).mean() for one, other in zip(best, hits, strict=True)]))
+    assert shares[1] > shares[0] + 0.05
+
+
 def test_explain_names_every_step(index: AdaptiveIndex) -> None:
     index.set_plan(SearchPlan(4, shortlist=60, rerank=((8, 30),)))
     hits, costs = index.explain(vectors(1, seed=18)[0], 5)
