@@ -52,7 +52,7 @@ class Quantiser:
         """
         if not self._bits:
             return np.zeros((len(vectors), 1), np.float32)
-        return (vectors - decoded) @ faiss.vector_to_array(self._index.center)[:, None]
+        return np.asarray((vectors - decoded) @ faiss.vector_to_array(self._index.center)[:, None])
 
     def _all_bits(self, codes: np.ndarray) -> np.ndarray:
         """Decode RaBitQ of several bits, of which FAISS itself decodes the first.
