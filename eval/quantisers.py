@@ -9,7 +9,9 @@ import numpy as np
 try:
     import faiss
 except ModuleNotFoundError as error:  # pragma: no cover
-    raise ModuleNotFoundError("the controls pq and rabitq need FAISS: pip install 'mrl-text[search]'") from error
+    raise ModuleNotFoundError(
+        "the controls pq and rabitq need FAISS: pip install 'mrl-text[search]'", name=error.name
+    ) from error
 
 _CENTROIDS = 256
 """Of each part of a vector in product quantisation: 8 bits."""
