@@ -9,7 +9,9 @@ import numpy as np
 try:
     import faiss
 except ModuleNotFoundError as error:  # pragma: no cover
-    raise ModuleNotFoundError("the controls pq and rabitq need FAISS: pip install 'mrl-text[search]'") from error
+    raise ModuleNotFoundError(
+        "the controls pq and rabitq need FAISS: pip install 'mrl-text[search]'", name=error.name
+    ) from error
 
 _CENTROIDS = 256
 """Of each part of a vector in product quantisation: 8 bits."""
@@ -52,7 +54,7 @@ class Quantiser:
         """
         if not self._bits:
             return np.zeros((len(vectors), 1), np.float32)
-        return (vectors - decoded) @ faiss.vector_to_array(self._index.center)[:, None]
+        return np.asarray((vectors - decoded) @ faiss.vector_to_array(self._index.center)[:, None])
 
     def _all_bits(self, codes: np.ndarray) -> np.ndarray:
         """Decode RaBitQ of several bits, of which FAISS itself decodes the first.

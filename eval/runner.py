@@ -110,7 +110,8 @@ def sweep(
         controls: lines to compare with. ``base``: for a model that names the base it was trained from, that base
             truncated the same way; ``pca``: principal components, fitted on the task's corpus side or ``pca_texts``;
             ``random``: random dimensions, mean of three seeds; all of these in float32. ``pq`` and ``rabitq``: FAISS's
-            quantisers, fitted on the task's corpus side, with float32 queries; ``pq`` takes seconds for each size.
+            quantisers, fitted on the task's corpus side, with float32 queries; ``pq`` takes up to half a minute for
+            each size.
         cache: folder of full-width embeddings; None is the one that all commands share, ``"none"`` keeps none:
             embeddings live in memory until their task is done.
         pca_texts: texts to fit PCA on.
