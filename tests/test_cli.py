@@ -287,7 +287,7 @@ def test_eval_of_own_data_then_leaderboard_then_page(tiny_bert: Path, tmp_path: 
         (["--benchmark", "MTEB(eng, v3)"], ("no benchmark named", "MTEB(eng, v2)")),
         (["--data", "GOOD", "--keep", "1.5"], ("--keep 1.5",)),
         (["--data", "GOOD", "--precisions", "int3"], ("precision 'int3' is unknown; did you mean 'int8'?",)),
-        (["--data", "GOOD", "--controls", "lda"], ("control 'lda' is unknown; known: base, pca, random",)),
+        (["--data", "GOOD", "--controls", "lda"], ("control 'lda' is unknown; known: base, pca, pq, rabitq, random",)),
         (["--data", "GOOD", "--reference", "nowhere.csv"], ("no data file at nowhere.csv",)),
         (["--data", "GOOD", "--reference", "GOOD"], ("good.csv", "model", "task", "main_score_x100")),
         (["--data", "GOOD", "--reference", "PUBLISHED"], ("published.csv has no column dim", "vendor/other")),
