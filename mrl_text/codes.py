@@ -6,9 +6,12 @@ docs/codes.md has the layout byte for byte and what it costs in quality.
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 from typing import Literal, Self, get_args
 
 import numpy as np
@@ -30,7 +33,8 @@ FEW_BITS: tuple[FewBits, ...] = get_args(FewBits)  # the longest first; each is 
 CODED: frozenset[Precision] = frozenset({"int4", "int2"})  # what a codec alone can make
 
 _BITS: dict[FewBits, int] = {"int8": 8, "int4": 4, "int2": 2, "binary": 1}
-_REACH = 2.0  # standard deviations on each side that the levels cover
+_SPREAD = 1.4553  # puts the outer edges of four levels where the best quantiser of normal numbers has them (0.9816)
+_GRID = 1024  # edges are whole multiples of standard deviations / 1024, so that coding is to look into a table
 _BLOCK = 8192  # vectors that are coded or compared together
 _FORMAT = 1
 CODEC_FILE = "codec.json"  # in the folder of a model, or of vectors
@@ -40,10 +44,10 @@ CODEC_FILE = "codec.json"  # in the folder of a model, or of vectors
 class Codec:
     """How vectors become codes, and what codes stand for.
 
-    Each number becomes one of 256 levels, evenly spaced over two standard deviations on either side of zero. The top
-    four or two bits of that byte are the codes of fewer bits, of levels that are wider; the top bit, ``binary``, is the
-    sign, as sentence-transformers' ``ubinary``, PostgreSQL and Qdrant have it. So one code of full width in ``int8``
-    holds all others: a smaller size is its first numbers, fewer bits their top bits (:meth:`cut`).
+    Each number becomes one of 256 levels, narrow around zero and wider outwards as the tails of a normal distribution
+    thin out. The top four or two bits of that byte are the codes of fewer bits, of levels that are wider; the top bit,
+    ``binary``, is the sign, as sentence-transformers' ``ubinary``, PostgreSQL and Qdrant have it. So one code of full
+    width in ``int8`` holds all others: a smaller size is its first numbers, fewer bits their top bits (:meth:`cut`).
 
     What a code stands for has unit length: the length of the numbers is found from the code, and takes no byte.
 
@@ -98,10 +102,12 @@ class Codec:
         bits = _BITS[check_choice("precision", precision, FewBits)]
         unit = unit_vectors(vectors, self.width)
         codes = np.empty((len(unit), bytes_per_vector(dim, precision)), np.uint8)
-        steps = (128 / _REACH) / self.scales[:dim]
+        table, last = _level_of()
+        steps = _GRID / self.scales[:dim]
         for start in range(0, len(unit), _BLOCK):
-            levels = np.ceil(unit[start : start + _BLOCK, :dim] * steps) + 127  # zero is below the middle: bit 0
-            codes[start : start + _BLOCK] = _packed(np.clip(levels, 0, 255).astype(np.uint8), bits)
+            places = np.ceil(unit[start : start + _BLOCK, :dim] * steps)
+            levels = table[np.clip(places, -last, last).astype(np.int16) + np.int16(last)]
+            codes[start : start + _BLOCK] = _packed(levels, bits)
         return codes
 
     def cut(
@@ -134,9 +140,7 @@ class Codec:
         levels = self._levels(codes, dim, precision)
         if precision == "binary":
             return (levels * np.float32(2) - 1) * np.float32(dim**-0.5)
-        count = np.float32(2 ** _BITS[precision])
-        middles = ((2 * np.arange(count) + 1) / count - 1).astype(np.float32)
-        return truncate(middles[levels] * self.scales[:dim], dim)
+        return truncate(_means()[precision][levels] * self.scales[:dim], dim)
 
     def scores(self, queries: np.ndarray, codes: np.ndarray, dim: int, precision: FewBits) -> np.ndarray:
         """Cosines of float queries and codes (asymmetric), float32 (q, n), by the first ``dim`` numbers of the queries.
@@ -158,7 +162,12 @@ class Codec:
 
     def save(self, path: str | Path) -> None:
         """Write the codec as JSON; errors as :func:`mrl_text.files.write_atomically`."""
-        content = {"format": _FORMAT, "reach": _REACH, "scales": [float(scale) for scale in self.scales]}
+        content = {
+            "format": _FORMAT,
+            "scales": [float(scale) for scale in self.scales],
+            "edges": [float(edge) / _GRID for edge in _edges()],
+            "levels": {name: [float(mean) for mean in means] for name, means in _means().items()},
+        }
         write_atomically(Path(path), json.dumps(content).encode())
 
     @classmethod
@@ -251,6 +260,36 @@ def restore(
     if codec is None:
         raise ValueError(f"{precision} codes mean nothing without the codec they were made with")
     return codec.decode(stored, dim, precision)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _edges() -> np.ndarray:
+    """The 255 edges between levels, in standard deviations / 1024; int16, ascending, the middle one zero."""
+    return np.array([round(_GRID * _SPREAD * NormalDist().inv_cdf(k / 256)) for k in range(1, 256)], np.int16)
+
+
+@functools.cache
+def _level_of() -> tuple[np.ndarray, int]:
+    """The level of each place of the grid from the lowest to the highest, uint8, and the highest."""
+    edges = _edges()
+    last = int(edges[-1]) + 1
+    return np.searchsorted(edges, np.arange(-last, last + 1)).astype(np.uint8), last  # on an edge: below it
+
+
+@functools.cache
+def _means() -> dict[str, np.ndarray]:
+    """What each level stands for in standard deviations: the mean of the normal numbers in it."""
+    normal, found = NormalDist(), {}
+    for name in FEW_BITS[:-1]:
+        edges = [-np.inf, *(_edges()[2 ** (8 - _BITS[name]) - 1 :: 2 ** (8 - _BITS[name])] / _GRID), np.inf]
+        found[name] = np.array(
+            [
+                (normal.pdf(low) - normal.pdf(high)) / (normal.cdf(high) - normal.cdf(low))
+                for low, high in pairwise(edges)
+            ],
+            np.float32,
+        )
+    return found
 
 
 def _packed(levels: np.ndarray, bits: int) -> np.ndarray:

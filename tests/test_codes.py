@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sentence_transformers.util import quantize_embeddings
 
 from mrl_text.codes import CODEC_FILE, FEW_BITS, Codec, FewBits, saved_codec
@@ -38,7 +39,7 @@ def read(codec_file: Path, code: bytes, dim: int, precision: str) -> list[float]
         if precision == "binary":
             values.append(1.0 if level else -1.0)
         else:
-            values.append(((2 * level + 1) / 2**bits - 1) * codec["scales"][place])
+            values.append(codec["levels"][precision][level] * codec["scales"][place])
     length = sum(number**2 for number in values) ** 0.5
     return [number / length for number in values]
 
@@ -65,7 +66,7 @@ def test_a_vector_is_coded_by_the_level_that_its_numbers_are_in(precision: FewBi
     vectors = texts(30)
     codec = Codec.fit(vectors)
     bits = BITS[precision]
-    edges = np.linspace(-2, 2, 2**bits + 1)[1:-1]
+    edges = np.round(1024 * 1.4553 * norm.ppf(np.arange(1, 2**bits) / 2**bits)) / 1024
     places = vectors.astype(np.float64) / codec.scales
     levels = np.searchsorted(edges, places)
     clear = np.abs(places[..., None] - edges).min(axis=-1) > 1e-5  # not at an edge, up to rounding
@@ -102,6 +103,19 @@ def test_binary_is_the_sign_as_sentence_transformers_packs_it() -> None:
     vectors[0, ::2], vectors[1, ::2] = 0.0, -0.0
     packed = quantize_embeddings(vectors[:, :37], precision="ubinary")
     np.testing.assert_array_equal(Codec.fit(vectors).encode(vectors, 37, "binary"), packed)
+
+
+def test_a_level_stands_for_the_mean_of_the_normal_numbers_in_it(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).normal(size=1_000_000)
+    Codec.plain(8).save(tmp_path / "codec.json")
+    saved = json.loads((tmp_path / "codec.json").read_text())
+    assert len(saved["edges"]) == 255
+    for precision, bits in (("int8", 8), ("int4", 4), ("int2", 2)):
+        levels = np.searchsorted(saved["edges"], numbers) >> (8 - bits)
+        means = np.bincount(levels, numbers, 2**bits) / np.bincount(levels, minlength=2**bits)
+        np.testing.assert_allclose(saved["levels"][precision], means, atol=0.02)
+    best = [-1.5104, -0.4528, 0.4528, 1.5104]  # Max 1960, table I: the best four levels for normal numbers
+    np.testing.assert_allclose(saved["levels"]["int2"], best, atol=2e-3)
 
 
 def test_more_bits_stand_for_something_nearer() -> None:
