@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
-WORKERS ?= 2
+WORKERS ?= 3
 # compiled tests are kept whatever the environment says: to compile them takes ten seconds
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 

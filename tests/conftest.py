@@ -218,6 +218,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         lacking = next((name for name in _REASONS if item.get_closest_marker(name) and not present[name]), None)
         if lacking:
             item.add_marker(pytest.mark.skip(reason=f"needs {_REASONS[lacking]}"))
+    items.sort(key=lambda item: "integration" not in item.path.parts)  # the longest first, so that none is waited for
 
 
 def pytest_collection_finish() -> None:

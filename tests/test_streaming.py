@@ -166,7 +166,7 @@ def test_routes_and_dense(tiny_bert: Path) -> None:
         ({"dim": 33}, "dim must be from 1 to 32"),
         ({"precision": "int8"}, "needs ranges"),
         ({"precision": "uint8", "dim": 8, "ranges": np.zeros((2, 32))}, r"needs ranges.*\(2, 8\), got \(2, 32\)"),
-        ({"precision": "int4"}, "precision 'int4' is unknown; did you mean 'int8'"),
+        ({"precision": "int9"}, "precision 'int9' is unknown; did you mean 'int8'"),
         ({"window": 0}, "window must be at least 1"),
         ({"token_budget": 0}, "token_budget must be at least 1"),
         ({"dtype": "float64"}, "dtype 'float64' is unknown"),

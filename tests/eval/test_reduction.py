@@ -25,6 +25,7 @@ from mrl_text.eval.tasks import TaskLoader
 from mrl_text.loading import cached
 from mrl_text.models import find_model
 from mrl_text.truncation import Precision, dequantize, quantize
+from tests.coding import BITS, stood_for
 from tests.conftest import WORDS
 from tests.eval.task_types import TASKS, by_mteb
 
@@ -172,20 +173,15 @@ def test_binary_scores_are_those_of_hamming_distances_and_ties_are_ties(
         assert row.score == pytest.approx(expected, abs=1e-6), row
 
 
-BITS = {"int8": 8, "int4": 4, "int2": 2}
-
-
 def decoded(documents: np.ndarray, queries: np.ndarray, dim: int, precision: str) -> np.ndarray:
-    """By hand, in float64: levels over two standard deviations of each number of unit vectors, and their middles."""
-    scales = np.sqrt(np.mean(unit(documents.astype(np.float64)) ** 2, axis=0))[:dim]
-    levels = 2 ** BITS[precision]
-    steps = np.floor(unit(queries.astype(np.float64))[:, :dim] / scales / 2 * (levels / 2))
-    return unit((np.clip(steps, -levels / 2, levels / 2 - 1) + 0.5) * scales)
+    """By hand, in float64: levels fitted to each number of unit vectors."""
+    scales = np.sqrt(np.mean(unit(documents.astype(np.float64)) ** 2, axis=0))
+    return unit(stood_for(unit(queries.astype(np.float64)), scales, precision)[:, :dim])
 
 
 @pytest.mark.parametrize("precision", BITS)
 @pytest.mark.parametrize("dim", [1, 8, 32])
-def test_codes_stand_for_the_middles_of_levels_fitted_on_the_corpus(dim: int, precision: Precision) -> None:
+def test_codes_stand_for_levels_fitted_on_the_corpus(dim: int, precision: Precision) -> None:
     documents, some = vectors(200, 1), vectors(50, 2)
     side = corpus(documents[:150], documents[150:])
     reduced = Reduction(variant(dim, precision), True, lambda: side)(some)

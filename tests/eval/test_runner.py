@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_table_files_report_and_pictures_say_the_same(
     printed = capsys.readouterr().out
     line = result.lines[0]
     for cell in result.cells(line):
-        (row,) = [row for row in printed.splitlines() if row.startswith(f"│ {cell.dim:4d} │ {cell.precision} ")]
+        (row,) = re.findall(rf"^│ +{cell.bytes} │ +{cell.dim} │ {cell.precision} +│.*", printed, re.MULTILINE)
         assert f" {100 * result.estimate(line, cell).value:.2f} " in row
         assert f"{100 * result.retention(line, cell).value:.1f} %" in row
     assert result.recommend(line, 0.99).sentence("overall") in printed

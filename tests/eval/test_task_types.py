@@ -18,6 +18,7 @@ from mrl_text.eval.grid import Cell, Variant
 from mrl_text.eval.items import read_facts
 from mrl_text.eval.results import items_file
 from mrl_text.eval.tasks import TaskLoader
+from tests.coding import stood_for
 from tests.eval.task_types import TASKS, by_mteb, search_data
 
 DIMS = [8, 32]
@@ -116,19 +117,18 @@ def test_a_cell_is_plain_mteb_on_vectors_coded_by_hand(name: str, tiny_bert: Pat
     low, high = measured("ranges", Cell(16, "int8", "symmetric"))
     scales = measured("scales", Cell(16, "int2"))
 
-    def middles(whole: np.ndarray, levels: int) -> np.ndarray:
-        steps = np.floor(whole / scales / 2 * (levels / 2))
-        return unit(((np.clip(steps, -levels / 2, levels / 2 - 1) + 0.5) * scales)[:, :16]).astype(np.float32)
+    def levels(whole: np.ndarray, precision: str) -> np.ndarray:
+        return unit(stood_for(whole, scales, precision)[:, :16]).astype(np.float32)
 
     coded: dict[tuple[str, str], Callable[[np.ndarray], np.ndarray]] = {
         ("float32", "asymmetric"): lambda whole: unit(whole[:, :16]),
         ("float16", "asymmetric"): lambda whole: unit(whole[:, :16]).astype(np.float16).astype(np.float32),
         ("int8", "symmetric"): lambda whole: _bucket_centres(unit(whole[:, :16]), low, high),
-        ("int8", "asymmetric"): lambda whole: middles(whole, 256),
+        ("int8", "asymmetric"): lambda whole: levels(whole, "int8"),
     }
     for comparison in ("asymmetric", "symmetric"):
-        coded["int4", comparison] = lambda whole: middles(whole, 16)
-        coded["int2", comparison] = lambda whole: middles(whole, 4)
+        coded["int4", comparison] = lambda whole: levels(whole, "int4")
+        coded["int2", comparison] = lambda whole: levels(whole, "int2")
         coded["binary", comparison] = lambda whole: np.where(whole[:, :16] > 0, 0.25, -0.25).astype(np.float32)
     model = Rounding(str(tiny_bert))
     assert {cell.sequence[:2] for cell in result.cells(line)} == set(coded)

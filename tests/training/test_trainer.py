@@ -99,15 +99,16 @@ def refuse_model(*arguments: object, **options: object) -> MatryoshkaEncoder:
     raise AssertionError("a model was loaded")
 
 
+ROTATED = {"rotation.npy", "rotation.json", "rotation.codec.json"}
 SHIPPED: dict[str, tuple[list[str], int, set[str]]] = {
     "2d": ([], 32, set()),
     "bert-base-nli": (["model.max_seq_length=64"], 32, set()),
     "independent": (["model.width=8", "loss.dims=[8]"], 8, set()),
-    "minilm-distill": (["loss.weights=null"], 32, {"rotation.npy", "rotation.json"}),
+    "minilm-distill": (["loss.weights=null"], 32, ROTATED),
     "minilm-nli": ([], 32, set()),
     "quickstart": ([], 32, set()),
     "retrieval": (["data.train=[MINED]"], 32, set()),
-    "rotation": ([], 32, {"rotation.npy", "rotation.json"}),
+    "rotation": ([], 32, ROTATED),
     "static": (["model.static=24", "loss.dims=[8,16,24]"], 24, set()),
 }
 """Recipe -> what the tiny model needs besides, the width of the result and the files besides."""
