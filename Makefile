@@ -20,7 +20,7 @@ test: $(VENV)/.dev
 	$(PYTEST)
 
 check: lint types
-	$(PYTEST) --fast -q
+	$(PYTEST) --fast -q -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -80,6 +80,7 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("text,label\na cat,1\na dog,1\nthe car,2\na train,2\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_what_is_not_there_is_noticed_before_anything_heavy_is_imported() -> None:
     arguments = [sys.executable, "-c", PROGRAM, json.dumps(MISSING)]

@@ -38,6 +38,7 @@ def test_each_distinct_text_is_encoded_once_even_by_a_later_process(tiny_bert: P
     assert second.encoded == 0
 
 
+@pytest.mark.slow
 def test_many_small_calls_take_one_file_and_one_descriptor(tiny_bert: Path, tmp_path: Path) -> None:
     model = MatryoshkaEncoder(str(tiny_bert))
     cache = EmbeddingCache(lambda: model, tmp_path)

@@ -78,6 +78,7 @@ def expected(folder: Path, layers: int, norm: str | None) -> np.ndarray:
     return nn.functional.normalize(mean).detach().numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", *CONFIGS])
 def test_a_cut_model_computes_what_the_layer_of_the_whole_model_did(make: Any, kind: str) -> None:
     folder = make(kind)

@@ -131,6 +131,7 @@ def test_same_seed_same_matrix_and_length_of_vectors_does_not_matter(vectors: np
     )
 
 
+@pytest.mark.slow
 def test_seed_and_weights_are_used(vectors: np.ndarray) -> None:
     first = fit(vectors, dims=DIMS, steps=5).matrix
     assert not np.array_equal(first, fit(vectors, dims=DIMS, steps=5, seed=1).matrix)

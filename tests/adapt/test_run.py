@@ -100,6 +100,7 @@ def test_another_method_encodes_nothing_and_replaces_the_first(
     assert find_model(str(output)).matryoshka_dims == (8,)
 
 
+@pytest.mark.slow
 def test_interrupted_while_fitting_keeps_the_vectors_and_the_old_output(
     base: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +216,7 @@ def test_vectors_without_a_model(tmp_path: Path) -> None:
         adapt_vectors(tmp_path / "v.npy", file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_in", ["bfloat16", "float16"])
 def test_a_base_saved_in_fewer_bits_keeps_its_similarities(
     tiny_bert: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved_in: str

@@ -148,6 +148,7 @@ def test_temperature_undoes_a_scale() -> None:
         assert temperature(logits * scale, labels) == pytest.approx(scale, rel=0.08)
 
 
+@pytest.mark.slow
 def test_a_class_with_one_member_is_no_obstacle() -> None:
     vectors, labels = made(200, 6)
     labels = labels.copy()

@@ -112,6 +112,7 @@ def classifier(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_labels_come_with_the_columns_of_their_rows_and_bad_rows_are_reported(
     classifier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ def test_npy_equals_parquet(corpus: Path, tiny_bert: Path, tmp_path: Path) -> No
     assert not (tmp_path / "npy/shards").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["parquet", "npy"])
 def test_codes_hold_those_of_fewer_numbers_and_bits(corpus: Path, tiny_bert: Path, tmp_path: Path, form: str) -> None:
     options: dict[str, Any] = {"dims": [8, 32], "format": form, "keep": ["lang"]}
@@ -255,6 +256,7 @@ def test_failing_policies_name_the_row(corpus: Path, tiny_bert: Path, tmp_path: 
     assert encode(corpus, tmp_path / "out", tiny_bert).rows == 297  # made up one's mind
 
 
+@pytest.mark.slow
 def test_a_stop_at_a_long_text_can_be_thought_better_of(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
     options = {"shard_rows": 25, "precisions": ["float32", "int8"]}
     encode(corpus, tmp_path / "whole", tiny_bert, **options)

@@ -130,6 +130,7 @@ def test_faiss_does_what_is_printed(
     assert agreement(names["found"], wanted) >= least.get(cell.precision, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", cells(find_engine("pgvector")), ids=str)
 def test_postgresql_does_what_is_printed(
     cell: Cell,

@@ -59,6 +59,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_every_cell_is_what_numpy_finds(files: dict[str, Path], tmp_path: Path) -> None:
     documents, queries = (unit(part) for part in made_up())
     source, task = read_vector_task(files["corpus.npy"], files["asked.npy"], files["rows.tsv"])
@@ -79,6 +80,7 @@ def test_every_cell_is_what_numpy_finds(files: dict[str, Path], tmp_path: Path) 
     assert curves.low <= curves.mean <= curves.high
 
 
+@pytest.mark.slow
 def test_row_numbers_and_ids_of_any_file_are_one_task(files: dict[str, Path], tmp_path: Path) -> None:
     scores = {}
     for ending, judged in (("npy", "rows"), ("parquet", "ids"), ("arrow", "ids")):
@@ -98,6 +100,7 @@ def test_row_numbers_and_ids_of_any_file_are_one_task(files: dict[str, Path], tm
     assert other.revision != first[0].revision and task.revision != first[1].revision
 
 
+@pytest.mark.slow
 def test_a_second_model_is_compared_on_the_same_queries(files: dict[str, Path], tmp_path: Path) -> None:
     """Two providers share an output folder, and the command does the whole of it."""
     other = files["corpus.npy"].parent / "other.npy"

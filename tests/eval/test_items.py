@@ -243,6 +243,7 @@ def test_pairs_of_a_classification_give_the_average_precision_of_scikit_learn(
     assert weighted_statistic(units)(counts)[0] == pytest.approx(max(resampled), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Bitext", "BitextSubsets", "BitextParallel", "BitextMined"])
 def test_texts_of_bitext_mining_are_hits_or_the_f1_of_their_own_translation(
     name: str, evaluated: Evaluate, tiny_bert: Path

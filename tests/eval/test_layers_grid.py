@@ -148,6 +148,7 @@ def test_each_depth_encodes_each_text_once_and_a_second_run_nothing(
     assert not any(again.encoded.values())
 
 
+@pytest.mark.slow
 def test_a_depth_added_later_joins_the_table_of_an_older_version(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

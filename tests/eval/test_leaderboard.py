@@ -312,6 +312,7 @@ def test_an_unknown_kind_is_refused_and_writes_nothing(first: Path, tmp_path: Pa
     assert not (tmp_path / "board.xlsx").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_an_empty_folder")
 def test_the_command_prints_the_leaderboard_of_its_folders(first: Path, second: Path) -> None:
     shown = invoke(first, second)

@@ -360,6 +360,7 @@ def test_two_stages_are_recommended_with_their_bytes_on_disk(grid: Results) -> N
     assert "8 bytes in memory (and 256 on disk) per vector instead of 256 keep" in choice.headline()
 
 
+@pytest.mark.slow
 def test_the_curve_of_one_model_has_a_colour_for_each_precision(grid: Results, tmp_path: Path) -> None:
     _, svg = draw_curve(grid, tmp_path)
     found, text = labels(svg), svg.read_text(encoding="utf-8")

@@ -222,6 +222,7 @@ def test_the_interval_of_a_spearman_correlation_is_that_of_a_bootstrap_by_hand()
     assert [found.low, found.high] == pytest.approx([low, high], abs=0.07 * (high - low))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistic", ["spearman", "pearson", "ap"])
 def test_many_items_take_a_shortcut_that_agrees_with_the_long_way(
     statistic: str, monkeypatch: pytest.MonkeyPatch

@@ -52,6 +52,7 @@ def test_embeddings_are_those_of_a_forward_pass_per_column(model: MatryoshkaEnco
         assert difference(ours, theirs) < 1e-10
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_a_forward_pass_per_column(model: MatryoshkaEncoder) -> None:
     features = [model.preprocess(column) for column in ragged(150, 2)]
     weights = torch.randn(2, 150, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -144,6 +144,7 @@ def test_with_dropout_the_second_pass_repeats_the_draws_of_the_first(
         assert_same_gradients(results[0][1], expected, 1e-10)
 
 
+@pytest.mark.slow
 def test_a_batch_in_several_pieces_has_the_gradients_of_one(model: MatryoshkaEncoder) -> None:
     """300 texts of uneven lengths: several forward passes on a processor."""
     columns = ragged(150, 2)

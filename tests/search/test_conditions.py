@@ -139,6 +139,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(wheres())
 def test_what_is_typed_is_what_is_meant(where: Where) -> None:
@@ -150,6 +151,7 @@ def test_what_is_typed_is_what_is_meant(where: Where) -> None:
 PIECES = (*"xy7=<>!,()*|&'\"\\", "==", "!=", ">=", " ", " ", " or ", " and ", " is ", " not ", "null", '"x y"', "'y'")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 def test_nothing_typed_is_dropped_in_silence(text: str) -> None:

@@ -117,6 +117,7 @@ def store(make: Callable[..., Store]) -> Store:
     return filled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANS)
 def test_finds_what_exact_search_finds_where_the_shortlist_covers_all(make: Callable[..., Store], name: str) -> None:
     filled = make(plan=PLANS[name])
@@ -224,6 +225,7 @@ FILTERS: dict[str, tuple[Where, Callable[[int], bool]]] = {
 }
 
 
+@pytest.mark.slow
 def test_filters_by_the_users_columns(store: Store) -> None:
     query = vectors(1, seed=3)
     order = np.argsort(-cosines(query, vectors())[0]).tolist()
@@ -234,6 +236,7 @@ def test_filters_by_the_users_columns(store: Store) -> None:
         assert store.exact(query, COUNT, where=where).ids[0].tolist() == padded, name
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(where=wheres())
 def test_any_filter_lets_through_what_plain_python_does(store: Store, where: Where) -> None:

@@ -128,6 +128,7 @@ def test_a_refused_row_leaves_the_columns_as_they_were(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_rows_that_a_filter_leaves_are_found_through_a_graph(tmp_path: Path) -> None:
     store = FaissStore.create(str(tmp_path / "i"), width=WIDTH, plan=SearchPlan(8, "hnsw", shortlist=100, effort=200))
     rows = vectors(8_000)

@@ -334,6 +334,7 @@ def test_few_bits_find_what_their_number_of_bits_can(precision: Code) -> None:
         assert found(1) < 0.5 * found(1000)  # the cells looked into are those that were asked for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int4", "int2", "int1"])
 def test_in_cells_as_many_bits_find_more(precision: Code) -> None:
     """Of vectors that lie in heaps: only what is left of each in its cell is coded."""

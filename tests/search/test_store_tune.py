@@ -83,6 +83,7 @@ def test_the_cheapest_plan_that_holds_on_both_halves_is_kept(store: MemoryStore,
     assert all(one.plan.effort >= one.plan.shortlist for one in found.trials if one.timing and one.plan.kind == "hnsw")
 
 
+@pytest.mark.slow
 def test_an_index_is_built_once_for_each_size_kind_and_precision(store: MemoryStore, queries: np.ndarray) -> None:
     found = tune(store, queries, JUDGED, keep=0.9, precisions=["float16", "binary"], dims=[8, 16])
     built = [(plan.dim, plan.kind, plan.precision) for plan in store.built[:-1] if plan]
@@ -93,6 +94,7 @@ def test_an_index_is_built_once_for_each_size_kind_and_precision(store: MemorySt
     assert store.built[-1] == found.chosen.plan
 
 
+@pytest.mark.slow
 def test_what_the_engine_cannot_follow_is_noted(store: MemoryStore, queries: np.ndarray) -> None:
     found = tune(store, queries, JUDGED, keep=0.9, precisions=["int8", "float16"], kinds=["hnsw"])
     notes = {one.plan.precision: one.note for one in found.trials if one.note.startswith("not for this store")}
@@ -170,6 +172,7 @@ class LosingStore(MemoryStore):
         return found
 
 
+@pytest.mark.slow
 def test_a_plan_has_to_hold_under_conditions_too(queries: np.ndarray) -> None:
     store = LosingStore(WIDTH, dims=(4, 8, 16, 32))
     store.add([f"d{row}" for row in range(ROWS)], matryoshka_like(ROWS, 0))

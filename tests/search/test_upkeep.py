@@ -133,6 +133,7 @@ def test_an_export_fills_an_equal_store(
     store.close()
 
 
+@pytest.mark.slow
 def test_an_export_of_lines_has_everything(url: str) -> None:
     result = invoke("index", "export", url, "rows.jsonl")
     assert (result.exit_code, result.stdout) == (0, f"rows.jsonl: {COUNT} rows\n")

@@ -43,6 +43,7 @@ def rows(card: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
+@pytest.mark.slow
 def test_the_hub_reads_the_scores_of_the_table(published: Path, scores: Path) -> None:
     found = {
         (one.dataset_name, (one.metric_args or {}).get("truncate_dim", 32)): one
@@ -102,6 +103,7 @@ def test_the_tables_show_scores_retention_and_control(published: Path) -> None:
     assert "](curve.png)" in text
 
 
+@pytest.mark.slow
 def test_a_missing_control_is_said(saved: Path, tmp_path: Path) -> None:
     results = write_scores(saved, tmp_path / "alone", base=False)
     assert "The untrained base was not measured." in prepare(saved, REPO, results=[results]).card.compose()
@@ -169,6 +171,7 @@ def test_without_results_the_card_says_how_to_measure(saved: Path) -> None:
     assert any("--license" in note for note in upload.card.notes())
 
 
+@pytest.mark.slow
 def test_results_beside_the_model_are_found_and_of_other_weights_left_aside(
     saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,6 +23,7 @@ REPO = "me/small"
 PUSH = "import sys; from mrl_text.sharing import prepare, push; print(push(prepare(sys.argv[1], sys.argv[2])))"
 
 
+@pytest.mark.slow
 def test_what_is_pushed_is_what_the_dry_run_wrote(
     saved: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,7 @@ def test_columns_that_do_not_fit_are_named(tmp_path: Path, columns: list[str] | 
         load_source(source(file, columns=columns))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["1984", "3.50", "true", "2020-01-01"])
 def test_every_cell_of_a_csv_is_text_as_it_is_written(tmp_path: Path, first: str) -> None:
     rows = [{"anchor": f"row {number}", "positive": first} for number in range(12_000)]
