@@ -277,9 +277,9 @@ def _level_of() -> tuple[np.ndarray, int]:
 
 
 @functools.cache
-def _means() -> dict[str, np.ndarray]:
+def _means() -> dict[FewBits, np.ndarray]:
     """What each level stands for in standard deviations: the mean of the normal numbers in it."""
-    normal, found = NormalDist(), {}
+    normal, found = NormalDist(), dict[FewBits, np.ndarray]()
     for name in FEW_BITS[:-1]:
         edges = [-np.inf, *(_edges()[2 ** (8 - _BITS[name]) - 1 :: 2 ** (8 - _BITS[name])] / _GRID), np.inf]
         found[name] = np.array(
