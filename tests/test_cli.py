@@ -117,6 +117,7 @@ def test_recipes_copy_of_an_unknown_recipe_writes_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -279,6 +280,7 @@ def test_eval_of_own_data_then_leaderboard_then_page(tiny_bert: Path, tmp_path: 
     assert row["score"].item() == pytest.approx(full["score"].mean(), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

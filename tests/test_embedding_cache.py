@@ -136,6 +136,7 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
     assert all((vector == number).all() for number, vector in found.items())
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_loses_the_block_it_was_writing_at_most(tmp_path: Path) -> None:
     file = tmp_path / "vectors.bin"
     for round_ in range(4):

@@ -211,6 +211,7 @@ def test_the_measured_curve_comes_with_its_controls_and_replaces_the_one_before(
     assert RECIPE in once
 
 
+@pytest.mark.slow
 def test_a_model_that_others_trained_gets_the_curve_too(measured: tuple[Path, Any]) -> None:
     run, result = measured
     (run / "model" / "README.md").write_text(README, encoding="utf-8")

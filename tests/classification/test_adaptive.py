@@ -61,6 +61,7 @@ def test_the_cascade_is_what_a_loop_over_inputs_does(fitted: AdaptiveClassifier)
     assert len(set(fitted.predict_dims(vectors))) > 1
 
 
+@pytest.mark.slow
 def test_it_keeps_the_accuracy_at_a_smaller_size(fitted: AdaptiveClassifier) -> None:
     vectors, labels = made(4000, 2)
     full = fitted.stages(vectors, labels).correct[:, -1].mean()

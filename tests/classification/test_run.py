@@ -147,6 +147,7 @@ def test_labels_come_with_the_columns_of_their_rows_and_bad_rows_are_reported(
         label_texts(classifier, tmp_path / "none.csv")
 
 
+@pytest.mark.slow
 def test_the_command_writes_csv_and_json_lines(classifier: Path, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("id,text\n007,a cat\n008,the train\n")
     printed = invoke("label", classifier, tmp_path / "new.csv", "--device", "cpu")

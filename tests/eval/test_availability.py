@@ -136,6 +136,7 @@ def test_without_a_network_another_revision_in_the_cache_does_not_pass_for_this(
     assert again.dataset["test"].to_dict() == newer.dataset["test"].to_dict() != older.dataset["test"].to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("judgements", "extra", "ready"), [("default", [], True), ("qrels", [], False), ("default", ["top_ranked"], False)]
 )

@@ -373,6 +373,7 @@ def test_a_dot_product_model_scores_as_in_plain_mteb_without_normalisation(tiny_
     assert scores[False, 8] != pytest.approx(scores[True, 8], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["cosine", "dot", "euclidean", "manhattan"])
 def test_a_folder_is_searched_by_the_measure_of_the_model(tiny_bert: Path, tmp_path: Path, measure: str) -> None:
     folder, data = tmp_path / "model", tmp_path / "beir"

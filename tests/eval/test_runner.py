@@ -126,6 +126,7 @@ def test_results_are_filed_by_size_where_mteb_itself_finds_them(
     assert sum(len(model.task_results) for model in loaded.model_results) == GRID
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_per_query_scores_is_the_main_score_and_lies_in_its_interval(
     tiny_bert: Path, tiny_tasks: list[str], tmp_path: Path
 ) -> None:

@@ -330,6 +330,7 @@ def test_a_build_that_is_interrupted_goes_on_to_the_same_index(
     assert not list((own_cache / "push").iterdir())
 
 
+@pytest.mark.slow
 def test_the_seconds_are_those_of_the_whole_build(
     tmp_path: Path, corpus: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

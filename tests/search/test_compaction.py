@@ -159,6 +159,7 @@ def test_nothing_is_left_of_a_store_without_rows(tmp_path: Path, compacting: Non
     assert faults(tmp_path / "index") == []
 
 
+@pytest.mark.slow
 def test_many_saves_leave_few_files(tmp_path: Path) -> None:
     store = make(tmp_path / "index", 5)
     for row in range(5, 105):

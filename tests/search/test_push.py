@@ -105,6 +105,7 @@ def contents(url: str) -> tuple[Any, ...]:
         store.close()
 
 
+@pytest.mark.slow
 def test_rows_texts_columns_and_vectors_arrive(
     new_url: Callable[[], str], folder: Path, expected: np.ndarray, tiny_bert: Path
 ) -> None:

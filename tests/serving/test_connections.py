@@ -103,6 +103,7 @@ def health(port: int) -> bytes:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "half of the headers"])
 def test_unfinished_headers_are_not_waited_for(port: int, sent: bytes) -> None:
     with connect(port, sent) as connection:

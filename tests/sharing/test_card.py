@@ -60,6 +60,7 @@ def test_the_hub_reads_the_scores_of_the_table(published: Path, scores: Path) ->
     assert metadata_load(published / "README.md")["model-index"][0]["name"] == "small"
 
 
+@pytest.mark.slow
 def test_full_width_is_what_mteb_itself_would_write(published: Path) -> None:
     facts = {"mteb_version": "2.26.0", "evaluation_time": 1.0, "dataset_revision": REVISION, "task_name": "SciFact"}
     part = {"hf_subset": "default", "languages": ["eng-Latn"], "main_score": 0.4, "ndcg_at_10": 0.4}

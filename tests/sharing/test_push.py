@@ -19,6 +19,8 @@ from tests.conftest import invoke
 from tests.sharing.conftest import write_scores
 from tests.sharing.hub import TOKEN, Hub, Repository
 
+pytestmark = pytest.mark.slow
+
 REPO = "me/small"
 PUSH = "import sys; from mrl_text.sharing import prepare, push; print(push(prepare(sys.argv[1], sys.argv[2])))"
 

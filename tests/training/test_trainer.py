@@ -155,6 +155,7 @@ def test_the_saved_model_is_a_plain_sentence_transformers_model(finished: RunFol
     assert (config["matryoshka_dimensions"], config["is_matryoshka"]) == ([8, 16, 32], True)
 
 
+@pytest.mark.slow
 def test_a_run_records_its_recipe_versions_and_result(
     finished: RunFolder, make_recipe: MakeRecipe, tiny_bert: Path
 ) -> None:
