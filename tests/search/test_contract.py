@@ -18,8 +18,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-pytestmark = pytest.mark.slow
-
 pytest.importorskip("faiss")
 
 from mrl_text.search import (
@@ -38,6 +36,8 @@ from mrl_text.search import (
 )
 from mrl_text.truncation import truncate
 from tests.search.wheres import holds, wheres
+
+pytestmark = pytest.mark.slow
 
 WIDTH, COUNT = 32, 40
 IDS = [f"row {number}" for number in range(COUNT)]

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
-
 pytest.importorskip("qdrant_client")
 
 from qdrant_client import QdrantClient, models
@@ -42,6 +40,8 @@ from mrl_text.search.qdrant.calls import Address
 from mrl_text.search.qdrant.store import QdrantStore
 from mrl_text.truncation import truncate
 from tests.search.qdrant_server import StandIn
+
+pytestmark = pytest.mark.slow
 
 WIDTH = 16
 
