@@ -216,7 +216,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         lacking = next((name for name in _REASONS if item.get_closest_marker(name) and not present[name]), None)
         if lacking:
             item.add_marker(pytest.mark.skip(reason=f"needs {_REASONS[lacking]}"))
-    items.sort(key=lambda item: "integration" not in item.path.parts)  # the longest first, so that none is waited for
+    # what is long, or waits long, comes first, so that nothing is waited for at the end
+    items.sort(key=lambda item: not {"integration", "test_ray.py", "test_kills.py"} & set(item.path.parts))
     if config.getoption("fast"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
