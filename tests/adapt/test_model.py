@@ -31,6 +31,7 @@ def encoder(folder: Path, *, normalise: bool) -> MatryoshkaEncoder:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", [True, False])
 def test_the_model_gives_the_rotated_vectors(
     tiny_bert: Path, tmp_path: Path, adaptation: Adaptation, normalise: bool

@@ -83,6 +83,7 @@ def test_a_model_that_loads_anywhere(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted", "cache", "texts.txt"]
 
 
+@pytest.mark.slow
 def test_another_method_encodes_nothing_and_replaces_the_first(
     base: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

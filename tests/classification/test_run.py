@@ -162,6 +162,7 @@ def test_the_command_writes_csv_and_json_lines(classifier: Path, tmp_path: Path)
     assert [{name: str(cell) for name, cell in row.items()} for row in same] == rows
 
 
+@pytest.mark.slow
 def test_test_labels_that_were_never_learned_are_told(
     tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -94,6 +94,7 @@ def test_several_sizes_and_precisions_equal_single_ones(corpus: Path, tiny_bert:
     assert schema.field("embedding_8_binary").type.list_size == 1
 
 
+@pytest.mark.slow
 def test_npy_equals_parquet(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
     options = {"dims": [8, 32], "precisions": ["float32", "binary"], "keep": ["text", "lang"]}
     encode(corpus, tmp_path / "parquet", tiny_bert, **options)
@@ -272,6 +273,7 @@ def test_long_texts_left_out(corpus: Path, tiny_bert: Path, tmp_path: Path) -> N
     assert "d60" not in ids(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_long_text_is_shortened_before_it_is_tokenised(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

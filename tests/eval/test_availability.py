@@ -121,6 +121,7 @@ def test_prepared_data_need_no_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     assert list(unavailable([make_task("Newer", "test-org/TinySts-Pairs", OTHER_COMMIT)])) == ["Newer"]
 
 
+@pytest.mark.slow
 def test_without_a_network_another_revision_in_the_cache_does_not_pass_for_this(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,6 +293,7 @@ def test_experiments_are_those_of_plain_mteb(name: str, evaluated: Evaluate, tin
         assert values.tolist() == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_sizes_are_compared_on_the_same_items(evaluated: Evaluate) -> None:
     result = evaluated("RerankMerged", dims=(8, 32))
     small, full = (items_of(result, "RerankMerged", dim)["test", "default"].units for dim in (8, 32))

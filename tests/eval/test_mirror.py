@@ -300,6 +300,7 @@ def test_a_second_call_asks_the_hub_nothing(hub: FakeHub, mirror: Path) -> None:
     assert _manifest(mirror)["test-org/one"]["tasks"] == ["Late", "One"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_mirror_is_not_taken_for_whole_and_continues(hub: FakeHub, mirror: Path) -> None:
     hub.broken.add("test-org/two")
     with pytest.raises(OSError, match=rf"Two: test-org/two at revision {COMMIT} .*status 507"):
@@ -426,6 +427,7 @@ def test_one_data_set_at_two_revisions_is_a_conflict(hub: FakeHub, mirror: Path)
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_noticed_before_the_download(
     hub: FakeHub, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

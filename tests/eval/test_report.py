@@ -221,6 +221,7 @@ def test_a_report_is_a_page_and_two_pictures(single: Results, tmp_path: Path) ->
     assert all(file.stat().st_size for file in elsewhere)
 
 
+@pytest.mark.slow
 def test_a_figure_names_every_line_once_every_precision_and_every_size(single: Results, tmp_path: Path) -> None:
     _, svg = draw_curve(single, tmp_path)
     found = labels(svg)
@@ -240,6 +241,7 @@ def test_a_figure_of_one_precision_has_neither_markers_to_explain_nor_a_front(se
     assert {50, 60, 70, 64, 256} <= numbers  # scores 49.85 and 70, bytes 64 and 256
 
 
+@pytest.mark.slow
 def test_a_figure_has_a_curve_for_every_line_and_precision(single: Results, tmp_path: Path) -> None:
     _, svg = draw_curve(single, tmp_path)
     root = ElementTree.parse(svg).getroot()
@@ -281,6 +283,7 @@ def test_many_sizes_are_marked_at_powers_of_two(tmp_path: Path) -> None:
     assert not {"96", "192"} & set(found)
 
 
+@pytest.mark.slow
 def test_more_lines_than_colours_are_drawn(tmp_path: Path) -> None:
     sweep = MadeUpSweep(tmp_path)
     for number in range(13):

@@ -114,6 +114,7 @@ def test_it_is_plain_json_and_comes_back_from_the_page(data: dict[str, Any]) -> 
     assert json.loads(found[1]) == data
 
 
+@pytest.mark.slow
 def test_facts_about_the_sweep(data: dict[str, Any], results: Results) -> None:
     assert (data["title"], data["version"], data["keep"]) == ("tuned, other", mrl_text.__version__, KEEP)
     assert data["confidence"] == 0.95

@@ -339,6 +339,7 @@ def watch(make: Callable[[], Tensor]) -> Allocations:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["contrast", "distillation"])
 def test_nothing_larger_than_a_chunk_is_made(kind: str) -> None:
     rows, dims, width = 8, [4, 8, 12], 12

@@ -171,6 +171,7 @@ def test_further_files_of_one_name_give_different_ids(tmp_path: Path, tiny_bert:
     assert stored(tmp_path / "whole")[:2] == stored(tmp_path / "grown")[:2] == (names, TEXTS[:6])
 
 
+@pytest.mark.slow
 def test_an_id_of_a_further_file_that_is_in_the_index_follows_the_policy(tmp_path: Path, tiny_bert: Path) -> None:
     one = write_jsonl(tmp_path / "one.jsonl", [{"_id": "a", "text": TEXTS[0]}, {"_id": "b", "text": TEXTS[1]}])
     two = write_jsonl(tmp_path / "two.jsonl", [{"_id": "c", "text": TEXTS[2]}, {"_id": "b", "text": TEXTS[3]}])

@@ -132,6 +132,7 @@ def test_rows_texts_columns_and_vectors_arrive(
     assert not list(folder.glob("push-*"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_push_goes_on_after_the_last_confirmed_batch(
     new_url: Callable[[], str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +374,7 @@ def test_going_on_reads_the_vectors_of_no_confirmed_row(
     assert {int(name.split()[0][2:]) // 20 for name in looked} == set(range(10))  # all over what was confirmed
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_store_is_kept_and_another_one_taken_when_it_is_given(
     new_url: Callable[[], str], folder: Path
 ) -> None:

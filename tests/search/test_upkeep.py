@@ -87,6 +87,7 @@ def test_info_says_what_there_is(url: str, engine: str) -> None:
     assert "removed" not in shown
 
 
+@pytest.mark.slow
 def test_delete_says_how_many(url: str) -> None:
     result = invoke("index", "delete", url, "--id", "d1", "--id", "d2", "--id", "d2", "--id", "gone")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -107,6 +108,7 @@ def test_delete_says_how_many(url: str) -> None:
     assert len(opened(url)) == 46
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "where"])
 def test_an_export_fills_an_equal_store(
     url: str, engine: str, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

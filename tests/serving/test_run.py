@@ -166,6 +166,7 @@ def test_an_open_door_is_warned_about(tiny_bert, caplog):
     assert "anyone who reaches 0.0.0.0" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -425,6 +425,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("override", "error", "message"), MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
 def test_mistakes_are_found_before_anything_is_loaded_or_written(
     make_recipe: MakeRecipe,
