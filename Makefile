@@ -20,7 +20,7 @@ test: $(VENV)/.dev
 	$(PYTEST)
 
 check: lint types
-	$(PYTEST) --fast -q -n 2
+	$(PYTEST) --fast -q
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
