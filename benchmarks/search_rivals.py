@@ -19,8 +19,9 @@ _BLOCK = 65_536
 _VIEWS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _CANDIDATES = (10, 15, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 960)
 
-Search = Callable[[np.ndarray, int, int], np.ndarray]
-"""Takes float32 unit queries (n, width), an effort and threads; gives positions of rows (n, 10)."""
+Search = Callable[..., np.ndarray]
+"""Takes float32 unit queries (n, width), an effort and threads; gives positions of rows (n, 10), or of as many
+candidates as a fourth argument says, where it takes one."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _reranked(rival: Rival, vectors: np.ndarray) -> Rival:
     """The same with as many candidates as its effort, put in order by the float16 vectors on disk."""
 
     def search(queries: np.ndarray, effort: int, threads: int) -> np.ndarray:
-        found = rival.search(queries, effort, threads, max(effort, K))  # type: ignore[call-arg]
+        found = rival.search(queries, effort, threads, max(effort, K))
         best = np.empty((len(queries), K), np.int64)
         for row, candidates in enumerate(found):
             there = candidates[candidates >= 0]

@@ -33,7 +33,6 @@ _MOST_TASK_COLUMNS = 8
 _MODEL_COLUMNS = ["model", "revision", "dtype", "layers"]
 _USUAL = {"disk": 0, "comparison": "asymmetric", "rescore": 0}
 """Columns that people are shown only where something else is in them."""
-_FIRST_TASK = 13
 
 
 def load_results(folders: Sequence[str | Path]) -> Results:
@@ -225,12 +224,17 @@ def markdown(table: pd.DataFrame) -> str:
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """The leaderboard with numbers as text, for people."""
     rare = [name for name, usual in _USUAL.items() if not (table[name] == usual).all()]
-    columns = [name for name in table.columns[: table.columns.get_loc("score")] if name not in _USUAL or name in rare]
-    shown = table[columns].rename(columns={"dim": "size"}).copy()
+    names = list(table.columns)
+    shown = (
+        table[[name for name in names[: names.index("score")] if name not in _USUAL or name in rare]]
+        .rename(columns={"dim": "size"})
+        .copy()
+    )
     shown["score"] = [_with_interval(*row) for row in table[["score", "low", "high"]].itertuples(index=False)]
     kept = table[["retention", "retention_low", "retention_high"]].itertuples(index=False)
     shown["retention %"] = [_with_interval(*row) for row in kept]
-    return shown.assign(**{column: table[column].map(_hundredfold) for column in table.columns[_FIRST_TASK:]})
+    tasks = names[names.index("retention_high") + 1 :]
+    return shown.assign(**{name: table[name].map(_hundredfold) for name in tasks})
 
 
 def _with_interval(value: float | None, low: float | None, high: float | None) -> str:

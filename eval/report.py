@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mrl_text import __version__
+from mrl_text.codes import FEW_BITS
 from mrl_text.files import write_atomically
 
 from .engines import CHECKED, Engine, engines
@@ -244,9 +245,9 @@ def _engine(choice: Recommendation, engine: Engine) -> dict[str, Any]:
 
 def _notes(results: Results, failed: Mapping[str, str]) -> list[str]:
     notes = [f"{task} was left out: {reason}" for task, reason in failed.items()]
-    rows = results.scores[(results.scores["precision"] == "int8") & (results.scores["calibration"] != "")]
+    rows = results.scores[results.scores["precision"].isin(FEW_BITS) & (results.scores["calibration"] != "")]
     for task, what in rows.groupby("task", sort=False)["calibration"].first().items():
-        notes.append(f"{task}: the int8 ranges of each dimension were measured on {what}")
+        notes.append(f"{task}: what codes stand for was measured on {what}")
     first = results.lines[0]
     largest = results.cells(first)[0]
     scores = {task: results.estimate(first, largest, [task]) for task in results.tasks}

@@ -235,9 +235,8 @@ class Results:
         The smallest is that of the fewest bytes in memory. Sizes are tried from full width down, one precision and
         comparison after the other, and each is left at the first size that fails: this fixed sequence keeps the error
         rate of a single test within it, and a small size that clears the bar by luck below one that does not is not
-        chosen. Without an interval the point
-        estimate decides. A line with fewer layers is held against all layers at full width, too. With an engine, only
-        what it stores and compares is tried, and bytes are those that it takes.
+        chosen. Without an interval the point estimate decides. A line with fewer layers is held against all layers at
+        full width, too. With an engine, only what it stores and compares is tried, and bytes are those that it takes.
 
         Returns:
             None where full width was not measured or its score is not positive, and for a line with fewer layers none

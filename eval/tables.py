@@ -93,9 +93,7 @@ def task_table(result: Results, line: Line) -> Table | None:
         return None
     sizes = [cell.dim for cell in result.cells(line) if cell.precision == "float32"]
     metrics = result.scores.groupby("task")["metric"].first()
-    table = Table(title="each task, in float32", title_justify="left", title_style="italic")
-    for column in ("task", "metric", "items", *map(str, sizes)):
-        table.add_column(escape(column), justify="left" if column in ("task", "metric") else "right")
+    table = _table("each task, in float32", ("task", "metric", "items", *map(str, sizes)), ("task", "metric"))
     for task in result.tasks:
         scores = [_hundredfold(result, line, Cell(dim), [task]) for dim in sizes]
         table.add_row(escape(task), metrics[task], _items(result, line, [task]), *scores)
@@ -110,7 +108,6 @@ def _items(result: Results, line: Line, tasks: Sequence[str]) -> str:
 
 def score_table(result: Results, line: Line) -> Table:
     """One row per cell, the most bytes first: mean score x100 with interval, retention, and which are the best."""
-    table = Table(title=escape(result.labels[line]), title_justify="left", title_style="bold")
     heading = next(iter(result.tasks)) if len(result.tasks) == 1 else f"mean of {len(result.tasks)} tasks"
     known = [cell for cell in result.cells(line) if result.estimate(line, cell) is not None]
     front = {cell for _, cell in result.pareto(lines=[line]) | result.pareto(lines=[line], one_stage=True)}
@@ -119,13 +116,12 @@ def score_table(result: Results, line: Line) -> Table:
     if len(shown) < len(known):
         staged = " of memory, or of memory and disk" if any(cell.rescore for cell in known) else ""
         captions.append(f"{len(shown)} of {len(known)} cells: nothing scores higher in as few bytes{staged}")
-    table.caption, table.caption_justify = "; ".join(captions) or None, "left"
     coded = any(cell.comparison == "symmetric" for cell in shown)
     optional = {"on disk": any(cell.rescore for cell in shown), "queries": coded}
-    columns = ("bytes", "on disk", "size", "precision", "queries", heading, "retention", "best")
-    for column in columns:
-        if optional.get(column, True):
-            table.add_column(escape(column), justify="left" if column in ("precision", "queries", "best") else "right")
+    every = ("bytes", "on disk", "size", "precision", "queries", heading, "retention", "best")
+    columns = [column for column in every if optional.get(column, True)]
+    table = _table(escape(result.labels[line]), columns, ("precision", "queries", "best"), "bold")
+    table.caption, table.caption_justify = "; ".join(captions) or None, "left"
     for cell in sorted(shown, key=lambda one: (-one.bytes, *one.place)):
         retention = result.retention(line, cell)
         row = {"bytes": f"{cell.bytes:,}", "on disk": f"{result.disk(line, cell):,}" if cell.rescore else "-"}
@@ -134,7 +130,7 @@ def score_table(result: Results, line: Line) -> Table:
         row |= {heading: _score(result.estimate(line, cell))}
         row |= {"retention": f"{100 * retention.value:.1f} %" if retention else "-"}
         row |= {"best": "*" if cell in front else ""}
-        table.add_row(*(row[column] for column in columns if optional.get(column, True)))
+        table.add_row(*(row[column] for column in columns))
     return table
 
 
@@ -155,9 +151,8 @@ def code_table(result: Results, line: Line) -> Table | None:
     rivals = [one for one in _controls(result, line) if one.method in ("pq", "rabitq")]
     if not rivals:
         return None
-    table = Table(title="at equal bytes, queries in float32", title_justify="left", title_style="italic")
-    for column in ("bytes", "model", "score", "quantiser", "score", "model minus quantiser"):
-        table.add_column(column, justify="left" if column in ("model", "quantiser") else "right")
+    columns = ("bytes", "model", "score", "quantiser", "score", "model minus quantiser")
+    table = _table("at equal bytes, queries in float32", columns, ("model", "quantiser"))
     pairs = [(cell, one) for one in rivals for cell in result.cells(one) if result.estimate(one, cell) is not None]
     for cell, rival in sorted(pairs, key=lambda pair: (-pair[0].bytes, pair[1].method)):
         best, score = best_within(result, line, cell.bytes), result.estimate(rival, cell)
@@ -207,13 +202,19 @@ def _size_table(
     result: Results, title: str, names: Mapping[Line, str], more: Mapping[str, Callable[[int], str]] | None = None
 ) -> Table:
     """One row per size; one column per line, and ``more`` columns that know their cell of a size."""
-    table = Table(title=title, title_justify="left", title_style="italic")
     last = more or {}
-    for column in ("size", *names.values(), *last):
-        table.add_column(escape(column), justify="right")
+    table = _table(title, ("size", *names.values(), *last))
     for dim in sorted({cell.dim for one in names for cell in result.cells(one)}, reverse=True):
         scores = [_hundredfold(result, one, Cell(dim)) for one in names]
         table.add_row(str(dim), *scores, *(cell(dim) for cell in last.values()))
+    return table
+
+
+def _table(title: str, columns: Sequence[str], words: Sequence[str] = (), style: str = "italic") -> Table:
+    """An empty table of numbers; those of its columns that hold ``words`` begin at the left."""
+    table = Table(title=title, title_justify="left", title_style=style)
+    for column in columns:
+        table.add_column(escape(column), justify="left" if column in words else "right")
     return table
 
 

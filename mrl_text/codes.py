@@ -36,7 +36,7 @@ _BITS: dict[FewBits, int] = {"int8": 8, "int4": 4, "int2": 2, "binary": 1}
 _SPREAD = 1.4553  # puts the outer edges of four levels where the best quantiser of normal numbers has them (0.9816)
 _GRID = 1024  # edges are whole multiples of standard deviations / 1024, so that coding is to look into a table
 _BLOCK = 8192  # vectors that are coded or compared together
-_FORMAT = 1
+_FORMAT = 2  # 1 had other levels, of rotated numbers
 CODEC_FILE = "codec.json"  # in the folder of a model, or of vectors
 
 
@@ -176,7 +176,7 @@ class Codec:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: it is damaged, or of a later version.
+            ValueError: it is damaged, or of another version.
         """
         damaged = f"{path} is no codec, or damaged: fit it again"
         try:
@@ -185,7 +185,8 @@ class Codec:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(damaged) from error
         if not known:
-            raise ValueError(f"{path} has format {content['format']}, and {_FORMAT} is read here: update mrl-text")
+            how = "fit it again" if content["format"] in range(_FORMAT) else "update mrl-text"
+            raise ValueError(f"{path} has format {content['format']}, and {_FORMAT} is read here: {how}")
         if scales.ndim != 1 or not len(scales) or not (np.isfinite(scales) & (scales > 0)).all():
             raise ValueError(damaged)
         return cls(scales)

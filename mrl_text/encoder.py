@@ -109,8 +109,7 @@ class MatryoshkaEncoder(SentenceTransformer):
     @cached_property
     def codec(self) -> Codec | None:
         """What makes ``int4`` and ``int2`` codes, where it was saved with the model; None is :meth:`Codec.plain`."""
-        file = model_file(*self._loaded_from, CODEC_FILE)
-        return saved_codec(file.parent) if file is not None else None
+        return saved_codec(file.parent) if (file := model_file(*self._loaded_from, CODEC_FILE)) else None
 
     @property
     def matryoshka_dims(self) -> tuple[int, ...]:
@@ -352,6 +351,7 @@ class MatryoshkaEncoder(SentenceTransformer):
             reason = "no transformer" if not backbones else f"{len(backbones)} transformers, one per route"
             raise ValueError(f"layers can be dropped from a model with one transformer; this one has {reason}")
         truncate_backbone(backbones[0].model, layers)
+        self.codec = None  # it was of other vectors
         return self
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:

@@ -17,9 +17,8 @@ else:
     Embeddings = TypeVar("Embeddings")
 
 Precision = Literal["float32", "float16", "int8", "uint8", "int4", "int2", "binary", "ubinary"]
-PRECISIONS: tuple[Precision, ...] = get_args(
-    Precision
-)  # storage types of a vector; but for int4 and int2 sentence-transformers' words
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""Storage types of a vector, in sentence-transformers' words but for int4 and int2."""
 
 _BITS = {"float32": 32, "float16": 16, "int8": 8, "uint8": 8, "int4": 4, "int2": 2, "binary": 1, "ubinary": 1}
 

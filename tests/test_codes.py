@@ -165,7 +165,8 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     Codec.plain(WIDTH).save(file)
     whole = json.loads(file.read_text())
     for damage in (
-        {"format": 2},
+        {"format": 1},
+        {"format": 3},
         {"scales": []},
         {"scales": [0.0, *whole["scales"]]},
         {"scales": [float("inf"), *whole["scales"]]},

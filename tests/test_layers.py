@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from mrl_text import MatryoshkaEncoder
+from mrl_text.codes import Codec
 from mrl_text.layers import check_layers, find_layers, peek_layers
 from mrl_text.models import find_model
 
@@ -96,7 +97,9 @@ def test_a_cut_model_is_smaller_and_loads_so_in_plain_sentence_transformers(
     model.save_pretrained(str(tmp_path / "whole"))
     before = sum(parameter.numel() for parameter in model.parameters())
     dropped = sum(parameter.numel() for parameter in find_layers(model[0].model)[1:].parameters())
+    model.codec = Codec.plain(model.width)
     assert model.truncate_layers(1) is model
+    assert model.codec is None
     assert sum(parameter.numel() for parameter in model.parameters()) == before - dropped < before
     model.save_pretrained(str(tmp_path / "cut"))
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "cut")]

@@ -120,7 +120,7 @@ def apply(model: MatryoshkaEncoder, adaptation: Adaptation) -> MatryoshkaEncoder
     the same vectors. The saved model loads in plain sentence-transformers.
 
     Returns:
-        The same model; its ``matryoshka_dims`` are the adaptation's.
+        The same model; its ``matryoshka_dims`` and ``codec`` are the adaptation's.
 
     Raises:
         ValueError: the model's vectors have another width.
@@ -129,7 +129,7 @@ def apply(model: MatryoshkaEncoder, adaptation: Adaptation) -> MatryoshkaEncoder
         raise ValueError(f"the adaptation is for vectors of {adaptation.width} numbers, the model's have {model.width}")
     add_linear(model, torch.from_numpy(adaptation.matrix.T.copy()))  # a linear layer multiplies by the transpose
     model.truncate_dim = None  # a cut saved with the model was of the old numbers
-    model.matryoshka_dims = adaptation.dims
+    model.matryoshka_dims, model.codec = adaptation.dims, adaptation.codec
     return model
 
 

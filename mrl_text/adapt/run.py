@@ -18,7 +18,6 @@ from mrl_text.adapt.judge import kept_by_bytes
 from mrl_text.adapt.texts import read_pairs, read_texts
 from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod
-from mrl_text.codes import CODEC_FILE
 from mrl_text.files import check_replaceable, replaced_folder, write_atomically
 from mrl_text.loading import cached, check_device, full_width, load
 from mrl_text.models import ModelSource, find_model
@@ -211,8 +210,6 @@ def _save(source: ModelSource, adaptation: Adaptation, folder: Path) -> None:
     model.describe(name=folder.resolve().name, base_model=source.reference, adaptation=adaptation.method)
     with replaced_folder(folder, FACTS_FILE, "adapted model") as partial:
         model.save_pretrained(str(partial))
-        if adaptation.codec is not None:
-            adaptation.codec.save(partial / CODEC_FILE)
         facts = {name: adaptation.facts[name] for name in ("texts", "held_out", "kept") if name in adaptation.facts}
         facts |= {"base": source.name, "method": adaptation.method, "dims": adaptation.dims}
         rewrite(partial, lambda card: describe_adaptation(card, folder.resolve().name, **facts))

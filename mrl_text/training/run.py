@@ -96,7 +96,7 @@ class RunFolder:
         if not resume and self.recipe.exists():
             logger.info("%s: an earlier start broke off before its first checkpoint, and is begun anew", self.path)
             ours = (self.recipe, self.data, self.versions, self.metrics, self.before, self.rotation)
-            for file in (*ours, self.rotation.with_suffix(".json")):
+            for file in (*ours, *(self.rotation.with_suffix(end) for end in (".json", ".codec.json"))):
                 file.unlink(missing_ok=True)
         contents: dict[Path, Any] = {self.data: data, self.versions: _versions()}
         if not self.recipe.exists():

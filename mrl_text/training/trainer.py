@@ -114,6 +114,7 @@ def _train(
                 check_batches(recipe, data, batch_size=arguments.train_batch_size, **how)
         arguments.prompts = training_prompts(model, data)
         if recipe.loss.name != "rotation":  # which is fitted by now, and the encoder stays as it is
+            model.codec = None  # it was of vectors that the model will not make any more
             trainer = _Trainer(
                 model=model,
                 args=arguments,

@@ -251,9 +251,9 @@ def test_notes_say_what_was_left_out_measured_and_not_resampled(results: Results
     assert summarize(results, failed=failed)["notes"] == [
         "Clusters was left out: no data at made-up/Clusters",
         "Bitext was left out: out of memory",
-        "Search: the int8 ranges of each dimension were measured on 50 documents of the task",
-        "Questions: the int8 ranges of each dimension were measured on 50 documents of the task",
-        "Pairs: the int8 ranges of each dimension were measured on 80 texts of the task",
+        "Search: what codes stand for was measured on 50 documents of the task",
+        "Questions: what codes stand for was measured on 50 documents of the task",
+        "Pairs: what codes stand for was measured on 80 texts of the task",
         "no interval, since there is nothing to resample: Pairs",
     ]
 

@@ -137,6 +137,7 @@ def test_every_shipped_recipe_trains(
     assert result.get("steps") == (1 if trained else None)
     written = {file.name for file in (tmp_path / "run").iterdir()}
     assert written == always | trained | files | ({"start.json"} if validated else set())
+    assert (model / "codec.json").exists() == (name == "rotation")  # of vectors that no training has changed since
     assert SentenceTransformer(str(model), device="cpu").encode(["a dog"]).shape == (1, width)
     card = (model / "README.md").read_text(encoding="utf-8")
     assert ("starting model" in card) == validated
