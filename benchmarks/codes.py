@@ -9,8 +9,8 @@ interval is of the difference from the product quantiser, queries resampled, bot
 plain codec keeps behind random rotations of the prefix, ``--draws`` of them, mean and deviation: to show what turning
 brings, and what is luck. With ``--adapt`` our codes are of vectors behind the rotation of ``mrl-text adapt``, fitted on
 the same texts; the others code vectors as they are. Then it prints how many of the ten documents nearest to a query in
-float32 each precision finds, at the full width and a sixth of it, and codes and compares ``--speed`` vectors on one
-thread.
+float32 each precision finds, at the full width and a sixth of it, and what FAISS's own codes find there, and codes and
+compares ``--speed`` vectors on one thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -41,6 +43,9 @@ CELLS: tuple[tuple[int, FewBits], ...] = (
     *((dim, "int2") for dim in (128, 192, 256, 384, 768)),
     *((dim, "int4") for dim in (256, 384, 768)),
 )
+
+
+FAISS_WORDS = ("SQ8", "SQtqmse4", "RaBitQ4", "SQtqmse2", "RaBitQ2", "SQtqmse1", "RaBitQ")
 
 
 class Data:
@@ -86,8 +91,11 @@ def main() -> None:
         if dim <= width:
             _compare(sets, sample, matrix, dim, precision, arguments.draws)
     for dim in (width, width // 6):
-        found = ", ".join(f"{one} {100 * _nearest(sets, sample @ matrix, matrix, dim, one):.1f} %" for one in FEW_BITS)
-        print(f"of the ten nearest in float32 at {dim}: {found}")
+        codec = Codec.fit(sample @ matrix)
+        finders = {one: partial(_coded, codec, dim, one) for one in FEW_BITS}
+        finders |= {word: partial(_by_faiss, word) for word in FAISS_WORDS}
+        found = ", ".join(f"{name} {100 * _nearest(sets, matrix, dim, finder):.1f}" for name, finder in finders.items())
+        print(f"% of the ten nearest in float32 at {dim}: {found}", flush=True)
     with threads(1):
         _time(arguments.speed, width)
 
@@ -129,16 +137,28 @@ def _compare(
     )
 
 
-def _nearest(sets: list[Data], sample: np.ndarray, matrix: np.ndarray, dim: int, precision: FewBits) -> float:
-    """Mean over sets of the share of the ten nearest at that size in float32 that the codes find."""
-    codec, shares = Codec.fit(sample), []
+def _nearest(sets: list[Data], matrix: np.ndarray, dim: int, finder: Callable[[np.ndarray, np.ndarray], Any]) -> float:
+    """Mean over sets of the share of the ten nearest at that size in float32 that a finder names."""
+    shares = []
     for data in sets:
-        queries, documents = truncate(data.queries @ matrix, dim), data.documents @ matrix
-        exact = queries @ truncate(documents, dim).T
-        coded = codec.scores(queries, codec.encode(documents, dim, precision), dim, precision)
-        found, best = (np.argsort(-one, axis=1, kind="stable")[:, :K] for one in (coded, exact))
-        shares.append(recall(found, best).mean())
+        queries, documents = (truncate(one @ matrix, dim) for one in (data.queries, data.documents))
+        best = np.argsort(-queries @ documents.T, axis=1, kind="stable")[:, :K]
+        shares.append(recall(finder(queries, data.documents @ matrix), best).mean())
     return float(np.mean(shares))
+
+
+def _coded(codec: Codec, dim: int, precision: FewBits, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    scores = codec.scores(queries, codec.encode(documents, dim, precision), dim, precision)
+    return np.argsort(-scores, axis=1, kind="stable")[:, :K]
+
+
+def _by_faiss(word: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    cut = truncate(documents, queries.shape[1])
+    index = faiss.index_factory(cut.shape[1], word, faiss.METRIC_INNER_PRODUCT)
+    index.train(cut)
+    index.add(cut)
+    found: np.ndarray = index.search(queries, K)[1]
+    return found
 
 
 def _kept(sets: list[Data], scores: Callable[[Data], np.ndarray]) -> np.ndarray:

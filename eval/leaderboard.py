@@ -225,11 +225,8 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """The leaderboard with numbers as text, for people."""
     rare = [name for name, usual in _USUAL.items() if not (table[name] == usual).all()]
     names = list(table.columns)
-    shown = (
-        table[[name for name in names[: names.index("score")] if name not in _USUAL or name in rare]]
-        .rename(columns={"dim": "size"})
-        .copy()
-    )
+    cells = [name for name in names[: names.index("score")] if name not in _USUAL or name in rare]
+    shown = table[cells].rename(columns={"dim": "size"}).copy()
     shown["score"] = [_with_interval(*row) for row in table[["score", "low", "high"]].itertuples(index=False)]
     kept = table[["retention", "retention_low", "retention_high"]].itertuples(index=False)
     shown["retention %"] = [_with_interval(*row) for row in kept]
