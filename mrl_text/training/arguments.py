@@ -74,8 +74,10 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformer
     given |= _validation_arguments(recipe, given)
     if given.get("save_only_model"):
         logger.warning("training.save_only_model: an interrupted run cannot be continued from weights alone")
-    if recipe.loss.name == "rotation" and (idle := sorted(set(recipe.training) - _OF_A_ROTATION)):
-        logger.warning("loss.name rotation is fitted without steps: training.%s has no effect", ", ".join(idle))
+    if not recipe.loss.steps and (idle := sorted(set(recipe.training) - _OF_A_ROTATION)):
+        logger.warning(
+            "loss.name %s is fitted without steps: training.%s has no effect", recipe.loss.name, ", ".join(idle)
+        )
     ours = {"output_dir": str(checkpoints), "disable_tqdm": True}
     if (reason := _refusal({**_DEFAULTS, **given})) is not None:
         for name, value in recipe.training.items():  # the one without which it would do

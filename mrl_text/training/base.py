@@ -108,7 +108,7 @@ def _check_sizes(recipe: Recipe, width: int) -> None:
     for section, dims in (("loss", recipe.loss.dims), ("eval", recipe.eval.dims)):
         if dims and max(dims) > width:
             raise ValueError(f"{section}.dims asks for {max(dims)}, but {recipe.model.name} has width {width}")
-    weights = recipe.loss.weights if recipe.loss.name == "rotation" else None
+    weights = recipe.loss.weights if not recipe.loss.steps else None
     weighted = zip(recipe.loss.dims, weights or [1.0] * len(recipe.loss.dims), strict=True)
-    if (recipe.model.rotation or recipe.loss.name == "rotation") and not any(w for dim, w in weighted if dim < width):
+    if (recipe.model.rotation or not recipe.loss.steps) and not any(w for dim, w in weighted if dim < width):
         raise ValueError(f"a rotation changes nothing at {width}, the full width: give loss.dims a smaller size")

@@ -36,7 +36,7 @@ def check_data(recipe: Recipe) -> None:
         raise FileNotFoundError(f"data.mirror: no folder at {recipe.data.mirror}; mrl-text mirror makes one")
     if not recipe.data.stream:
         return
-    if recipe.loss.needs_teacher or recipe.model.rotation or recipe.loss.name == "rotation":
+    if recipe.loss.needs_teacher or recipe.model.rotation or not recipe.loss.steps:
         raise ValueError(
             "data.stream: the base's vectors of all texts cannot be computed beforehand: leave stream out, or the"
             " rotation, and distil with loss.teacher=self"
@@ -104,7 +104,7 @@ def check_batches(recipe: Recipe, data: Data, *, batch_size: int, drop_last: boo
         sampler = NoDuplicatesBatchSampler(part if own else _numbered(part), batch_size, drop_last, seed=recipe.seed)
         columns = len(text_columns(part))
         told_apart = sampler.largest * (columns - 1 if recipe.loss.needs_pairs else columns)
-        told_apart *= processes if recipe.loss.gather_across_devices else 1
+        told_apart *= processes if recipe.loss.gathers else 1
         if drop_last and next(iter(sampler), None) is None:
             problems.append(_no_full_batch(name, part, sampler))
         elif told_apart < 2:

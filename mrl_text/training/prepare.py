@@ -37,7 +37,7 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
         from mrl_text.training.negatives import mine_sources
 
         data = mine_sources(data, recipe.data.train, model, prompts=prompts)
-    rotates = recipe.model.rotation or recipe.loss.name == "rotation"
+    rotates = recipe.model.rotation or not recipe.loss.steps
     keeps = recipe.loss.needs_teacher or recipe.data.batches == "neighbours"
     if not (rotates or keeps):
         return model, data
@@ -62,7 +62,7 @@ def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path)
     except (FileNotFoundError, ValueError) as error:
         if file.exists():
             logger.warning("%s; the rotation is fitted again", error)
-    weights = recipe.loss.weights if recipe.loss.name == "rotation" else None  # else they are the training's
+    weights = None if recipe.loss.steps else recipe.loss.weights  # else they are the training's
     vectors = _vectors(taught, model.width or 0, recipe.seed)
     fitted = fit(vectors, dims=recipe.loss.dims, weights=weights, seed=recipe.seed)
     with explain_failed_write("the rotation", file.parent):

@@ -7,22 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
 
 from mrl_text.suggest import did_you_mean
+from mrl_text.training.losses import Loss
+from mrl_text.training.section import Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
 DEFAULT_SEED = 42
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveInt = Annotated[StrictInt, Field(ge=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The starting model."""
 
     name: str  # hub id, local folder or packaged model; a plain transformer such as BERT gets mean pooling
@@ -58,7 +53,7 @@ class ModelConfig(_Section):
         return self
 
 
-class MiningConfig(_Section):
+class MiningConfig(Section):
     """Hard negatives: positives of other rows that the starting model places near the anchor."""
 
     num: PositiveInt = 3  # negatives per row; rows with fewer candidates are left out
@@ -78,7 +73,7 @@ class MiningConfig(_Section):
         return self
 
 
-class SourceConfig(_Section):
+class SourceConfig(Section):
     """Where pairs or triplets come from."""
 
     source: str  # hub id, local CSV/TSV/JSONL/Parquet file, folder of such files, or ``docstrings``
@@ -115,7 +110,7 @@ class SourceConfig(_Section):
         return self
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Training and validation data."""
 
     train: list[SourceConfig] = Field(min_length=1)
@@ -184,80 +179,8 @@ _NOT_TAKEN = {
 }
 """Training arguments that are not passed on -> why, and what to do instead."""
 
-_UNUSED = {
-    "nested_infonce": "layers_per_step",
-    "self_distillation": "scale symmetric gather_across_devices distill_weight layers_per_step",
-    "nested_infonce_2d": "reduction symmetric gather_across_devices mini_batch_size distill_weight distill_scale"
-    " distill_weights teacher",
-    "rotation": "scale reduction symmetric gather_across_devices mini_batch_size dims_per_step distill_weight"
-    " distill_scale distill_weights teacher layers_per_step",
-}
-"""``loss.name`` -> options that mean nothing to it."""
 
-
-class LossConfig(_Section):
-    """Contrast, self-distillation or both, at several prefix sizes at once."""
-
-    name: Literal["nested_infonce", "self_distillation", "nested_infonce_2d", "rotation"] = "nested_infonce"
-    """``nested_infonce``: multiple negatives ranking loss. ``self_distillation``: every size keeps the teacher's
-    neighbourhoods, no labels. ``nested_infonce_2d``: multiple negatives ranking over sizes and layers. ``rotation``:
-    the encoder stays as it is, and the numbers of its vectors are rotated (:mod:`mrl_text.adapt`)."""
-    dims: list[StrictInt]  # sizes to train; the model's full width should be among them
-    weights: list[NotNegative] | None = None  # one weight per size, in the order of ``dims``; None is 1 for each
-    scale: Positive = 20.0  # inverse temperature of the softmax over cosine similarities in the contrastive loss
-    reduction: Literal["sum", "mean"] = "sum"  # over the sizes
-    symmetric: bool = False  # positives find their anchors, too
-    gather_across_devices: bool = False  # with several processes: negatives from all of them
-    mini_batch_size: PositiveInt | None = None
-    """Encode the batch in pieces of this size with cached gradients: large batches in little memory."""
-    dims_per_step: PositiveInt | None = None  # train this many sizes per step, drawn at random; None trains all
-    distill_weight: NotNegative = 0.0  # weight of self-distillation beside ``nested_infonce``
-    distill_scale: Positive = 10.0  # inverse temperature of self-distillation
-    distill_weights: list[NotNegative] | None = None
-    """One weight per size for self-distillation; None takes ``weights``."""
-    teacher: Literal["base", "self"] = "base"
-    """Of self-distillation: the frozen starting model, whose vectors are computed once, or the model's own full
-    width as it trains."""
-    layers_per_step: PositiveInt = 1
-    """Of ``nested_infonce_2d``: this many layers besides the last per step, drawn at random."""
-
-    @property
-    def distills(self) -> bool:
-        """Whether self-distillation is part of the loss."""
-        return self.name == "self_distillation" or self.distill_weight > 0
-
-    @property
-    def needs_pairs(self) -> bool:
-        """Whether a text alone, without its positive, teaches nothing."""
-        return self.name not in ("self_distillation", "rotation")
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether the base's vectors have to be computed."""
-        return self.distills and self.teacher == "base"
-
-    @field_validator("dims")
-    @classmethod
-    def _sizes(cls, dims: list[int]) -> list[int]:
-        check_dims(dims)
-        if len(set(dims)) != len(dims):
-            raise ValueError("dims names a size twice")
-        return dims
-
-    @model_validator(mode="after")
-    def _options_fit(self) -> LossConfig:
-        for name, weights in (("weights", self.weights), ("distill_weights", self.distill_weights)):
-            if weights is not None and len(weights) != len(self.dims):
-                raise ValueError(f"{name} has {len(weights)} values for {len(self.dims)} dims")
-            if weights is not None and not any(weights):
-                raise ValueError(f"{name} are all zero: there would be nothing to train")
-        defaults = {name: field.default for name, field in LossConfig.model_fields.items()}
-        if given := [name for name in _UNUSED[self.name].split() if getattr(self, name) != defaults[name]]:
-            raise ValueError(f"{self.name} does not take {', '.join(given)}: leave it out, or change loss.name")
-        return self
-
-
-class EvalConfig(_Section):
+class EvalConfig(Section):
     """What ``mrl-text eval RUN`` measures unless told otherwise."""
 
     tasks: list[str] = []
@@ -270,13 +193,13 @@ class EvalConfig(_Section):
         return list(check_dims(dims)) if dims else []
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole training run; see ``mrl-text recipes show NAME`` for examples."""
 
     description: str = ""
     model: ModelConfig
     data: DataConfig
-    loss: LossConfig
+    loss: Loss
     training: dict[str, Any] = {}  # ``SentenceTransformerTrainingArguments``; what would have no effect is refused
     eval: EvalConfig = EvalConfig()
 
@@ -294,7 +217,7 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _sources_fit_loss(self) -> Recipe:
         name = self.loss.name
-        if self.model.static is not None and (self.loss.needs_teacher or name == "rotation"):
+        if self.model.static is not None and (self.loss.needs_teacher or not self.loss.steps):
             raise ValueError("model.static begins from nothing, so there is no base to distil from or to rotate")
         for source in self.data.train:
             if self.loss.needs_pairs and source.columns is not None and len(source.columns) < 2:
@@ -302,8 +225,8 @@ class Recipe(_Section):
                     f"data.train: {source.label} names one column, and loss.name {name} needs anchor and positive:"
                     " name two, or choose self_distillation or rotation"
                 )
-            if name == "rotation" and source.mine_negatives is not None:
-                raise ValueError(f"data.train: {source.label}: loss.name rotation has no use for mine_negatives")
+            if not self.loss.steps and source.mine_negatives is not None:
+                raise ValueError(f"data.train: {source.label}: loss.name {name} has no use for mine_negatives")
         return self
 
     @property

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError, YAMLError
 
 from mrl_text.suggest import did_you_mean
-from mrl_text.training.recipe import DataConfig, EvalConfig, LossConfig, MiningConfig, ModelConfig, Recipe, SourceConfig
+from mrl_text.training.losses import losses
+from mrl_text.training.recipe import DataConfig, EvalConfig, MiningConfig, ModelConfig, Recipe, SourceConfig
 
 
 def shipped_recipes() -> dict[str, Traversable]:
@@ -129,7 +130,6 @@ def _first_line(error: BaseException) -> str:
 _SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelConfig,
     "data": DataConfig,
-    "loss": LossConfig,
     "eval": EvalConfig,
     "train": SourceConfig,
     "validation": SourceConfig,
@@ -141,11 +141,19 @@ def _first_problem(error: ValidationError) -> str:
     """The first complaint of a validation in one line, with the nearest known key where a key is unknown."""
     problems = error.errors(include_url=False)
     problem = next((item for item in problems if item["type"] == "extra_forbidden"), problems[0])
-    path = [str(part) for part in problem["loc"]]
+    path, parts, known = [], [str(part) for part in problem["loc"]], Recipe.model_fields
+    for number, part in enumerate(parts):
+        if number and parts[number - 1] == "loss" and part in losses():  # the class, and no key
+            known = losses()[part].model_fields
+            continue
+        path.append(part)
+        if number < len(parts) - 1 and part in _SECTIONS:
+            known = _SECTIONS[part].model_fields
+    if problem["type"] == "union_tag_invalid":
+        name = problem["ctx"]["tag"]
+        return f"{'.'.join(path)}.name: no loss {name!r}{did_you_mean(name, losses())}"
     where = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        parent = next((part for part in reversed(path[:-1]) if part in _SECTIONS), "")
-        known = _SECTIONS.get(parent, Recipe).model_fields
         return f"{where}: unknown key{did_you_mean(path[-1], known)}"
     message, given = problem["msg"].removeprefix("Value error, "), repr(problem["input"])
     if problem["type"] != "value_error" and len(given) < 80:  # our own checks name the value themselves

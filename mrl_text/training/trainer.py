@@ -31,7 +31,6 @@ from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLin
 from mrl_text.training.corpus import check_batches, load_training_data, training_prompts
 from mrl_text.training.data import load_source
 from mrl_text.training.evaluator import NestedRetrievalEvaluator
-from mrl_text.training.losses import build_loss
 from mrl_text.training.outcome import Scores, compared, means
 from mrl_text.training.prepare import prepare
 from mrl_text.training.recipe import Recipe
@@ -113,13 +112,13 @@ def _train(
             if any(source.mine_negatives for source in recipe.data.train):  # which leaves rows out
                 check_batches(recipe, data, batch_size=arguments.train_batch_size, **how)
         arguments.prompts = training_prompts(model, data)
-        if recipe.loss.name != "rotation":  # which is fitted by now, and the encoder stays as it is
+        if recipe.loss.steps:  # else all is fitted by now, and the encoder stays as it is
             model.codec = None  # it was of vectors that the model will not make any more
             trainer = _Trainer(
                 model=model,
                 args=arguments,
                 train_dataset=data,
-                loss=build_loss(recipe.loss, model),
+                loss=recipe.loss.build(model),
                 evaluator=evaluator,
                 callbacks=[MetricsLog(folder.metrics)],
             )

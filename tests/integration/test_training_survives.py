@@ -18,8 +18,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mrl_text.training import trainer as train_module
 from mrl_text.training.callbacks import MetricsLog
+from mrl_text.training.losses import NestedInfoNCEConfig
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.recipe_files import load_recipe
 from mrl_text.training.run import RunFolder, describe_data
@@ -229,7 +229,7 @@ def test_a_loss_that_is_no_number_leaves_a_checkpoint_to_go_on_from(
     recipe = as_recipe(content, max_steps=12)
     whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
     train(recipe, whole.path)
-    original = train_module.build_loss
+    original = NestedInfoNCEConfig.build
 
     def spoilt(*arguments: Any) -> torch.nn.Module:
         loss = original(*arguments)
@@ -243,7 +243,7 @@ def test_a_loss_that_is_no_number_leaves_a_checkpoint_to_go_on_from(
         return loss
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "build_loss", spoilt)
+        patch.setattr(NestedInfoNCEConfig, "build", spoilt)
         with pytest.raises(FloatingPointError, match=r"the loss is nan at step 8; lower training.learning_rate"):
             train(recipe, broken.path)
     kept = broken.last_checkpoint()

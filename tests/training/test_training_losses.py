@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from sentence_transformers.sentence_transformer.losses import (
     Matryoshka2dLoss,
     MatryoshkaLoss,
@@ -14,8 +15,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.training.losses import build_loss
-from mrl_text.training.recipe import LossConfig
+from mrl_text.training.losses import Loss, LossConfig
 
 DIMS = [32, 8, 16]
 WEIGHTS = [1.0, 0.5, 2.0]
@@ -33,7 +33,8 @@ def columns(model: MatryoshkaEncoder, triplets: list[dict[str, str]]) -> list[di
 
 
 def config(**options: Any) -> LossConfig:
-    return LossConfig.model_validate({"dims": DIMS, **options})
+    found: LossConfig = TypeAdapter(Loss).validate_python({"dims": DIMS, **options})
+    return found
 
 
 def value(loss: torch.nn.Module, columns: list[dict[str, Tensor]], labels: Tensor | None = None) -> float:
@@ -70,17 +71,17 @@ def test_nested_infonce_is_the_loss_of_sentence_transformers(
     pairs = columns[:2] if symmetric else columns
     theirs = MatryoshkaLoss(model, kind(model, scale=5.0), DIMS, WEIGHTS)
     options: dict[str, Any] = {"symmetric": symmetric, "mini_batch_size": mini_batch_size}
-    ours = build_loss(config(weights=WEIGHTS, scale=5.0, **options), model)
+    ours = config(weights=WEIGHTS, scale=5.0, **options).build(model)
     expected = value(theirs, pairs)
     assert value(ours, pairs) == pytest.approx(expected, rel=1e-5)
-    mean = build_loss(config(weights=WEIGHTS, scale=5.0, reduction="mean", **options), model)
+    mean = config(weights=WEIGHTS, scale=5.0, reduction="mean", **options).build(model)
     assert value(mean, pairs) == pytest.approx(expected / sum(WEIGHTS), rel=1e-5)
 
 
 def test_nested_infonce_2d_is_sentence_transformers_own(
     model: MatryoshkaEncoder, columns: list[dict[str, Tensor]]
 ) -> None:
-    loss = build_loss(config(name="nested_infonce_2d", weights=WEIGHTS, layers_per_step=2, dims_per_step=2), model)
+    loss = config(name="nested_infonce_2d", weights=WEIGHTS, layers_per_step=2, dims_per_step=2).build(model)
     assert isinstance(loss, Matryoshka2dLoss)
     given = loss.get_config_dict()
     assert sorted(zip(given["matryoshka_dims"], given["matryoshka_weights"], strict=True)) == sorted(
@@ -95,7 +96,7 @@ def test_self_distillation_matches_the_vectors_in_the_label(
     model: MatryoshkaEncoder, columns: list[dict[str, Tensor]], scale: float
 ) -> None:
     teacher = torch.randn(12, 3 * 20, generator=torch.Generator().manual_seed(0))
-    loss = build_loss(config(name="self_distillation", weights=WEIGHTS, distill_scale=scale), model)
+    loss = config(name="self_distillation", weights=WEIGHTS, distill_scale=scale).build(model)
     stacked = torch.cat(teacher.chunk(3, dim=1))
     assert value(loss, columns, teacher) == pytest.approx(distilled(model, columns, stacked, scale, WEIGHTS), rel=1e-5)
 
@@ -104,7 +105,7 @@ def test_a_model_that_is_its_own_teacher_passes_over_the_label(
     model: MatryoshkaEncoder, columns: list[dict[str, Tensor]]
 ) -> None:
     teacher = torch.randn(12, 3 * 20, generator=torch.Generator().manual_seed(0))
-    loss = build_loss(config(name="self_distillation", teacher="self"), model)
+    loss = config(name="self_distillation", teacher="self").build(model)
     with torch.no_grad():
         own = torch.cat([model(dict(column))["sentence_embedding"] for column in columns])
     expected = distilled(model, columns, own, 10.0, [1.0] * 3)
@@ -116,8 +117,8 @@ def test_distillation_is_added_to_contrast_with_its_own_weights(
     model: MatryoshkaEncoder, columns: list[dict[str, Tensor]], weights: list[float] | None
 ) -> None:
     teacher = torch.randn(12, 3 * 20, generator=torch.Generator().manual_seed(0))
-    both = build_loss(config(weights=WEIGHTS, distill_weight=4.0, distill_weights=weights), model)
-    contrast = build_loss(config(weights=WEIGHTS), model)
+    both = config(weights=WEIGHTS, distill_weight=4.0, distill_weights=weights).build(model)
+    contrast = config(weights=WEIGHTS).build(model)
     stacked = torch.cat(teacher.chunk(3, dim=1))
     expected = value(contrast, columns) + 4.0 * distilled(model, columns, stacked, 10.0, weights or WEIGHTS)
     assert value(both, columns, teacher) == pytest.approx(expected, rel=1e-5)
@@ -126,7 +127,7 @@ def test_distillation_is_added_to_contrast_with_its_own_weights(
 
 def test_one_column_is_enough_to_distil(model: MatryoshkaEncoder, columns: list[dict[str, Tensor]]) -> None:
     teacher = torch.randn(12, 20, generator=torch.Generator().manual_seed(0))
-    loss = build_loss(config(name="self_distillation"), model)
+    loss = config(name="self_distillation").build(model)
     expected = distilled(model, columns[:1], teacher, 10.0, [1.0] * 3)
     assert value(loss, columns[:1], teacher) == pytest.approx(expected, rel=1e-5)
 
@@ -134,7 +135,7 @@ def test_one_column_is_enough_to_distil(model: MatryoshkaEncoder, columns: list[
 @pytest.mark.parametrize("name", ["nested_infonce", "self_distillation", "nested_infonce_2d"])
 def test_a_size_larger_than_the_model_is_refused(model: MatryoshkaEncoder, name: str) -> None:
     with pytest.raises(ValueError, match="dims asks for 64, but the model has width 32"):
-        build_loss(LossConfig.model_validate({"name": name, "dims": [8, 64]}), model)
+        config(name=name, dims=[8, 64]).build(model)
 
 
 def test_a_static_model_has_no_layers_to_train(model: MatryoshkaEncoder) -> None:
@@ -142,6 +143,6 @@ def test_a_static_model_has_no_layers_to_train(model: MatryoshkaEncoder) -> None
 
     table = MatryoshkaEncoder(modules=[StaticEmbedding(model.tokenizer.backend_tokenizer, embedding_dim=32)])
     with pytest.raises(ValueError, match="has no layers to train"):
-        build_loss(config(name="nested_infonce_2d"), table)
+        config(name="nested_infonce_2d").build(table)
     with pytest.raises(ValueError, match="leave mini_batch_size out"):
-        build_loss(config(mini_batch_size=4), table)
+        config(mini_batch_size=4).build(table)
