@@ -52,8 +52,8 @@ class LogBeforeSaving(TrainerCallback):
 class ProgressLine(TrainerCallback):
     """One progress bar with loss and validation score in place of the dictionaries the Trainer prints."""
 
-    def __init__(self, metric: str | None = None) -> None:
-        self.metric = metric
+    def __init__(self, metric: str | None = None, words: str = "") -> None:
+        self.metric, self.words = metric, words
         self._bar: Any = None
         self._shown: dict[str, str] = {}
 
@@ -72,7 +72,7 @@ class ProgressLine(TrainerCallback):
         if logs and "loss" in logs:
             self._shown["loss"] = f"{float(logs['loss']):.3f}"
         if logs and self.metric and f"eval_{self.metric}" in logs:
-            self._shown["nDCG@10"] = f"{100 * float(logs[f'eval_{self.metric}']):.2f}"
+            self._shown[self.words] = f"{100 * float(logs[f'eval_{self.metric}']):.2f}"
         if self._bar is not None:
             self._bar.set_postfix(self._shown)
 

@@ -13,7 +13,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.loading import shared_folder
-from mrl_text.training.texts import LABEL, text_columns
+from mrl_text.training.columns import LABEL
+from mrl_text.training.texts import text_columns
 from mrl_text.truncation import truncate
 
 Data = TypeVar("Data", Dataset, DatasetDict)

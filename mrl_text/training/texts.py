@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from datasets import Dataset
 
-LABEL = "label"  # column of a teacher's vectors; all others hold text
+from mrl_text.training.columns import LABEL
 
 
 def normalised(text: str) -> str:

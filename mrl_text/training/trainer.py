@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from torch.utils.data import BatchSampler
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -28,10 +29,11 @@ from mrl_text.training.arguments import training_arguments
 from mrl_text.training.base import check_recipe, load_base, located
 from mrl_text.training.batches import rows_used
 from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
-from mrl_text.training.corpus import check_batches, load_training_data, training_prompts
+from mrl_text.training.columns import LABEL
+from mrl_text.training.corpus import check_batches, load_training_data, source_prompts, source_samplers
 from mrl_text.training.data import load_source
-from mrl_text.training.evaluator import NestedRetrievalEvaluator
-from mrl_text.training.outcome import Scores, compared, means
+from mrl_text.training.evaluator import NestedEvaluator, NestedRetrievalEvaluator, NestedSimilarityEvaluator, metric_of
+from mrl_text.training.outcome import Scores, compared, totals
 from mrl_text.training.prepare import prepare
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.run import RunFolder, describe_data, explain_failed_write
@@ -111,25 +113,30 @@ def _train(
             model, data = prepare(recipe, model, data, folder)
             if any(source.mine_negatives for source in recipe.data.train):  # which leaves rows out
                 check_batches(recipe, data, batch_size=arguments.train_batch_size, **how)
-        arguments.prompts = training_prompts(model, data)
         if recipe.loss.steps:  # else all is fitted by now, and the encoder stays as it is
             model.codec = None  # it was of vectors that the model will not make any more
+            loss = recipe.build_loss(model, list(data) if isinstance(data, DatasetDict) else [])
+            if isinstance(loss, dict):  # by the names of its sources, as the Trainer asks for
+                data = DatasetDict(zip(loss, data.values(), strict=True))
+            arguments.prompts = source_prompts(recipe, model, data)
             trainer = _Trainer(
                 model=model,
                 args=arguments,
                 train_dataset=data,
-                loss=recipe.loss.build(model),
+                loss=loss,
                 evaluator=evaluator,
                 callbacks=[MetricsLog(folder.metrics)],
             )
             trainer.saved_length = saved_length if length else None
-            facts = _fit(trainer, checkpoint, recipe.model.blend, evaluator.primary_metric if evaluator else None)
+            if not recipe.data.stream and "batch_sampler" not in recipe.training:
+                trainer.samplers = source_samplers(recipe)
+            facts = _fit(trainer, checkpoint, recipe.model.blend)
     if main_process:
         facts["seconds_this_session"] = round(time.monotonic() - started, 1)
         if evaluator is not None:
-            after = evaluator.per_query(model)
-            facts["validation"] = compared(before, after)
-            card |= {"before": means(before), "after": means(after)}
+            after = {dim: evaluator.units(each) for dim, each in evaluator.measure(model).items()}
+            facts["validation"] = compared(before, after, evaluator.metric)
+            card |= {"before": totals(before), "after": totals(after), "metric": evaluator.metric.words}
         _save(recipe, model, folder, source, {**facts, "data": card["data"]}, card)
     PartialState().wait_for_everyone()
 
@@ -148,13 +155,14 @@ def _reading(model: MatryoshkaEncoder, tokens: int | None) -> Iterator[None]:
         model.max_seq_length = before
 
 
-def _fit(trainer: _Trainer, checkpoint: Path | None, blend: float, metric: str | None) -> dict[str, Any]:
+def _fit(trainer: _Trainer, checkpoint: Path | None, blend: float) -> dict[str, Any]:
     """Run the Trainer; the model ends with the weights to be saved. Returns facts for the result."""
     weights = trainer.model.state_dict()
     start = {name: value.detach().clone() for name, value in weights.items()} if blend < 1 else {}
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
-    progress = ProgressLine(metric)
+    evaluator = trainer.evaluator
+    progress = ProgressLine(evaluator.primary_metric, evaluator.metric.words) if evaluator else ProgressLine()
     with StopOnInterrupt() as interrupt, closing(progress):
         for callback in (progress, interrupt, LogBeforeSaving()):  # in this order: an interrupt asks for a checkpoint
             trainer.add_callback(callback)
@@ -192,12 +200,17 @@ def _rows_used(trainer: _Trainer) -> int:
     return rows_used(getattr(sampler, "batch_sampler", sampler), steps, per_step)  # of all processes
 
 
-def _evaluator(recipe: Recipe, batch_size: int) -> NestedRetrievalEvaluator | None:
+def _evaluator(recipe: Recipe, batch_size: int) -> NestedEvaluator | None:
     if not recipe.data.validation:
         return None
-    parts = [load_source(source) for source in recipe.data.validation]
-    anchors, positives = ([text for part in parts for text in part[name]] for name in ("anchor", "positive"))
-    return NestedRetrievalEvaluator(anchors, positives, recipe.loss.dims, batch_size=max(batch_size, 32))
+    needs = recipe.validation_needs
+    parts = [load_source(source, needs) for source in recipe.data.validation]
+    columns = ("anchor", "positive", *([LABEL] if needs.label else []))
+    cells = [[cell for part in parts for cell in part[name]] for name in columns]
+    options: dict[str, Any] = {"dims": recipe.loss.dims, "batch_size": max(batch_size, 32)}
+    if not needs.label:
+        return NestedRetrievalEvaluator(*cells, **options)
+    return NestedSimilarityEvaluator(*cells, metric=metric_of(needs), **options)
 
 
 class _Trainer(SentenceTransformerTrainer):
@@ -205,6 +218,15 @@ class _Trainer(SentenceTransformerTrainer):
     the last step (the parent takes one more after resuming there), and at a full disk in plain words."""
 
     saved_length: int | None = None  # tokens per text of the saved model, where training has fewer
+    samplers: Sequence[Callable[..., BatchSampler]] = ()  # of each source, where their losses decide
+
+    def get_batch_sampler(self, dataset: Dataset, *args: Any, **kwargs: Any) -> BatchSampler | None:
+        """The batches of a source, as its loss needs them."""
+        parts = self.train_dataset.values() if isinstance(self.train_dataset, DatasetDict) else [self.train_dataset]
+        for part, sampler in zip(parts, self.samplers, strict=False):
+            if part is dataset:
+                return sampler(dataset, *args, **kwargs)
+        return super().get_batch_sampler(dataset, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
@@ -243,17 +265,17 @@ class _Trainer(SentenceTransformerTrainer):
             super()._save_checkpoint(*args, **kwargs)
 
 
-def _starting_scores(evaluator: NestedRetrievalEvaluator, model: MatryoshkaEncoder, folder: RunFolder) -> Scores:
-    """What the starting model scores per size and query; measured once, a run that is resumed reads it."""
+def _starting_scores(evaluator: NestedEvaluator, model: MatryoshkaEncoder, folder: RunFolder) -> Scores:
+    """What the starting model scores per size and query or pair; measured once, a run that is resumed reads it."""
     known = peek_json(folder.before)
-    shape = {str(dim): len(evaluator.queries) for dim in evaluator.dims}
+    shape = {str(dim): evaluator.items for dim in evaluator.dims}
     if not isinstance(known, dict) or {dim: np.size(each) for dim, each in known.items()} != shape:
         if folder.before.exists():
             logger.warning("%s is damaged: the starting model is measured again", folder.before)
-        known = {str(dim): each.tolist() for dim, each in evaluator.per_query(model).items()}
+        known = {str(dim): each.tolist() for dim, each in evaluator.measure(model).items()}
         with explain_failed_write("the scores of the starting model", folder.path):
             write_atomically(folder.before, json.dumps(known).encode())
-    return {int(dim): np.asarray(each, dtype=np.float64) for dim, each in known.items()}
+    return {int(dim): evaluator.units(np.asarray(each, dtype=np.float64)) for dim, each in known.items()}
 
 
 def _save(
