@@ -27,6 +27,12 @@ def check_recipe(recipe: Recipe) -> ModelSource:
     Errors are those of :func:`mrl_text.training.train`.
     """
     source = find_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
+    for field, name in recipe.loss.models.items():
+        if name != "base":
+            try:
+                peek_width(find_model(name))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"loss.{field}: {error}: name another model, or base or self") from error
     check_data(recipe)
     base_width = peek_width(source)
     if base_width is not None and recipe.model.width is not None and recipe.model.width > base_width:
@@ -54,7 +60,9 @@ def located(recipe: Recipe) -> Recipe:
     update["check_against"] = data.check_against and [there(name) for name in data.check_against]
     update["mirror"] = data.mirror and there(data.mirror)
     model = recipe.model.model_copy(update={"name": there(recipe.model.name)})
-    return recipe.model_copy(update={"model": model, "data": data.model_copy(update=update)})
+    frozen = {field: name if name == "base" else there(name) for field, name in recipe.loss.models.items()}
+    loss = recipe.loss.model_copy(update=frozen)
+    return recipe.model_copy(update={"model": model, "data": data.model_copy(update=update), "loss": loss})
 
 
 def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:

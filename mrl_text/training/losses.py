@@ -36,9 +36,14 @@ class LossConfig(Section):
         return False
 
     @property
+    def models(self) -> dict[str, str]:
+        """Field -> the frozen model that it names, ``base`` or another, whose vectors have to be computed."""
+        return {}
+
+    @property
     def needs_teacher(self) -> bool:
-        """Whether the base's vectors have to be computed."""
-        return False
+        """Whether a frozen model teaches, with vectors computed before the first step."""
+        return "teacher" in self.models
 
     @property
     def gathers(self) -> bool:
@@ -103,13 +108,20 @@ class _Nested(LossConfig):
     distill_scale: Positive = 10.0  # inverse temperature of self-distillation
     distill_weights: list[NotNegative] | None = None
     """One weight per size for self-distillation; None takes ``weights``."""
-    teacher: Literal["base", "self"] = "base"
-    """Of self-distillation: the frozen starting model, whose vectors are computed once, or the model's own full
-    width as it trains."""
+    teacher: str = "base"
+    """Of distillation: ``base`` is the frozen starting model, ``self`` the model's own full width as it trains; any
+    other name is that of another model (hub id, folder, packaged model) of any width and any tokenizer, with its own
+    prompts and its own length. A frozen model's vectors are computed once."""
 
     @property
-    def needs_teacher(self) -> bool:
-        return self.distills and self.teacher == "base"
+    def models(self) -> dict[str, str]:
+        return {"teacher": self.teacher} if self.distills and self.teacher != "self" else {}
+
+    @model_validator(mode="after")
+    def _teaches(self) -> _Nested:
+        if self.teacher not in ("base", "self") and not self.distills:
+            raise ValueError(f"teacher {self.teacher} teaches nothing at distill_weight 0: raise it, or leave it out")
+        return self
 
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
         from mrl_text.losses import NestedLoss

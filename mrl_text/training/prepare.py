@@ -11,6 +11,8 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from mrl_text.dtypes import compute_dtype
+from mrl_text.loading import load
+from mrl_text.models import find_model
 from mrl_text.training.corpus import training_prompts
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.run import RunFolder, explain_failed_write
@@ -27,30 +29,38 @@ _ROTATION_TEXTS = 100_000  # as many as :func:`mrl_text.adapt.adapt` takes unles
 
 
 def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFolder) -> tuple[MatryoshkaEncoder, Any]:
-    """Mine negatives, add the base's vectors to the data and rotate the model, where the recipe asks for it.
+    """Mine negatives, add a frozen model's vectors to the data and rotate the model, where the recipe asks for it.
 
     What it computes is kept on disk, so that a run that is resumed finds it. Gives the model to train and its data,
     with a ``label`` column of vectors where the loss or the batches need one.
     """
-    prompts = training_prompts(model, data)
     if any(source.mine_negatives for source in recipe.data.train):
         from mrl_text.training.negatives import mine_sources
 
-        data = mine_sources(data, recipe.data.train, model, prompts=prompts)
+        data = mine_sources(data, recipe.data.train, model, prompts=training_prompts(model, data))
     rotates = recipe.model.rotation or not recipe.loss.steps
     keeps = recipe.loss.needs_teacher or recipe.data.batches == "neighbours"
-    if not (rotates or keeps):
-        return model, data
-    from mrl_text.training.teacher import add_teacher
-
-    teacher = copy.deepcopy(model).to(getattr(torch, compute_dtype(model, "auto")))
-    taught = add_teacher(data, teacher, prompts=prompts)
+    teacher = recipe.loss.models.get("teacher", "base")
+    taught = _taught(recipe, teacher, model, data) if keeps else data
     if rotates:
         from mrl_text.adapt import apply
 
-        model = apply(model, _rotation(recipe, model, taught, folder.rotation))
+        vectors = taught if keeps and teacher == "base" else _taught(recipe, "base", model, data)
+        model = apply(model, _rotation(recipe, model, vectors, folder.rotation))
         model.matryoshka_dims = recipe.loss.dims
-    return model, taught if keeps else data
+    return model, taught
+
+
+def _taught(recipe: Recipe, teacher: str, base: MatryoshkaEncoder, data: Any) -> Any:
+    """The data with the vectors of a frozen model, the base or another one."""
+    from mrl_text.training.teacher import add_teacher
+
+    if teacher == "base":
+        frozen = copy.deepcopy(base).to(getattr(torch, compute_dtype(base, "auto")))
+    else:
+        frozen = load(find_model(teacher, trust_remote_code=recipe.model.trust_remote_code), dtype="auto")
+        frozen.warn_when_cut = False  # it reads as much as it can
+    return add_teacher(data, frozen, prompts=training_prompts(frozen, data))
 
 
 def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path) -> Adaptation:

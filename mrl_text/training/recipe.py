@@ -21,7 +21,7 @@ class ModelConfig(Section):
     """The starting model."""
 
     name: str  # hub id, local folder or packaged model; a plain transformer such as BERT gets mean pooling
-    trust_remote_code: bool = False  # allow code that comes with the model to run
+    trust_remote_code: bool = False  # allow code that comes with it, or with a teacher, to run
     max_seq_length: PositiveInt | None = None
     """Tokens per text in training and in the saved model; None keeps the model's own."""
     train_seq_length: PositiveInt | None = None
@@ -217,7 +217,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sources_fit_loss(self) -> Recipe:
         name = self.loss.name
-        if self.model.static is not None and (self.loss.needs_teacher or not self.loss.steps):
+        if self.model.static is not None and ("base" in self.loss.models.values() or not self.loss.steps):
             raise ValueError("model.static begins from nothing, so there is no base to distil from or to rotate")
         for source in self.data.train:
             if self.loss.needs_pairs and source.columns is not None and len(source.columns) < 2:

@@ -88,6 +88,30 @@ def test_the_vectors_of_the_frozen_model_come_with_the_data(
     np.testing.assert_allclose(taught[:]["label"].numpy(), expected, atol=1e-5)
 
 
+def test_another_teacher_reads_with_its_own_tokenizer_prompts_and_length(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, other_model: Path
+) -> None:
+    model.prompts = {"query": "red ", "document": "blue "}  # the student's own
+    model.max_seq_length = 4
+    loss = {"name": "self_distillation", "teacher": str(other_model)}
+    same_model, taught = prepare(recipe(loss, batches="neighbours"), model, data, folder)
+    assert same_model is model
+    columns = {"anchor": "the ", "positive": "a green ", "negative": "a green "}
+    expected = np.concatenate([unit(other_model, data[name][:], prompt) for name, prompt in columns.items()], axis=1)
+    assert expected.shape == (64, 3 * 20)
+    np.testing.assert_allclose(taught[:]["label"].numpy(), expected, atol=1e-5)
+
+
+def test_a_rotation_is_the_bases_whoever_teaches(
+    data: Dataset, folder: RunFolder, tiny_bert: Path, other_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    for teacher, place in (("base", folder), (str(other_model), RunFolder(tmp_path / "other"))):
+        asked = recipe({"distill_weight": 1.0, "teacher": teacher}, rotation=True)
+        prepare(asked, MatryoshkaEncoder(str(tiny_bert), device="cpu"), data, place)
+    np.testing.assert_array_equal(np.load(folder.rotation), np.load(tmp_path / "other" / "rotation.npy"))
+
+
 def test_every_source_gets_its_vectors(
     model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path
 ) -> None:

@@ -262,10 +262,17 @@ def texts(tmp_path_factory: pytest.TempPathFactory, triplets: list[dict[str, str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batches", ["no_duplicates", "neighbours", "by_length"])
-@pytest.mark.parametrize("teacher", ["base", "self"])
+@pytest.mark.parametrize("teacher", ["base", "self", "another"])
 def test_self_distillation_trains_on_texts_alone(
-    make_recipe: MakeRecipe, texts: Path, tiny_bert: Path, tmp_path: Path, batches: str, teacher: str
+    make_recipe: MakeRecipe,
+    texts: Path,
+    tiny_bert: Path,
+    other_model: Path,
+    tmp_path: Path,
+    batches: str,
+    teacher: str,
 ) -> None:
+    teacher = str(other_model) if teacher == "another" else teacher
     source = f"data.train=[{{source: {texts}, columns: [text]}}]"
     loss = ["loss.name=self_distillation", f"loss.teacher={teacher}", "model.prompts={query: 'the '}"]
     folder = RunFolder(tmp_path / "run")
