@@ -32,7 +32,7 @@ def check_recipe(recipe: Recipe) -> ModelSource:
             try:
                 peek_width(find_model(name))
             except FileNotFoundError as error:
-                raise FileNotFoundError(f"loss.{field}: {error}: name another model, or base or self") from error
+                raise FileNotFoundError(f"loss.{field}: {error}; name another model, or base") from error
     check_data(recipe)
     base_width = peek_width(source)
     if base_width is not None and recipe.model.width is not None and recipe.model.width > base_width:

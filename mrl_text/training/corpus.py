@@ -36,7 +36,7 @@ def check_data(recipe: Recipe) -> None:
         raise FileNotFoundError(f"data.mirror: no folder at {recipe.data.mirror}; mrl-text mirror makes one")
     if not recipe.data.stream:
         return
-    if recipe.loss.needs_teacher or recipe.model.rotation or not recipe.loss.steps:
+    if recipe.loss.models or recipe.model.rotation or not recipe.loss.steps:
         raise ValueError(
             "data.stream: a frozen model's vectors of all texts cannot be computed beforehand: leave stream out, or the"
             " rotation, and distil with loss.teacher=self"

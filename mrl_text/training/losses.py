@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, Union
 
-from pydantic import Discriminator, StrictInt, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
 from mrl_text.training.section import NotNegative, Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
@@ -147,6 +147,12 @@ class NestedInfoNCEConfig(_Nested):
     scale: Positive = 20.0  # inverse temperature of the softmax over cosine similarities in the contrastive loss
     symmetric: bool = False  # positives find their anchors, too
     gather_across_devices: bool = False  # with several processes: negatives from all of them
+    guide: str | None = None
+    """Mask what may be no negative (GISTEmbed, arXiv 2402.16829): candidates that this frozen model, ``base`` or
+    another by name, finds nearer to the anchor than the positive, less ``margin``."""
+    margin: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    margin_strategy: Literal["absolute", "relative"] = "absolute"
+    """Whether ``margin`` is a cosine similarity or a share of the positive's."""
     distill_weight: NotNegative = 0.0  # weight of self-distillation beside it
 
     @property
@@ -159,10 +165,22 @@ class NestedInfoNCEConfig(_Nested):
         """Whether several processes see each other's texts."""
         return self.gather_across_devices
 
+    @property
+    def models(self) -> dict[str, str]:
+        """Teacher and guide."""
+        return super().models | ({"guide": self.guide} if self.guide is not None else {})
+
+    @model_validator(mode="after")
+    def _guides(self) -> NestedInfoNCEConfig:
+        if self.guide is None and (self.margin or self.margin_strategy != "absolute"):
+            raise ValueError("margin and margin_strategy are a guide's: name one with guide, or leave them out")
+        return self
+
     def _objectives(self) -> Iterator[Any]:
         from mrl_text.losses import InfoNCE
 
-        yield InfoNCE(self.dims, **self.given("weights scale reduction symmetric gather_across_devices"))
+        options = self.given("weights scale reduction symmetric gather_across_devices margin_strategy")
+        yield InfoNCE(self.dims, **options, margin=None if self.guide is None else self.margin)
         if self.distills:
             yield self._distillation(self.distill_weight)
 

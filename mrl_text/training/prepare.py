@@ -32,38 +32,44 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
     """Mine negatives, add a frozen model's vectors to the data and rotate the model, where the recipe asks for it.
 
     What it computes is kept on disk, so that a run that is resumed finds it. Gives the model to train and its data,
-    with a ``label`` column of vectors where the loss or the batches need one.
+    with columns of vectors where the loss or the batches need them.
     """
     if any(source.mine_negatives for source in recipe.data.train):
         from mrl_text.training.negatives import mine_sources
 
         data = mine_sources(data, recipe.data.train, model, prompts=training_prompts(model, data))
     rotates = recipe.model.rotation or not recipe.loss.steps
-    keeps = recipe.loss.needs_teacher or recipe.data.batches == "neighbours"
-    teacher = recipe.loss.models.get("teacher", "base")
-    taught = _taught(recipe, teacher, model, data) if keeps else data
+    roles: dict[str, list[str]] = {}
+    for role, name in recipe.loss.models.items():
+        roles.setdefault(name, []).append(role)
+    if recipe.data.batches == "neighbours" and not recipe.loss.needs_teacher:
+        roles.setdefault("base", []).append("base")
+    taught = data
+    for name, columns in roles.items():
+        taught = _taught(recipe, name, model, taught, columns)
     if rotates:
         from mrl_text.adapt import apply
 
-        vectors = taught if keeps and teacher == "base" else _taught(recipe, "base", model, data)
-        model = apply(model, _rotation(recipe, model, vectors, folder.rotation))
+        known = roles.get("base", ["base"])[0]
+        vectors = taught if "base" in roles else _taught(recipe, "base", model, data, [known])
+        model = apply(model, _rotation(recipe, model, vectors, folder.rotation, known))
         model.matryoshka_dims = recipe.loss.dims
     return model, taught
 
 
-def _taught(recipe: Recipe, teacher: str, base: MatryoshkaEncoder, data: Any) -> Any:
-    """The data with the vectors of a frozen model, the base or another one."""
+def _taught(recipe: Recipe, name: str, base: MatryoshkaEncoder, data: Any, columns: list[str]) -> Any:
+    """The data with the vectors of a frozen model, the base or another one, in columns of these names."""
     from mrl_text.training.teacher import add_teacher
 
-    if teacher == "base":
+    if name == "base":
         frozen = copy.deepcopy(base).to(getattr(torch, compute_dtype(base, "auto")))
     else:
-        frozen = load(find_model(teacher, trust_remote_code=recipe.model.trust_remote_code), dtype="auto")
+        frozen = load(find_model(name, trust_remote_code=recipe.model.trust_remote_code), dtype="auto")
         frozen.warn_when_cut = False  # it reads as much as it can
-    return add_teacher(data, frozen, prompts=training_prompts(frozen, data))
+    return add_teacher(data, frozen, prompts=training_prompts(frozen, data), names=columns)
 
 
-def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path) -> Adaptation:
+def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path, column: str) -> Adaptation:
     """The rotation of the run: fitted once, and again where its files are damaged."""
     from mrl_text.adapt import fit, load_adaptation
 
@@ -73,17 +79,17 @@ def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path)
         if file.exists():
             logger.warning("%s; the rotation is fitted again", error)
     weights = None if recipe.loss.steps else recipe.loss.weights  # else they are the training's
-    vectors = _vectors(taught, model.width or 0, recipe.seed)
+    vectors = _vectors(taught, column, model.width or 0, recipe.seed)
     fitted = fit(vectors, dims=recipe.loss.dims, weights=weights, seed=recipe.seed)
     with explain_failed_write("the rotation", file.parent):
         fitted.save(file)
     return fitted
 
 
-def _vectors(data: Dataset | DatasetDict, width: int, seed: int) -> np.ndarray:
+def _vectors(data: Dataset | DatasetDict, column: str, width: int, seed: int) -> np.ndarray:
     """The vectors of up to 100,000 texts of the data, each text once, float32 (n, width)."""
     parts = data.values() if isinstance(data, DatasetDict) else [data]
-    tables = [np.asarray(part.with_format("numpy")["label"][:], dtype=np.float32).reshape(-1, width) for part in parts]
+    tables = [np.asarray(part.with_format("numpy")[column][:], dtype=np.float32).reshape(-1, width) for part in parts]
     vectors = np.unique(np.concatenate(tables), axis=0)
     if len(vectors) > _ROTATION_TEXTS:
         logger.info("the rotation is fitted on %d of the %d texts, drawn at random", _ROTATION_TEXTS, len(vectors))

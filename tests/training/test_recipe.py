@@ -400,6 +400,9 @@ def test_what_needs_all_rows_cannot_be_streamed(write: Writer, data: dict[str, A
         ({"distill_weight": -1}, "loss.distill_weight: "),
         ({"teacher": "large"}, "teacher large teaches nothing at distill_weight 0: raise it"),
         ({"teacher": 3}, "loss.teacher: "),
+        ({"margin": 0.1}, "margin and margin_strategy are a guide's: name one with guide"),
+        ({"guide": "base", "margin": ".inf"}, "loss.margin: "),
+        ({"name": "self_distillation", "guide": "base"}, "self_distillation does not take guide"),
     ],
 )
 def test_an_option_that_means_nothing_to_the_loss_is_refused(write: Writer, loss: dict[str, Any], message: str) -> None:
@@ -420,6 +423,8 @@ def test_every_loss_takes_sizes_and_weights_alone_and_its_recipe_written_out(wri
         ({"distill_weight": 2, "teacher": "self"}, True, {}),
         ({"distill_weight": 2, "teacher": "org/large"}, True, {"teacher": "org/large"}),
         ({"teacher": "base"}, False, {}),
+        ({"guide": "base", "margin": 0.1}, False, {"guide": "base"}),
+        ({"guide": "org/large", "distill_weight": 1}, True, {"teacher": "base", "guide": "org/large"}),
         ({"name": "self_distillation"}, True, {"teacher": "base"}),
         ({"name": "self_distillation", "teacher": "self"}, True, {}),
         ({"name": "nested_infonce_2d"}, False, {}),

@@ -286,6 +286,21 @@ def test_self_distillation_trains_on_texts_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("margin", "masked"), [(2.5, True), (-2.5, False)])
+def test_the_guide_of_a_recipe_reaches_the_loss(
+    make_recipe: MakeRecipe, other_model: Path, tmp_path: Path, margin: float, masked: bool
+) -> None:
+    """With one margin every candidate but the positive is masked, with the other none."""
+    guided = [f"loss.guide={other_model}", f"loss.margin={margin}", "training.max_steps=2", "loss.distill_weight=1"]
+    runs = [RunFolder(tmp_path / name) for name in ("guided", "plain")]
+    train(make_recipe(*guided, "data.validation=[]"), runs[0].path)
+    train(make_recipe(*guided[2:], "data.validation=[]"), runs[1].path)
+    contrast, plain = ([entry["infonce_dim32"] for entry in logged(run) if "loss" in entry] for run in runs)
+    assert contrast == ([0.0, 0.0] if masked else plain)
+    assert min(plain) > 0
+
+
+@pytest.mark.slow
 def test_a_rotation_is_fitted_on_texts_alone_and_changes_no_similarity(
     make_recipe: MakeRecipe, texts: Path, tiny_bert: Path, tmp_path: Path
 ) -> None:
