@@ -16,10 +16,24 @@ _MIN_NORM = 1e-12  # as in torch.nn.functional.normalize
 
 
 @dataclass(frozen=True)
+class Guide:
+    """Which candidates do not count: those whose similarity to row i, by a frozen model's unit vectors ``queries``
+    (n, any width) and ``candidates`` (m, the same width), is above ``ceilings[i]`` (n,)."""
+
+    queries: Tensor
+    candidates: Tensor
+    ceilings: Tensor
+
+
+@dataclass(frozen=True)
 class Positives:
-    """Row i is a classification whose right answer is candidate ``indices[i]`` (int64, shape (n,))."""
+    """Row i is a classification whose right answer is candidate ``indices[i]`` (int64, shape (n,)).
+
+    ``guide`` takes others, never the right answer, out of the classification.
+    """
 
     indices: Tensor
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +173,7 @@ class _Sweep:
         target = self._target(rows)
         own = getattr(self.targets, "own", None)
         own = None if own is None else own[rows, None]
+        masked = self._masked(rows)
         row_terms = self.query_inverse.new_empty(len(self.blocks), len(queries))
         losses = []
         for size, (first, last) in enumerate(self.blocks):
@@ -171,6 +186,8 @@ class _Sweep:
             torch.mul(gram, self.candidate_inverse[size], out=current).mul_(scaled)
             if own is not None:
                 current.scatter_(1, own, float("-inf"))
+            if masked is not None:
+                current.masked_fill_(masked, float("-inf"))
             log_probability = torch.log_softmax(current, dim=1, out=spare)
             losses.append(self._loss(log_probability, target))
             if not self.plan.with_gradient:
@@ -178,6 +195,8 @@ class _Sweep:
             derivative = self._derivative(log_probability, target, self.plan.weights[size])
             if own is not None:
                 current.scatter_(1, own, 0.0)
+            if masked is not None:
+                current.masked_fill_(masked, 0.0)
             current.mul_(derivative)  # P * C
             row_terms[size] = current.sum(dim=1)
             self.column_terms[size] += current.sum(dim=0)
@@ -195,6 +214,14 @@ class _Sweep:
         if self.targets.own is not None:
             similarities.scatter_(1, self.targets.own[rows, None], float("-inf"))
         return torch.softmax(similarities, dim=1)
+
+    def _masked(self, rows: slice) -> Tensor | None:
+        """Which candidates the guide takes out, bool (rows, candidates); None without a guide."""
+        if not isinstance(self.targets, Positives) or self.targets.guide is None:
+            return None
+        guide = self.targets.guide
+        masked = guide.queries[rows] @ guide.candidates.T > guide.ceilings[rows, None]
+        return masked.scatter_(1, self.targets.indices[rows, None], False)
 
     def _loss(self, log_probability: Tensor, target: Tensor) -> Tensor:
         if isinstance(self.targets, Positives):

@@ -9,11 +9,12 @@ import torch
 from sentence_transformers.util import all_gather_with_grad, get_rank, get_world_size
 from torch import Tensor
 
-from mrl_text.losses.kernel import Neighbours, NestedValue, Positives, nested_cross_entropy
+from mrl_text.losses.kernel import Guide, Neighbours, NestedValue, Positives, nested_cross_entropy
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, truncate
 
 Reduction = Literal["sum", "mean"]
+MarginStrategy = Literal["absolute", "relative"]
 
 
 class Objective(Protocol):
@@ -22,12 +23,20 @@ class Objective(Protocol):
     name: str
     dims: tuple[int, ...]
     weight_of: dict[int, float]
+    reads: str | None
+    """What it reads besides the embeddings: the vectors of a ``teacher`` or a ``guide``, or None."""
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
 
-    def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
-        """The value at ``dims``, some or all of the objective's own, for one embedding per column (n, width)."""
+    def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The value at ``dims``, some or all of the objective's own.
+
+        Args:
+            columns: one embedding per column, (n, width).
+            given: what it ``reads``, one tensor per column; None where there is none.
+            dims: sizes.
+        """
 
 
 class _EverySize:
@@ -74,12 +83,18 @@ class InfoNCE(_EverySize):
             partition_mode="per_direction")``.
         gather_across_devices: candidates are the positives and negatives of all processes, with gradients. Every
             process needs as many rows: train with ``dataloader_drop_last=True``.
+        margin: with a number, candidates do not count that a guide finds nearer to the anchor than the positive less
+            this (GISTEmbed, arXiv 2402.16829): what may be no negative at all. As ``GISTEmbedLoss(margin=...,
+            contrast_anchors=False, contrast_positives=False)``, and with any number of negatives. None masks nothing.
+        margin_strategy: ``absolute`` takes the margin from the positive's cosine similarity by the guide, ``relative``
+            that share of it.
 
     Raises:
-        ValueError: impossible sizes, weights or scales.
+        ValueError: impossible sizes, weights, scales or margin.
     """
 
     name = "infonce"
+    reads: str | None = "guide"
 
     def __init__(
         self,
@@ -90,36 +105,67 @@ class InfoNCE(_EverySize):
         reduction: Reduction = "sum",
         symmetric: bool = False,
         gather_across_devices: bool = False,
+        margin: float | None = None,
+        margin_strategy: MarginStrategy = "absolute",
     ) -> None:
         super().__init__(dims, weights, scale, reduction)
+        if margin is not None and not abs(margin) < float("inf"):
+            raise ValueError(f"margin must be a finite number, got {margin}")
+        check_choice("margin_strategy", margin_strategy, MarginStrategy)
         self.symmetric = symmetric
         self.gather_across_devices = gather_across_devices
+        self.margin = margin
+        self.margin_strategy = margin_strategy
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
-        return {**super().describe(), "symmetric": self.symmetric}
+        guided = {"margin": self.margin, "margin_strategy": self.margin_strategy} if self.margin is not None else {}
+        return {**super().describe(), "symmetric": self.symmetric, **guided}
 
-    def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
-        """The value for columns anchor, positive, negative...; ``teacher`` is not used.
+    def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The value for columns anchor, positive, negative...; ``given`` are the guide's vectors of any width.
 
         Raises:
-            ValueError: fewer than two columns.
+            ValueError: fewer than two columns, or a margin and no guide.
         """
         if len(columns) < 2:
             raise ValueError(f"InfoNCE needs the columns anchor and positive, got {len(columns)} column")
-        anchors, positives = columns[0], columns[1]
-        all_anchors, candidates = anchors, columns[1:]
-        offset = 0
-        if self.gather_across_devices and get_world_size() > 1:
-            all_anchors = all_gather_with_grad(anchors) if self.symmetric else anchors
-            candidates = [all_gather_with_grad(column) for column in candidates]
-            offset = get_rank() * len(anchors)
-        own = torch.arange(offset, offset + len(anchors), device=anchors.device)
-        forward = self._value(anchors, torch.cat(list(candidates)), dims, Positives(own))
+        offset = get_rank() * len(columns[0]) if self._gathers else 0
+        own = torch.arange(offset, offset + len(columns[0]), device=columns[0].device)
+        vectors = self._guiding(given, columns[0])
+        forward = self._direction(columns[0], columns[1:], vectors, own, dims)
         if not self.symmetric:
             return forward
-        backward = self._value(positives, all_anchors, dims, Positives(own))
+        vectors = vectors and [vectors[1], vectors[0]]
+        backward = self._direction(columns[1], columns[:1], vectors, own, dims)
         return NestedValue((forward.total + backward.total) / 2, (forward.per_size + backward.per_size) / 2)
+
+    @property
+    def _gathers(self) -> bool:
+        return self.gather_across_devices and get_world_size() > 1
+
+    def _everywhere(self, columns: Sequence[Tensor]) -> Tensor:
+        """Columns below each other: of this process, or with gradients those of all."""
+        return torch.cat([all_gather_with_grad(column) if self._gathers else column for column in columns])
+
+    def _guiding(self, given: list[Tensor] | None, like: Tensor) -> list[Tensor] | None:
+        """The guide's unit vectors; None where nothing is masked."""
+        if self.margin is None:
+            return None
+        if given is None:
+            raise ValueError("a margin needs a guide's vectors: give NestedLoss a guide, or leave the margin out")
+        return [truncate(one.to(like.device, torch.promote_types(like.dtype, torch.float32))) for one in given]
+
+    def _direction(
+        self, queries: Tensor, others: Sequence[Tensor], vectors: list[Tensor] | None, own: Tensor, dims: Sequence[int]
+    ) -> NestedValue:
+        """Rows look for their own among ``others``; ``vectors`` are the guide's, of the rows and of the others."""
+        guide = None
+        if vectors is not None and self.margin is not None:
+            similarities = (vectors[0] * vectors[1]).sum(dim=1)
+            part = similarities.abs() if self.margin_strategy == "relative" else 1.0
+            guide = Guide(vectors[0], self._everywhere(vectors[1:]), similarities - part * self.margin)
+        return self._value(queries, self._everywhere(others), dims, Positives(own, guide))
 
 
 class SelfDistillation(_EverySize):
@@ -142,6 +188,7 @@ class SelfDistillation(_EverySize):
     """
 
     name = "distill"
+    reads: str | None = "teacher"
 
     def __init__(
         self,
@@ -157,14 +204,14 @@ class SelfDistillation(_EverySize):
             raise ValueError(f"strength must be above 0, got {strength}")
         self.weight_of = {dim: strength * weight for dim, weight in self.weight_of.items()}
 
-    def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
-        """The value for one or more columns of texts; ``teacher`` has a vector for each, of any width.
+    def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The value for one or more columns of texts; ``given`` has the teacher's vector for each, of any width.
 
         Raises:
             ValueError: a batch of a single text, or a teacher with other columns than the student.
         """
         texts = torch.cat(columns)
-        target = texts.detach() if teacher is None else torch.cat(teacher)
+        target = texts.detach() if given is None else torch.cat(given)
         if len(target) != len(texts):
             raise ValueError(f"the teacher has {len(target)} vectors for {len(texts)} texts of the batch")
         if len(texts) < 2:

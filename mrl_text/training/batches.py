@@ -160,23 +160,24 @@ class LengthBatchSampler(NoDuplicatesBatchSampler):
 class NeighbourBatchSampler(NoDuplicatesBatchSampler):
     """Batches of rows whose first texts are near each other (:mod:`mrl_text.neighbours`).
 
-    Groups come from the teacher's vectors of the first column in the data's ``label``, as
-    :func:`mrl_text.training.teacher.add_teacher` makes it. They are found once and kept under the cache directory,
-    so that a resumed run has the same ones. Otherwise as :class:`NoDuplicatesBatchSampler`.
+    Groups come from a frozen model's vectors of the first column, as :func:`mrl_text.training.teacher.add_teacher`
+    adds them: the teacher's where there is one, else the base's, else those in ``label``. They are found once and kept
+    under the cache directory, so that a resumed run has the same ones. Otherwise as :class:`NoDuplicatesBatchSampler`.
 
     Raises:
-        ValueError: the data has no such label.
+        ValueError: the data has no vectors.
     """
 
     def __init__(self, dataset: Dataset, *args: Any, **kwargs: Any) -> None:
         super().__init__(dataset, *args, **kwargs)
-        if LABEL not in dataset.column_names:
+        self._vectors = next((one for one in ("teacher", "base", LABEL) if one in dataset.column_names), None)
+        if self._vectors is None:
             raise ValueError("data.batches: neighbours needs a teacher's vectors in the data: see add_teacher")
         self._groups: np.ndarray | None = None
 
     def _order(self, random: np.random.Generator) -> np.ndarray:
         if self._groups is None:
-            self._groups = _cached_groups(_first_vectors(self.dataset), self.seed)
+            self._groups = _cached_groups(_first_vectors(self.dataset, str(self._vectors)), self.seed)
         return np.concatenate(list(neighbour_batches(self._groups, max(self.largest, 1), random)))
 
 
@@ -269,10 +270,10 @@ def _shares(weights: Sequence[float], total: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _first_vectors(data: Dataset) -> np.ndarray:
-    """A teacher's vectors of the first column, float32 (n, width), read piece by piece: the label may be wide."""
-    labels = data.with_format("numpy", columns=[LABEL])
-    pieces = (np.asarray(labels[start : start + 8192][LABEL]) for start in range(0, len(labels), 8192))
+def _first_vectors(data: Dataset, name: str) -> np.ndarray:
+    """A frozen model's vectors of the first column, float32 (n, width), read piece by piece: they may be many."""
+    table = data.with_format("numpy", columns=[name])
+    pieces = (np.asarray(table[start : start + 8192][name]) for start in range(0, len(table), 8192))
     columns = len(text_columns(data))
     return np.concatenate([piece[:, : piece.shape[1] // columns].astype(np.float32) for piece in pieces])
 

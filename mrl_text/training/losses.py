@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import StrictInt, field_validator, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
 
 from mrl_text.training.columns import Needs
 from mrl_text.training.section import NotNegative, Positive, PositiveInt, Section
@@ -45,9 +45,19 @@ class LossConfig(Section):
         return False
 
     @property
+    def models(self) -> dict[str, str]:
+        """Field -> the frozen model that it names, ``base`` or another, whose vectors have to be computed."""
+        return {}
+
+    @property
+    def along(self) -> dict[str, str]:
+        """Field -> the frozen model that it names, ``base`` or another, which runs along in every step."""
+        return {}
+
+    @property
     def needs_teacher(self) -> bool:
-        """Whether the base's vectors have to be computed."""
-        return False
+        """Whether a frozen model teaches, with vectors computed before the first step."""
+        return "teacher" in self.models
 
     @property
     def gathers(self) -> bool:
@@ -111,13 +121,20 @@ class _Nested(LossConfig):
     distill_scale: Positive = 10.0  # inverse temperature of self-distillation
     distill_weights: list[NotNegative] | None = None
     """One weight per size for self-distillation; None takes ``weights``."""
-    teacher: Literal["base", "self"] = "base"
-    """Of self-distillation: the frozen starting model, whose vectors are computed once, or the model's own full
-    width as it trains."""
+    teacher: str = "base"
+    """Of distillation: ``base`` is the frozen starting model, ``self`` the model's own full width as it trains; any
+    other name is that of another model (hub id, folder, packaged model) of any width and any tokenizer, with its own
+    prompts and its own length. A frozen model's vectors are computed once."""
 
     @property
-    def needs_teacher(self) -> bool:
-        return self.distills and self.teacher == "base"
+    def models(self) -> dict[str, str]:
+        return {"teacher": self.teacher} if self.distills and self.teacher != "self" else {}
+
+    @model_validator(mode="after")
+    def _teaches(self) -> _Nested:
+        if self.teacher not in ("base", "self") and not self.distills:
+            raise ValueError(f"teacher {self.teacher} teaches nothing at distill_weight 0: raise it, or leave it out")
+        return self
 
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
         from mrl_text.losses import NestedLoss
@@ -143,6 +160,12 @@ class NestedInfoNCEConfig(_Nested):
     scale: Positive = 20.0  # inverse temperature of the softmax over cosine similarities in the contrastive loss
     symmetric: bool = False  # positives find their anchors, too
     gather_across_devices: bool = False  # with several processes: negatives from all of them
+    guide: str | None = None
+    """Mask what may be no negative (GISTEmbed, arXiv 2402.16829): candidates that this frozen model, ``base`` or
+    another by name, finds nearer to the anchor than the positive, less ``margin``."""
+    margin: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    margin_strategy: Literal["absolute", "relative"] = "absolute"
+    """Whether ``margin`` is a cosine similarity or a share of the positive's."""
     distill_weight: NotNegative = 0.0  # weight of self-distillation beside it
 
     @property
@@ -155,10 +178,22 @@ class NestedInfoNCEConfig(_Nested):
         """Whether several processes see each other's texts."""
         return self.gather_across_devices
 
+    @property
+    def models(self) -> dict[str, str]:
+        """Teacher and guide."""
+        return super().models | ({"guide": self.guide} if self.guide is not None else {})
+
+    @model_validator(mode="after")
+    def _guides(self) -> NestedInfoNCEConfig:
+        if self.guide is None and (self.margin or self.margin_strategy != "absolute"):
+            raise ValueError("margin and margin_strategy are a guide's: name one with guide, or leave them out")
+        return self
+
     def _objectives(self) -> Iterator[Any]:
         from mrl_text.losses import InfoNCE
 
-        yield InfoNCE(self.dims, **self.given("weights scale reduction symmetric gather_across_devices"))
+        options = self.given("weights scale reduction symmetric gather_across_devices margin_strategy")
+        yield InfoNCE(self.dims, **options, margin=None if self.guide is None else self.margin)
         if self.distills:
             yield self._distillation(self.distill_weight)
 

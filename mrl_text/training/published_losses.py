@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import json
@@ -60,6 +61,13 @@ class MatryoshkaConfig(LossConfig):
     """Arguments of the inner loss by its own names. Functions go by their names, such as ``similarity_fct:
     pairwise_dot_score`` or ``distance_metric: EUCLIDEAN``."""
     dims_per_step: PositiveInt | None = None  # train this many sizes per step, drawn at random; None trains all
+    layers_per_step: PositiveInt | None = None
+    """Train layers besides the last, too, this many per step, drawn at random (Matryoshka2dLoss); None trains the last
+    alone."""
+    guide: str | None = None  # of GISTEmbedLoss: ``base`` or another frozen model, which runs along in every step
+    teacher: str | None = None
+    """Of MSELoss: ``base`` or another frozen model of the same width, whose vectors are computed once; None takes those
+    in the data."""
 
     @property
     def words(self) -> str:
@@ -68,8 +76,19 @@ class MatryoshkaConfig(LossConfig):
 
     @property
     def needs(self) -> Needs:
-        """What the inner loss needs."""
-        return INNER[self.inner]
+        """What the inner loss needs; a teacher's vectors come from elsewhere."""
+        needs = INNER[self.inner]
+        return needs if self.teacher is None else needs._replace(label=None)
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The teacher."""
+        return {} if self.teacher is None else {"teacher": self.teacher}
+
+    @property
+    def along(self) -> dict[str, str]:
+        """The guide."""
+        return {} if self.guide is None else {"guide": self.guide}
 
     @property
     def gathers(self) -> bool:
@@ -78,10 +97,22 @@ class MatryoshkaConfig(LossConfig):
 
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
         """The loss over all sizes; ValueError as for every loss, and what the inner loss refuses."""
-        from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
+        from sentence_transformers.base.modules import Transformer
+        from sentence_transformers.sentence_transformer.losses import Matryoshka2dLoss, MatryoshkaLoss
 
-        inner = _class(self.inner)(model, **{name: _argument(self.inner, name, v) for name, v in self.options.items()})
-        loss: nn.Module = MatryoshkaLoss(model, inner, self.dims, self.weights, self.dims_per_step or -1)
+        options = {name: _argument(self.inner, name, value) for name, value in self.options.items()}
+        if self.guide is not None:
+            options["guide"] = _frozen(self.guide, model)
+        inner = _class(self.inner)(model, **options)
+        sizes: tuple[Any, ...] = (model, inner, self.dims, self.weights)
+        loss: nn.Module
+        if self.layers_per_step is None:
+            loss = MatryoshkaLoss(*sizes, n_dims_per_step=self.dims_per_step or -1)
+            return loss
+        if not isinstance(model[0], Transformer):
+            raise ValueError(f"loss.layers_per_step: {type(model[0]).__name__} has no layers to train: leave it out")
+        steps = {"n_layers_per_step": self.layers_per_step, "n_dims_per_step": self.dims_per_step or -1}
+        loss = Matryoshka2dLoss(*sizes, **steps)
         return loss
 
     @field_validator("inner")
@@ -91,12 +122,32 @@ class MatryoshkaConfig(LossConfig):
 
     @model_validator(mode="after")
     def _options_fit(self) -> MatryoshkaConfig:
+        for wrong, problem in (
+            ("GIST" in self.inner and self.guide is None, "needs a guide: set guide to base, or to another model"),
+            ("GIST" not in self.inner and self.guide is not None, "has no use for a guide: leave it out"),
+            (self.inner != "MSELoss" and self.teacher is not None, "has no use for a teacher: leave it out"),
+            (
+                self.layers_per_step is not None and "mini_batch_size" in _arguments(self.inner),
+                "caches gradients, which does not go with layers: leave layers_per_step out",
+            ),
+        ):
+            if wrong:
+                raise ValueError(f"{self.inner} {problem}")
         for name, value in self.options.items():
             try:
                 _argument(self.inner, name, value)
             except ValueError as error:
                 raise ValueError(f"options.{name}={value}: {error}") from None
         return self
+
+
+def _frozen(name: str, base: MatryoshkaEncoder) -> MatryoshkaEncoder:
+    from mrl_text.loading import load
+    from mrl_text.models import find_model
+
+    guide = copy.deepcopy(base) if name == "base" else load(find_model(name))
+    guide.warn_when_cut = False
+    return guide.eval().requires_grad_(False)
 
 
 def _class(name: str) -> Any:

@@ -39,7 +39,7 @@ class ModelConfig(Section):
     """The starting model."""
 
     name: str  # hub id, local folder or packaged model; a plain transformer such as BERT gets mean pooling
-    trust_remote_code: bool = False  # allow code that comes with the model to run
+    trust_remote_code: bool = False  # allow code that comes with it, or with a teacher, to run
     max_seq_length: PositiveInt | None = None
     """Tokens per text in training and in the saved model; None keeps the model's own."""
     train_seq_length: PositiveInt | None = None
@@ -253,7 +253,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sources_fit_loss(self) -> Recipe:
-        if self.model.static is not None and (self.needs_teacher or not self.loss.steps):
+        of_the_base = any("base" in (*loss.models.values(), *loss.along.values()) for loss in self.losses)
+        if self.model.static is not None and (of_the_base or not self.loss.steps):
             raise ValueError("model.static begins from nothing, so there is no base to distil from or to rotate")
         for source, loss in zip(self.data.train, self.losses, strict=True):
             self._check_source(source, loss)
@@ -282,10 +283,6 @@ class Recipe(Section):
             ),
             (larger, f": its loss has dims {larger}, which loss.dims has not: add them there"),
             (
-                needs.label and self.data.batches == "neighbours",
-                f": {words} needs numbers beside the texts, where batches=neighbours has vectors: leave batches out",
-            ),
-            (
                 needs.rows == "classes" and self.data.stream,
                 f": {words} groups all rows by their classes: leave stream out",
             ),
@@ -311,11 +308,6 @@ class Recipe(Section):
         if len(built) == 1:
             return built[0]
         return {name.replace(".", "_"): built[number] for name, number in zip(names, first, strict=True)}
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether a frozen model's vectors have to be computed for some source."""
-        return any(loss.needs_teacher for loss in self.losses)
 
     @property
     def validation_needs(self) -> Needs:

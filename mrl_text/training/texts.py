@@ -10,6 +10,10 @@ from datasets import Dataset
 
 from mrl_text.training.columns import LABEL
 
+VECTORS = ("teacher", "guide", "base")
+"""Columns of frozen models' vectors: of the loss's teacher, of its guide, and of the base for whatever else needs them.
+All other columns hold text."""
+
 
 def normalised(text: str) -> str:
     """A text without what spelling alone changes: case and the amount of white space."""
@@ -28,7 +32,7 @@ def text_hashes(texts: Iterable[str]) -> np.ndarray:
 
 def text_columns(data: Dataset) -> list[str]:
     """Names of the columns that hold text, in their order."""
-    return [name for name in data.column_names if name not in (LABEL, "dataset_name")]
+    return [name for name in data.column_names if name not in (LABEL, "dataset_name", *VECTORS)]
 
 
 def row_hashes(data: Dataset) -> np.ndarray:

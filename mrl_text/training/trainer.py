@@ -24,6 +24,7 @@ from mrl_text.cards.sizes import write_card
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import hold, peek_json, read_json, replaced_folder, write_atomically
 from mrl_text.loading import not_finite
+from mrl_text.losses import NestedLoss
 from mrl_text.models import ModelSource
 from mrl_text.training.arguments import training_arguments
 from mrl_text.training.base import check_recipe, load_base, located
@@ -37,6 +38,7 @@ from mrl_text.training.outcome import Scores, compared, totals
 from mrl_text.training.prepare import prepare
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.run import RunFolder, describe_data, explain_failed_write
+from mrl_text.training.teacher import VectorsCollator
 
 logger = logging.getLogger(__name__)
 
@@ -217,6 +219,7 @@ class _Trainer(SentenceTransformerTrainer):
     """Stops before a loss that is no number reaches the weights (the parent logs such a loss as 0 and goes on), at
     the last step (the parent takes one more after resuming there), and at a full disk in plain words."""
 
+    data_collator_class = VectorsCollator
     saved_length: int | None = None  # tokens per text of the saved model, where training has fewer
     samplers: Sequence[Callable[..., BatchSampler]] = ()  # of each source, where their losses decide
 
@@ -227,6 +230,16 @@ class _Trainer(SentenceTransformerTrainer):
             if part is dataset:
                 return sampler(dataset, *args, **kwargs)
         return super().get_batch_sampler(dataset, *args, **kwargs)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the parent, and a loss of ours reads the vectors of frozen models beside the label."""
+        vectors = inputs.pop("vectors", {})
+        loss = self.loss[inputs["dataset_name"]] if isinstance(self.loss, dict) else self.loss
+        if isinstance(loss, NestedLoss):
+            inputs[LABEL] = {LABEL: inputs.get(LABEL), **vectors}
+        elif "teacher" in vectors:  # one vector for each text
+            inputs[LABEL] = vectors["teacher"].unflatten(1, (len(self.collect_features(inputs)[0]), -1))
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from mrl_text.losses import InfoNCE, NestedLoss, SelfDistillation
+from mrl_text.losses.kernel import _Sweep
+from mrl_text.losses.objectives import MarginStrategy
 from tests.losses.reference import (
     Preset,
     assert_same,
     contrast,
     distillation,
     gradients,
+    guided,
     published,
     random_columns,
 )
@@ -78,6 +85,68 @@ def test_per_size_values_of_both_directions_are_their_mean() -> None:
 def test_infonce_needs_two_columns() -> None:
     with pytest.raises(ValueError, match="anchor and positive, got 1"):
         value_of(InfoNCE([4]), random_columns(1, 5, 8))
+
+
+# ------------------------------------------------------------------------------------------------ guided InfoNCE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("negatives", [0, 1])
+@pytest.mark.parametrize(
+    ("strategy", "margin"), [("absolute", 0.0), ("absolute", 0.1), ("absolute", -0.2), ("relative", 0.3)]
+)
+def test_a_guide_masks_as_in_sentence_transformers(
+    tiny_bert: Path, dtype: torch.dtype, negatives: int, strategy: MarginStrategy, margin: float
+) -> None:
+    columns = random_columns(2 + negatives, 40, 24, dtype=dtype)
+    vectors = [one.detach() for one in random_columns(2 + negatives, 40, 7, dtype=dtype, seed=2)]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    weights = [0.5, 2.0, 1.25]
+    how: dict[str, Any] = {"margin": margin, "margin_strategy": strategy}
+    expected = guided(columns, vectors, DIMS, weights, tokenizer, **how)
+    assert_same(value_of(InfoNCE(DIMS, weights=weights, **how), columns, vectors), expected, columns)
+    assert abs(published(columns, DIMS, weights).item() - expected.item()) > 1e-3, "some were masked"
+
+
+@pytest.mark.parametrize("rows", [1, 7, None])
+def test_a_guide_masks_in_both_directions_among_any_number_of_negatives(
+    monkeypatch: pytest.MonkeyPatch, rows: int | None
+) -> None:
+    if rows is not None:
+        monkeypatch.setattr(_Sweep, "_fitting_rows", lambda _: rows)
+    columns, vectors = random_columns(4, 25, 24), [one.detach() for one in random_columns(4, 25, 9, seed=3)]
+    unit = [torch.nn.functional.normalize(one, dim=1) for one in vectors]
+    ceilings = ((unit[0] * unit[1]).sum(dim=1) - 0.05)[:, None]
+    own = torch.eye(25, dtype=torch.bool)
+    forward = (unit[0] @ torch.cat(unit[1:]).T > ceilings) & ~torch.cat([own, own.new_zeros(25, 50)], dim=1)
+    backward = (unit[1] @ unit[0].T > ceilings) & ~own
+    assert forward[:, 50:].any(), "some of the last column are masked"
+    assert backward.any()
+    options = (DIMS, [1.0] * 3, [20.0] * 3)
+    expected = contrast(columns, *options, forward) + contrast(columns[1::-1], *options, backward)
+    assert_same(value_of(InfoNCE(DIMS, symmetric=True, margin=0.05), columns, vectors), expected / 2, columns)
+
+
+def test_an_anchor_whose_other_candidates_are_all_masked_has_nothing_to_learn() -> None:
+    columns, vectors = random_columns(2, 6, 24), [torch.ones(6, 3), torch.ones(6, 3)]
+    value = value_of(InfoNCE(DIMS, margin=0.5), columns, vectors)
+    assert value.item() == 0
+    assert all(gradient.count_nonzero() == 0 for gradient in gradients(value, columns))
+
+
+def test_a_margin_needs_a_guide() -> None:
+    columns = random_columns(2, 5, 24)
+    with pytest.raises(ValueError, match="a margin needs a guide's vectors"):
+        value_of(InfoNCE(DIMS, margin=0.0), columns)
+    loss = NestedLoss(Preset(columns), InfoNCE(DIMS, margin=0.0))
+    with pytest.raises(ValueError, match="a margin needs a guide's vectors"):
+        loss.compute_loss_from_embeddings(columns, torch.zeros(5, 4))  # a teacher's, not a guide's
+    with pytest.raises(ValueError, match="a guide is for InfoNCE with a margin"):
+        NestedLoss(Preset(columns), InfoNCE(DIMS), guide=torch.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="margin must be a finite number, got nan"):
+        InfoNCE(DIMS, margin=float("nan"))
+    with pytest.raises(ValueError, match="margin_strategy 'both'"):
+        InfoNCE(DIMS, margin=0.0, margin_strategy="both")  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------ distillation
@@ -167,6 +236,15 @@ def test_distillation_needs_two_texts_and_a_vector_for_each() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ both
+
+
+def test_teacher_and_guide_each_have_their_vectors() -> None:
+    columns = random_columns(2, 9, 24)
+    teacher, guide = ([one.detach() for one in random_columns(2, 9, width, seed=width)] for width in (31, 6))
+    loss = NestedLoss(Preset(columns), InfoNCE(DIMS, margin=0.0), SelfDistillation(DIMS))
+    given = {"label": torch.arange(9), "guide": torch.cat(guide, dim=1), "teacher": torch.cat(teacher, dim=1)}
+    expected = value_of(InfoNCE(DIMS, margin=0.0), columns, guide) + value_of(SelfDistillation(DIMS), columns, teacher)
+    assert_same(loss.compute_loss_from_embeddings(columns, given), expected, columns)
 
 
 def test_two_objectives_are_the_sum_of_their_values() -> None:

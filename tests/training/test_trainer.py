@@ -265,10 +265,17 @@ def texts(tmp_path_factory: pytest.TempPathFactory, triplets: list[dict[str, str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batches", ["no_duplicates", "neighbours", "by_length"])
-@pytest.mark.parametrize("teacher", ["base", "self"])
+@pytest.mark.parametrize("teacher", ["base", "self", "another"])
 def test_self_distillation_trains_on_texts_alone(
-    make_recipe: MakeRecipe, texts: Path, tiny_bert: Path, tmp_path: Path, batches: str, teacher: str
+    make_recipe: MakeRecipe,
+    texts: Path,
+    tiny_bert: Path,
+    other_model: Path,
+    tmp_path: Path,
+    batches: str,
+    teacher: str,
 ) -> None:
+    teacher = str(other_model) if teacher == "another" else teacher
     source = f"data.train=[{{source: {texts}, columns: [text]}}]"
     loss = ["loss.name=self_distillation", f"loss.teacher={teacher}", "model.prompts={query: 'the '}"]
     folder = RunFolder(tmp_path / "run")
@@ -279,6 +286,21 @@ def test_self_distillation_trains_on_texts_alone(
     }
     layer = "encoder.layer.1.output.dense.weight"
     assert not torch.equal(weights(folder)[layer], load_file(tiny_bert / "model.safetensors")[layer])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("margin", "masked"), [(2.5, True), (-2.5, False)])
+def test_the_guide_of_a_recipe_reaches_the_loss(
+    make_recipe: MakeRecipe, other_model: Path, tmp_path: Path, margin: float, masked: bool
+) -> None:
+    """With one margin every candidate but the positive is masked, with the other none."""
+    guided = [f"loss.guide={other_model}", f"loss.margin={margin}", "training.max_steps=2", "loss.distill_weight=1"]
+    runs = [RunFolder(tmp_path / name) for name in ("guided", "plain")]
+    train(make_recipe(*guided, "data.validation=[]"), runs[0].path)
+    train(make_recipe(*guided[2:], "data.validation=[]"), runs[1].path)
+    contrast, plain = ([entry["infonce_dim32"] for entry in logged(run) if "loss" in entry] for run in runs)
+    assert contrast == ([0.0, 0.0] if masked else plain)
+    assert min(plain) > 0
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor
 
 from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.losses import InfoNCE, NestedLoss
 from mrl_text.training.losses import LossConfig
 from mrl_text.training.recipe import Loss
 
@@ -38,7 +39,7 @@ def config(**options: Any) -> LossConfig:
     return found
 
 
-def value(loss: torch.nn.Module, columns: list[dict[str, Tensor]], labels: Tensor | None = None) -> float:
+def value(loss: torch.nn.Module, columns: list[dict[str, Tensor]], labels: Any = None) -> float:
     found = loss([dict(column) for column in columns], labels)
     return float((sum(found.values()) if isinstance(found, dict) else found).detach())
 
@@ -147,3 +148,15 @@ def test_a_static_model_has_no_layers_to_train(model: MatryoshkaEncoder) -> None
         config(name="nested_infonce_2d").build(table)
     with pytest.raises(ValueError, match="leave mini_batch_size out"):
         config(mini_batch_size=4).build(table)
+
+
+@pytest.mark.parametrize("how", [{}, {"margin": 0.1}, {"margin": 0.05, "margin_strategy": "relative"}], ids=str)
+def test_the_guide_of_a_recipe_masks_as_the_objective_does(
+    model: MatryoshkaEncoder, columns: list[dict[str, Tensor]], how: dict[str, Any]
+) -> None:
+    guide = torch.randn(12, 3 * 20, generator=torch.Generator().manual_seed(0))
+    loss = config(weights=WEIGHTS, guide="base", **how).build(model)
+    same = NestedLoss(model, InfoNCE(DIMS, weights=WEIGHTS, **{"margin": 0.0, **how}))
+    found = value(loss, columns, {"guide": guide})
+    assert found == value(same, columns, {"guide": guide})
+    assert found < value(config(weights=WEIGHTS).build(model), columns) - 1e-3
