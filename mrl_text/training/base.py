@@ -15,6 +15,7 @@ from mrl_text.cards.trained import ModelCard
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.loading import check_length, load
 from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.training.adapters import adapter_config, merge_adapters, try_adapters
 from mrl_text.training.corpus import check_data
 from mrl_text.training.recipe import ModelConfig, Recipe, SourceConfig
 
@@ -27,6 +28,8 @@ def check_recipe(recipe: Recipe) -> ModelSource:
     Errors are those of :func:`mrl_text.training.train`.
     """
     source = find_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
+    if recipe.model.peft is not None:
+        adapter_config(recipe.model.peft)
     check_data(recipe)
     base_width = peek_width(source)
     if base_width is not None and recipe.model.width is not None and recipe.model.width > base_width:
@@ -60,6 +63,7 @@ def located(recipe: Recipe) -> Recipe:
 def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
     """The recipe's starting model, ready to train: float32 weights, in whatever type it was saved."""
     model = load(source, model_card_data=ModelCard())
+    merge_adapters(model)  # of a base that was saved as adapters
     if recipe.model.static is not None:
         # a table of one vector per token, from scratch, over the model's vocabulary
         table = StaticEmbedding(model.tokenizer.backend_tokenizer, embedding_dim=recipe.model.static)
@@ -94,6 +98,8 @@ def _set_options(model: MatryoshkaEncoder, config: ModelConfig) -> None:
         if model.transformers_model is None:
             raise ValueError(f"model.freeze_embeddings=true, but {config.name} is no transformer: leave it out")
         model.transformers_model.get_input_embeddings().requires_grad_(False)
+    if config.peft is not None:
+        try_adapters(model, config.peft, freeze_embeddings=config.freeze_embeddings)
 
 
 def _narrow(model: MatryoshkaEncoder, width: int) -> None:

@@ -40,14 +40,18 @@ class ModelConfig(Section):
     rotation: bool = False
     """Begin with an orthogonal rotation that gathers what matters in the first numbers, fitted on the training texts
     (:mod:`mrl_text.adapt`); the full width's similarities stay as they are."""
+    peft: dict[str, Any] | None = None
+    """Train adapters in place of the weights, and merge them into these at the end: ``peft_type`` (LORA unless told
+    otherwise) and the arguments of its configuration in peft, such as ``r``, ``lora_alpha``, ``target_modules``
+    (:mod:`mrl_text.training.adapters`)."""
     blend: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the trained weights in the saved model, the rest being the starting model's (WiSE-FT, arXiv
     2109.01903). Below 1 a strong base keeps more of what it could do."""
 
     @model_validator(mode="after")
     def _static_stands_alone(self) -> ModelConfig:
-        options = ("max_seq_length", "train_seq_length", "width", "freeze_embeddings", "rotation")
-        given = [name for name in options if getattr(self, name)]
+        options = ("max_seq_length", "train_seq_length", "width", "freeze_embeddings", "rotation", "peft")
+        given = [name for name in options if getattr(self, name) not in (None, False)]
         if self.static is not None and given:
             raise ValueError(f"static begins from nothing and has no use for {', '.join(given)}: leave it out")
         return self
@@ -219,6 +223,8 @@ class Recipe(Section):
         name = self.loss.name
         if self.model.static is not None and (self.loss.needs_teacher or not self.loss.steps):
             raise ValueError("model.static begins from nothing, so there is no base to distil from or to rotate")
+        if self.model.peft is not None and not self.loss.steps:
+            raise ValueError(f"model.peft: loss.name {name} trains no encoder: leave it out")
         for source in self.data.train:
             if self.loss.needs_pairs and source.columns is not None and len(source.columns) < 2:
                 raise ValueError(
