@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
 
 from mrl_text.adapt.adaptation import add_linear
 from mrl_text.cards.trained import ModelCard
@@ -68,6 +68,10 @@ def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
         # a table of one vector per token, from scratch, over the model's vocabulary
         table = StaticEmbedding(model.tokenizer.backend_tokenizer, embedding_dim=recipe.model.static)
         model = MatryoshkaEncoder(modules=[table], model_card_data=ModelCard())
+    if recipe.model.pooling is not None:
+        _pool(model, recipe.model.pooling, recipe.model.name)
+    if recipe.model.layer_norm:
+        _normalise_layer(model)
     if recipe.model.width is not None:
         _narrow(model, recipe.model.width)
     if model.width is not None:
@@ -100,6 +104,28 @@ def _set_options(model: MatryoshkaEncoder, config: ModelConfig) -> None:
         model.transformers_model.get_input_embeddings().requires_grad_(False)
     if config.peft is not None:
         try_adapters(model, config.peft, freeze_embeddings=config.freeze_embeddings)
+
+
+def _pool(model: MatryoshkaEncoder, mode: str, name: str) -> None:
+    """Have the vectors of tokens made into one in this way."""
+    there = [place for place, module in enumerate(model) if isinstance(module, Pooling)]
+    if not there:
+        raise ValueError(f"model.pooling={mode}, but {name} has no pooling of tokens: leave it out")
+    before = model[there[0]]
+    model[there[0]] = Pooling(before.embedding_dimension, mode, before.include_prompt)
+
+
+def _normalise_layer(model: MatryoshkaEncoder) -> None:
+    """Put a layer norm without weights behind what makes the vectors, as a layer that servers know.
+
+    Layer norm takes the mean of a vector's numbers from each of them, and divides them all by one number, which unit
+    length undoes at every size: what is left is a fixed linear layer and ``Normalize``.
+    """
+    width = model.width or 0
+    add_linear(model, torch.eye(width) - 1 / width)
+    if not isinstance(model[-1], Normalize):
+        model.append(Normalize())
+    model[-2].requires_grad_(False)
 
 
 def _narrow(model: MatryoshkaEncoder, width: int) -> None:

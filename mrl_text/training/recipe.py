@@ -15,6 +15,8 @@ from mrl_text.training.section import Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
 DEFAULT_SEED = 42
+PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+"""sentence-transformers' ``pooling_mode``."""
 
 
 class ModelConfig(Section):
@@ -33,6 +35,12 @@ class ModelConfig(Section):
     prompts: dict[Literal["query", "document"], str] = {}
     """Text put before anchors (``query``) and before positives and negatives (``document``), in training and, as they
     are saved with the model, afterwards."""
+    pooling: PoolingMode | None = None
+    """How the vectors of tokens become one, such as ``lasttoken`` for decoders; None keeps the model's own way, which
+    for a plain transformer is ``mean``."""
+    layer_norm: bool = False
+    """Layer norm without weights before the cut, in training and, as it is saved with the model, afterwards: what
+    nomic-embed-text-v1.5 asks of its users."""
     width: PositiveInt | None = None
     """Narrow the model to this many numbers by a linear layer that begins as the plain cut; None keeps its width."""
     static: PositiveInt | None = None
@@ -50,7 +58,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _static_stands_alone(self) -> ModelConfig:
-        options = ("max_seq_length", "train_seq_length", "width", "freeze_embeddings", "rotation", "peft")
+        options = "max_seq_length train_seq_length pooling layer_norm width freeze_embeddings rotation peft".split()
         given = [name for name in options if getattr(self, name) not in (None, False)]
         if self.static is not None and given:
             raise ValueError(f"static begins from nothing and has no use for {', '.join(given)}: leave it out")
