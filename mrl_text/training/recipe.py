@@ -162,6 +162,9 @@ class DataConfig(Section):
         return self
 
 
+EARLY_STOPPING = {"early_stopping_patience": None, "early_stopping_threshold": 0.0}
+"""Arguments of transformers' ``EarlyStoppingCallback``, which the ``training`` section takes besides the Trainer's."""
+
 _NOT_TAKEN = {
     "output_dir": "a run is one folder, chosen with --output",
     "resume_from_checkpoint": "leave it out, and continue a run with --resume",
@@ -212,7 +215,8 @@ class Recipe(Section):
     model: ModelConfig
     data: DataConfig
     loss: Loss
-    training: dict[str, Any] = {}  # ``SentenceTransformerTrainingArguments``; what would have no effect is refused
+    training: dict[str, Any] = {}
+    """``SentenceTransformerTrainingArguments`` and :data:`EARLY_STOPPING`; what would have no effect is refused."""
     eval: EvalConfig = EvalConfig()
 
     @field_validator("training")
@@ -259,4 +263,5 @@ def _training_defaults() -> dict[str, Any]:
 
     fields = [field for field in dataclasses.fields(SentenceTransformerTrainingArguments) if field.init]
     unset = dataclasses.MISSING
-    return {one.name: one.default if one.default_factory is unset else one.default_factory() for one in fields}
+    defaults = {one.name: one.default if one.default_factory is unset else one.default_factory() for one in fields}
+    return {**defaults, **EARLY_STOPPING}

@@ -28,13 +28,13 @@ from mrl_text.training.adapters import attach_adapters, has_adapters, load_train
 from mrl_text.training.arguments import training_arguments
 from mrl_text.training.base import check_recipe, load_base, located
 from mrl_text.training.batches import rows_used
-from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
+from mrl_text.training.callbacks import EarlyStopping, LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
 from mrl_text.training.corpus import check_batches, load_training_data, training_prompts
 from mrl_text.training.data import load_source
 from mrl_text.training.evaluator import NestedRetrievalEvaluator
 from mrl_text.training.outcome import Scores, compared, means
 from mrl_text.training.prepare import prepare
-from mrl_text.training.recipe import Recipe
+from mrl_text.training.recipe import EARLY_STOPPING, Recipe
 from mrl_text.training.run import RunFolder, describe_data, explain_failed_write
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def _train(
                 train_dataset=data,
                 loss=recipe.loss.build(model),
                 evaluator=evaluator,
-                callbacks=[MetricsLog(folder.metrics)],
+                callbacks=[MetricsLog(folder.metrics), *_early_stopping(recipe)],
             )
             trainer.saved_length = saved_length if length else None
             facts = _fit(trainer, checkpoint, evaluator.primary_metric if evaluator else None)
@@ -151,6 +151,12 @@ def _reading(model: MatryoshkaEncoder, tokens: int | None) -> Iterator[None]:
         yield
     finally:
         model.max_seq_length = before
+
+
+def _early_stopping(recipe: Recipe) -> Iterator[EarlyStopping]:
+    told = {name: recipe.training[name] for name in EARLY_STOPPING if name in recipe.training}
+    if told.get("early_stopping_patience"):
+        yield EarlyStopping(**told)
 
 
 def _start(model: MatryoshkaEncoder, blend: float) -> dict[str, torch.Tensor]:
@@ -185,9 +191,11 @@ def _fit(trainer: _Trainer, checkpoint: Path | None, metric: str | None) -> dict
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     arguments = trainer.args
     best = {"best_step": trainer.state.best_global_step} if arguments.load_best_model_at_end else {}
+    early = {"stopped_early": True} if trainer.state.global_step < trainer.state.max_steps else {}
     return {
         "steps": trainer.state.global_step,
         "rows_used": _rows_used(trainer),
+        **early,
         **best,
         "last_loss": losses[-1] if losses else None,
         "device": str(arguments.device),
@@ -215,7 +223,8 @@ def _evaluator(recipe: Recipe, batch_size: int) -> NestedRetrievalEvaluator | No
 
 class _Trainer(SentenceTransformerTrainer):
     """Stops before a loss that is no number reaches the weights (the parent logs such a loss as 0 and goes on), at
-    the last step (the parent takes one more after resuming there), and at a full disk in plain words."""
+    the last step (the parent takes one more after resuming there), and at a full disk in plain words. Checkpoints of
+    adapters are loaded without their base."""
 
     saved_length: int | None = None  # tokens per text of the saved model, where training has fewer
 
@@ -232,8 +241,8 @@ class _Trainer(SentenceTransformerTrainer):
         return loss
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
+        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
+        if self.control.should_training_stop:
             return [], None
         return super().get_batch_samples(*args, **kwargs)
 

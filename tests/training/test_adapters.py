@@ -91,33 +91,13 @@ def test_variants_of_lora_are_merged_too(model: MatryoshkaEncoder, texts: list[s
 
 
 Make = Callable[..., Recipe]
+ADAPTERS = {"peft": {"r": 4, "lora_dropout": 0.1}}
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory, triplets: list[dict[str, str]]) -> Path:
-    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in triplets[:24]), encoding="utf-8")
-    return file
-
-
-@pytest.fixture(scope="module")
-def make(tiny_bert: Path, pairs: Path) -> Make:
-    """A recipe with adapters on the tiny BERT and its own dropout, in float32 on the CPU."""
-
-    def recipe(*, loss: Options | None = None, training: Options | None = None, **model: Any) -> Recipe:
-        source = [{"source": str(pairs)}]
-        own = {"max_steps": STEPS, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "bf16": False}
-        own |= {"logging_steps": 1, "eval_steps": 2, "save_steps": 2, "save_total_limit": None, "use_cpu": True}
-        return Recipe.model_validate(
-            {
-                "model": {"name": str(tiny_bert), "peft": {"r": 4, "lora_dropout": 0.1}, **model},
-                "data": {"train": source, "validation": source},
-                "loss": {"dims": [8, 16, 32], **(loss or {})},
-                "training": {**own, **(training or {})},
-            }
-        )
-
-    return recipe
+def make(small_recipe: Make) -> Make:
+    """A recipe with adapters on the tiny BERT, which has dropout of its own."""
+    return lambda **options: small_recipe(**{"training": {}, **ADAPTERS, **options})
 
 
 @pytest.fixture(scope="module")
