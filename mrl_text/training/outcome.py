@@ -48,7 +48,8 @@ def outcome(folder: Path) -> str:
         of = (
             "" if used is None else f"; {used:,} of {rows:,} rows used" if rows else f"; {used:,} rows of a stream used"
         )
-        lines.append(f"{result['steps']:,} step{'s'[: result['steps'] != 1]}{of}")
+        early = ", then it stopped early" if result.get("stopped_early") else ""
+        lines.append(f"{result['steps']:,} step{'s'[: result['steps'] != 1]}{early}{of}")
     if validation := result.get("validation"):
         metric = validation.get("metric", NDCG.words)
         items, number = next((name, validation[name]) for name in ("queries", "pairs") if name in validation)
