@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mrl_text.encoder import MatryoshkaEncoder
 
 _CLASSES = Needs(1, 1, "class", "classes")
-_PAIRS = Needs(2, 2)
 
 INNER: dict[str, Needs] = {
     "CoSENTLoss": Needs(2, 2, "score", "compared"),
@@ -37,9 +36,7 @@ INNER: dict[str, Needs] = {
     "BatchSemiHardTripletLoss": _CLASSES,
     "MultipleNegativesRankingLoss": Needs(),
     "CachedMultipleNegativesRankingLoss": Needs(),
-    "MultipleNegativesSymmetricRankingLoss": _PAIRS,
-    "CachedMultipleNegativesSymmetricRankingLoss": _PAIRS,
-    "MegaBatchMarginLoss": _PAIRS,
+    "MegaBatchMarginLoss": Needs(2, 2),
     "GISTEmbedLoss": Needs(2, 3),
     "CachedGISTEmbedLoss": Needs(),
     "MSELoss": Needs(1, None, "vector", "alone"),
@@ -133,12 +130,25 @@ class MatryoshkaConfig(LossConfig):
         ):
             if wrong:
                 raise ValueError(f"{self.inner} {problem}")
+        given: dict[str, Any] = {}
         for name, value in self.options.items():
             try:
-                _argument(self.inner, name, value)
+                given[name] = _argument(self.inner, name, value)
             except ValueError as error:
                 raise ValueError(f"options.{name}={value}: {error}") from None
+        if self.guide is None:
+            _try(self.inner, given)
         return self
+
+
+def _try(inner: str, options: dict[str, Any]) -> None:
+    """Build the loss on a model of nothing, so that what it refuses is refused before a model is loaded."""
+    from torch import nn
+
+    try:
+        _class(inner)(nn.Sequential(nn.Identity()), **options)
+    except ValueError as error:
+        raise ValueError(f"options: {' '.join(str(error).split())}") from None
 
 
 def _frozen(name: str, base: MatryoshkaEncoder) -> MatryoshkaEncoder:

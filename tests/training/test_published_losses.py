@@ -1,23 +1,35 @@
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+    util,
+)
 from sentence_transformers.sentence_transformer import losses
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from torch import nn
 
+from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.training.batches import NoDuplicatesBatchSampler
-from mrl_text.training.recipe import Recipe
+from mrl_text.training.data import load_source
+from mrl_text.training.published_losses import INNER, MatryoshkaConfig
+from mrl_text.training.recipe import Recipe, SourceConfig
 from mrl_text.training.trainer import train
+from tests.conftest import WORDS
 
 Row = dict[str, Any]
 DIMS = [8, 16, 32]
@@ -61,19 +73,6 @@ def make_recipe(tiny_bert: Path) -> Callable[..., Recipe]:
     return make
 
 
-class Recorded(nn.Module):
-    """A loss that keeps the ids of the texts and the labels it was given."""
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss, self.model, self.batches = loss, loss.model, []
-
-    def forward(self, features: Any, labels: torch.Tensor | None) -> torch.Tensor:
-        columns = [one["input_ids"].tolist() for one in features]
-        self.batches.append((columns, None if labels is None else labels.tolist()))
-        return self.loss(features, labels)
-
-
 @pytest.mark.slow
 def test_cosent_by_recipe_is_a_run_of_sentence_transformers(
     make_recipe: Callable[..., Recipe], scored: Path, tiny_bert: Path, tmp_path: Path
@@ -109,3 +108,171 @@ def test_cosent_by_recipe_is_a_run_of_sentence_transformers(
         published = EmbeddingSimilarityEvaluator(*texts, gold, truncate_dim=size["dim"], main_similarity="cosine")
         for when, model in (("before", SentenceTransformer(str(tiny_bert), device="cpu")), ("after", theirs)):
             assert size[when][0] == pytest.approx(published(model)["spearman_cosine"], abs=1e-5)
+
+
+TEXTS = [f"{first} {second}" for first, second in zip(WORDS[:16], WORDS[16:32], strict=True)]
+VECTORS = np.random.default_rng(4).standard_normal((16, 32)).round(3).tolist()
+ROWS: list[Row] = [
+    {
+        "a": TEXTS[row],
+        "b": f"the {TEXTS[row]}",
+        "c": f"a {TEXTS[(row + 3) % 16]}",
+        "d": f"in {TEXTS[(row + 5) % 16]}",
+        "score": row / 15,
+        "binary": row % 2,
+        "topic": ["sport", "art", "weather", "7"][row // 4],
+        "margin": row / 3 - 2,
+        "scores": [row / 5, 1.5, -row / 7],
+        "vector": VECTORS[row],
+    }
+    for row in range(16)
+]
+
+
+def margins(model: nn.Module) -> nn.Module:
+    return losses.MarginMSELoss(model, similarity_fct=util.pairwise_euclidean_sim)
+
+
+def hard(model: nn.Module) -> nn.Module:
+    metric = losses.BatchHardTripletLossDistanceFunction.cosine_distance
+    return losses.BatchHardTripletLoss(model, distance_metric=metric, margin=0.2)
+
+
+def both_ways(model: nn.Module) -> nn.Module:
+    options = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+    return losses.MultipleNegativesRankingLoss(model, scale=7.0, **options)
+
+
+def guided(kind: type[nn.Module], **options: Any) -> Callable[[nn.Module], nn.Module]:
+    def build(model: nn.Module) -> nn.Module:
+        return kind(model, guide=copy.deepcopy(model), **options)
+
+    return build
+
+
+CASES: list[tuple[Row, str, Callable[[nn.Module], nn.Module], Any]] = [
+    ({"inner": "CoSENTLoss"}, "a b score", losses.CoSENTLoss, [row / 15 for row in range(16)]),
+    ({"inner": "AnglELoss", "options": {"scale": 3}}, "a b score", lambda m: losses.AnglELoss(m, 3.0), "score"),
+    ({"inner": "CosineSimilarityLoss"}, "a b score", losses.CosineSimilarityLoss, "score"),
+    (
+        {"inner": "ContrastiveLoss", "options": {"distance_metric": "EUCLIDEAN", "margin": 0.9}},
+        "a b binary",
+        lambda m: losses.ContrastiveLoss(m, losses.SiameseDistanceMetric.EUCLIDEAN, 0.9),
+        [row % 2 for row in range(16)],
+    ),
+    ({"inner": "OnlineContrastiveLoss"}, "a b binary", losses.OnlineContrastiveLoss, "binary"),
+    (
+        {"inner": "TripletLoss", "options": {"distance_metric": "COSINE", "triplet_margin": 0.1}},
+        "a b c",
+        lambda m: losses.TripletLoss(m, losses.TripletDistanceMetric.COSINE, 0.1),
+        None,
+    ),
+    # classes are numbered in the order of their names: 7, art, sport, weather
+    ({"inner": "BatchAllTripletLoss"}, "a topic", losses.BatchAllTripletLoss, [2] * 4 + [1] * 4 + [3] * 4 + [0] * 4),
+    (
+        {"inner": "BatchHardTripletLoss", "options": {"distance_metric": "cosine_distance", "margin": 0.2}},
+        "a topic",
+        hard,
+        "topic",
+    ),
+    ({"inner": "BatchHardSoftMarginTripletLoss"}, "a topic", losses.BatchHardSoftMarginTripletLoss, "topic"),
+    ({"inner": "BatchSemiHardTripletLoss"}, "a topic", losses.BatchSemiHardTripletLoss, "topic"),
+    (
+        {
+            "inner": "MultipleNegativesRankingLoss",
+            "options": {"directions": ["query_to_doc", "doc_to_query"], "partition_mode": "per_direction", "scale": 7},
+        },
+        "a b",
+        both_ways,
+        None,
+    ),
+    (
+        {"inner": "CachedMultipleNegativesRankingLoss", "options": {"mini_batch_size": 5}},
+        "a b c d",
+        losses.MultipleNegativesRankingLoss,
+        None,
+    ),
+    ({"inner": "MegaBatchMarginLoss"}, "a b", losses.MegaBatchMarginLoss, None),
+    (
+        {"inner": "GISTEmbedLoss", "guide": "base", "options": {"margin": 0.05, "margin_strategy": "relative"}},
+        "a b c",
+        guided(losses.GISTEmbedLoss, margin=0.05, margin_strategy="relative"),
+        None,
+    ),
+    (
+        {"inner": "CachedGISTEmbedLoss", "guide": "base", "options": {"mini_batch_size": 4, "temperature": 0.1}},
+        "a b",
+        guided(losses.GISTEmbedLoss, temperature=0.1),
+        None,
+    ),
+    ({"inner": "MSELoss"}, "a vector", losses.MSELoss, VECTORS),
+    (
+        {"inner": "MarginMSELoss", "options": {"similarity_fct": "pairwise_euclidean_sim"}},
+        "a b c margin",
+        margins,
+        [row / 3 - 2 for row in range(16)],
+    ),
+    ({"inner": "MarginMSELoss"}, "a b c d scores", losses.MarginMSELoss, "scores"),
+    (
+        {"inner": "DistillKLDivLoss", "options": {"temperature": 2}},
+        "a b c d scores",
+        lambda m: losses.DistillKLDivLoss(m, temperature=2.0),
+        [[row / 5, 1.5, -row / 7] for row in range(16)],
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bert: Path) -> MatryoshkaEncoder:
+    return MatryoshkaEncoder(str(tiny_bert), device="cpu").eval()
+
+
+def test_every_loss_is_tried() -> None:
+    assert {options["inner"] for options, *_ in CASES} == set(INNER)
+
+
+@pytest.mark.parametrize(
+    ("options", "columns", "published", "labels"), CASES, ids=[f"{one['inner']} {names}" for one, names, *_ in CASES]
+)
+def test_a_loss_by_recipe_is_the_published_one_on_the_numbers_of_the_file(
+    model: MatryoshkaEncoder,
+    tmp_path: Path,
+    options: Row,
+    columns: str,
+    published: Callable[[nn.Module], nn.Module],
+    labels: Any,
+) -> None:
+    names = columns.split()
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    config = MatryoshkaConfig(dims=DIMS, weights=[3.0, 1.0, 0.5], **options)
+    data = load_source(SourceConfig(source=str(file), columns=names), config.needs)
+    batch = SentenceTransformerDataCollator(preprocess_fn=model.preprocess)(list(data))
+    features, given = _features(batch), batch.get("label")
+
+    by_hand = [dict(model.preprocess([row[name] for row in ROWS])) for name in names if len(name) == 1]
+    if isinstance(labels, str):
+        ids = {"sport": 2, "art": 1, "weather": 3, "7": 0}
+        labels = [ids[row[labels]] if labels == "topic" else row[labels] for row in ROWS]
+    expected = losses.MatryoshkaLoss(model, published(model), DIMS, [3.0, 1.0, 0.5])
+    values, gradients = [], []
+    for loss, columns_, numbers in (
+        (config.build(model), features, given),
+        (expected, by_hand, None if labels is None else torch.tensor(labels)),
+    ):
+        model.zero_grad()
+        value = loss(columns_, numbers)
+        value.backward()
+        values.append(float(value.detach()))
+        gradients.append(torch.cat([one.grad.flatten() for one in model.parameters() if one.grad is not None]))
+    assert abs(values[1]) > 1e-4
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-4 * float(gradients[1].abs().max()))
+
+
+def _features(batch: Row) -> list[Row]:
+    names = dict.fromkeys(name.removesuffix("_input_ids") for name in batch if name.endswith("_input_ids"))
+    return [
+        {key.removeprefix(f"{name}_"): value for key, value in batch.items() if key.startswith(f"{name}_")}
+        for name in names
+    ]
