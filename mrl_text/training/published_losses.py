@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 import math
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
@@ -40,7 +40,7 @@ INNER: dict[str, Needs] = {
     "GISTEmbedLoss": Needs(2, 3),
     "CachedGISTEmbedLoss": Needs(),
     "MSELoss": Needs(1, None, "vector", "alone"),
-    "MarginMSELoss": Needs(3, None, "scores", "alone"),
+    "MarginMSELoss": Needs(3, None, "margins", "alone"),
     "DistillKLDivLoss": Needs(3, None, "scores", "alone"),
 }
 """Loss that :class:`MatryoshkaConfig` may nest -> what its data must have."""
@@ -53,6 +53,7 @@ class MatryoshkaConfig(LossConfig):
     """sentence-transformers' MatryoshkaLoss: one of its losses, ``inner``, summed over the sizes."""
 
     name: Literal["matryoshka"] = "matryoshka"
+    instead: ClassVar[str] = ", give it under options where it is the inner loss's"
     inner: str  # class of sentence_transformers.losses
     options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the inner loss by its own names. Functions go by their names, such as ``similarity_fct:
@@ -115,7 +116,7 @@ class MatryoshkaConfig(LossConfig):
     @field_validator("inner")
     @classmethod
     def _known(cls, inner: str) -> str:
-        return check_choice("loss", inner, INNER)
+        return check_choice("inner", inner, INNER)
 
     @model_validator(mode="after")
     def _options_fit(self) -> MatryoshkaConfig:

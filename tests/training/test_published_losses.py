@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimil
 from torch import nn
 
 from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.training import trainer as trainer_module
 from mrl_text.training.batches import NoDuplicatesBatchSampler
 from mrl_text.training.data import load_source
 from mrl_text.training.published_losses import INNER, MatryoshkaConfig
@@ -276,3 +278,153 @@ def _features(batch: Row) -> list[Row]:
         {key.removeprefix(f"{name}_"): value for key, value in batch.items() if key.startswith(f"{name}_")}
         for name in names
     ]
+
+
+@pytest.fixture(scope="module")
+def places(triplets: list[Row], scored: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """Pairs, scored pairs, texts of classes and texts alone; the name of a file may have dots."""
+    folder = tmp_path_factory.mktemp("places")
+    pairs, topics = folder / "pairs.v1.5.jsonl", folder / "topics.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in triplets[:24]), encoding="utf-8")
+    rows = [{"text": row["anchor"], "topic": row["anchor"].split()[-1]} for row in triplets]
+    topics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [
+        {"source": str(pairs), "columns": ["anchor", "positive"]},
+        {
+            "source": str(scored),
+            "columns": ["first", "second", "points"],
+            "loss": {"name": "matryoshka", "inner": "CoSENTLoss"},
+        },
+        {
+            "source": str(topics),
+            "columns": ["text", "topic"],
+            "loss": {"name": "matryoshka", "inner": "BatchAllTripletLoss", "options": {"margin": 0.3}},
+        },
+        {
+            "source": str(pairs),
+            "columns": ["negative"],
+            "loss": {"name": "matryoshka", "inner": "MSELoss", "teacher": "base"},
+        },
+    ]
+
+
+@pytest.mark.slow
+def test_sources_have_losses_of_their_own_and_a_run_is_resumed(
+    make_recipe: Callable[..., Recipe], places: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int, Any]] = []
+
+    class Watched(trainer_module._Trainer):
+        def compute_loss(self, model: Any, inputs: Row, *args: Any, **kwargs: Any) -> Any:
+            name, size = inputs["dataset_name"], inputs["anchor_input_ids"].shape[0]
+            labels = inputs.get("label")
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            seen.append((name, size, labels))
+            if len(seen) == 7 and not interrupted:
+                interrupted.append(True)
+                signal.raise_signal(signal.SIGINT)
+            return loss
+
+    monkeypatch.setattr(trainer_module, "_Trainer", Watched)
+    recipe = make_recipe({"name": "nested_infonce"}, *places, deduplicate=False)
+    training = {**recipe.training, "max_steps": 12, "save_steps": 50}
+    recipe = recipe.model_copy(update={"training": training})
+    interrupted = [True]
+    whole = train(recipe, tmp_path / "whole")
+    expected, interrupted, seen = seen, [], []
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "resumed")
+    resumed = train(recipe, tmp_path / "resumed", resume=True)
+    assert [(name, size) for name, size, _ in seen] == [(name, size) for name, size, _ in expected]
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(resumed)[name], value, rtol=0, atol=1e-7, msg=name)
+    names = [Path(place["source"]).stem.replace(".", "_") for place in places]
+    assert {name for name, *_ in seen} == {f"{number} {name}" for number, name in enumerate(names, start=1)}
+    for name, _, labels in seen:
+        if name.startswith("3"):  # classes, two rows or more of each
+            assert min(torch.bincount(labels)[torch.bincount(labels) > 0]) >= 2
+        assert (labels is None) == (name[0] in "14")
+    result = json.loads((tmp_path / "whole" / "result.json").read_text(encoding="utf-8"))
+    assert result["steps"] == 12
+    assert result["data"] == {"1 pairs.v1.5": 24, "2 scored": 40, "3 topics": 64, "4 pairs.v1.5": 24}
+
+
+@pytest.mark.slow
+def test_a_teacher_of_mse_is_computed_once_and_cut_with_the_student(
+    make_recipe: Callable[..., Recipe], scored: Path, other_width: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    source = {"source": str(scored), "columns": ["first", "second"]}
+    recipe = make_recipe({"inner": "MSELoss", "teacher": str(other_width)}, source, deduplicate=False)
+    training = {**recipe.training, "max_steps": 1, "per_device_train_batch_size": 40, "logging_steps": 1}
+    model = recipe.model.model_copy(update={"dropout": 0.0})
+    train(recipe.model_copy(update={"training": training, "model": model}), tmp_path / "run")
+    logged = json.loads((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
+
+    rows = [json.loads(line) for line in scored.read_text(encoding="utf-8").splitlines()]
+    texts = [[row[name] for row in rows] for name in ("first", "second")]
+    student, teacher = (SentenceTransformer(str(folder), device="cpu") for folder in (tiny_bert, other_width))
+    expected = 0.0
+    for dim in DIMS:
+        parts = []
+        for column in texts:
+            wanted = np.float64(teacher.encode(column, normalize_embeddings=True))[:, :dim]
+            found = np.float64(student.encode(column))[:, :dim]
+            found /= np.linalg.norm(found, axis=1, keepdims=True)
+            parts.append(((found - wanted) ** 2).mean())
+        expected += np.mean(parts)
+    assert logged["loss"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def other_width(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model of the same width."""
+    folder = tmp_path_factory.mktemp("teacher") / "other-weights"
+    other = SentenceTransformer(str(tiny_bert), device="cpu")
+    torch.manual_seed(8)
+    for parameter in other.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    other.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"inner": "CoSentLoss"}, "inner 'CoSentLoss' is unknown; did you mean 'CoSENTLoss'"),
+        (
+            {"inner": "CoSENTLoss", "options": {"scal": 3}},
+            "options.scal=3: CoSENTLoss has no such argument; .* 'scale'",
+        ),
+        ({"inner": "CoSENTLoss", "options": {"scale": "big"}}, "options.scale=big: Input should be a valid number"),
+        ({"inner": "CoSENTLoss", "options": {"scale": 0}}, "options.scale=0: must be above 0"),
+        ({"inner": "CoSENTLoss", "options": {"scale": float("nan")}}, "options.scale=nan: must be a finite number"),
+        (
+            {"inner": "CoSENTLoss", "options": {"similarity_fct": "pairwise_cos"}},
+            "options.similarity_fct=pairwise_cos: function .* did you mean 'pairwise_cos_sim'",
+        ),
+        ({"inner": "CoSENTLoss", "options": {"similarity_fct": ["a"]}}, "options.similarity_fct"),
+        ({"inner": "MSELoss", "options": {"projection_dim": 8}}, "MSELoss has no such argument"),
+        (
+            {"inner": "CosineSimilarityLoss", "options": {"loss_fct": "MSELoss"}},
+            "CosineSimilarityLoss has no such argument",
+        ),
+        (
+            {"inner": "MultipleNegativesRankingLoss", "options": {"directions": ["doc_to_query"]}},
+            "options: 'query_to_doc' direction is required",
+        ),
+        ({"inner": "GISTEmbedLoss"}, "GISTEmbedLoss needs a guide: set guide to base"),
+        ({"inner": "CoSENTLoss", "guide": "base"}, "CoSENTLoss has no use for a guide"),
+        ({"inner": "CoSENTLoss", "teacher": "base"}, "CoSENTLoss has no use for a teacher"),
+        (
+            {"inner": "CachedMultipleNegativesRankingLoss", "layers_per_step": 1},
+            "caches gradients, which does not go with layers",
+        ),
+        (
+            {"inner": "CoSENTLoss", "scale": 5},
+            "matryoshka does not take scale: leave it out, give it under options where it is the inner loss's, or",
+        ),
+    ],
+)
+def test_what_the_inner_loss_does_not_take_is_refused_before_anything_is_loaded(loss: Row, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MatryoshkaConfig(dims=DIMS, **loss)
