@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import DatasetDict, IterableDataset
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -40,6 +41,8 @@ from mrl_text.training.teacher import VectorsCollator
 from mrl_text.training.texts import LABEL
 
 logger = logging.getLogger(__name__)
+
+_LEARNED = "loss.safetensors"  # of a checkpoint: what the loss learns beside the model
 
 
 def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
@@ -213,10 +216,29 @@ class _Trainer(SentenceTransformerTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As the parent, and a loss of ours reads the vectors of frozen models beside the label."""
         vectors = inputs.pop("vectors", {})
-        loss = self.loss[inputs["dataset_name"]] if isinstance(self.loss, dict) else self.loss
-        if isinstance(loss, NestedLoss):
+        nested = self._nested()
+        if "" in nested or inputs.get("dataset_name") in nested:
             inputs[LABEL] = {LABEL: inputs.get(LABEL), **vectors}
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _nested(self) -> dict[str, NestedLoss]:
+        """The losses of ours, by their data set where each has its own."""
+        losses = self.loss if isinstance(self.loss, dict) else {"": self.loss}
+        return {name: loss for name, loss in losses.items() if isinstance(loss, NestedLoss)}
+
+    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        super()._save(output_dir, *args, **kwargs)
+        learned = {f"{name}/{key}": one for name, loss in self._nested().items() for key, one in loss.learned.items()}
+        if learned:
+            save_file(learned, Path(output_dir or self.args.output_dir) / _LEARNED)
+
+    def _load_from_checkpoint(self, checkpoint_path: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        if (file := Path(checkpoint_path) / _LEARNED).is_file():
+            learned = load_file(file)
+            for name, loss in self._nested().items():
+                start = f"{name}/"
+                loss.learned = {key[len(start) :]: one for key, one in learned.items() if key.startswith(start)}
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
