@@ -23,8 +23,9 @@ from sentence_transformers.util import get_world_size
 
 from mrl_text.files import cache_dir, write_atomically
 from mrl_text.neighbours import neighbour_batches, neighbour_groups
+from mrl_text.training.columns import LABEL
 from mrl_text.training.dealing import Deal, Repeats, find_repeats
-from mrl_text.training.texts import LABEL, row_hashes, text_columns
+from mrl_text.training.texts import row_hashes, text_columns
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +44,10 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
 
     seed: int
 
-    def __init__(self, dataset: Dataset, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, dataset: Dataset, *args: Any, repeats: bool = False, **kwargs: Any) -> None:
+        """As the parent; with ``repeats`` a batch may have a text twice."""
         super().__init__(dataset, *args, **kwargs)
-        self.dataset, self.seed = dataset, int(self.seed or 0)
+        self.dataset, self.seed, self.repeats = dataset, int(self.seed or 0), repeats
 
     def __iter__(self) -> Iterator[list[int]]:
         """One epoch: positions of each batch's rows, in exactly ``len`` batches.
@@ -100,7 +102,7 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
 
     @cached_property
     def _repeats(self) -> Repeats:
-        return find_repeats(row_hashes(self.dataset))
+        return find_repeats(np.arange(len(self.dataset))[:, None] if self.repeats else row_hashes(self.dataset))
 
     def _pass(self, random: np.random.Generator) -> list[list[int]]:
         return self._arranged(self._cut(self._order(random).tolist()), random)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
 
+from mrl_text.training.columns import Needs
 from mrl_text.training.section import NotNegative, Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
@@ -25,10 +26,18 @@ class LossConfig(Section):
     dims: list[StrictInt]  # sizes to train; the model's full width should be among them
     weights: list[NotNegative] | None = None  # one weight per size, in the order of ``dims``; None is 1 for each
 
-    needs_pairs: ClassVar[bool] = True
-    """Whether a text alone, without its positive, teaches nothing."""
     steps: ClassVar[bool] = True
     """Whether the encoder is trained, step by step; else it stays as it is."""
+
+    @property
+    def words(self) -> str:
+        """Its name for messages."""
+        return f"loss.name {self.name}"
+
+    @property
+    def needs(self) -> Needs:
+        """What columns its data must have: pairs, unless a loss says otherwise."""
+        return Needs()
 
     @property
     def distills(self) -> bool:
@@ -38,6 +47,11 @@ class LossConfig(Section):
     @property
     def models(self) -> dict[str, str]:
         """Field -> the frozen model that it names, ``base`` or another, whose vectors have to be computed."""
+        return {}
+
+    @property
+    def along(self) -> dict[str, str]:
+        """Field -> the frozen model that it names, ``base`` or another, which runs along in every step."""
         return {}
 
     @property
@@ -68,13 +82,12 @@ class LossConfig(Section):
         """Refuse options of other losses by name; at their defaults, as older recipes wrote them out, they go."""
         if not isinstance(given, dict):
             return given
-        others = {
-            name: field.get_default(call_default_factory=True)
-            for loss in losses().values()
-            for name, field in loss.model_fields.items()
-            if name not in cls.model_fields
-        }
-        if wrong := [name for name in given if name in others and given[name] != others[name]]:
+        others: dict[str, list[Any]] = {}
+        for loss in losses().values():
+            for name, field in loss.model_fields.items():
+                if name not in cls.model_fields:
+                    others.setdefault(name, []).append(field.get_default(call_default_factory=True))
+        if wrong := [name for name in given if name in others and given[name] not in others[name]]:
             name = cls.model_fields["name"].default
             raise ValueError(f"{name} does not take {', '.join(wrong)}: leave it out, or change loss.name")
         return {name: value for name, value in given.items() if name not in others}
@@ -203,7 +216,11 @@ class SelfDistillationConfig(_Nested):
     """Every size keeps the teacher's neighbourhoods; no labels."""
 
     name: Literal["self_distillation"] = "self_distillation"
-    needs_pairs: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> Needs:
+        """Texts alone."""
+        return Needs(texts=1)
 
     @property
     def distills(self) -> bool:
@@ -235,8 +252,12 @@ class RotationConfig(LossConfig):
     """The encoder stays as it is, and the numbers of its vectors are rotated (:mod:`mrl_text.adapt`)."""
 
     name: Literal["rotation"] = "rotation"
-    needs_pairs: ClassVar[bool] = False
     steps: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> Needs:
+        """Texts alone."""
+        return Needs(texts=1)
 
 
 def losses() -> dict[str, type[LossConfig]]:
@@ -249,14 +270,3 @@ def losses() -> dict[str, type[LossConfig]]:
 
     found = (one for one in below(LossConfig) if one.model_fields and "name" in one.__annotations__)
     return {one.model_fields["name"].default: one for one in found}
-
-
-def _name_of(given: Any) -> Any:
-    return given.get("name", DEFAULT_LOSS) if isinstance(given, dict) else getattr(given, "name", None)
-
-
-if TYPE_CHECKING:
-    Loss: TypeAlias = LossConfig
-else:
-    _TAGGED = tuple(Annotated[one, Tag(name)] for name, one in losses().items())
-    Loss = Annotated[Union[_TAGGED], Discriminator(_name_of)]  # noqa: UP007

@@ -38,27 +38,23 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
         from mrl_text.training.negatives import mine_sources
 
         data = mine_sources(data, recipe.data.train, model, prompts=training_prompts(model, data))
-    rotates = recipe.model.rotation or not recipe.loss.steps
-    roles: dict[str, list[str]] = {}
-    for role, name in recipe.loss.models.items():
-        roles.setdefault(name, []).append(role)
-    if recipe.data.batches == "neighbours" and not recipe.loss.needs_teacher:
-        roles.setdefault("base", []).append("base")
+    grouped = {"base": "base"} if recipe.data.batches == "neighbours" else {}
+    roles = [loss.models if loss.needs_teacher else loss.models | grouped for loss in recipe.losses]
     taught = data
-    for name, columns in roles.items():
+    for name in dict.fromkeys(name for one in roles for name in one.values()):
+        columns = [[role for role, wanted in one.items() if wanted == name] for one in roles]
         taught = _taught(recipe, name, model, taught, columns)
-    if rotates:
+    if recipe.model.rotation or not recipe.loss.steps:
         from mrl_text.adapt import apply
 
-        known = roles.get("base", ["base"])[0]
-        vectors = taught if "base" in roles else _taught(recipe, "base", model, data, [known])
-        model = apply(model, _rotation(recipe, model, vectors, folder.rotation, known))
+        vectors = _taught(recipe, "base", model, data, [["base"]] * len(roles))
+        model = apply(model, _rotation(recipe, model, vectors, folder.rotation))
         model.matryoshka_dims = recipe.loss.dims
     return model, taught
 
 
-def _taught(recipe: Recipe, name: str, base: MatryoshkaEncoder, data: Any, columns: list[str]) -> Any:
-    """The data with the vectors of a frozen model, the base or another one, in columns of these names."""
+def _taught(recipe: Recipe, name: str, base: MatryoshkaEncoder, data: Any, columns: list[list[str]]) -> Any:
+    """The data with the vectors of a frozen model, the base or another one, in columns of these names by source."""
     from mrl_text.training.teacher import add_teacher
 
     if name == "base":
@@ -66,10 +62,15 @@ def _taught(recipe: Recipe, name: str, base: MatryoshkaEncoder, data: Any, colum
     else:
         frozen = load(find_model(name, trust_remote_code=recipe.model.trust_remote_code), dtype="auto")
         frozen.warn_when_cut = False  # it reads as much as it can
-    return add_teacher(data, frozen, prompts=training_prompts(frozen, data), names=columns)
+    parts = data if isinstance(data, DatasetDict) else {"": data}
+    taught = {}
+    for (label, part), names, loss in zip(parts.items(), columns, recipe.losses, strict=True):
+        prompts = training_prompts(frozen, part, loss.needs)
+        taught[label] = add_teacher(part, frozen, prompts=prompts, names=names) if names else part
+    return DatasetDict(taught) if isinstance(data, DatasetDict) else taught[""]
 
 
-def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path, column: str) -> Adaptation:
+def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path) -> Adaptation:
     """The rotation of the run: fitted once, and again where its files are damaged."""
     from mrl_text.adapt import fit, load_adaptation
 
@@ -79,17 +80,17 @@ def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path,
         if file.exists():
             logger.warning("%s; the rotation is fitted again", error)
     weights = None if recipe.loss.steps else recipe.loss.weights  # else they are the training's
-    vectors = _vectors(taught, column, model.width or 0, recipe.seed)
+    vectors = _vectors(taught, model.width or 0, recipe.seed)
     fitted = fit(vectors, dims=recipe.loss.dims, weights=weights, seed=recipe.seed)
     with explain_failed_write("the rotation", file.parent):
         fitted.save(file)
     return fitted
 
 
-def _vectors(data: Dataset | DatasetDict, column: str, width: int, seed: int) -> np.ndarray:
+def _vectors(data: Dataset | DatasetDict, width: int, seed: int) -> np.ndarray:
     """The vectors of up to 100,000 texts of the data, each text once, float32 (n, width)."""
     parts = data.values() if isinstance(data, DatasetDict) else [data]
-    tables = [np.asarray(part.with_format("numpy")[column][:], dtype=np.float32).reshape(-1, width) for part in parts]
+    tables = [np.asarray(part.with_format("numpy")["base"][:], dtype=np.float32).reshape(-1, width) for part in parts]
     vectors = np.unique(np.concatenate(tables), axis=0)
     if len(vectors) > _ROTATION_TEXTS:
         logger.info("the rotation is fitted on %d of the %d texts, drawn at random", _ROTATION_TEXTS, len(vectors))

@@ -15,7 +15,8 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.loading import shared_folder
-from mrl_text.training.texts import LABEL, VECTORS, text_columns
+from mrl_text.training.columns import LABEL
+from mrl_text.training.texts import VECTORS, text_columns
 from mrl_text.truncation import truncate
 
 Data = TypeVar("Data", Dataset, DatasetDict)

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 from datasets import Dataset
 
-LABEL = "label"  # column of a source's own numbers
+from mrl_text.training.columns import LABEL
+
 VECTORS = ("teacher", "guide", "base")
 """Columns of frozen models' vectors: of the loss's teacher, of its guide, and of the base for whatever else needs them.
 All other columns hold text."""

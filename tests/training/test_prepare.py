@@ -135,7 +135,8 @@ def test_every_source_gets_its_vectors(
     model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path
 ) -> None:
     texts = data.select_columns(["anchor"])
-    _, taught = prepare(recipe({"name": "self_distillation"}), model, DatasetDict({"1 a": data, "2 b": texts}), folder)
+    both = recipe({"name": "self_distillation"}, train=[{"source": "a.csv"}, {"source": "b.csv"}])
+    _, taught = prepare(both, model, DatasetDict({"1 a": data, "2 b": texts}), folder)
     assert taught["1 a"][:]["teacher"].shape == (64, 96)
     np.testing.assert_allclose(taught["2 b"][:]["teacher"].numpy(), unit(tiny_bert, texts["anchor"][:]), atol=1e-5)
 

@@ -24,6 +24,7 @@ SHIPPED = [
     "retrieval",
     "rotation",
     "static",
+    "sts",
 ]
 
 MINIMAL: dict[str, Any] = {
@@ -309,7 +310,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_shipped_one() -> None:
         [],
         ["loss.weights=[1,2,3]", "loss.dims=[8,16,24]", "loss.distill_weights=null"],
         ["training.learning_rate=1e-4", "training.bf16=false", "model.name='1e-4'", "description='a: b # c'"],
-        ["data.train=[{source: a.csv, columns: [a, b], limit: 3}]", "training={}", "eval={}"],
+        ["data.train=[{source: a.csv, columns: [a, b, c], limit: 3}]", "training={}", "eval={}"],
     ],
     ids=["as-shipped", "loss", "numbers-and-texts", "data"],
 )
@@ -457,7 +458,7 @@ def test_one_column_is_enough_where_no_labels_are_needed(write: Writer, name: st
 )
 def test_one_column_is_refused_where_a_loss_needs_pairs(write: Writer, overrides: list[str], name: str) -> None:
     error = one_line_error(write(MINIMAL), [*overrides, "data.train[0].columns=[text]"])
-    assert f"data.train: pairs names one column, and loss.name {name} needs anchor and positive" in error
+    assert f"data.train: pairs names text, and loss.name {name} needs two or more columns of texts: columns: [" in error
 
 
 def test_a_rotation_has_no_use_for_mined_negatives(write: Writer) -> None:

@@ -37,7 +37,8 @@ EMBEDDINGS = "embeddings.word_embeddings.weight"
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory, triplets: list[dict[str, str]]) -> Path:
     file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in triplets), encoding="utf-8")
+    rows = [{**row, "score": number % 7 / 6} for number, row in enumerate(triplets)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 
 
@@ -110,8 +111,10 @@ SHIPPED: dict[str, tuple[list[str], int, set[str]]] = {
     "retrieval": (["data.train=[MINED]"], 32, set()),
     "rotation": ([], 32, ROTATED),
     "static": (["model.static=24", "loss.dims=[8,16,24]"], 24, set()),
+    "sts": (["data.train=[SCORED]", "data.validation=[SCORED]"], 32, set()),
 }
 """Recipe -> what the tiny model needs besides, the width of the result and the files besides."""
+SCORED = "{source: %s, columns: [anchor, positive, score]}"
 MINED = "{source: %s, columns: [anchor, positive], mine_negatives: {num: 2, range_min: 0, relative_margin: null}}"
 
 
@@ -126,7 +129,7 @@ def test_every_shipped_recipe_trains(
     make_recipe: MakeRecipe, pairs: Path, tmp_path: Path, name: str, validated: bool
 ) -> None:
     overrides, width, files = SHIPPED[name]
-    overrides = [override.replace("MINED", MINED % pairs) for override in overrides]
+    overrides = [override.replace("MINED", MINED % pairs).replace("SCORED", SCORED % pairs) for override in overrides]
     overrides += [] if validated else ["data.validation=[]"]
     recipe = make_recipe("training.max_steps=1", *overrides, name=name, bf16=None)
     model = train(recipe, tmp_path / "run")
@@ -542,7 +545,7 @@ def test_a_score_that_falls_ends_with_the_weights_that_scored_best(
         score = next(scores)
         return {dim: np.full(len(self.queries), score if dim == 32 else 1 - score) for dim in (8, 16, 32)}
 
-    monkeypatch.setattr(NestedRetrievalEvaluator, "per_query", measured)
+    monkeypatch.setattr(NestedRetrievalEvaluator, "measure", measured)
     folder = RunFolder(tmp_path / "run")
     best = "training.load_best_model_at_end=true"
     train(

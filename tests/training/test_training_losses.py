@@ -16,7 +16,8 @@ from torch import Tensor
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.losses import EmbeddingDistillation, InfoNCE, NestedLoss
-from mrl_text.training.losses import Loss, LossConfig
+from mrl_text.training.losses import LossConfig
+from mrl_text.training.recipe import Loss
 
 DIMS = [32, 8, 16]
 WEIGHTS = [1.0, 0.5, 2.0]
