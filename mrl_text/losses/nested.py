@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.util import get_world_size
 from torch import Tensor, nn
 
-from mrl_text.losses.objectives import InfoNCE, Objective, SelfDistillation
+from mrl_text.losses.objectives import EmbeddingDistillation, InfoNCE, Objective, SelfDistillation
 
 Labels: TypeAlias = Tensor | Mapping[str, Tensor | None] | None
 """What comes with the texts of a batch: vectors by their role, or a single column of whatever is in the data."""
@@ -81,7 +81,7 @@ class NestedLoss(CachedLossMixin, nn.Module):
         width: int | None = model.get_embedding_dimension()
         if width is not None and largest > width:
             raise ValueError(f"dims asks for {largest}, but the model has width {width}")
-        if teacher is not None and not any(isinstance(one, SelfDistillation) for one in objectives):
+        if teacher is not None and all(one.reads != "teacher" for one in objectives):
             raise ValueError("a teacher is for SelfDistillation: add that objective, or leave the teacher out")
         if guide is not None and all(getattr(one, "margin", None) is None for one in objectives):
             raise ValueError("a guide is for InfoNCE with a margin: give it one, or leave the guide out")
@@ -138,6 +138,19 @@ class NestedLoss(CachedLossMixin, nn.Module):
             return loss
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    @property
+    def learned(self) -> dict[str, Tensor]:
+        """What objectives learn beside the model, for checkpoints; assign it to go on from there."""
+        kept = {one.name: one.moments for one in self.objectives if isinstance(one, EmbeddingDistillation)}
+        return {f"{name}_dim{dim}": moments for name, of in kept.items() for dim, moments in of.items()}
+
+    @learned.setter
+    def learned(self, known: Mapping[str, Tensor]) -> None:
+        for one in self.objectives:
+            if isinstance(one, EmbeddingDistillation):
+                named = {dim: known.get(f"{one.name}_dim{dim}") for dim in one.dims}
+                one.moments = {dim: moments for dim, moments in named.items() if moments is not None}
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says about the loss."""

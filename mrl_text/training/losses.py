@@ -123,6 +123,8 @@ class _Nested(LossConfig):
     distill_scale: Positive = 10.0  # inverse temperature of self-distillation
     distill_weights: list[NotNegative] | None = None
     """One weight per size for self-distillation; None takes ``weights``."""
+    embed_weight: NotNegative = 0.0
+    """Weight of embedding distillation: every size is to say, through an affine map, what the teacher's vector says."""
     teacher: str = "base"
     """Of distillation: ``base`` is the frozen starting model, ``self`` the model's own full width as it trains; any
     other name is that of another model (hub id, folder, packaged model) of any width and any tokenizer, with its own
@@ -130,19 +132,23 @@ class _Nested(LossConfig):
 
     @property
     def models(self) -> dict[str, str]:
-        return {"teacher": self.teacher} if self.distills and self.teacher != "self" else {}
+        taught = self.distills or self.embed_weight > 0
+        return {"teacher": self.teacher} if taught and self.teacher != "self" else {}
 
     @model_validator(mode="after")
     def _teaches(self) -> _Nested:
-        if self.teacher not in ("base", "self") and not self.distills:
-            raise ValueError(f"teacher {self.teacher} teaches nothing at distill_weight 0: raise it, or leave it out")
+        if self.teacher not in ("base", "self") and not self.models:
+            raise ValueError(f"teacher {self.teacher} teaches nothing at distill_weight 0: raise that, or leave it out")
+        if self.teacher == "self" and self.embed_weight:
+            raise ValueError("embed_weight needs a teacher other than self, which every size is a part of")
         return self
 
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
         from mrl_text.losses import NestedLoss
 
         options = self.given("mini_batch_size dims_per_step")
-        return NestedLoss(model, *self._objectives(), use_labels=self.needs_teacher, **options)
+        objectives = [*self._objectives(), *self._embedding_distillation()]
+        return NestedLoss(model, *objectives, use_labels=self.needs_teacher, **options)
 
     def _objectives(self) -> Iterator[Any]:
         raise NotImplementedError
@@ -153,6 +159,14 @@ class _Nested(LossConfig):
         weights = self.distill_weights or self.weights
         options: dict[str, Any] = {"scale": self.distill_scale, "reduction": self.reduction, "strength": strength}
         return SelfDistillation(self.dims, weights=weights, **options)
+
+    def _embedding_distillation(self) -> Iterator[Any]:
+        from mrl_text.losses import EmbeddingDistillation
+
+        if self.embed_weight:
+            weights = self.distill_weights or self.weights
+            options: dict[str, Any] = {"reduction": self.reduction, "strength": self.embed_weight}
+            yield EmbeddingDistillation(self.dims, weights=weights, **options)
 
 
 class NestedInfoNCEConfig(_Nested):

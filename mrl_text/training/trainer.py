@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, IterableDataset
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch.utils.data import BatchSampler
 from transformers import set_seed
@@ -42,6 +43,8 @@ from mrl_text.training.run import RunFolder, describe_data, explain_failed_write
 from mrl_text.training.teacher import VectorsCollator
 
 logger = logging.getLogger(__name__)
+
+_LEARNED = "loss.safetensors"  # of a checkpoint: what the loss learns beside the model
 
 
 def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
@@ -256,12 +259,17 @@ class _Trainer(SentenceTransformerTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As the parent, and a loss of ours reads the vectors of frozen models beside the label."""
         vectors = inputs.pop("vectors", {})
-        loss = self.loss[inputs["dataset_name"]] if isinstance(self.loss, dict) else self.loss
-        if isinstance(loss, NestedLoss):
+        nested = self._nested()
+        if "" in nested or inputs.get("dataset_name") in nested:
             inputs[LABEL] = {LABEL: inputs.get(LABEL), **vectors}
         elif "teacher" in vectors:  # one vector for each text
             inputs[LABEL] = vectors["teacher"].unflatten(1, (len(self.collect_features(inputs)[0]), -1))
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _nested(self) -> dict[str, NestedLoss]:
+        """The losses of ours, by their data set where each has its own."""
+        losses = self.loss if isinstance(self.loss, dict) else {"": self.loss}
+        return {name: loss for name, loss in losses.items() if isinstance(loss, NestedLoss)}
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
@@ -300,12 +308,21 @@ class _Trainer(SentenceTransformerTrainer):
             load_trained(self.model, Path(checkpoint_path))
         else:
             super()._load_from_checkpoint(checkpoint_path)
+        file = Path(checkpoint_path) / _LEARNED
+        learned = load_file(file) if file.is_file() else {}
+        for name, loss in self._nested().items():
+            loss.learned = {key.removeprefix(f"{name}/"): one for key, one in learned.items()}
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         output, step = Path(self.args.output_dir), self.state.global_step
         with explain_failed_write(f"the checkpoint of step {step}", output):
             if has_adapters(self.model) and self.args.should_save:
                 save_trained(self.model, output / f"checkpoint-{step}")
+            losses = self._nested().items()
+            learned = {f"{name}/{key}": one for name, loss in losses for key, one in loss.learned.items()}
+            if learned and self.args.should_save:
+                (output / f"checkpoint-{step}").mkdir(parents=True, exist_ok=True)
+                save_file(learned, output / f"checkpoint-{step}" / _LEARNED)
             super()._save_checkpoint(*args, **kwargs)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.losses import InfoNCE, NestedLoss
+from mrl_text.losses import EmbeddingDistillation, InfoNCE, NestedLoss
 from tests.losses.reference import ragged, random_columns, without_dropout
 
 DIMS = [8, 16, 32]
@@ -22,6 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
     "symmetric": {"columns": 3, "symmetric": True, "mini_batch_size": None},
     "pairs, cached": {"columns": 2, "symmetric": False, "mini_batch_size": 7},
     "guided": {"columns": 3, "symmetric": True, "mini_batch_size": None, "margin": 0.1},
+    "embeddings": {"columns": 2, "symmetric": False, "mini_batch_size": 7, "embeddings": True},
     "symmetric, cached": {"columns": 3, "symmetric": True, "mini_batch_size": 7},
 }
 Result = tuple[float, dict[str, Tensor]]
@@ -46,7 +47,8 @@ def measure(folder: str, case: dict[str, Any], rank: int | None) -> Result:
         gather_across_devices=rank is not None,
         margin=case.get("margin"),
     )
-    loss = NestedLoss(model, objective, mini_batch_size=case["mini_batch_size"])
+    more = [EmbeddingDistillation(DIMS)] if case.get("embeddings") else []
+    loss = NestedLoss(model, objective, *more, mini_batch_size=case["mini_batch_size"])
     features = [model.preprocess(column) for column in ragged(80, case["columns"], longest=20)]
     guide = torch.cat([column.detach() for column in random_columns(case["columns"], 80, 9)], dim=1)
     if rank is not None:
@@ -57,10 +59,11 @@ def measure(folder: str, case: dict[str, Any], rank: int | None) -> Result:
             {key: value[half] if isinstance(value, Tensor) else value for key, value in column.items()}
             for column in features
         ]
-    value = torch.stack(list(loss(features, {"guide": guide}).values())).sum()
+    given = {"guide": guide, "teacher": guide}
+    value = torch.stack(list(loss(features, given).values())).sum()
     value.backward()
     embeddings = [loss.model(dict(column))["sentence_embedding"] for column in features]
-    total = loss.compute_loss_from_embeddings(embeddings, {"guide": guide}).detach()
+    total = loss.compute_loss_from_embeddings([one.detach() for one in embeddings], given)
     gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     return total.item(), gradients
 

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.losses import InfoNCE, NestedLoss
+from mrl_text.losses import EmbeddingDistillation, InfoNCE, NestedLoss
 from mrl_text.training.losses import LossConfig
 from mrl_text.training.recipe import Loss
 
@@ -160,3 +160,18 @@ def test_the_guide_of_a_recipe_masks_as_the_objective_does(
     found = value(loss, columns, {"guide": guide})
     assert found == value(same, columns, {"guide": guide})
     assert found < value(config(weights=WEIGHTS).build(model), columns) - 1e-3
+
+
+@pytest.mark.parametrize("weights", [None, [3.0, 0.0, 1.0]])
+@pytest.mark.parametrize("name", ["nested_infonce", "self_distillation"])
+def test_embedding_distillation_is_added_with_its_own_weight(
+    model: MatryoshkaEncoder, columns: list[dict[str, Tensor]], name: str, weights: list[float] | None
+) -> None:
+    teacher = torch.randn(12, 3 * 20, generator=torch.Generator().manual_seed(0))
+    both, alone = (
+        config(name=name, weights=WEIGHTS, distill_weights=weights, embed_weight=weight).build(model)
+        for weight in (0.5, 0.0)
+    )
+    embed = NestedLoss(model, EmbeddingDistillation(DIMS, weights=weights or WEIGHTS))
+    expected = value(alone, columns, teacher) + 0.5 * value(embed, columns, teacher)
+    assert value(both, columns, {"teacher": teacher}) == pytest.approx(expected, rel=1e-5)
