@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
 from mrl_text.suggest import did_you_mean
-from mrl_text.training import published_losses  # noqa: F401  its losses are among those of the union
 from mrl_text.training.columns import LABEL_NAMES, Needs
 from mrl_text.training.losses import DEFAULT_LOSS, LossConfig, losses
+from mrl_text.training.published_losses import MatryoshkaConfig
 from mrl_text.training.section import Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
@@ -274,6 +274,10 @@ class Recipe(Section):
             raise ValueError("model.static begins from nothing, so there is no base to distil from or to rotate")
         if self.model.peft is not None and not self.loss.steps:
             raise ValueError(f"model.peft: {self.loss.words} trains no encoder: leave it out")
+        if self.model.rotation and any(
+            isinstance(one, MatryoshkaConfig) and one.inner == "MSELoss" for one in self.losses
+        ):
+            raise ValueError("model.rotation: MSELoss compares vectors number by number, which it turns: leave it out")
         for source, loss in zip(self.data.train, self.losses, strict=True):
             self._check_source(source, loss)
         return self
