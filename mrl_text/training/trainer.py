@@ -114,13 +114,14 @@ def _train(
         arguments.prompts = training_prompts(model, data)
         if recipe.loss.steps:  # else all is fitted by now, and the encoder stays as it is
             model.codec = None  # it was of vectors that the model will not make any more
+            loss = recipe.loss.build(model)
             trainer = _Trainer(
                 model=model,
                 args=arguments,
                 train_dataset=data,
-                loss=recipe.loss.build(model),
+                loss=loss,
                 evaluator=evaluator,
-                callbacks=[MetricsLog(folder.metrics)],
+                callbacks=[MetricsLog(folder.metrics), *recipe.loss.callbacks(loss)],
             )
             trainer.saved_length = saved_length if length else None
             facts = _fit(trainer, checkpoint, recipe.model.blend, evaluator.primary_metric if evaluator else None)
