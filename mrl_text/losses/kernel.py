@@ -16,10 +16,24 @@ _MIN_NORM = 1e-12  # as in torch.nn.functional.normalize
 
 
 @dataclass(frozen=True)
+class Guide:
+    """Which candidates do not count: those whose similarity to row i, by a frozen model's unit vectors ``queries``
+    (n, any width) and ``candidates`` (m, the same width), is above ``ceilings[i]`` (n,)."""
+
+    queries: Tensor
+    candidates: Tensor
+    ceilings: Tensor
+
+
+@dataclass(frozen=True)
 class Positives:
-    """Row i is a classification whose right answer is candidate ``indices[i]`` (int64, shape (n,))."""
+    """Row i is a classification whose right answer is candidate ``indices[i]`` (int64, shape (n,)).
+
+    ``guide`` takes others, never the right answer, out of the classification.
+    """
 
     indices: Tensor
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True)
@@ -194,10 +208,10 @@ class _Sweep:
         return max(16, min(1024, budget // max(per_row, 1) // 16 * 16))
 
     def _chunk(self, rows: slice, logits: Tensor, gram: Tensor, spare: Tensor) -> Tensor:
-        target = self._target(rows)
+        target, masked = self._target(rows), self._masked(rows)
         row_terms = self.query_inverse.new_zeros(len(self.blocks), rows.stop - rows.start)
         found = [
-            self._compare(side, rows, target, row_terms, own_logits, gram, spare)
+            self._compare(side, rows, target, masked, row_terms, own_logits, gram, spare)
             for side, own_logits in zip(self.sides, logits, strict=True)
         ]
         if self.plan.with_gradient:
@@ -205,7 +219,15 @@ class _Sweep:
         return torch.stack(found)
 
     def _compare(
-        self, side: _Side, rows: slice, target: Tensor, row_terms: Tensor, logits: Tensor, gram: Tensor, spare: Tensor
+        self,
+        side: _Side,
+        rows: slice,
+        target: Tensor,
+        masked: Tensor | None,
+        row_terms: Tensor,
+        logits: Tensor,
+        gram: Tensor,
+        spare: Tensor,
     ) -> Tensor:
         """Summed loss of every size, (sizes,); ``logits`` become the derivatives by the Gram matrices."""
         queries, own = self.queries[rows], getattr(self.targets, "own", None)
@@ -223,6 +245,8 @@ class _Sweep:
             torch.mul(gram, side.inverse[size], out=current).mul_(scaled)
             if own is not None:
                 current.scatter_(1, own, float("-inf"))
+            if masked is not None:
+                current.masked_fill_(masked, float("-inf"))
             log_probability = torch.log_softmax(current, dim=1, out=spare)
             losses[size] = self._loss(log_probability, target)
             if not self.plan.with_gradient:
@@ -230,6 +254,8 @@ class _Sweep:
             derivative, share = self._derivative(log_probability, target), side.weights[size] / len(self.queries)
             if own is not None:
                 current.scatter_(1, own, 0.0)
+            if masked is not None:
+                current.masked_fill_(masked, 0.0)
             current.mul_(derivative)  # P * C, but for weight and n
             row_terms[size].add_(current.sum(dim=1), alpha=share)
             side.column_terms[size].add_(current.sum(dim=0), alpha=share)
@@ -245,6 +271,14 @@ class _Sweep:
         if self.targets.own is not None:
             similarities.scatter_(1, self.targets.own[rows, None], float("-inf"))
         return torch.softmax(similarities, dim=1)
+
+    def _masked(self, rows: slice) -> Tensor | None:
+        """Which candidates the guide takes out, bool (rows, candidates); None without a guide."""
+        if not isinstance(self.targets, Positives) or self.targets.guide is None:
+            return None
+        guide = self.targets.guide
+        masked = guide.queries[rows] @ guide.candidates.T > guide.ceilings[rows, None]
+        return masked.scatter_(1, self.targets.indices[rows, None], False)
 
     def _loss(self, log_probability: Tensor, target: Tensor) -> Tensor:
         if isinstance(self.targets, Positives):

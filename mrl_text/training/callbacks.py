@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 
 from mrl_text.losses import NestedLoss
 from mrl_text.training.run import explain_failed_write
@@ -61,11 +61,22 @@ class LogBeforeSaving(TrainerCallback):
     on_epoch_end = on_step_end
 
 
+class EarlyStopping(EarlyStoppingCallback):
+    """Stops where validation did not get better so many times in a row; a run that is resumed goes on counting."""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Take the count from the checkpoint, which may be that of the last step."""
+        super().on_train_begin(args, state, control, **kwargs)
+        saved: Any = state.stateful_callbacks[type(self).__name__]
+        self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+        control.should_training_stop = self.early_stopping_patience_counter >= self.early_stopping_patience
+
+
 class ProgressLine(TrainerCallback):
     """One progress bar with loss and validation score in place of the dictionaries the Trainer prints."""
 
-    def __init__(self, metric: str | None = None) -> None:
-        self.metric = metric
+    def __init__(self, metric: str | None = None, words: str = "") -> None:
+        self.metric, self.words = metric, words
         self._bar: Any = None
         self._shown: dict[str, str] = {}
 
@@ -84,7 +95,7 @@ class ProgressLine(TrainerCallback):
         if logs and "loss" in logs:
             self._shown["loss"] = f"{float(logs['loss']):.3f}"
         if logs and self.metric and f"eval_{self.metric}" in logs:
-            self._shown["nDCG@10"] = f"{100 * float(logs[f'eval_{self.metric}']):.2f}"
+            self._shown[self.words] = f"{100 * float(logs[f'eval_{self.metric}']):.2f}"
         if self._bar is not None:
             self._bar.set_postfix(self._shown)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
 
 from mrl_text.codes import trained_precisions
+from mrl_text.training.columns import Needs
 from mrl_text.training.section import NotNegative, Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
@@ -27,10 +28,18 @@ class LossConfig(Section):
     dims: list[StrictInt]  # sizes to train; the model's full width should be among them
     weights: list[NotNegative] | None = None  # one weight per size, in the order of ``dims``; None is 1 for each
 
-    needs_pairs: ClassVar[bool] = True
-    """Whether a text alone, without its positive, teaches nothing."""
     steps: ClassVar[bool] = True
     """Whether the encoder is trained, step by step; else it stays as it is."""
+
+    @property
+    def words(self) -> str:
+        """Its name for messages."""
+        return f"loss.name {self.name}"
+
+    @property
+    def needs(self) -> Needs:
+        """What columns its data must have: pairs, unless a loss says otherwise."""
+        return Needs()
 
     @property
     def distills(self) -> bool:
@@ -38,9 +47,19 @@ class LossConfig(Section):
         return False
 
     @property
+    def models(self) -> dict[str, str]:
+        """Field -> the frozen model that it names, ``base`` or another, whose vectors have to be computed."""
+        return {}
+
+    @property
+    def along(self) -> dict[str, str]:
+        """Field -> the frozen model that it names, ``base`` or another, which runs along in every step."""
+        return {}
+
+    @property
     def needs_teacher(self) -> bool:
-        """Whether the base's vectors have to be computed."""
-        return False
+        """Whether a frozen model teaches, with vectors computed before the first step."""
+        return "teacher" in self.models
 
     @property
     def gathers(self) -> bool:
@@ -69,13 +88,12 @@ class LossConfig(Section):
         """Refuse options of other losses by name; at their defaults, as older recipes wrote them out, they go."""
         if not isinstance(given, dict):
             return given
-        others = {
-            name: field.get_default(call_default_factory=True)
-            for loss in losses().values()
-            for name, field in loss.model_fields.items()
-            if name not in cls.model_fields
-        }
-        if wrong := [name for name in given if name in others and given[name] != others[name]]:
+        others: dict[str, list[Any]] = {}
+        for loss in losses().values():
+            for name, field in loss.model_fields.items():
+                if name not in cls.model_fields:
+                    others.setdefault(name, []).append(field.get_default(call_default_factory=True))
+        if wrong := [name for name in given if name in others and given[name] not in others[name]]:
             name = cls.model_fields["name"].default
             raise ValueError(f"{name} does not take {', '.join(wrong)}: leave it out, or change loss.name")
         return {name: value for name, value in given.items() if name not in others}
@@ -109,9 +127,12 @@ class _Nested(LossConfig):
     distill_scale: Positive = 10.0  # inverse temperature of self-distillation
     distill_weights: list[NotNegative] | None = None
     """One weight per size for self-distillation; None takes ``weights``."""
-    teacher: Literal["base", "self"] = "base"
-    """Of self-distillation: the frozen starting model, whose vectors are computed once, or the model's own full
-    width as it trains."""
+    embed_weight: NotNegative = 0.0
+    """Weight of embedding distillation: every size is to say, through an affine map, what the teacher's vector says."""
+    teacher: str = "base"
+    """Of distillation: ``base`` is the frozen starting model, ``self`` the model's own full width as it trains; any
+    other name is that of another model (hub id, folder, packaged model) of any width and any tokenizer, with its own
+    prompts and its own length. A frozen model's vectors are computed once."""
     precisions: list[Literal["float32", "int8", "int4", "int2", "binary"]] = ["float32"]
     """Documents are compared in these, too, as codes keep them, each query staying float32. One of the codes a step."""
     precision_weights: list[Positive] | None = None  # one per precision; None is 1 for each
@@ -120,9 +141,17 @@ class _Nested(LossConfig):
     spread_out: NotNegative = 0.0  # weight of the mean squared cosine of different texts, which keeps texts apart
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether the base's vectors have to be computed."""
-        return self.distills and self.teacher == "base"
+    def models(self) -> dict[str, str]:
+        taught = self.distills or self.embed_weight > 0
+        return {"teacher": self.teacher} if taught and self.teacher != "self" else {}
+
+    @model_validator(mode="after")
+    def _teaches(self) -> _Nested:
+        if self.teacher not in ("base", "self") and not self.models:
+            raise ValueError(f"teacher {self.teacher} teaches nothing at distill_weight 0: raise that, or leave it out")
+        if self.teacher == "self" and self.embed_weight:
+            raise ValueError("embed_weight needs a teacher other than self, which every size is a part of")
+        return self
 
     def callbacks(self, loss: nn.Module) -> list[TrainerCallback]:
         """Codes join late."""
@@ -142,6 +171,7 @@ class _Nested(LossConfig):
         if self.spread_out:
             objectives.append(SpreadOut(self.dims, **self.given("weights reduction"), strength=self.spread_out))
         options = self.given("mini_batch_size dims_per_step")
+        objectives += self._embedding_distillation()
         return NestedLoss(model, *objectives, use_labels=self.needs_teacher, **options)
 
     def _objectives(self) -> Iterator[Any]:
@@ -154,6 +184,14 @@ class _Nested(LossConfig):
         options = self.given("reduction precisions precision_weights")
         return SelfDistillation(self.dims, weights=weights, scale=self.distill_scale, strength=strength, **options)
 
+    def _embedding_distillation(self) -> Iterator[Any]:
+        from mrl_text.losses import EmbeddingDistillation
+
+        if self.embed_weight:
+            weights = self.distill_weights or self.weights
+            options: dict[str, Any] = {"reduction": self.reduction, "strength": self.embed_weight}
+            yield EmbeddingDistillation(self.dims, weights=weights, **options)
+
 
 class NestedInfoNCEConfig(_Nested):
     """Multiple negatives ranking loss at several prefix sizes, and self-distillation beside it where wanted."""
@@ -162,6 +200,12 @@ class NestedInfoNCEConfig(_Nested):
     scale: Positive = 20.0  # inverse temperature of the softmax over cosine similarities in the contrastive loss
     symmetric: bool = False  # positives find their anchors, too
     gather_across_devices: bool = False  # with several processes: negatives from all of them
+    guide: str | None = None
+    """Mask what may be no negative (GISTEmbed, arXiv 2402.16829): candidates that this frozen model, ``base`` or
+    another by name, finds nearer to the anchor than the positive, less ``margin``."""
+    margin: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    margin_strategy: Literal["absolute", "relative"] = "absolute"
+    """Whether ``margin`` is a cosine similarity or a share of the positive's."""
     distill_weight: NotNegative = 0.0  # weight of self-distillation beside it
 
     @property
@@ -174,11 +218,23 @@ class NestedInfoNCEConfig(_Nested):
         """Whether several processes see each other's texts."""
         return self.gather_across_devices
 
+    @property
+    def models(self) -> dict[str, str]:
+        """Teacher and guide."""
+        return super().models | ({"guide": self.guide} if self.guide is not None else {})
+
+    @model_validator(mode="after")
+    def _guides(self) -> NestedInfoNCEConfig:
+        if self.guide is None and (self.margin or self.margin_strategy != "absolute"):
+            raise ValueError("margin and margin_strategy are a guide's: name one with guide, or leave them out")
+        return self
+
     def _objectives(self) -> Iterator[Any]:
         from mrl_text.losses import InfoNCE
 
-        options = "weights scale reduction symmetric gather_across_devices"
-        yield InfoNCE(self.dims, **self.given(f"{options} precisions precision_weights"))
+        options = self.given("weights scale reduction symmetric gather_across_devices margin_strategy")
+        codes = self.given("precisions precision_weights")
+        yield InfoNCE(self.dims, **options, **codes, margin=None if self.guide is None else self.margin)
         if self.distills:
             yield self._distillation(self.distill_weight)
 
@@ -187,7 +243,11 @@ class SelfDistillationConfig(_Nested):
     """Every size keeps the teacher's neighbourhoods; no labels."""
 
     name: Literal["self_distillation"] = "self_distillation"
-    needs_pairs: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> Needs:
+        """Texts alone."""
+        return Needs(texts=1)
 
     @property
     def distills(self) -> bool:
@@ -219,8 +279,12 @@ class RotationConfig(LossConfig):
     """The encoder stays as it is, and the numbers of its vectors are rotated (:mod:`mrl_text.adapt`)."""
 
     name: Literal["rotation"] = "rotation"
-    needs_pairs: ClassVar[bool] = False
     steps: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> Needs:
+        """Texts alone."""
+        return Needs(texts=1)
 
 
 def losses() -> dict[str, type[LossConfig]]:
@@ -233,14 +297,3 @@ def losses() -> dict[str, type[LossConfig]]:
 
     found = (one for one in below(LossConfig) if one.model_fields and "name" in one.__annotations__)
     return {one.model_fields["name"].default: one for one in found}
-
-
-def _name_of(given: Any) -> Any:
-    return given.get("name", DEFAULT_LOSS) if isinstance(given, dict) else getattr(given, "name", None)
-
-
-if TYPE_CHECKING:
-    Loss: TypeAlias = LossConfig
-else:
-    _TAGGED = tuple(Annotated[one, Tag(name)] for name, one in losses().items())
-    Loss = Annotated[Union[_TAGGED], Discriminator(_name_of)]  # noqa: UP007

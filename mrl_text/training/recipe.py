@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 from omegaconf import OmegaConf
-from pydantic import Field, StrictInt, field_validator, model_validator
+from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
 from mrl_text.suggest import did_you_mean
-from mrl_text.training.losses import Loss
+from mrl_text.training import published_losses  # noqa: F401  its losses are among those of the union
+from mrl_text.training.columns import LABEL_NAMES, Needs
+from mrl_text.training.losses import DEFAULT_LOSS, LossConfig, losses
 from mrl_text.training.section import Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
 DEFAULT_SEED = 42
+PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+"""sentence-transformers' ``pooling_mode``."""
+
+
+def _loss_name(given: Any) -> Any:
+    return given.get("name", DEFAULT_LOSS) if isinstance(given, dict) else getattr(given, "name", None)
+
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import TrainerCallback
+
+    from mrl_text.encoder import MatryoshkaEncoder
+
+    Loss: TypeAlias = LossConfig
+else:
+    _TAGGED = tuple(Annotated[one, Tag(name)] for name, one in losses().items())
+    Loss = Annotated[Union[_TAGGED], Discriminator(_loss_name)]  # noqa: UP007
 
 
 class ModelConfig(Section):
     """The starting model."""
 
     name: str  # hub id, local folder or packaged model; a plain transformer such as BERT gets mean pooling
-    trust_remote_code: bool = False  # allow code that comes with the model to run
+    trust_remote_code: bool = False  # allow code that comes with it, or with a teacher, to run
     max_seq_length: PositiveInt | None = None
     """Tokens per text in training and in the saved model; None keeps the model's own."""
     train_seq_length: PositiveInt | None = None
@@ -33,6 +54,12 @@ class ModelConfig(Section):
     prompts: dict[Literal["query", "document"], str] = {}
     """Text put before anchors (``query``) and before positives and negatives (``document``), in training and, as they
     are saved with the model, afterwards."""
+    pooling: PoolingMode | None = None
+    """How the vectors of tokens become one, such as ``lasttoken`` for decoders; None keeps the model's own way, which
+    for a plain transformer is ``mean``."""
+    layer_norm: bool = False
+    """Layer norm without weights before the cut, in training and, as it is saved with the model, afterwards: what
+    nomic-embed-text-v1.5 asks of its users."""
     width: PositiveInt | None = None
     """Narrow the model to this many numbers by a linear layer that begins as the plain cut; None keeps its width."""
     static: PositiveInt | None = None
@@ -40,14 +67,18 @@ class ModelConfig(Section):
     rotation: bool = False
     """Begin with an orthogonal rotation that gathers what matters in the first numbers, fitted on the training texts
     (:mod:`mrl_text.adapt`); the full width's similarities stay as they are."""
+    peft: dict[str, Any] | None = None
+    """Train adapters in place of the weights, and merge them into these at the end: ``peft_type`` (LORA unless told
+    otherwise) and the arguments of its configuration in peft, such as ``r``, ``lora_alpha``, ``target_modules``
+    (:mod:`mrl_text.training.adapters`)."""
     blend: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the trained weights in the saved model, the rest being the starting model's (WiSE-FT, arXiv
     2109.01903). Below 1 a strong base keeps more of what it could do."""
 
     @model_validator(mode="after")
     def _static_stands_alone(self) -> ModelConfig:
-        options = ("max_seq_length", "train_seq_length", "width", "freeze_embeddings", "rotation")
-        given = [name for name in options if getattr(self, name)]
+        options = "max_seq_length train_seq_length pooling layer_norm width freeze_embeddings rotation peft".split()
+        given = [name for name in options if getattr(self, name) not in (None, False)]
         if self.static is not None and given:
             raise ValueError(f"static begins from nothing and has no use for {', '.join(given)}: leave it out")
         return self
@@ -80,8 +111,9 @@ class SourceConfig(Section):
     subset: str | None = None  # configuration name of a hub data set
     split: str = "train"  # split of a hub data set
     columns: list[str] | None = None
-    """Columns to use, in the order anchor, positive, negative...; None takes the columns with these names. One name is
-    enough for a loss that needs texts only (``self_distillation``, ``rotation``)."""
+    """Columns to use, in the order anchor, positive, negative... and, for a loss that needs numbers, these last; None
+    takes the columns with these names. One name is enough for a loss that needs texts only (``self_distillation``,
+    ``rotation``)."""
     limit: PositiveInt | None = None  # at most this many rows, from the start
     packages: Annotated[list[str], Field(min_length=1)] | None = None
     """For ``docstrings``: top-level import names; None takes the whole environment. Held-out ones never count."""
@@ -89,6 +121,7 @@ class SourceConfig(Section):
     weight: Positive | None = None
     """Share of the batches, relative to the other sources; None for all of them goes by their numbers of rows."""
     mine_negatives: MiningConfig | None = None  # find hard negatives for pairs with the starting model
+    loss: Loss | None = None  # of this source alone; None takes that of the recipe, and so do ``dims`` left out
 
     @property
     def label(self) -> str:
@@ -139,6 +172,8 @@ class DataConfig(Section):
         for source in self.validation:
             if source.columns is not None and len(source.columns) < 2:
                 raise ValueError(f"validation: {source.label} names one column: validation finds positives by anchors")
+            if source.loss is not None:
+                raise ValueError(f"validation: {source.label}: loss belongs to a source of data.train: leave it out")
         if not self.stream:
             return self
         if self.batches != "no_duplicates":
@@ -149,6 +184,9 @@ class DataConfig(Section):
             raise ValueError("stream: mine_negatives needs all rows at once: leave one of the two out")
         return self
 
+
+EARLY_STOPPING = {"early_stopping_patience": None, "early_stopping_threshold": 0.0}
+"""Arguments of transformers' ``EarlyStoppingCallback``, which the ``training`` section takes besides the Trainer's."""
 
 _NOT_TAKEN = {
     "output_dir": "a run is one folder, chosen with --output",
@@ -200,7 +238,8 @@ class Recipe(Section):
     model: ModelConfig
     data: DataConfig
     loss: Loss
-    training: dict[str, Any] = {}  # ``SentenceTransformerTrainingArguments``; what would have no effect is refused
+    training: dict[str, Any] = {}
+    """``SentenceTransformerTrainingArguments`` and :data:`EARLY_STOPPING`; what would have no effect is refused."""
     eval: EvalConfig = EvalConfig()
 
     @field_validator("training")
@@ -214,20 +253,99 @@ class Recipe(Section):
                 raise ValueError(f"{name}={value}: {_NOT_TAKEN[name]}")
         return training
 
+    @model_validator(mode="before")
+    @classmethod
+    def _same_sizes(cls, given: Any) -> Any:
+        """Give a source's own loss the sizes and weights of the recipe where it names none."""
+
+        def filled(source: Any) -> Any:
+            own = source.get("loss") if isinstance(source, dict) else None
+            return source | {"loss": sizes | own} if isinstance(own, dict) and "dims" not in own else source
+
+        try:
+            sizes = {name: given["loss"][name] for name in ("dims", "weights") if name in given["loss"]}
+            return given | {"data": given["data"] | {"train": [filled(source) for source in given["data"]["train"]]}}
+        except (KeyError, TypeError):  # something is wrong, which is told below
+            return given
+
     @model_validator(mode="after")
     def _sources_fit_loss(self) -> Recipe:
-        name = self.loss.name
-        if self.model.static is not None and (self.loss.needs_teacher or not self.loss.steps):
+        of_the_base = any("base" in (*loss.models.values(), *loss.along.values()) for loss in self.losses)
+        if self.model.static is not None and (of_the_base or not self.loss.steps):
             raise ValueError("model.static begins from nothing, so there is no base to distil from or to rotate")
-        for source in self.data.train:
-            if self.loss.needs_pairs and source.columns is not None and len(source.columns) < 2:
-                raise ValueError(
-                    f"data.train: {source.label} names one column, and loss.name {name} needs anchor and positive:"
-                    " name two, or choose self_distillation or rotation"
-                )
-            if not self.loss.steps and source.mine_negatives is not None:
-                raise ValueError(f"data.train: {source.label}: loss.name {name} has no use for mine_negatives")
+        if self.model.peft is not None and not self.loss.steps:
+            raise ValueError(f"model.peft: {self.loss.words} trains no encoder: leave it out")
+        for source, loss in zip(self.data.train, self.losses, strict=True):
+            self._check_source(source, loss)
         return self
+
+    def _check_source(self, source: SourceConfig, loss: LossConfig) -> None:
+        """Refuse what a source has, or asks for, and its loss does not take."""
+        needs, own, words = loss.needs, source.loss is not None, loss.words
+        texts, _ = needs.split(source.columns or ())
+        mined = source.mine_negatives.num if source.mine_negatives else 0
+        named = needs.problem(len(texts) + mined) if source.columns else None
+        pairs = needs.problem(2) if source.source == "docstrings" else None
+        larger = sorted(set(loss.dims) - set(self.loss.dims))
+        for wrong, problem in (
+            (named, f" names {', '.join(source.columns or ())}, and {words} {named}"),
+            (pairs, f" has pairs, and {words} {pairs}"),
+            (mined and not loss.steps, f": {words} has no use for mine_negatives"),
+            (mined and needs.label, f": mine_negatives is for pairs without numbers, and {words} needs numbers"),
+            (
+                own and self.data.stream,
+                ": a stream mixes the rows of all sources: leave stream out, or its own loss",
+            ),
+            (
+                own and not (loss.steps and self.loss.steps),
+                ": a rotation is for all sources: leave its own loss out",
+            ),
+            (larger, f": its loss has dims {larger}, which loss.dims has not: add them there"),
+            (
+                needs.rows == "classes" and self.data.stream,
+                f": {words} groups all rows by their classes: leave stream out",
+            ),
+        ):
+            if wrong:
+                raise ValueError(f"data.train: {source.label}{problem}")
+
+    @property
+    def losses(self) -> list[LossConfig]:
+        """The loss of each training source."""
+        return [source.loss or self.loss for source in self.data.train]
+
+    def build_loss(self, model: MatryoshkaEncoder, names: Sequence[str] = ()) -> nn.Module | dict[str, nn.Module]:
+        """The loss, or one for each source, by its name, where they differ; errors as :meth:`LossConfig.build`.
+
+        Args:
+            model: the model to train.
+            names: of the sources. Dots in them, which no module's name may have, become underscores.
+        """
+        losses = self.losses
+        first = [losses.index(loss) for loss in losses]
+        built = {number: losses[number].build(model) for number in dict.fromkeys(first)}
+        if len(built) == 1:
+            return built[0]
+        return {name.replace(".", "_"): built[number] for name, number in zip(names, first, strict=True)}
+
+    def callbacks(self, loss: nn.Module | dict[str, nn.Module]) -> list[TrainerCallback]:
+        """What accompanies the steps of training with :meth:`build_loss`'s losses."""
+        built = list(loss.values()) if isinstance(loss, dict) else [loss]
+        each = {id(one): config.callbacks(one) for config, one in zip(self.losses, built, strict=False)}
+        return [callback for callbacks in each.values() for callback in callbacks]
+
+    @property
+    def validation_needs(self) -> Needs:
+        """Pairs to find again, or, of scored or labelled ones, texts and numbers.
+
+        The last of ``columns`` is read as a number where the loss goes by numbers of pairs, or where it is the third
+        and has a name that sentence-transformers gives to numbers.
+        """
+        own = self.loss.needs.label
+        if own in ("score", "similarity", "binary"):
+            return Needs(2, 2, "binary" if own == "binary" else "score", "alone")
+        last = [(source.columns or [""])[2:] for source in self.data.validation]
+        return Needs(2, 2, "score", "alone") if any(one and one[0] in LABEL_NAMES for one in last) else Needs()
 
     @property
     def seed(self) -> int:
@@ -245,4 +363,5 @@ def _training_defaults() -> dict[str, Any]:
 
     fields = [field for field in dataclasses.fields(SentenceTransformerTrainingArguments) if field.init]
     unset = dataclasses.MISSING
-    return {one.name: one.default if one.default_factory is unset else one.default_factory() for one in fields}
+    defaults = {one.name: one.default if one.default_factory is unset else one.default_factory() for one in fields}
+    return {**defaults, **EARLY_STOPPING}

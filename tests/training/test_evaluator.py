@@ -66,7 +66,7 @@ def test_a_perfect_model_scores_1_where_answers_and_questions_repeat() -> None:
     positives += ["also an answer 0"]
     evaluator = NestedRetrievalEvaluator(anchors, positives, [5, 8])
     assert (len(evaluator.queries), len(evaluator.documents), len(evaluator.answers)) == (60, 6, 61)
-    for scores in evaluator.per_query(Perfect()).values():  # type: ignore[arg-type]
+    for scores in evaluator.measure(Perfect()).values():  # type: ignore[arg-type]
         # two documents have one vector, and eleven questions have only one of them as their answer
         half = (1 + 1 / np.log2(3)) / 2
         np.testing.assert_allclose(np.sort(scores), [half] * 11 + [1] * 49)
