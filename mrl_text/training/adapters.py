@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
-from mrl_text.suggest import check_choice, did_you_mean
+from mrl_text.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -50,7 +50,11 @@ def adapter_config(options: dict[str, Any]) -> PeftConfig:
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    method = check_choice("model.peft.peft_type", options.get("peft_type", "LORA"), METHODS)
+    method = options.get("peft_type", "LORA")
+    if method not in METHODS:
+        raise ValueError(
+            f"model.peft.peft_type={method}: not among the methods that become weights, {', '.join(METHODS)}"
+        )
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method)]
     given = {name: value for name, value in options.items() if name != "peft_type"}
     known = [field.name for field in dataclasses.fields(kind) if field.init]
@@ -103,7 +107,11 @@ def try_adapters(model: MatryoshkaEncoder, options: dict[str, Any], *, freeze_em
 def attach_adapters(model: MatryoshkaEncoder, options: dict[str, Any], *, seed: int) -> None:
     """Freeze the transformer and put new adapters into it; they begin as ``seed`` says."""
     set_seed(seed)  # whatever was drawn before
-    _add(model.transformers_model, adapter_config(options))
+    backbone: Any = model.transformers_model
+    _add(backbone, adapter_config(options))
+    for config in backbone.peft_config.values():
+        if Path(config.base_model_name_or_path).is_dir():  # else a hub id
+            config.base_model_name_or_path = str(Path(config.base_model_name_or_path).resolve())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     logger.info("adapters: %s numbers are trained", f"{trained:,}")
 

@@ -24,7 +24,6 @@ from mrl_text.training.trainer import train
 
 pytestmark = pytest.mark.slow
 
-DIMS = (8, 16)
 WIDE = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "vocab_size": 60, "pad_token_id": 0}
 QWEN3 = Qwen3Config(**WIDE, num_hidden_layers=2, num_key_value_heads=1, head_dim=16)
 MODERN_BERT = ModernBertConfig(**WIDE, num_hidden_layers=3, reference_compile=False, local_attention=4)
@@ -65,6 +64,7 @@ class Kind:
     include_prompt: bool = True
     model: dict[str, Any] = field(default_factory=dict)
     last: str = "Pooling"  # module of the trained model
+    width: int = 32
 
 
 PROMPTS = {"prompts": {"query": "the cat in: ", "document": "a "}}
@@ -76,8 +76,8 @@ KINDS = {
     "layer norm and prompts on unit vectors": Kind(
         layer_normed, modules=[Normalize], model={"layer_norm": True, **PROMPTS}, last="Normalize"
     ),
-    "dense": Kind(modules=[lambda: Dense(32, 24)], last="Dense"),
-    "dense and unit length": Kind(modules=[lambda: Dense(32, 24), Normalize], last="Normalize"),
+    "dense": Kind(modules=[lambda: Dense(32, 24)], last="Dense", width=24),
+    "dense and unit length": Kind(modules=[lambda: Dense(32, 24), Normalize], last="Normalize", width=24),
     "decoder padded on the right": LAST_TOKEN,
     "decoder padded on the left": Kind(token(-1), token(-1), QWEN3, "left", model=LAST_TOKEN.model),
     "decoder with prompts and adapters": Kind(
@@ -114,12 +114,14 @@ def run(
     recipe = {
         "model": {"name": str(base), "dropout": 0, **kind.model},
         "data": {"train": [{"source": str(folder / "pairs.jsonl")}]},
-        "loss": {"dims": list(DIMS)},
+        "loss": {"dims": [8, kind.width], "distill_weight": 1.0},
         "training": {"max_steps": 2, "per_device_train_batch_size": len(triplets), "learning_rate": 1e-3}
         | {"logging_steps": 1, "use_cpu": True, "bf16": False, "warmup_steps": 0},
     }
     made = RunFolder(folder / "run")
-    train(Recipe.model_validate(recipe), made.path)
+    with pytest.MonkeyPatch.context() as patch:  # of the teacher
+        patch.setattr("mrl_text.dtypes.fastest_dtype", lambda device=None: "float32")
+        train(Recipe.model_validate(recipe), made.path)
     return kind, base, made
 
 
@@ -137,13 +139,14 @@ def test_the_first_loss_is_that_of_the_vectors_in_use(
         kind.vectors(base, [row[name] for row in triplets], prompts.get(role, ""))
         for name, role in (("anchor", "query"), ("positive", "document"), ("negative", "document"))
     )
-    expected = 0.0
-    for dim in DIMS:
-        scores = 20 * cut(anchors, dim) @ cut(np.concatenate(others), dim).T
-        expected -= log_softmax(scores, axis=1).diagonal().mean()
     first = json.loads(made.metrics.read_text(encoding="utf-8").splitlines()[0])
     assert first["step"] == 1
-    assert first["loss"] == pytest.approx(expected, abs=2e-4)  # the Trainer rounds to four digits
+    for dim in (8, kind.width):
+        scores = 20 * cut(anchors, dim) @ cut(np.concatenate(others), dim).T
+        expected = -log_softmax(scores, axis=1).diagonal().mean()
+        assert first[f"infonce_dim{dim}"] == pytest.approx(expected, abs=1e-4)  # the Trainer rounds to four digits
+    assert first[f"distill_dim{kind.width}"] < 1e-4, "the teacher reads as the model does"
+    assert first["distill_dim8"] > 1e-3
 
 
 def test_the_saved_model_gives_these_vectors_to_everybody(
