@@ -8,7 +8,10 @@ from typing import Any, Literal, Protocol
 import torch
 from sentence_transformers.util import all_gather_with_grad, get_rank, get_world_size
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from mrl_text.codes import trained_precisions
+from mrl_text.losses.coding import Coding
 from mrl_text.losses.kernel import Neighbours, NestedValue, Positives, nested_cross_entropy
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, truncate
@@ -34,7 +37,13 @@ class _EverySize:
     """Sizes with a weight and a scale each, and the cross-entropy at some of them."""
 
     def __init__(
-        self, dims: Sequence[int], weights: Sequence[float] | None, scale: float | Sequence[float], reduction: Reduction
+        self,
+        dims: Sequence[int],
+        weights: Sequence[float] | None,
+        scale: float | Sequence[float],
+        reduction: Reduction,
+        precisions: Sequence[str] = ("float32",),
+        precision_weights: Sequence[float] | None = None,
     ) -> None:
         self.dims = check_dims(dims)
         if len(set(dims)) != len(dims):
@@ -47,17 +56,26 @@ class _EverySize:
         total = sum(given.values()) if reduction == "mean" else 1.0
         self.weight_of = {dim: weight / total for dim, weight in given.items()}
         self.scale_of = dict(zip(dims, scales, strict=True))
+        self.coding = Coding(self.dims, trained_precisions(dims, precisions, precision_weights))
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
         weights = {str(dim): weight for dim, weight in self.weight_of.items()}
-        return {"weights": weights, "scales": list(self.scale_of.values())}
+        codes = {"codes": dict(self.coding.weights)} if self.coding.weights else {}
+        return {"weights": weights, "scales": list(self.scale_of.values()), **codes}
 
     def _value(
-        self, queries: Tensor, candidates: Tensor, dims: Sequence[int], targets: Positives | Neighbours
+        self,
+        queries: Tensor,
+        candidates: Tensor,
+        dims: Sequence[int],
+        targets: Positives | Neighbours,
+        *,
+        coded: bool = True,
     ) -> NestedValue:
         weights, scales = ([known[dim] for dim in dims] for known in (self.weight_of, self.scale_of))
-        return nested_cross_entropy(queries, candidates, dims, targets, weights=weights, scales=scales)
+        codes = self.coding.code(candidates, dims, weights) if coded else None
+        return nested_cross_entropy(queries, candidates, dims, targets, weights=weights, scales=scales, coded=codes)
 
 
 class InfoNCE(_EverySize):
@@ -74,6 +92,10 @@ class InfoNCE(_EverySize):
             partition_mode="per_direction")``.
         gather_across_devices: candidates are the positives and negatives of all processes, with gradients. Every
             process needs as many rows: train with ``dataloader_drop_last=True``.
+        precisions: ``float32`` and any of ``int8``, ``int4``, ``int2``, ``binary``: anchors find their positives among
+            the codes of the candidates, too (:class:`~mrl_text.losses.coding.Coding`).
+        precision_weights: one per precision, above 0; None is 1 for each. The other direction of ``symmetric`` has
+            no codes.
 
     Raises:
         ValueError: impossible sizes, weights or scales.
@@ -90,8 +112,10 @@ class InfoNCE(_EverySize):
         reduction: Reduction = "sum",
         symmetric: bool = False,
         gather_across_devices: bool = False,
+        precisions: Sequence[str] = ("float32",),
+        precision_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(dims, weights, scale, reduction)
+        super().__init__(dims, weights, scale, reduction, precisions, precision_weights)
         self.symmetric = symmetric
         self.gather_across_devices = gather_across_devices
 
@@ -118,8 +142,13 @@ class InfoNCE(_EverySize):
         forward = self._value(anchors, torch.cat(list(candidates)), dims, Positives(own))
         if not self.symmetric:
             return forward
-        backward = self._value(positives, all_anchors, dims, Positives(own))
-        return NestedValue((forward.total + backward.total) / 2, (forward.per_size + backward.per_size) / 2)
+        backward = self._value(positives, all_anchors, dims, Positives(own), coded=False)
+        return NestedValue(
+            (forward.total + backward.total) / 2,
+            (forward.per_size + backward.per_size) / 2,
+            None if forward.per_code is None else forward.per_code / 2,
+            forward.precision,
+        )
 
 
 class SelfDistillation(_EverySize):
@@ -136,6 +165,8 @@ class SelfDistillation(_EverySize):
         scale: inverse temperature of both distributions, for all sizes or one per size; the teacher's is that of the
             largest size.
         strength: multiplies the whole, beside another objective.
+        precisions, precision_weights: as for :class:`InfoNCE`: each text keeps its neighbourhood among the codes of
+            the others, too.
 
     Raises:
         ValueError: impossible sizes, weights or scales.
@@ -151,11 +182,11 @@ class SelfDistillation(_EverySize):
         scale: float | Sequence[float] = 10.0,
         reduction: Reduction = "sum",
         strength: float = 1.0,
+        precisions: Sequence[str] = ("float32",),
+        precision_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(dims, weights, scale, reduction)
-        if not 0 < strength < float("inf"):
-            raise ValueError(f"strength must be above 0, got {strength}")
-        self.weight_of = {dim: strength * weight for dim, weight in self.weight_of.items()}
+        super().__init__(dims, weights, scale, reduction, precisions, precision_weights)
+        self.weight_of = _strengthened(self.weight_of, strength)
 
     def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
         """The value for one or more columns of texts; ``teacher`` has a vector for each, of any width.
@@ -173,6 +204,58 @@ class SelfDistillation(_EverySize):
         own = torch.arange(len(texts), device=texts.device)
         targets = Neighbours(target, target, self.scale_of[self.dims[-1]], own)
         return self._value(texts, texts, dims, targets)
+
+
+class SpreadOut:
+    """Texts that have nothing to do with each other shall be at right angles, at every size (arXiv 1708.06320).
+
+    The mean squared cosine of the different texts of a column, as in EmbeddingGemma (arXiv 2509.20354): it uses the
+    space that is there, and so the bits of codes. Its memory is that of a matrix of width x width.
+
+    Args:
+        dims, weights, reduction: as for :class:`InfoNCE`.
+        strength: multiplies the whole.
+
+    Raises:
+        ValueError: impossible sizes, weights or strength.
+    """
+
+    name = "spread"
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        *,
+        weights: Sequence[float] | None = None,
+        reduction: Reduction = "sum",
+        strength: float = 1.0,
+    ) -> None:
+        plain = _EverySize(dims, weights, 1.0, reduction)
+        self.dims = plain.dims
+        self.weight_of = _strengthened(plain.weight_of, strength)
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings, for the model card."""
+        return {"weights": {str(dim): weight for dim, weight in self.weight_of.items()}}
+
+    def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The mean over the columns; ``teacher`` is not used. 0 for a batch of one row."""
+        values = []
+        for dim in dims:
+            each = columns[0].new_zeros((), dtype=torch.promote_types(columns[0].dtype, torch.float32))
+            for column in columns:
+                unit, rows = normalize(column[:, :dim].to(each.dtype), dim=1), len(column)
+                if rows > 1:
+                    each = each + ((unit.T @ unit).square().sum() - rows) / (rows * (rows - 1) * len(columns))
+            values.append(each)
+        per_size = torch.stack(values)
+        return NestedValue((per_size * per_size.new_tensor([self.weight_of[dim] for dim in dims])).sum(), per_size)
+
+
+def _strengthened(weight_of: dict[int, float], strength: float) -> dict[int, float]:
+    if not 0 < strength < float("inf"):
+        raise ValueError(f"strength must be above 0, got {strength}")
+    return {dim: strength * weight for dim, weight in weight_of.items()}
 
 
 def checked_weights(dims: Sequence[int], weights: Sequence[float] | None) -> dict[int, float]:

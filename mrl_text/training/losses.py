@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, Union
 
-from pydantic import Discriminator, StrictInt, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
+from mrl_text.codes import trained_precisions
 from mrl_text.training.section import NotNegative, Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import TrainerCallback
 
     from mrl_text.encoder import MatryoshkaEncoder
 
@@ -52,6 +54,10 @@ class LossConfig(Section):
             ValueError: sizes or options that do not fit the model.
         """
         raise NotImplementedError
+
+    def callbacks(self, loss: nn.Module) -> list[TrainerCallback]:
+        """What accompanies the steps of training with :meth:`build`'s loss."""
+        return []
 
     def given(self, names: str) -> dict[str, Any]:
         """Fields by their names, separated by spaces."""
@@ -106,16 +112,37 @@ class _Nested(LossConfig):
     teacher: Literal["base", "self"] = "base"
     """Of self-distillation: the frozen starting model, whose vectors are computed once, or the model's own full
     width as it trains."""
+    precisions: list[Literal["float32", "int8", "int4", "int2", "binary"]] = ["float32"]
+    """Documents are compared in these, too, as codes keep them, each query staying float32. One of the codes a step."""
+    precision_weights: list[Positive] | None = None  # one per precision; None is 1 for each
+    codes_from: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the steps that train plain numbers alone, before codes join: they harm a model that is still far off."""
+    spread_out: NotNegative = 0.0  # weight of the mean squared cosine of different texts, which keeps texts apart
 
     @property
     def needs_teacher(self) -> bool:
+        """Whether the base's vectors have to be computed."""
         return self.distills and self.teacher == "base"
 
-    def build(self, model: MatryoshkaEncoder) -> nn.Module:
-        from mrl_text.losses import NestedLoss
+    def callbacks(self, loss: nn.Module) -> list[TrainerCallback]:
+        """Codes join late."""
+        from mrl_text.training.callbacks import CodesJoin
 
+        return [CodesJoin(loss, self.codes_from)] if len(self.precisions) > 1 else []
+
+    @model_validator(mode="after")
+    def _codes_fit(self) -> _Nested:
+        trained_precisions(self.dims, self.precisions, self.precision_weights)
+        return self
+
+    def build(self, model: MatryoshkaEncoder) -> nn.Module:
+        from mrl_text.losses import NestedLoss, SpreadOut
+
+        objectives = list(self._objectives())
+        if self.spread_out:
+            objectives.append(SpreadOut(self.dims, **self.given("weights reduction"), strength=self.spread_out))
         options = self.given("mini_batch_size dims_per_step")
-        return NestedLoss(model, *self._objectives(), use_labels=self.needs_teacher, **options)
+        return NestedLoss(model, *objectives, use_labels=self.needs_teacher, **options)
 
     def _objectives(self) -> Iterator[Any]:
         raise NotImplementedError
@@ -124,8 +151,8 @@ class _Nested(LossConfig):
         from mrl_text.losses import SelfDistillation
 
         weights = self.distill_weights or self.weights
-        options: dict[str, Any] = {"scale": self.distill_scale, "reduction": self.reduction, "strength": strength}
-        return SelfDistillation(self.dims, weights=weights, **options)
+        options = self.given("reduction precisions precision_weights")
+        return SelfDistillation(self.dims, weights=weights, scale=self.distill_scale, strength=strength, **options)
 
 
 class NestedInfoNCEConfig(_Nested):
@@ -150,7 +177,8 @@ class NestedInfoNCEConfig(_Nested):
     def _objectives(self) -> Iterator[Any]:
         from mrl_text.losses import InfoNCE
 
-        yield InfoNCE(self.dims, **self.given("weights scale reduction symmetric gather_across_devices"))
+        options = "weights scale reduction symmetric gather_across_devices"
+        yield InfoNCE(self.dims, **self.given(f"{options} precisions precision_weights"))
         if self.distills:
             yield self._distillation(self.distill_weight)
 

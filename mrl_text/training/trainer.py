@@ -118,13 +118,14 @@ def _train(
             start = _start(model, recipe.model.blend)
             if recipe.model.peft is not None:
                 attach_adapters(model, recipe.model.peft, seed=arguments.seed)
+            loss = recipe.loss.build(model)
             trainer = _Trainer(
                 model=model,
                 args=arguments,
                 train_dataset=data,
-                loss=recipe.loss.build(model),
+                loss=loss,
                 evaluator=evaluator,
-                callbacks=[MetricsLog(folder.metrics), *_early_stopping(recipe)],
+                callbacks=[MetricsLog(folder.metrics), *recipe.loss.callbacks(loss), *_early_stopping(recipe)],
             )
             trainer.saved_length = saved_length if length else None
             facts = _fit(trainer, checkpoint, evaluator.primary_metric if evaluator else None)
