@@ -30,6 +30,8 @@ class LossConfig(Section):
 
     steps: ClassVar[bool] = True
     """Whether the encoder is trained, step by step; else it stays as it is."""
+    instead: ClassVar[str] = ""
+    """What else to do with an option that it does not take."""
 
     @property
     def words(self) -> str:
@@ -95,7 +97,7 @@ class LossConfig(Section):
                     others.setdefault(name, []).append(field.get_default(call_default_factory=True))
         if wrong := [name for name in given if name in others and given[name] not in others[name]]:
             name = cls.model_fields["name"].default
-            raise ValueError(f"{name} does not take {', '.join(wrong)}: leave it out, or change loss.name")
+            raise ValueError(f"{name} does not take {', '.join(wrong)}: leave it out{cls.instead}, or change loss.name")
         return {name: value for name, value in given.items() if name not in others}
 
     @field_validator("dims")
