@@ -121,20 +121,20 @@ def _train(
                 check_batches(recipe, data, batch_size=arguments.train_batch_size, **how)
         if recipe.loss.steps:  # else all is fitted by now, and the encoder stays as it is
             model.codec = None  # it was of vectors that the model will not make any more
+            start = _start(model, recipe.model.blend)
+            if recipe.model.peft is not None:
+                attach_adapters(model, recipe.model.peft, seed=arguments.seed)
             loss = recipe.build_loss(model, list(data) if isinstance(data, DatasetDict) else [])
             if isinstance(loss, dict):  # by the names of its sources, as the Trainer asks for
                 data = DatasetDict(zip(loss, data.values(), strict=True))
             arguments.prompts = source_prompts(recipe, model, data)
-            start = _start(model, recipe.model.blend)
-            if recipe.model.peft is not None:
-                attach_adapters(model, recipe.model.peft, seed=arguments.seed)
             trainer = _Trainer(
                 model=model,
                 args=arguments,
                 train_dataset=data,
                 loss=loss,
                 evaluator=evaluator,
-                callbacks=[MetricsLog(folder.metrics), *_early_stopping(recipe)],
+                callbacks=[MetricsLog(folder.metrics), *recipe.callbacks(loss), *_early_stopping(recipe)],
             )
             trainer.saved_length = saved_length if length else None
             if not recipe.data.stream and "batch_sampler" not in recipe.training:

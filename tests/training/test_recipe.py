@@ -122,7 +122,7 @@ def test_a_minimal_recipe_takes_the_defaults(write: Writer) -> None:
         ("loss.scales=5", "loss.scales: unknown key; did you mean 'scale'?"),
         ("eval.task=[STSBenchmark]", "eval.task: unknown key; did you mean 'tasks'?"),
         ("training.lerning_rate=1", "lerning_rate: unknown training argument; did you mean 'learning_rate'?"),
-        ("loss.temperature=5", "loss.temperature: unknown key; known: dims, "),
+        ("loss.temperature=5", "loss.temperature: unknown key; known: codes_from, dims, "),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(write: Writer, override: str, nearest: str) -> None:

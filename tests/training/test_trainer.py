@@ -289,6 +289,24 @@ def test_self_distillation_trains_on_texts_alone(
 
 
 @pytest.mark.slow
+def test_codes_join_after_their_share_of_the_steps_and_change_what_is_learned(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    codes = ["loss.precisions=[float32,int2]", "loss.precision_weights=[1,2]", "loss.codes_from=0.5"]
+    coded, plain = RunFolder(tmp_path / "coded"), RunFolder(tmp_path / "plain")
+    train(make_recipe("loss.spread_out=0.1", *codes), coded.path)
+    train(make_recipe("loss.spread_out=0.1"), plain.path)
+    values = [entry["infonce_dim32_int2"] for entry in logged(coded) if "infonce_dim32_int2" in entry]
+    half = STEPS // 2
+    assert values[:half] == [0] * half
+    assert min(values[half:]) > 0
+    found, expected = losses(coded), losses(plain)
+    assert [found[step] == expected[step] for step in range(1, half + 2)] == [True] * half + [False]
+    layer = "encoder.layer.1.output.dense.weight"
+    assert not torch.equal(weights(coded)[layer], weights(plain)[layer])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("margin", "masked"), [(2.5, True), (-2.5, False)])
 def test_the_guide_of_a_recipe_reaches_the_loss(
     make_recipe: MakeRecipe, other_model: Path, tmp_path: Path, margin: float, masked: bool
