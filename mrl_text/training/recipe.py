@@ -281,6 +281,10 @@ class Recipe(Section):
             raise ValueError("model.rotation: MSELoss compares vectors number by number, which it turns: leave it out")
         for source, loss in zip(self.data.train, self.losses, strict=True):
             self._check_source(source, loss)
+        needs = self.validation_needs
+        for source in self.data.validation:
+            if source.columns and (problem := needs.problem(len(needs.split(source.columns)[0]))):
+                raise ValueError(f"data.validation: {source.label} has {_columns(source)}, and validation {problem}")
         return self
 
     def _check_source(self, source: SourceConfig, loss: LossConfig) -> None:
@@ -288,11 +292,11 @@ class Recipe(Section):
         needs, own, words = loss.needs, source.loss is not None, loss.words
         texts, _ = needs.split(source.columns or ())
         mined = source.mine_negatives.num if source.mine_negatives else 0
-        named = needs.problem(len(texts) + mined) if source.columns else None
+        named = needs.problem((len(texts) if source.columns else 2) + mined) if source.columns or mined else None
         pairs = needs.problem(2) if source.source == "docstrings" else None
         larger = sorted(set(loss.dims) - set(self.loss.dims))
         for wrong, problem in (
-            (named, f" names {', '.join(source.columns or ())}, and {words} {named}"),
+            (named, f" has {_columns(source)}, and {words} {named}"),
             (pairs, f" has pairs, and {words} {pairs}"),
             (mined and not loss.steps, f": {words} has no use for mine_negatives"),
             (mined and needs.label, f": mine_negatives is for pairs without numbers, and {words} needs numbers"),
@@ -359,6 +363,11 @@ class Recipe(Section):
     def to_yaml(self) -> str:
         """The recipe as YAML with every default written out, so that it means the same in a later version."""
         return OmegaConf.to_yaml(OmegaConf.create(self.model_dump()))
+
+
+def _columns(source: SourceConfig) -> str:
+    mined = f" and {source.mine_negatives.num} mined" if source.mine_negatives else ""
+    return f"columns {', '.join(source.columns or ('anchor', 'positive'))}{mined}"
 
 
 def _training_defaults() -> dict[str, Any]:
