@@ -22,6 +22,7 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.training import trainer as trainer_module
@@ -470,3 +471,20 @@ def test_a_teacher_of_mse_has_the_width_of_the_model_and_nothing_turns_its_vecto
         Recipe.model_validate(
             {**turned, "loss": {"name": "matryoshka", "dims": DIMS, "inner": "MSELoss", "teacher": "base"}}
         )
+
+
+def test_layers_are_trained_besides_sizes_by_the_published_loss_of_both(model: MatryoshkaEncoder) -> None:
+    texts = [[row[name] for row in ROWS] for name in ("a", "b")]
+    scores = torch.tensor([row["score"] for row in ROWS])
+    ours = MatryoshkaConfig(dims=DIMS, weights=[3.0, 1.0, 0.5], inner="CoSENTLoss", layers_per_step=2).build(model)
+    inner = losses.CoSENTLoss(model)
+    theirs = losses.Matryoshka2dLoss(model, inner, DIMS, [3.0, 1.0, 0.5], n_layers_per_step=2, n_dims_per_step=-1)
+    values = [float(one([dict(model.preprocess(column)) for column in texts], scores)) for one in (ours, theirs)]
+    assert values[0] == pytest.approx(values[1])
+    last = MatryoshkaConfig(dims=DIMS, weights=[3.0, 1.0, 0.5], inner="CoSENTLoss").build(model)
+    assert float(last([dict(model.preprocess(column)) for column in texts], scores)) != pytest.approx(
+        values[0], rel=0.01
+    )
+    table = StaticEmbedding(model.tokenizer.backend_tokenizer, embedding_dim=32)
+    with pytest.raises(ValueError, match=r"loss.layers_per_step: StaticEmbedding has no layers to train: leave it out"):
+        MatryoshkaConfig(dims=DIMS, inner="CoSENTLoss", layers_per_step=1).build(MatryoshkaEncoder(modules=[table]))
