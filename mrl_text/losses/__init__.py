@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mrl_text.losses.distillation import EmbeddingDistillation, ScoreDistillation
 from mrl_text.losses.nested import NestedLoss, nested_infonce, nested_infonce_2d, self_distillation
-from mrl_text.losses.objectives import InfoNCE, SelfDistillation
+from mrl_text.losses.objectives import InfoNCE, SelfDistillation, SpreadOut
 
 __all__ = [
     "EmbeddingDistillation",
@@ -12,6 +12,7 @@ __all__ = [
     "NestedLoss",
     "ScoreDistillation",
     "SelfDistillation",
+    "SpreadOut",
     "nested_infonce",
     "nested_infonce_2d",
     "self_distillation",

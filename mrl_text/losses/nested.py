@@ -124,12 +124,18 @@ class NestedLoss(CachedLossMixin, nn.Module):
         by_role = labels if isinstance(labels, Mapping) else {"teacher": labels, "label": labels}
         total = embeddings[0].new_zeros((), dtype=torch.float32)
         self._values = {f"{one.name}_dim{dim}": total for one in self.objectives for dim in one.dims}
+        codings = [(one.name, coding) for one in self.objectives if (coding := getattr(one, "coding", None))]
+        self._values |= {f"{name}_{cell}": total for name, coding in codings for cell in coding.cells()}
         for objective in self.objectives:
             dims = self._sizes(objective.dims, embeddings[0].device)
             value = objective(embeddings, _read(by_role, objective.reads, len(embeddings)), dims)
             total = total + value.total
             for dim, loss in zip(dims, value.per_size, strict=True):
                 self._values[f"{objective.name}_dim{dim}"] = objective.weight_of[dim] * loss.detach()
+            for dim, loss in zip(dims, value.per_code if value.per_code is not None else (), strict=False):
+                if loss:
+                    weight = objective.weight_of[dim] * objective.coding.factor
+                    self._values[f"{objective.name}_dim{dim}_{value.precision}"] = weight * loss.detach()
         return total
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: Labels = None, *, with_backward: bool = False) -> Tensor:
@@ -152,6 +158,12 @@ class NestedLoss(CachedLossMixin, nn.Module):
             if isinstance(one, EmbeddingDistillation):
                 named = {dim: known.get(f"{one.name}_dim{dim}") for dim in one.dims}
                 one.moments = {dim: moments for dim, moments in named.items() if moments is not None}
+
+    def stage_codes(self, strength: float) -> None:
+        """Let codes count so much, from 0 (not at all) to 1 (as the objectives say), from now on."""
+        for objective in self.objectives:
+            if coding := getattr(objective, "coding", None):
+                coding.strength = strength
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says about the loss."""

@@ -8,7 +8,10 @@ from typing import Any, Literal, Protocol
 import torch
 from sentence_transformers.util import all_gather_with_grad, get_rank, get_world_size
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from mrl_text.codes import trained_precisions
+from mrl_text.losses.coding import Coding
 from mrl_text.losses.kernel import Guide, Neighbours, NestedValue, Positives, nested_cross_entropy
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, truncate
@@ -50,6 +53,8 @@ class _EverySize:
         weights: Sequence[float] | None,
         scale: float | Sequence[float],
         reduction: Reduction,
+        precisions: Sequence[str] = ("float32",),
+        precision_weights: Sequence[float] | None = None,
         strength: float = 1.0,
     ) -> None:
         self.dims = check_dims(dims)
@@ -65,17 +70,26 @@ class _EverySize:
         total = sum(given.values()) if reduction == "mean" else 1.0
         self.weight_of = {dim: strength * weight / total for dim, weight in given.items()}
         self.scale_of = dict(zip(dims, scales, strict=True))
+        self.coding = Coding(self.dims, trained_precisions(dims, precisions, precision_weights))
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
         weights = {str(dim): weight for dim, weight in self.weight_of.items()}
-        return {"weights": weights, "scales": list(self.scale_of.values())}
+        codes = {"codes": dict(self.coding.weights)} if self.coding.weights else {}
+        return {"weights": weights, "scales": list(self.scale_of.values()), **codes}
 
     def _value(
-        self, queries: Tensor, candidates: Tensor, dims: Sequence[int], targets: Positives | Neighbours
+        self,
+        queries: Tensor,
+        candidates: Tensor,
+        dims: Sequence[int],
+        targets: Positives | Neighbours,
+        *,
+        coded: bool = True,
     ) -> NestedValue:
         weights, scales = ([known[dim] for dim in dims] for known in (self.weight_of, self.scale_of))
-        return nested_cross_entropy(queries, candidates, dims, targets, weights=weights, scales=scales)
+        codes = self.coding.code(candidates, dims, weights) if coded else None
+        return nested_cross_entropy(queries, candidates, dims, targets, weights=weights, scales=scales, coded=codes)
 
 
 class InfoNCE(_EverySize):
@@ -98,6 +112,10 @@ class InfoNCE(_EverySize):
         margin_strategy: ``absolute`` takes the margin from the positive's cosine similarity by the guide, ``relative``
             that share of it.
         strength: multiplies the whole, beside another objective.
+        precisions: ``float32`` and any of ``int8``, ``int4``, ``int2``, ``binary``: anchors find their positives among
+            the codes of the candidates, too (:class:`~mrl_text.losses.coding.Coding`).
+        precision_weights: one per precision, above 0; None is 1 for each. The other direction of ``symmetric`` has
+            no codes.
 
     Raises:
         ValueError: impossible sizes, weights, scales or margin.
@@ -118,8 +136,10 @@ class InfoNCE(_EverySize):
         margin: float | None = None,
         margin_strategy: MarginStrategy = "absolute",
         strength: float = 1.0,
+        precisions: Sequence[str] = ("float32",),
+        precision_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(dims, weights, scale, reduction, strength)
+        super().__init__(dims, weights, scale, reduction, precisions, precision_weights, strength)
         if margin is not None and not abs(margin) < float("inf"):
             raise ValueError(f"margin must be a finite number, got {margin}")
         check_choice("margin_strategy", margin_strategy, MarginStrategy)
@@ -148,8 +168,13 @@ class InfoNCE(_EverySize):
         if not self.symmetric:
             return forward
         vectors = vectors and [vectors[1], vectors[0]]
-        backward = self._direction(columns[1], columns[:1], vectors, own, dims)
-        return NestedValue((forward.total + backward.total) / 2, (forward.per_size + backward.per_size) / 2)
+        backward = self._direction(columns[1], columns[:1], vectors, own, dims, coded=False)
+        return NestedValue(
+            (forward.total + backward.total) / 2,
+            (forward.per_size + backward.per_size) / 2,
+            None if forward.per_code is None else forward.per_code / 2,
+            forward.precision,
+        )
 
     @property
     def _gathers(self) -> bool:
@@ -168,7 +193,14 @@ class InfoNCE(_EverySize):
         return [truncate(one.to(like.device, torch.promote_types(like.dtype, torch.float32))) for one in given]
 
     def _direction(
-        self, queries: Tensor, others: Sequence[Tensor], vectors: list[Tensor] | None, own: Tensor, dims: Sequence[int]
+        self,
+        queries: Tensor,
+        others: Sequence[Tensor],
+        vectors: list[Tensor] | None,
+        own: Tensor,
+        dims: Sequence[int],
+        *,
+        coded: bool = True,
     ) -> NestedValue:
         """Rows look for their own among ``others``; ``vectors`` are the guide's, of the rows and of the others."""
         guide = None
@@ -176,7 +208,7 @@ class InfoNCE(_EverySize):
             similarities = (vectors[0] * vectors[1]).sum(dim=1)
             part = similarities.abs() if self.margin_strategy == "relative" else 1.0
             guide = Guide(vectors[0], self._everywhere(vectors[1:]), similarities - part * self.margin)
-        return self._value(queries, self._everywhere(others), dims, Positives(own, guide))
+        return self._value(queries, self._everywhere(others), dims, Positives(own, guide), coded=coded)
 
 
 class SelfDistillation(_EverySize):
@@ -193,6 +225,8 @@ class SelfDistillation(_EverySize):
         scale: inverse temperature of both distributions, for all sizes or one per size; the teacher's is that of the
             largest size.
         strength: multiplies the whole, beside another objective.
+        precisions, precision_weights: as for :class:`InfoNCE`: each text keeps its neighbourhood among the codes of
+            the others, too.
 
     Raises:
         ValueError: impossible sizes, weights or scales.
@@ -209,8 +243,10 @@ class SelfDistillation(_EverySize):
         scale: float | Sequence[float] = 10.0,
         reduction: Reduction = "sum",
         strength: float = 1.0,
+        precisions: Sequence[str] = ("float32",),
+        precision_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(dims, weights, scale, reduction, strength)
+        super().__init__(dims, weights, scale, reduction, precisions, precision_weights, strength)
 
     def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
         """The value for one or more columns of texts; ``given`` has the teacher's vector for each, of any width.
@@ -233,6 +269,53 @@ def teaching(given: list[Tensor], texts: Tensor) -> Tensor:
     if len(target) != len(texts):
         raise ValueError(f"the teacher has {len(target)} vectors for {len(texts)} texts of the batch")
     return truncate(target.to(texts.device, torch.promote_types(texts.dtype, torch.float32)))
+
+
+class SpreadOut:
+    """Texts that have nothing to do with each other shall be at right angles, at every size (arXiv 1708.06320).
+
+    The mean squared cosine of the different texts of a column, as in EmbeddingGemma (arXiv 2509.20354): it uses the
+    space that is there, and so the bits of codes. Its memory is that of a matrix of width x width.
+
+    Args:
+        dims, weights, reduction: as for :class:`InfoNCE`.
+        strength: multiplies the whole.
+
+    Raises:
+        ValueError: impossible sizes, weights or strength.
+    """
+
+    name = "spread"
+    reads: str | None = None
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        *,
+        weights: Sequence[float] | None = None,
+        reduction: Reduction = "sum",
+        strength: float = 1.0,
+    ) -> None:
+        plain = _EverySize(dims, weights, 1.0, reduction, strength=strength)
+        self.dims = plain.dims
+        self.weight_of = plain.weight_of
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings, for the model card."""
+        return {"weights": {str(dim): weight for dim, weight in self.weight_of.items()}}
+
+    def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The mean over the columns; ``given`` is not used. 0 for a batch of one row."""
+        values = []
+        for dim in dims:
+            each = columns[0].new_zeros((), dtype=torch.promote_types(columns[0].dtype, torch.float32))
+            for column in columns:
+                unit, rows = normalize(column[:, :dim].to(each.dtype), dim=1), len(column)
+                if rows > 1:
+                    each = each + ((unit.T @ unit).square().sum() - rows) / (rows * (rows - 1) * len(columns))
+            values.append(each)
+        per_size = torch.stack(values)
+        return NestedValue((per_size * per_size.new_tensor([self.weight_of[dim] for dim in dims])).sum(), per_size)
 
 
 def checked_weights(dims: Sequence[int], weights: Sequence[float] | None) -> dict[int, float]:

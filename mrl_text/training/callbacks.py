@@ -13,6 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 
+from mrl_text.losses import NestedLoss
 from mrl_text.training.run import explain_failed_write
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,17 @@ class MetricsLog(TrainerCallback):
             return
         with explain_failed_write("the log", self.file.parent), self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": state.global_step, "time": round(time.time(), 1), **logs}) + "\n")
+
+
+class CodesJoin(TrainerCallback):
+    """Trains plain numbers alone for a share of the steps, and then the codes with them (``loss.codes_from``)."""
+
+    def __init__(self, loss: NestedLoss, start: float) -> None:
+        self.loss, self.start = loss, start
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Decide by the step alone, so that a run that is resumed goes on as it would have."""
+        self.loss.stage_codes(float(state.global_step >= self.start * state.max_steps))
 
 
 class LogBeforeSaving(TrainerCallback):

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
+from mrl_text.codes import trained_precisions
 from mrl_text.training.columns import Needs
 from mrl_text.training.section import NotNegative, Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import TrainerCallback
 
     from mrl_text.encoder import MatryoshkaEncoder
 
@@ -72,6 +74,10 @@ class LossConfig(Section):
         """
         raise NotImplementedError
 
+    def callbacks(self, loss: nn.Module) -> list[TrainerCallback]:
+        """What accompanies the steps of training with :meth:`build`'s loss."""
+        return []
+
     def given(self, names: str) -> dict[str, Any]:
         """Fields by their names, separated by spaces."""
         return {name: getattr(self, name) for name in names.split()}
@@ -128,6 +134,13 @@ class _Nested(LossConfig):
     other name is that of another model (hub id, folder, packaged model) of any width and any tokenizer, with its own
     prompts and its own length. A frozen model's vectors are computed once."""
 
+    precisions: list[Literal["float32", "int8", "int4", "int2", "binary"]] = ["float32"]
+    """Documents are compared in these, too, as codes keep them, each query staying float32. One of the codes a step."""
+    precision_weights: list[Positive] | None = None  # one per precision; None is 1 for each
+    codes_from: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the steps that train plain numbers alone, before codes join: they harm a model that is still far off."""
+    spread_out: NotNegative = 0.0  # weight of the mean squared cosine of different texts, which keeps texts apart
+
     @property
     def models(self) -> dict[str, str]:
         taught = self.distills or self.embed_weight > 0
@@ -141,11 +154,24 @@ class _Nested(LossConfig):
             raise ValueError("embed_weight needs a teacher other than self, which every size is a part of")
         return self
 
-    def build(self, model: MatryoshkaEncoder) -> nn.Module:
-        from mrl_text.losses import NestedLoss
+    def callbacks(self, loss: nn.Module) -> list[TrainerCallback]:
+        """Codes join late."""
+        from mrl_text.training.callbacks import CodesJoin
 
-        options = self.given("mini_batch_size dims_per_step")
+        return [CodesJoin(loss, self.codes_from)] if len(self.precisions) > 1 else []
+
+    @model_validator(mode="after")
+    def _codes_fit(self) -> _Nested:
+        trained_precisions(self.dims, self.precisions, self.precision_weights)
+        return self
+
+    def build(self, model: MatryoshkaEncoder) -> nn.Module:
+        from mrl_text.losses import NestedLoss, SpreadOut
+
         objectives = [*self._objectives(), *self._embedding_distillation()]
+        if self.spread_out:
+            objectives.append(SpreadOut(self.dims, **self.given("weights reduction"), strength=self.spread_out))
+        options = self.given("mini_batch_size dims_per_step")
         return NestedLoss(model, *objectives, use_labels=self.needs_teacher, **options)
 
     def _objectives(self) -> Iterator[Any]:
@@ -155,8 +181,8 @@ class _Nested(LossConfig):
         from mrl_text.losses import SelfDistillation
 
         weights = self.distill_weights or self.weights
-        options: dict[str, Any] = {"scale": self.distill_scale, "reduction": self.reduction, "strength": strength}
-        return SelfDistillation(self.dims, weights=weights, **options)
+        options = self.given("reduction precisions precision_weights")
+        return SelfDistillation(self.dims, weights=weights, scale=self.distill_scale, strength=strength, **options)
 
     def _embedding_distillation(self) -> Iterator[Any]:
         from mrl_text.losses import EmbeddingDistillation
@@ -205,7 +231,9 @@ class _Contrastive(_Nested):
     def _contrast(self, strength: float) -> Any:
         from mrl_text.losses import InfoNCE
 
-        options = self.given("weights scale reduction symmetric gather_across_devices margin_strategy")
+        options = self.given(
+            "weights scale reduction symmetric gather_across_devices margin_strategy precisions precision_weights"
+        )
         margin = None if self.guide is None else self.margin
         return InfoNCE(self.dims, **options, margin=margin, strength=strength)
 
@@ -249,6 +277,8 @@ class ScoreDistillationConfig(_Contrastive):
         given = [name for name in ("guide", "symmetric", "gather_across_devices") if getattr(self, name)]
         if given and not self.contrast_weight:
             raise ValueError(f"{', '.join(given)} change nothing at contrast_weight 0: raise it, or leave them out")
+        if len(self.precisions) > 1 and not (self.contrast_weight or self.distills):
+            raise ValueError("precisions are of contrast and distillation: give contrast_weight or distill_weight")
         if self.cross_encoder == "base":
             raise ValueError("cross_encoder base: the starting model embeds texts: name a model that scores pairs")
         return self

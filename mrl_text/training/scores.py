@@ -39,10 +39,14 @@ def check_cross_encoder(source: ModelSource) -> None:
     )
     classifies = any(str(one).endswith("ForSequenceClassification") for one in config.get("architectures") or ())
     if not classifies and saved.get("model_type") != "CrossEncoder":
-        raise ValueError(f"{source.name} is no cross-encoder: name one, which scores a pair of texts by one number")
+        raise ValueError(
+            f"loss.cross_encoder: {source.path} is no cross-encoder: name one, which scores pairs of texts"
+        )
     classes = len(config.get("id2label") or (0, 1))  # as transformers takes it where none are named
     if classifies and classes != 1:
-        raise ValueError(f"{source.name} tells {classes} classes apart: name a cross-encoder that gives one score")
+        raise ValueError(
+            f"loss.cross_encoder: {source.path} tells {classes} classes apart: name one that gives one score"
+        )
 
 
 def add_scores(data: Dataset, source: ModelSource, *, batch_size: int = 32, cache: Path | None = None) -> Dataset:

@@ -110,6 +110,23 @@ def contrast(
     return total
 
 
+def against_codes(
+    queries: Tensor,
+    numbers: Tensor,
+    target: Tensor,
+    dims: Sequence[int],
+    weights: Sequence[float],
+    scales: Sequence[float],
+) -> Tensor:
+    """KL(target || softmax of every query's scaled cosines with coded candidates), ``target`` being (n, m)."""
+    total = queries.new_zeros(())
+    for dim, weight, scale in zip(dims, weights, scales, strict=True):
+        logits = scale * normalize(queries[:, :dim], dim=1) @ normalize(numbers[:, :dim], dim=1).T
+        left = torch.special.xlogy(target, target) - target * logits.log_softmax(dim=1)
+        total = total + weight * left.nansum(dim=1).mean()
+    return total
+
+
 def distillation(
     texts: Tensor,
     teacher: Tensor,

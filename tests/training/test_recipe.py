@@ -122,7 +122,7 @@ def test_a_minimal_recipe_takes_the_defaults(write: Writer) -> None:
         ("loss.scales=5", "loss.scales: unknown key; did you mean 'scale'?"),
         ("eval.task=[STSBenchmark]", "eval.task: unknown key; did you mean 'tasks'?"),
         ("training.lerning_rate=1", "lerning_rate: unknown training argument; did you mean 'learning_rate'?"),
-        ("loss.temperature=5", "loss.temperature: unknown key; known: dims, "),
+        ("loss.temperature=5", "loss.temperature: unknown key; known: codes_from, dims, "),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(write: Writer, override: str, nearest: str) -> None:
@@ -402,6 +402,14 @@ def test_what_needs_all_rows_cannot_be_streamed(write: Writer, data: dict[str, A
         ({"teacher": "large"}, "teacher large teaches nothing at distill_weight 0: raise that"),
         ({"teacher": 3}, "loss.teacher: "),
         ({"teacher": "self", "embed_weight": 1}, "embed_weight needs a teacher other than self"),
+        ({"name": "score_distillation", "cross_encoder": "base"}, "cross_encoder base: the starting model embeds"),
+        (
+            {"name": "score_distillation", "guide": "base", "symmetric": True},
+            "guide, symmetric change nothing at",
+        ),
+        ({"name": "score_distillation", "precisions": ["float32", "int4"]}, "precisions are of contrast and distil"),
+        ({"name": "score_distillation", "divergence": "mse"}, "loss.divergence: "),
+        ({"cross_encoder": "x/y"}, "nested_infonce does not take cross_encoder"),
         ({"margin": 0.1}, "margin and margin_strategy are a guide's: name one with guide"),
         ({"guide": "base", "margin": ".inf"}, "loss.margin: "),
         ({"name": "self_distillation", "guide": "base"}, "self_distillation does not take guide"),
@@ -426,6 +434,12 @@ def test_every_loss_takes_sizes_and_weights_alone_and_its_recipe_written_out(wri
         ({"distill_weight": 2, "teacher": "org/large"}, True, {"teacher": "org/large"}),
         ({"teacher": "base"}, False, {}),
         ({"embed_weight": 1}, False, {"teacher": "base"}),
+        ({"name": "score_distillation"}, False, {}),
+        (
+            {"name": "score_distillation", "cross_encoder": "a/b", "contrast_weight": 1, "guide": "base"},
+            False,
+            {"guide": "base", "cross_encoder": "a/b"},
+        ),
         ({"guide": "base", "margin": 0.1}, False, {"guide": "base"}),
         ({"guide": "org/large", "distill_weight": 1}, True, {"teacher": "base", "guide": "org/large"}),
         ({"name": "self_distillation"}, True, {"teacher": "base"}),

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.models import find_model
 from mrl_text.training import base as base_module
 from mrl_text.training.arguments import training_arguments
 from mrl_text.training.base import located
@@ -24,6 +26,7 @@ from mrl_text.training.evaluator import NestedRetrievalEvaluator
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.recipe_files import load_recipe, shipped_recipes
 from mrl_text.training.run import RunFolder
+from mrl_text.training.scores import add_scores
 from mrl_text.training.trainer import train
 from tests.conftest import WORDS
 from tests.processes import Started
@@ -289,6 +292,29 @@ def test_self_distillation_trains_on_texts_alone(
 
 
 @pytest.mark.slow
+def test_scores_of_a_model_or_in_the_data_are_learned_alike(
+    make_recipe: MakeRecipe, triplets: list[dict[str, str]], cross_encoder: Path, tmp_path: Path
+) -> None:
+    loss = ["loss.name=score_distillation", "data.validation=[]"]
+    by_model = RunFolder(tmp_path / "by-model")
+    train(make_recipe(*loss, f"loss.cross_encoder={cross_encoder}"), by_model.path)
+    scores = add_scores(Dataset.from_list(triplets), find_model(str(cross_encoder))).with_format(None)["label"][:]
+    rows = [{**row, "scores": given} for row, given in zip(triplets, scores, strict=True)]
+    file = tmp_path / "scored.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    by_data = RunFolder(tmp_path / "by-data")
+    source = f"{{source: {file}, columns: [anchor, positive, negative, scores]}}"
+    train(make_recipe(*loss, f"data.train=[{source}]"), by_data.path)
+    found, expected = losses(by_model), losses(by_data)
+    assert len(found) == STEPS
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert {key for entry in logged(by_model) for key in entry if key.startswith("score")} == {
+        f"score_dim{dim}" for dim in (8, 16, 32)
+    }
+    assert min(list(found.values())[-3:]) < max(list(found.values())[:3])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("margin", "masked"), [(2.5, True), (-2.5, False)])
 def test_the_guide_of_a_recipe_reaches_the_loss(
     make_recipe: MakeRecipe, other_model: Path, tmp_path: Path, margin: float, masked: bool
@@ -301,6 +327,24 @@ def test_the_guide_of_a_recipe_reaches_the_loss(
     contrast, plain = ([entry["infonce_dim32"] for entry in logged(run) if "loss" in entry] for run in runs)
     assert contrast == ([0.0, 0.0] if masked else plain)
     assert min(plain) > 0
+
+
+@pytest.mark.slow
+def test_codes_join_after_their_share_of_the_steps_and_change_what_is_learned(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    codes = ["loss.precisions=[float32,int2]", "loss.precision_weights=[1,2]", "loss.codes_from=0.5"]
+    coded, plain = RunFolder(tmp_path / "coded"), RunFolder(tmp_path / "plain")
+    train(make_recipe("loss.spread_out=0.1", *codes), coded.path)
+    train(make_recipe("loss.spread_out=0.1"), plain.path)
+    values = [entry["infonce_dim32_int2"] for entry in logged(coded) if "infonce_dim32_int2" in entry]
+    half = STEPS // 2
+    assert values[:half] == [0] * half
+    assert min(values[half:]) > 0
+    found, expected = losses(coded), losses(plain)
+    assert [found[step] == expected[step] for step in range(1, half + 2)] == [True] * half + [False]
+    layer = "encoder.layer.1.output.dense.weight"
+    assert not torch.equal(weights(coded)[layer], weights(plain)[layer])
 
 
 @pytest.mark.slow
