@@ -49,7 +49,7 @@ class EmbeddingDistillation(_EverySize):
         reduction: Reduction = "sum",
         strength: float = 1.0,
     ) -> None:
-        super().__init__(dims, weights, 1.0, reduction, strength=strength)
+        super().__init__(dims, weights, 1.0, reduction, strength)
         self.moments: dict[int, Tensor] = {}
         """Size -> what the map is solved from: second moments of (prefix, 1) with itself and with the teacher's
         vectors, float64 (size + 1, size + 1 + the teacher's width)."""
@@ -129,7 +129,7 @@ class ScoreDistillation(_EverySize):
         reduction: Reduction = "sum",
         strength: float = 1.0,
     ) -> None:
-        super().__init__(dims, weights, scale, reduction, strength=strength)
+        super().__init__(dims, weights, scale, reduction, strength)
         if not 0 < score_scale < float("inf"):
             raise ValueError(f"score_scale must be above 0, got {score_scale}")
         check_choice("divergence", divergence, Divergence)

@@ -146,6 +146,12 @@ class NestedLoss(CachedLossMixin, nn.Module):
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
+    def stage_codes(self, strength: float) -> None:
+        """Let codes count so much, from 0 (not at all) to 1 (as the objectives say), from now on."""
+        for objective in self.objectives:
+            if coding := getattr(objective, "coding", None):
+                coding.strength = strength
+
     @property
     def learned(self) -> dict[str, Tensor]:
         """What objectives learn beside the model, for checkpoints; assign it to go on from there."""
@@ -158,12 +164,6 @@ class NestedLoss(CachedLossMixin, nn.Module):
             if isinstance(one, EmbeddingDistillation):
                 named = {dim: known.get(f"{one.name}_dim{dim}") for dim in one.dims}
                 one.moments = {dim: moments for dim, moments in named.items() if moments is not None}
-
-    def stage_codes(self, strength: float) -> None:
-        """Let codes count so much, from 0 (not at all) to 1 (as the objectives say), from now on."""
-        for objective in self.objectives:
-            if coding := getattr(objective, "coding", None):
-                coding.strength = strength
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says about the loss."""
@@ -179,7 +179,7 @@ class NestedLoss(CachedLossMixin, nn.Module):
         """The vectors of models that run along, or what the data brings."""
         if not self._frozen:
             return labels if self.use_labels or isinstance(labels, Mapping) else None
-        given = dict(labels) if isinstance(labels, Mapping) else {}
+        given = dict(labels) if isinstance(labels, Mapping) else {"label": labels}
         for role, model in self._frozen.items():
             with torch.no_grad():
                 vectors = embed_by_length(model.to(self.model.device), [dict(column) for column in columns])

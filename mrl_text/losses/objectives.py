@@ -8,7 +8,6 @@ from typing import Any, Literal, Protocol
 import torch
 from sentence_transformers.util import all_gather_with_grad, get_rank, get_world_size
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mrl_text.codes import trained_precisions
 from mrl_text.losses.coding import Coding
@@ -53,9 +52,9 @@ class _EverySize:
         weights: Sequence[float] | None,
         scale: float | Sequence[float],
         reduction: Reduction,
+        strength: float = 1.0,
         precisions: Sequence[str] = ("float32",),
         precision_weights: Sequence[float] | None = None,
-        strength: float = 1.0,
     ) -> None:
         self.dims = check_dims(dims)
         if len(set(dims)) != len(dims):
@@ -106,16 +105,16 @@ class InfoNCE(_EverySize):
             partition_mode="per_direction")``.
         gather_across_devices: candidates are the positives and negatives of all processes, with gradients. Every
             process needs as many rows: train with ``dataloader_drop_last=True``.
+        precisions: ``float32`` and any of ``int8``, ``int4``, ``int2``, ``binary``: anchors find their positives among
+            the codes of the candidates, too (:class:`~mrl_text.losses.coding.Coding`).
+        precision_weights: one per precision, above 0; None is 1 for each. The other direction of ``symmetric`` has
+            no codes.
         margin: with a number, candidates do not count that a guide finds nearer to the anchor than the positive less
             this (GISTEmbed, arXiv 2402.16829): what may be no negative at all. As ``GISTEmbedLoss(margin=...,
             contrast_anchors=False, contrast_positives=False)``, and with any number of negatives. None masks nothing.
         margin_strategy: ``absolute`` takes the margin from the positive's cosine similarity by the guide, ``relative``
             that share of it.
         strength: multiplies the whole, beside another objective.
-        precisions: ``float32`` and any of ``int8``, ``int4``, ``int2``, ``binary``: anchors find their positives among
-            the codes of the candidates, too (:class:`~mrl_text.losses.coding.Coding`).
-        precision_weights: one per precision, above 0; None is 1 for each. The other direction of ``symmetric`` has
-            no codes.
 
     Raises:
         ValueError: impossible sizes, weights, scales or margin.
@@ -139,7 +138,7 @@ class InfoNCE(_EverySize):
         precisions: Sequence[str] = ("float32",),
         precision_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(dims, weights, scale, reduction, precisions, precision_weights, strength)
+        super().__init__(dims, weights, scale, reduction, strength, precisions, precision_weights)
         if margin is not None and not abs(margin) < float("inf"):
             raise ValueError(f"margin must be a finite number, got {margin}")
         check_choice("margin_strategy", margin_strategy, MarginStrategy)
@@ -246,7 +245,7 @@ class SelfDistillation(_EverySize):
         precisions: Sequence[str] = ("float32",),
         precision_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(dims, weights, scale, reduction, precisions, precision_weights, strength)
+        super().__init__(dims, weights, scale, reduction, strength, precisions, precision_weights)
 
     def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
         """The value for one or more columns of texts; ``given`` has the teacher's vector for each, of any width.
@@ -263,30 +262,20 @@ class SelfDistillation(_EverySize):
         return self._value(texts, texts, dims, targets)
 
 
-def teaching(given: list[Tensor], texts: Tensor) -> Tensor:
-    """A teacher's unit vectors of texts, in float32 at least."""
-    target = torch.cat(given)
-    if len(target) != len(texts):
-        raise ValueError(f"the teacher has {len(target)} vectors for {len(texts)} texts of the batch")
-    return truncate(target.to(texts.device, torch.promote_types(texts.dtype, torch.float32)))
-
-
-class SpreadOut:
+class SpreadOut(_EverySize):
     """Texts that have nothing to do with each other shall be at right angles, at every size (arXiv 1708.06320).
 
     The mean squared cosine of the different texts of a column, as in EmbeddingGemma (arXiv 2509.20354): it uses the
     space that is there, and so the bits of codes. Its memory is that of a matrix of width x width.
 
     Args:
-        dims, weights, reduction: as for :class:`InfoNCE`.
-        strength: multiplies the whole.
+        dims, weights, reduction, strength: as for :class:`SelfDistillation`.
 
     Raises:
         ValueError: impossible sizes, weights or strength.
     """
 
     name = "spread"
-    reads: str | None = None
 
     def __init__(
         self,
@@ -296,26 +285,33 @@ class SpreadOut:
         reduction: Reduction = "sum",
         strength: float = 1.0,
     ) -> None:
-        plain = _EverySize(dims, weights, 1.0, reduction, strength=strength)
-        self.dims = plain.dims
-        self.weight_of = plain.weight_of
+        super().__init__(dims, weights, 1.0, reduction, strength)
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
-        return {"weights": {str(dim): weight for dim, weight in self.weight_of.items()}}
+        return {"weights": super().describe()["weights"]}
 
     def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
-        """The mean over the columns; ``given`` is not used. 0 for a batch of one row."""
-        values = []
-        for dim in dims:
-            each = columns[0].new_zeros((), dtype=torch.promote_types(columns[0].dtype, torch.float32))
-            for column in columns:
-                unit, rows = normalize(column[:, :dim].to(each.dtype), dim=1), len(column)
-                if rows > 1:
-                    each = each + ((unit.T @ unit).square().sum() - rows) / (rows * (rows - 1) * len(columns))
-            values.append(each)
-        per_size = torch.stack(values)
-        return NestedValue((per_size * per_size.new_tensor([self.weight_of[dim] for dim in dims])).sum(), per_size)
+        """The mean over the columns; 0 for a batch of one row."""
+        dtype = torch.promote_types(columns[0].dtype, torch.float32)
+        values = [[_squared_cosine(truncate(one.to(dtype), dim)) for one in columns] for dim in dims]
+        per_size = torch.stack([torch.stack(each).mean() for each in values])
+        total = (per_size * per_size.new_tensor([self.weight_of[dim] for dim in dims])).sum()
+        return NestedValue(total, per_size.detach())
+
+
+def _squared_cosine(unit: Tensor) -> Tensor:
+    """Mean over the pairs of different rows."""
+    rows = len(unit)
+    return ((unit.T @ unit).square().sum() - rows) / max(rows * (rows - 1), 1)
+
+
+def teaching(given: list[Tensor], texts: Tensor) -> Tensor:
+    """A teacher's unit vectors of texts, in float32 at least."""
+    target = torch.cat(given)
+    if len(target) != len(texts):
+        raise ValueError(f"the teacher has {len(target)} vectors for {len(texts)} texts of the batch")
+    return truncate(target.to(texts.device, torch.promote_types(texts.dtype, torch.float32)))
 
 
 def checked_weights(dims: Sequence[int], weights: Sequence[float] | None) -> dict[int, float]:

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
-from mrl_text.suggest import check_choice, did_you_mean
+from mrl_text.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -28,6 +28,9 @@ METHODS = "LORA LOHA LOKR IA3 LN_TUNING OFT HRA MISS DELORA C3A FOURIERFT".split
 TRAINED = "trained.safetensors"  # of a checkpoint: all that is trained
 
 _OWN_TARGETS = ("IA3", "LN_TUNING")  # methods for which peft itself knows where they belong, or has to be told
+_TARGETS = set("query value q v q_proj v_proj q_lin v_lin query_proj value_proj".split())
+_TARGETS |= set("Wqkv qkv_proj query_key_value in_proj c_attn".split())
+"""What architectures call the query and value of the attention, also where the key is in the same matrix."""
 _NOT_TAKEN = (
     "task_type inference_mode base_model_name_or_path revision auto_mapping peft_version megatron_core"
     " layer_replication alora_invocation_tokens use_qalora qalora_group_size use_bdlora"
@@ -38,8 +41,9 @@ _DATA_DRIVEN = ("eva", "corda", "lora_ga", "loftq")  # ways to begin that need d
 def adapter_config(options: dict[str, Any]) -> PeftConfig:
     """peft's configuration of a recipe's ``model.peft``: ``peft_type`` (LORA where there is none) and its arguments.
 
-    Without ``target_modules`` all linear layers of the transformer get an adapter (IA3 and LN_TUNING: those that peft
-    knows for the architecture).
+    Without ``target_modules`` query and value of the attention get an adapter, as in peft and in LoRA's paper (arXiv
+    2106.09685), or all linear layers of a model that calls none so (IA3 and LN_TUNING: what peft knows for the
+    architecture).
 
     Raises:
         ModuleNotFoundError: peft is not installed.
@@ -50,7 +54,11 @@ def adapter_config(options: dict[str, Any]) -> PeftConfig:
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    method = check_choice("model.peft.peft_type", options.get("peft_type", "LORA"), METHODS)
+    method = options.get("peft_type", "LORA")
+    if method not in METHODS:
+        raise ValueError(
+            f"model.peft.peft_type={method}: not among the methods that become weights, {', '.join(METHODS)}"
+        )
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method)]
     given = {name: value for name, value in options.items() if name != "peft_type"}
     known = [field.name for field in dataclasses.fields(kind) if field.init]
@@ -61,8 +69,6 @@ def adapter_config(options: dict[str, Any]) -> PeftConfig:
                 f"model.peft.{name}: no argument of {method} that a recipe takes{did_you_mean(name, known)}"
             )
         _check_value(kind, name, value)
-    if method not in _OWN_TARGETS:
-        given = {"target_modules": "all-linear", **given}
     try:
         return kind(**given)
     except (ValueError, TypeError) as error:
@@ -103,12 +109,20 @@ def try_adapters(model: MatryoshkaEncoder, options: dict[str, Any], *, freeze_em
 def attach_adapters(model: MatryoshkaEncoder, options: dict[str, Any], *, seed: int) -> None:
     """Freeze the transformer and put new adapters into it; they begin as ``seed`` says."""
     set_seed(seed)  # whatever was drawn before
-    _add(model.transformers_model, adapter_config(options))
+    backbone: Any = model.transformers_model
+    _add(backbone, adapter_config(options))
+    for config in backbone.peft_config.values():
+        if Path(config.base_model_name_or_path).is_dir():  # else a hub id
+            config.base_model_name_or_path = str(Path(config.base_model_name_or_path).resolve())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     logger.info("adapters: %s numbers are trained", f"{trained:,}")
 
 
-def _add(backbone: Any, config: PeftConfig) -> None:
+def _add(backbone: Any, config: Any) -> None:
+    if config.target_modules is None and config.peft_type not in _OWN_TARGETS:
+        config.target_modules = {
+            name.rpartition(".")[2] for name, _ in backbone.named_modules()
+        } & _TARGETS or "all-linear"
     try:
         backbone.add_adapter(config)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:

@@ -11,9 +11,10 @@ from mrl_text.tables.values import class_name, number, shown
 LABEL = "label"  # column of what is beside the texts: scores, classes, a teacher's vectors; all others hold text
 LABEL_NAMES = ("label", "labels", "score", "scores")  # as sentence-transformers' collator calls it
 
-Label = Literal["score", "similarity", "binary", "class", "scores", "vector"]
+Label = Literal["score", "similarity", "binary", "class", "scores", "margins", "vector"]
 """``score``: a number, of which the order counts. ``similarity``: one from -1 to 1. ``binary``: 0 or 1. ``class``: a
-word or a whole number. ``scores``: one number, or a list of them. ``vector``: a list of numbers."""
+word or a whole number. ``scores``: a list, one for each text but the anchor. ``margins``: the same, or by how much the
+positive's score is above each negative's, of a single one as a plain number. ``vector``: a list as long as vectors."""
 
 Rows = Literal["negatives", "compared", "alone", "classes"]
 """What the rows of a batch are to each other. ``negatives``: wrong answers, so that no text may come twice.
@@ -24,8 +25,9 @@ _WORDS: dict[Label, str] = {
     "similarity": "a similarity from -1 to 1",
     "binary": "a label of 0 or 1",
     "class": "a class",
-    "scores": "a score, or a list of scores",
-    "vector": "a vector (a list of numbers)",
+    "scores": "a list of scores, one for each text but the first",
+    "margins": "a list of scores, one for each text but the first, or of how far each negative is below the positive",
+    "vector": "a list of numbers, a vector",
 }
 _TEXTS = ("anchor", "positive", "negative")
 
@@ -49,6 +51,16 @@ class Needs(NamedTuple):
     def example(self) -> str:
         """Columns as a recipe may name them."""
         return f"[{', '.join([*_TEXTS[: self.texts], *([LABEL] if self.label else [])])}]"
+
+    @property
+    def lists(self) -> bool:
+        """Whether the last column holds lists of numbers."""
+        return self.label in ("scores", "margins", "vector")
+
+    def lengths(self, texts: int, width: int | None) -> tuple[int, ...]:
+        """How long the lists may be beside so many texts, for a model of this width; nothing where all will do."""
+        known = {"scores": (texts - 1,), "margins": (texts - 1, texts - 2), "vector": (width,) if width else ()}
+        return known.get(self.label or "", ())
 
     @property
     def symmetric(self) -> bool:
@@ -88,7 +100,7 @@ class Needs(NamedTuple):
             return None
         if self.label == "class":
             return class_name(value)
-        if self.label in ("scores", "vector"):
+        if self.lists:
             return _numbers(value, typed=typed)
         found = number(int(value) if isinstance(value, bool) and self.label == "binary" else value, typed=typed)
         if self.label == "binary" and found not in (0, 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +15,7 @@ from sentence_transformers.base.sampler import GroupByLabelBatchSampler
 from sentence_transformers.base.training_args import BatchSamplers
 from torch.utils.data import BatchSampler
 
+from mrl_text.models import find_model, peek_width
 from mrl_text.training.batches import SAMPLERS, NoDuplicatesBatchSampler, WeightedBatchSampler
 from mrl_text.training.columns import LABEL, PAIRS, Needs
 from mrl_text.training.data import check_source, load_sources
@@ -80,6 +81,7 @@ def load_training_data(recipe: Recipe) -> Dataset | DatasetDict | IterableDatase
         return stream_sources(config.train, recipe.loss.needs, **options)
     needs = [loss.needs for loss in recipe.losses]
     data = load_sources(config.train, needs)  # first: its columns are known at once, mteb takes its time
+    _check_lists(recipe, data)
     evaluation = _evaluation(recipe)
     if not config.deduplicate and not len(evaluation):
         return data
@@ -88,6 +90,26 @@ def load_training_data(recipe: Recipe) -> Dataset | DatasetDict | IterableDatase
         return _cleaned(data, config.train[0].label, recipe, evaluation, seen[needs[0]])
     parts = zip(data.items(), needs, strict=True)
     return DatasetDict({name: _cleaned(part, name, recipe, evaluation, seen[need]) for (name, part), need in parts})
+
+
+def _check_lists(recipe: Recipe, data: Dataset | DatasetDict) -> None:
+    """Refuse lists of numbers that are not as long as the loss takes them."""
+    parts = data.values() if isinstance(data, DatasetDict) else [data]
+    for part, source, loss in zip(parts, recipe.data.train, recipe.losses, strict=True):
+        if not loss.needs.lists:
+            continue
+        texts = len(text_columns(part))
+        width = recipe.model.width or recipe.model.static or peek_width(find_model(recipe.model.name))
+        allowed, found = loss.needs.lengths(texts, width), sorted(set(map(len, part[LABEL][:])))
+        if len(found) > 1 or (allowed and found[0] not in allowed):
+            raise ValueError(
+                f"{source.source}: beside {texts} text{'s'[: texts != 1]} are lists of {_or(found)} numbers, and"
+                f" {loss.words} takes {_or(allowed) or 'as many'} in every row: change the lists, or the columns"
+            )
+
+
+def _or(numbers: Iterable[int]) -> str:
+    return " or ".join(map(str, numbers))
 
 
 def training_prompts(model: MatryoshkaEncoder, data: Data, needs: Needs = PAIRS) -> dict[str, str] | None:

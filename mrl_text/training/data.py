@@ -206,8 +206,7 @@ def _is_number(cell: object) -> bool:
 def features_of(targets: Mapping[str, str], needs: Needs) -> Features:
     """Types of the columns of :func:`target_columns`, by their own names."""
     kinds = {"binary": Value("int64"), "class": Value("string")}
-    kinds |= dict.fromkeys(("scores", "vector"), List(Value("float64")))
-    number = kinds.get(needs.label or "", Value("float64"))
+    number = List(Value("float64")) if needs.lists else kinds.get(needs.label or "", Value("float64"))
     return Features({name: number if new == LABEL else Value("string") for name, new in targets.items()})
 
 

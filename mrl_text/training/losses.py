@@ -30,6 +30,8 @@ class LossConfig(Section):
 
     steps: ClassVar[bool] = True
     """Whether the encoder is trained, step by step; else it stays as it is."""
+    instead: ClassVar[str] = ""
+    """What else to do with an option that it does not take."""
 
     @property
     def words(self) -> str:
@@ -95,7 +97,7 @@ class LossConfig(Section):
                     others.setdefault(name, []).append(field.get_default(call_default_factory=True))
         if wrong := [name for name in given if name in others and given[name] not in others[name]]:
             name = cls.model_fields["name"].default
-            raise ValueError(f"{name} does not take {', '.join(wrong)}: leave it out, or change loss.name")
+            raise ValueError(f"{name} does not take {', '.join(wrong)}: leave it out{cls.instead}, or change loss.name")
         return {name: value for name, value in given.items() if name not in others}
 
     @field_validator("dims")
@@ -133,7 +135,6 @@ class _Nested(LossConfig):
     """Of distillation: ``base`` is the frozen starting model, ``self`` the model's own full width as it trains; any
     other name is that of another model (hub id, folder, packaged model) of any width and any tokenizer, with its own
     prompts and its own length. A frozen model's vectors are computed once."""
-
     precisions: list[Literal["float32", "int8", "int4", "int2", "binary"]] = ["float32"]
     """Documents are compared in these, too, as codes keep them, each query staying float32. One of the codes a step."""
     precision_weights: list[Positive] | None = None  # one per precision; None is 1 for each
@@ -168,10 +169,11 @@ class _Nested(LossConfig):
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
         from mrl_text.losses import NestedLoss, SpreadOut
 
-        objectives = [*self._objectives(), *self._embedding_distillation()]
+        objectives = list(self._objectives())
         if self.spread_out:
             objectives.append(SpreadOut(self.dims, **self.given("weights reduction"), strength=self.spread_out))
         options = self.given("mini_batch_size dims_per_step")
+        objectives += self._embedding_distillation()
         return NestedLoss(model, *objectives, use_labels=self.needs_teacher, **options)
 
     def _objectives(self) -> Iterator[Any]:
@@ -231,9 +233,8 @@ class _Contrastive(_Nested):
     def _contrast(self, strength: float) -> Any:
         from mrl_text.losses import InfoNCE
 
-        options = self.given(
-            "weights scale reduction symmetric gather_across_devices margin_strategy precisions precision_weights"
-        )
+        options = self.given("weights scale reduction symmetric gather_across_devices margin_strategy")
+        options |= self.given("precisions precision_weights")
         margin = None if self.guide is None else self.margin
         return InfoNCE(self.dims, **options, margin=margin, strength=strength)
 

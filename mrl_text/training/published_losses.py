@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 import math
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mrl_text.encoder import MatryoshkaEncoder
 
 _CLASSES = Needs(1, 1, "class", "classes")
-_PAIRS = Needs(2, 2)
 
 INNER: dict[str, Needs] = {
     "CoSENTLoss": Needs(2, 2, "score", "compared"),
@@ -37,13 +36,11 @@ INNER: dict[str, Needs] = {
     "BatchSemiHardTripletLoss": _CLASSES,
     "MultipleNegativesRankingLoss": Needs(),
     "CachedMultipleNegativesRankingLoss": Needs(),
-    "MultipleNegativesSymmetricRankingLoss": _PAIRS,
-    "CachedMultipleNegativesSymmetricRankingLoss": _PAIRS,
-    "MegaBatchMarginLoss": _PAIRS,
+    "MegaBatchMarginLoss": Needs(2, 2),
     "GISTEmbedLoss": Needs(2, 3),
     "CachedGISTEmbedLoss": Needs(),
     "MSELoss": Needs(1, None, "vector", "alone"),
-    "MarginMSELoss": Needs(3, None, "scores", "alone"),
+    "MarginMSELoss": Needs(3, None, "margins", "alone"),
     "DistillKLDivLoss": Needs(3, None, "scores", "alone"),
 }
 """Loss that :class:`MatryoshkaConfig` may nest -> what its data must have."""
@@ -56,6 +53,7 @@ class MatryoshkaConfig(LossConfig):
     """sentence-transformers' MatryoshkaLoss: one of its losses, ``inner``, summed over the sizes."""
 
     name: Literal["matryoshka"] = "matryoshka"
+    instead: ClassVar[str] = ", give it under options where it is the inner loss's"
     inner: str  # class of sentence_transformers.losses
     options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the inner loss by its own names. Functions go by their names, such as ``similarity_fct:
@@ -118,7 +116,7 @@ class MatryoshkaConfig(LossConfig):
     @field_validator("inner")
     @classmethod
     def _known(cls, inner: str) -> str:
-        return check_choice("loss", inner, INNER)
+        return check_choice("inner", inner, INNER)
 
     @model_validator(mode="after")
     def _options_fit(self) -> MatryoshkaConfig:
@@ -133,12 +131,25 @@ class MatryoshkaConfig(LossConfig):
         ):
             if wrong:
                 raise ValueError(f"{self.inner} {problem}")
+        given: dict[str, Any] = {}
         for name, value in self.options.items():
             try:
-                _argument(self.inner, name, value)
+                given[name] = _argument(self.inner, name, value)
             except ValueError as error:
                 raise ValueError(f"options.{name}={value}: {error}") from None
+        if self.guide is None:
+            _try(self.inner, given)
         return self
+
+
+def _try(inner: str, options: dict[str, Any]) -> None:
+    """Build the loss on a model of nothing, so that what it refuses is refused before a model is loaded."""
+    from torch import nn
+
+    try:
+        _class(inner)(nn.Sequential(nn.Identity()), **options)
+    except ValueError as error:
+        raise ValueError(f"options: {' '.join(str(error).split())}") from None
 
 
 def _frozen(name: str, base: MatryoshkaEncoder) -> MatryoshkaEncoder:

@@ -28,6 +28,7 @@ def _loss_name(given: Any) -> Any:
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import TrainerCallback
 
     from mrl_text.encoder import MatryoshkaEncoder
 
@@ -326,6 +327,12 @@ class Recipe(Section):
         if len(built) == 1:
             return built[0]
         return {name.replace(".", "_"): built[number] for name, number in zip(names, first, strict=True)}
+
+    def callbacks(self, loss: nn.Module | dict[str, nn.Module]) -> list[TrainerCallback]:
+        """What accompanies the steps of training with :meth:`build_loss`'s losses."""
+        built = list(loss.values()) if isinstance(loss, dict) else [loss]
+        each = {id(one): config.callbacks(one) for config, one in zip(self.losses, built, strict=False)}
+        return [callback for callbacks in each.values() for callback in callbacks]
 
     @property
     def validation_needs(self) -> Needs:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch.utils.data import BatchSampler
 from transformers import set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from mrl_text.cards.sizes import write_card
 from mrl_text.encoder import MatryoshkaEncoder
@@ -121,20 +121,20 @@ def _train(
                 check_batches(recipe, data, batch_size=arguments.train_batch_size, **how)
         if recipe.loss.steps:  # else all is fitted by now, and the encoder stays as it is
             model.codec = None  # it was of vectors that the model will not make any more
+            start = _start(model, recipe.model.blend)
+            if recipe.model.peft is not None:
+                attach_adapters(model, recipe.model.peft, seed=arguments.seed)
             loss = recipe.build_loss(model, list(data) if isinstance(data, DatasetDict) else [])
             if isinstance(loss, dict):  # by the names of its sources, as the Trainer asks for
                 data = DatasetDict(zip(loss, data.values(), strict=True))
             arguments.prompts = source_prompts(recipe, model, data)
-            start = _start(model, recipe.model.blend)
-            if recipe.model.peft is not None:
-                attach_adapters(model, recipe.model.peft, seed=arguments.seed)
             trainer = _Trainer(
                 model=model,
                 args=arguments,
                 train_dataset=data,
                 loss=loss,
                 evaluator=evaluator,
-                callbacks=[MetricsLog(folder.metrics), *_early_stopping(recipe), *_of_losses(recipe, loss)],
+                callbacks=[MetricsLog(folder.metrics), *recipe.callbacks(loss), *_early_stopping(recipe)],
             )
             trainer.saved_length = saved_length if length else None
             if not recipe.data.stream and "batch_sampler" not in recipe.training:
@@ -169,13 +169,6 @@ def _early_stopping(recipe: Recipe) -> Iterator[EarlyStopping]:
     told = {name: recipe.training[name] for name in EARLY_STOPPING if name in recipe.training}
     if told.get("early_stopping_patience"):
         yield EarlyStopping(**told)
-
-
-def _of_losses(recipe: Recipe, loss: torch.nn.Module | dict[str, torch.nn.Module]) -> Iterator[TrainerCallback]:
-    """What the losses of the sources do during training, once for each."""
-    built = list(loss.values()) if isinstance(loss, dict) else [loss] * len(recipe.losses)
-    for config, one in {id(one): (config, one) for config, one in zip(recipe.losses, built, strict=True)}.values():
-        yield from config.callbacks(one)
 
 
 def _start(model: MatryoshkaEncoder, blend: float) -> dict[str, torch.Tensor]:

@@ -116,4 +116,4 @@ def test_spread_out_is_the_mean_squared_cosine_of_different_texts(columns: int) 
 
 
 def test_one_row_has_nothing_to_be_spread_from() -> None:
-    assert SpreadOut([4])([torch.randn(1, 4)], None, [4]).total == 0
+    assert SpreadOut([4])([torch.randn(1, 4)], None, [4]).total.item() == pytest.approx(0, abs=1e-5)

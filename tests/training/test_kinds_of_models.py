@@ -24,7 +24,6 @@ from mrl_text.training.trainer import train
 
 pytestmark = pytest.mark.slow
 
-DIMS = (8, 16)
 WIDE = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "vocab_size": 60, "pad_token_id": 0}
 QWEN3 = Qwen3Config(**WIDE, num_hidden_layers=2, num_key_value_heads=1, head_dim=16)
 MODERN_BERT = ModernBertConfig(**WIDE, num_hidden_layers=3, reference_compile=False, local_attention=4)
@@ -60,15 +59,18 @@ class Kind:
     vectors: Vectors = of_sentence_transformers
     vectors_after: Vectors = of_sentence_transformers  # of the trained model
     config: PretrainedConfig | None = None  # of another model than the tiny BERT
-    padding_side: str = "right"
+    tokenizer: dict[str, Any] = field(default_factory=dict)
     modules: list[Callable[[], nn.Module]] = field(default_factory=list)  # behind the pooling
     include_prompt: bool = True
     model: dict[str, Any] = field(default_factory=dict)
     last: str = "Pooling"  # module of the trained model
+    width: int = 32
 
 
 PROMPTS = {"prompts": {"query": "the cat in: ", "document": "a "}}
-LAST_TOKEN = Kind(token(-1), token(-1), QWEN3, model={"pooling": "lasttoken"})
+LAST_TOKEN = {"pooling": "lasttoken"}
+LEFT = {"padding_side": "left"}
+UNPADDED = {"pad_token": None, "eos_token": "[SEP]"}
 KINDS = {
     "prompts": Kind(model=PROMPTS),
     "prompts left out of the pooling": Kind(include_prompt=False, model=PROMPTS),
@@ -76,12 +78,13 @@ KINDS = {
     "layer norm and prompts on unit vectors": Kind(
         layer_normed, modules=[Normalize], model={"layer_norm": True, **PROMPTS}, last="Normalize"
     ),
-    "dense": Kind(modules=[lambda: Dense(32, 24)], last="Dense"),
-    "dense and unit length": Kind(modules=[lambda: Dense(32, 24), Normalize], last="Normalize"),
-    "decoder padded on the right": LAST_TOKEN,
-    "decoder padded on the left": Kind(token(-1), token(-1), QWEN3, "left", model=LAST_TOKEN.model),
+    "dense": Kind(modules=[lambda: Dense(32, 24)], last="Dense", width=24),
+    "dense and unit length": Kind(modules=[lambda: Dense(32, 24), Normalize], last="Normalize", width=24),
+    "decoder padded on the right": Kind(token(-1), token(-1), QWEN3, model=LAST_TOKEN),
+    "decoder padded on the left": Kind(token(-1), token(-1), QWEN3, LEFT, model=LAST_TOKEN),
+    "decoder without a token for padding": Kind(token(-1), token(-1), QWEN3, UNPADDED, model=LAST_TOKEN),
     "decoder with prompts and adapters": Kind(
-        token(-1), token(-1), QWEN3, "left", model={**LAST_TOKEN.model, **PROMPTS, "peft": {"r": 2}}
+        token(-1), token(-1), QWEN3, LEFT, model={**LAST_TOKEN, **PROMPTS, "peft": {"r": 2}}
     ),
     "ModernBERT": Kind(token(0), token(0), MODERN_BERT, model={"pooling": "cls", "peft": {"r": 2}}),
 }
@@ -109,17 +112,19 @@ def run(
         for weight in backbone.parameters():
             nn.init.normal_(weight, std=0.3)
         backbone.save_pretrained(base)
-        BertTokenizerFast.from_pretrained(tiny_bert, padding_side=kind.padding_side).save_pretrained(base)
+        BertTokenizerFast.from_pretrained(tiny_bert, **kind.tokenizer).save_pretrained(base)
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in triplets), encoding="utf-8")
     recipe = {
         "model": {"name": str(base), "dropout": 0, **kind.model},
         "data": {"train": [{"source": str(folder / "pairs.jsonl")}]},
-        "loss": {"dims": list(DIMS)},
+        "loss": {"dims": [8, kind.width], "distill_weight": 1.0},
         "training": {"max_steps": 2, "per_device_train_batch_size": len(triplets), "learning_rate": 1e-3}
         | {"logging_steps": 1, "use_cpu": True, "bf16": False, "warmup_steps": 0},
     }
     made = RunFolder(folder / "run")
-    train(Recipe.model_validate(recipe), made.path)
+    with pytest.MonkeyPatch.context() as patch:  # of the teacher
+        patch.setattr("mrl_text.dtypes.fastest_dtype", lambda device=None: "float32")
+        train(Recipe.model_validate(recipe), made.path)
     return kind, base, made
 
 
@@ -137,13 +142,14 @@ def test_the_first_loss_is_that_of_the_vectors_in_use(
         kind.vectors(base, [row[name] for row in triplets], prompts.get(role, ""))
         for name, role in (("anchor", "query"), ("positive", "document"), ("negative", "document"))
     )
-    expected = 0.0
-    for dim in DIMS:
-        scores = 20 * cut(anchors, dim) @ cut(np.concatenate(others), dim).T
-        expected -= log_softmax(scores, axis=1).diagonal().mean()
     first = json.loads(made.metrics.read_text(encoding="utf-8").splitlines()[0])
     assert first["step"] == 1
-    assert first["loss"] == pytest.approx(expected, abs=2e-4)  # the Trainer rounds to four digits
+    for dim in (8, kind.width):
+        scores = 20 * cut(anchors, dim) @ cut(np.concatenate(others), dim).T
+        expected = -log_softmax(scores, axis=1).diagonal().mean()
+        assert first[f"infonce_dim{dim}"] == pytest.approx(expected, abs=1e-4)  # the Trainer rounds to four digits
+    assert first[f"distill_dim{kind.width}"] < 1e-4, "the teacher reads as the model does"
+    assert first["distill_dim8"] > 1e-3
 
 
 def test_the_saved_model_gives_these_vectors_to_everybody(
@@ -166,7 +172,8 @@ def test_the_saved_model_gives_these_vectors_to_everybody(
             streamed,
         ):
             np.testing.assert_allclose(found, cut(expected, 8), atol=2e-6)
-    assert np.abs(plain.encode(texts) - of_sentence_transformers(base, texts, ""))[:, :8].max() > 1e-4
+    untrained = cut(kind.vectors(base, texts, ""), 8)
+    assert np.abs(plain.encode(texts, truncate_dim=8, normalize_embeddings=True) - untrained).max() > 1e-4
     assert type(plain[-1]).__name__ == kind.last
 
 

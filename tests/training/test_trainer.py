@@ -315,21 +315,6 @@ def test_scores_of_a_model_or_in_the_data_are_learned_alike(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("margin", "masked"), [(2.5, True), (-2.5, False)])
-def test_the_guide_of_a_recipe_reaches_the_loss(
-    make_recipe: MakeRecipe, other_model: Path, tmp_path: Path, margin: float, masked: bool
-) -> None:
-    """With one margin every candidate but the positive is masked, with the other none."""
-    guided = [f"loss.guide={other_model}", f"loss.margin={margin}", "training.max_steps=2", "loss.distill_weight=1"]
-    runs = [RunFolder(tmp_path / name) for name in ("guided", "plain")]
-    train(make_recipe(*guided, "data.validation=[]"), runs[0].path)
-    train(make_recipe(*guided[2:], "data.validation=[]"), runs[1].path)
-    contrast, plain = ([entry["infonce_dim32"] for entry in logged(run) if "loss" in entry] for run in runs)
-    assert contrast == ([0.0, 0.0] if masked else plain)
-    assert min(plain) > 0
-
-
-@pytest.mark.slow
 def test_codes_join_after_their_share_of_the_steps_and_change_what_is_learned(
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
@@ -345,6 +330,21 @@ def test_codes_join_after_their_share_of_the_steps_and_change_what_is_learned(
     assert [found[step] == expected[step] for step in range(1, half + 2)] == [True] * half + [False]
     layer = "encoder.layer.1.output.dense.weight"
     assert not torch.equal(weights(coded)[layer], weights(plain)[layer])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("margin", "masked"), [(2.5, True), (-2.5, False)])
+def test_the_guide_of_a_recipe_reaches_the_loss(
+    make_recipe: MakeRecipe, other_model: Path, tmp_path: Path, margin: float, masked: bool
+) -> None:
+    """With one margin every candidate but the positive is masked, with the other none."""
+    guided = [f"loss.guide={other_model}", f"loss.margin={margin}", "training.max_steps=2", "loss.distill_weight=1"]
+    runs = [RunFolder(tmp_path / name) for name in ("guided", "plain")]
+    train(make_recipe(*guided, "data.validation=[]"), runs[0].path)
+    train(make_recipe(*guided[2:], "data.validation=[]"), runs[1].path)
+    contrast, plain = ([entry["infonce_dim32"] for entry in logged(run) if "loss" in entry] for run in runs)
+    assert contrast == ([0.0, 0.0] if masked else plain)
+    assert min(plain) > 0
 
 
 @pytest.mark.slow
