@@ -29,6 +29,8 @@ class LossConfig(Section):
     """Whether a text alone, without its positive, teaches nothing."""
     steps: ClassVar[bool] = True
     """Whether the encoder is trained, step by step; else it stays as it is."""
+    needs_layers: ClassVar[bool] = False
+    """Whether it compares the output of lower layers, which therefore cannot be frozen."""
 
     @property
     def distills(self) -> bool:
@@ -174,6 +176,7 @@ class NestedInfoNCE2dConfig(LossConfig):
     """Multiple negatives ranking over sizes and layers."""
 
     name: Literal["nested_infonce_2d"] = "nested_infonce_2d"
+    needs_layers: ClassVar[bool] = True
     scale: Positive = 20.0  # inverse temperature of the softmax over cosine similarities
     layers_per_step: PositiveInt = 1  # layers besides the last per step, drawn at random
     dims_per_step: PositiveInt | None = None  # sizes per step, drawn at random; None trains all

@@ -31,6 +31,7 @@ from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLin
 from mrl_text.training.corpus import check_batches, load_training_data, training_prompts
 from mrl_text.training.data import load_source
 from mrl_text.training.evaluator import NestedRetrievalEvaluator
+from mrl_text.training.frozen_layers import frozen_layers
 from mrl_text.training.outcome import Scores, compared, means
 from mrl_text.training.prepare import prepare
 from mrl_text.training.recipe import Recipe
@@ -114,16 +115,17 @@ def _train(
         arguments.prompts = training_prompts(model, data)
         if recipe.loss.steps:  # else all is fitted by now, and the encoder stays as it is
             model.codec = None  # it was of vectors that the model will not make any more
-            trainer = _Trainer(
-                model=model,
-                args=arguments,
-                train_dataset=data,
-                loss=recipe.loss.build(model),
-                evaluator=evaluator,
-                callbacks=[MetricsLog(folder.metrics)],
-            )
-            trainer.saved_length = saved_length if length else None
-            facts = _fit(trainer, checkpoint, recipe.model.blend, evaluator.primary_metric if evaluator else None)
+            with frozen_layers(model, recipe.model, data):
+                trainer = _Trainer(
+                    model=model,
+                    args=arguments,
+                    train_dataset=data,
+                    loss=recipe.loss.build(model),
+                    evaluator=evaluator,
+                    callbacks=[MetricsLog(folder.metrics)],
+                )
+                trainer.saved_length = saved_length if length else None
+                facts = _fit(trainer, checkpoint, recipe.model.blend, evaluator.primary_metric if evaluator else None)
     if main_process:
         facts["seconds_this_session"] = round(time.monotonic() - started, 1)
         if evaluator is not None:
