@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +19,13 @@ from mrl_text.embedding_cache import network_hash, settings_of
 from mrl_text.files import cache_dir
 from mrl_text.layers import find_layers
 from mrl_text.token_batches import BOOKKEEPING
+from mrl_text.training.activations import Activations, make_room
 from mrl_text.training.recipe import ModelConfig
 from mrl_text.training.texts import text_columns
-from mrl_text.vector_file import KEY_BYTES, VectorFile, VectorMemory
+from mrl_text.vector_file import KEY_BYTES
 
 logger = logging.getLogger(__name__)
 
-_WRITTEN_AT_ONCE = 64 * 2**20  # bytes; a run that is killed loses no more
-_SPARE = 2 * 10**9  # bytes of the disk that are left to checkpoints and others
 _SAMPLE = 500  # texts whose tokens are counted to tell what all of them will take
 
 
@@ -51,39 +47,30 @@ def frozen_layers(model: SentenceTransformer, config: ModelConfig, data: Any = N
         yield
         return
     frozen = FrozenLayers(model, config.freeze_layers)
-    kept = None
-    if config.activations != "none":
-        folder = cache_dir() / "activations" / frozen.fingerprint
-        file = folder / f"{config.activations}.bin"
-        kept = Activations(file, frozen.width, getattr(torch, config.activations), _room(file, config.activations_gb))
-        _tell(model, config, frozen, kept, data)
+    kept = None if config.activations == "none" else _open(model, config, frozen, data)
     with frozen.running(kept):
         yield
 
 
-def _room(file: Path, gigabytes: float) -> int:
-    """Bytes that the file may take: what is allowed, or what the disk has where that is less."""
-    there = next(parent for parent in file.absolute().parents if parent.exists())
-    taken = file.stat().st_size if file.exists() else 0
-    return int(min(gigabytes * 1e9, max(0, shutil.disk_usage(there).free - _SPARE) + taken))
-
-
-def _tell(model: SentenceTransformer, config: ModelConfig, frozen: FrozenLayers, kept: Activations, data: Any) -> None:
+def _open(model: SentenceTransformer, config: ModelConfig, frozen: FrozenLayers, data: Any) -> Activations:
+    """The activations of earlier runs; a line says what those of this run's texts will take."""
+    dtype = getattr(torch, config.activations)
+    file = cache_dir() / "activations" / frozen.fingerprint / f"{config.activations}.bin"
+    known = not isinstance(data, (IterableDataset, type(None)))
+    parts = (data.values() if isinstance(data, DatasetDict) else [data]) if known else []
+    needed = sum(_tokens(model, part) for part in parts) * frozen.width * dtype.itemsize
+    kept = Activations(file, frozen.width, dtype, make_room(file, config.activations_gb * 1e9, needed))
     layers = f"the lower {frozen.layers} of {frozen.of} layers are frozen"
-    logger.info("%s, their activations in %s are kept in %s", layers, config.activations, kept.file)
-    if isinstance(data, (IterableDataset, type(None))):
-        return
-    parts = data.values() if isinstance(data, DatasetDict) else [data]
-    needed = kept.used_by(sum(_tokens(model, part) for part in parts))
-    told = (needed / 1e9, kept.bytes / 1e9, kept.limit / 1e9)
+    logger.info("%s; %s keeps their activations, of which it has %.2f GB", layers, file, kept.bytes / 1e9)
     if needed > kept.limit:
         logger.warning(
-            "activations of all texts would take about %.1f GB, and there is room for %.1f GB (model.activations_gb and"
-            " free disk): those of other texts are computed in each step",
+            "activations of all texts would take about %.2f GB, and there is room for %.2f GB (model.activations_gb,"
+            " and 2 GB of the disk are left free): those of other texts are computed in each step",
             *(needed / 1e9, kept.limit / 1e9),
         )
-    else:
-        logger.info("activations of all texts take about %.1f GB; %.1f GB are there already, at most %.1f GB", *told)
+    elif known:
+        logger.info("activations of all texts take at most about %.2f GB", needed / 1e9)
+    return kept
 
 
 def _tokens(model: SentenceTransformer, data: Dataset) -> int:
@@ -92,74 +79,6 @@ def _tokens(model: SentenceTransformer, data: Dataset) -> int:
     texts = [text for name in text_columns(data) for text in rows[name]]
     per_row = int(model.preprocess(texts)["attention_mask"].sum()) / max(1, len(rows[text_columns(data)[0]]))
     return int(per_row * len(data))
-
-
-class Activations:
-    """Hidden states by key, each (tokens, width), up to a number of bytes.
-
-    Args:
-        file: where they are kept, as a :class:`~mrl_text.vector_file.VectorFile`; None is memory.
-        width: numbers per token.
-        dtype: what they are rounded to.
-        limit: bytes; what goes beyond is not kept.
-    """
-
-    def __init__(self, file: Path | None, width: int, dtype: torch.dtype, limit: float = float("inf")) -> None:
-        self.file, self.dtype, self.limit = file, dtype, limit
-        self._per_token = width * dtype.itemsize
-        self._store = VectorMemory() if file is None else VectorFile(file)
-        self._store.refresh()
-        self._waiting: dict[bytes, Tensor] = {}
-        self._waiting_bytes = 0
-        self.bytes = file.stat().st_size if file is not None and file.exists() else 0  # kept so far
-
-    def used_by(self, tokens: int) -> int:
-        """Bytes that so many tokens take."""
-        return tokens * self._per_token
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._store.rows or key in self._waiting
-
-    def get(self, key: bytes, tokens: int) -> Tensor:
-        """What was put there, (tokens, width)."""
-        if key in self._waiting:
-            return self._waiting[key]
-        [numbers] = self._store.get([key], self._slots(tokens))
-        size = tokens * self._per_token
-        return torch.from_numpy(numbers).view(torch.uint8)[:size].view(self.dtype).reshape(tokens, -1)
-
-    def put(self, key: bytes, states: Tensor) -> None:
-        """Keep hidden states of ``dtype`` on the CPU, where there is room."""
-        if self.bytes + states.nbytes > self.limit:
-            return
-        self._waiting[key] = states
-        self.bytes += states.nbytes
-        self._waiting_bytes += states.nbytes
-        if self._waiting_bytes >= _WRITTEN_AT_ONCE:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is not on disk yet. A disk that is full ends the keeping, and a warning says so."""
-        by_length: dict[int, list[bytes]] = defaultdict(list)
-        for key, states in self._waiting.items():
-            by_length[len(states)].append(key)
-        try:
-            for tokens, keys in by_length.items():
-                numbers = torch.zeros(len(keys), 4 * self._slots(tokens), dtype=torch.uint8)
-                numbers[:, : tokens * self._per_token] = torch.stack(
-                    [self._waiting[key].contiguous().view(torch.uint8).reshape(-1) for key in keys]
-                )
-                self._store.append(keys, numbers.view(torch.float32).numpy())
-        except OSError as error:
-            self.limit = 0
-            logger.warning(
-                "%s cannot be written (%s): activations are computed in each step from here on", *(self.file, error)
-            )
-        self._waiting, self._waiting_bytes = {}, 0
-
-    def _slots(self, tokens: int) -> int:
-        """Numbers of four bytes, which the file is made of, that so many tokens take."""
-        return -(-tokens * self._per_token // 4)
 
 
 class FrozenLayers:
@@ -233,18 +152,16 @@ class FrozenLayers:
         """Freeze all parameters that the lower layers depend on; gives them by name."""
         weights = {name: one for name, one in self.backbone.named_parameters() if one.is_floating_point()}
         trained = {name for name, one in weights.items() if one.requires_grad}
+        self.backbone.requires_grad_(True)
         hook = self._stack[self.layers - 1].register_forward_hook(self._note)
-        try:
-            self.backbone.requires_grad_(True)
-            with torch.enable_grad():
-                model(batch_to_device(model.preprocess(["a text"]), model.device))
-                states = self._noted()
-                slopes = torch.autograd.grad(states.sum(), list(weights.values()), allow_unused=True)
-        finally:
-            hook.remove()
-            lower = {name for name, slope in zip(weights, slopes, strict=True) if slope is not None}
-            for name, one in weights.items():
-                one.requires_grad_(name in trained - lower)
+        with torch.enable_grad():
+            model(batch_to_device(model.preprocess(["a text"]), model.device))
+            states = self._noted()
+            slopes = torch.autograd.grad(states.sum(), list(weights.values()), allow_unused=True)
+        hook.remove()
+        lower = {name for name, slope in zip(weights, slopes, strict=True) if slope is not None}
+        for name, one in weights.items():
+            one.requires_grad_(name in trained - lower)
         self.width = states.shape[-1]
         self.output = (None,) if isinstance(self.output, tuple) else None
         return {name: weights[name].detach() for name in lower}
@@ -283,13 +200,13 @@ class FrozenLayers:
             raise ValueError("the output of all layers is asked for, and frozen ones do not run: set no freeze_layers")
         mask = mask.bool()
         keys = _keys(tokens, mask)
-        missing = {key: row for row, key in enumerate(keys) if kept is None or key not in kept}
-        fresh = self._computed(features, tokens, missing, kept)
-        lengths = mask.sum(dim=1).tolist()
-        known = [fresh[key] if key in fresh else kept.get(key, one) for key, one in zip(keys, lengths, strict=True)]
+        sizes = dict(zip(keys, mask.sum(dim=1).tolist(), strict=True))
+        known = {} if kept is None else {key: kept.get(key, size) for key, size in sizes.items() if key in kept}
+        missing = {key: row for row, key in enumerate(keys) if key not in known}
+        known |= self._computed(features, tokens, missing, kept)
         weight = next(self.backbone.parameters())
         states = torch.zeros(*mask.shape, self.width, dtype=weight.dtype, device=weight.device)
-        states[mask] = torch.cat(known).to(states)
+        states[mask] = torch.cat([known[key] for key in keys]).to(states)
         return states
 
     def _computed(
@@ -316,17 +233,16 @@ class FrozenLayers:
             self._swap_back()
             self.backbone.train(was_training)
         states, of_texts = self._noted(), mask[rows][:, columns]
-        if kept is None:
-            return {key: states[at][of_texts[at]] for at, key in enumerate(missing)}
+        found = {key: states[at][of_texts[at]] for at, key in enumerate(missing)}
+        return found if kept is None else {key: self._keep(kept, key, one) for key, one in found.items()}
+
+    def _keep(self, kept: Activations, key: bytes, states: Tensor) -> Tensor:
         rounded = states.to("cpu", kept.dtype)
-        if not torch.isfinite(rounded).all():
-            raise ValueError(
-                f"activations of layer {self.layers} do not fit {kept.dtype}: set model.activations=bfloat16"
-            )
-        found = {key: rounded[at][of_texts[at].cpu()] for at, key in enumerate(missing)}
-        for key, one in found.items():
-            kept.put(key, one)
-        return found
+        if rounded.isinf().any() and not states.isinf().any():
+            largest, fits = states.abs().max(), str(kept.dtype).removeprefix("torch.")
+            raise ValueError(f"activations up to {largest:.3g} do not fit {fits}: set model.activations=bfloat16")
+        kept.put(key, rounded)
+        return rounded
 
 
 def _keys(tokens: Mapping[str, Tensor], mask: Tensor) -> list[bytes]:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,9 +19,10 @@ from transformers import AutoTokenizer
 
 from mrl_text.layers import find_layers
 from mrl_text.losses import nested_infonce
+from mrl_text.training.activations import Activations, make_room
 from mrl_text.training.base import load_base
 from mrl_text.training.callbacks import MetricsLog
-from mrl_text.training.frozen_layers import Activations, FrozenLayers
+from mrl_text.training.frozen_layers import FrozenLayers
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.trainer import train
 from tests.conftest import WORDS
@@ -154,6 +158,23 @@ def test_a_full_disk_ends_the_keeping_with_a_warning(
     assert "No space left on device): activations are computed in each step from here on" in caplog.text
     kept.put(b"a" * 16, torch.ones(4, 4))
     assert b"a" * 16 not in kept
+
+
+def test_older_activations_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for age, name in enumerate("cba"):
+        file = tmp_path / name / "float16.bin"
+        file.parent.mkdir()
+        file.write_bytes(bytes(100))
+        os.utime(file, (1e9 - age, 1e9 - age))  # a is the oldest
+    own = tmp_path / "own" / "float16.bin"
+    assert make_room(own, 1000, 600) == 700  # there is enough
+    assert make_room(own, 1000, 750) == 800
+    assert sorted(file.parent.name for file in tmp_path.glob("*/*.bin")) == ["b", "c"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 10**9 + 30))
+    file = tmp_path / "c" / "float16.bin"
+    assert make_room(file, 1000, 100) == 130  # 2 GB stay free
+    assert make_room(file, 150, 10**6) == 130
+    assert [file.parent.name for file in tmp_path.glob("*/*.bin")] == ["c"]
 
 
 def _recipe(tiny_bert: Path, folder: Path, triplets: list[dict[str, str]], **model: object) -> Recipe:
