@@ -251,6 +251,8 @@ class Recipe(Section):
         if self.loss.needs_layers or not self.loss.steps:
             does = "trains lower layers, too" if self.loss.steps else "trains no layer"
             raise ValueError(f"{told}: loss.name {self.loss.name} {does}: leave one of the two out")
+        if (self.training.get("gradient_checkpointing_kwargs") or {}).get("use_reentrant"):
+            raise ValueError(f"{told}: reentrant checkpoints need gradients of frozen layers: set use_reentrant=false")
         if compiled := [name for name in self.training if name.startswith("torch_compile") and self.training[name]]:
             raise ValueError(
                 f"{told}: compiled models keep their lower layers: leave it out, or training.{compiled[0]}"
