@@ -26,7 +26,7 @@ from mrl_text.dtypes import training_precision
 from mrl_text.suggest import check_choice
 from mrl_text.training.corpus import batch_arguments
 from mrl_text.training.evaluator import metric_names
-from mrl_text.training.recipe import DEFAULT_SEED, Recipe
+from mrl_text.training.recipe import DEFAULT_SEED, EARLY_STOPPING, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,11 @@ _COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no
 _ABOVE_ZERO = "logging_steps save_steps eval_steps num_train_epochs adam_epsilon".split()
 _AT_LEAST = {
     **dict.fromkeys("save_total_limit gradient_accumulation_steps".split(), 1),
-    **dict.fromkeys("per_device_train_batch_size per_device_eval_batch_size".split(), 1),
+    **dict.fromkeys("per_device_train_batch_size per_device_eval_batch_size early_stopping_patience".split(), 1),
     **dict.fromkeys("learning_rate weight_decay max_grad_norm dataloader_num_workers eval_delay seed".split(), 0),
+    "early_stopping_threshold": 0,
 }
+_OWN_TYPES = {"early_stopping_patience": int | None, "early_stopping_threshold": float}
 
 
 def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformerTrainingArguments:
@@ -66,6 +68,8 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformer
     _check_partners(given)
     _check_trackers(given.get("report_to") or "none")
     _check_batches(recipe, given)
+    if given.get("early_stopping_patience"):  # past the best: to end there would be no use
+        given = {"load_best_model_at_end": True, **given}
     if not {"bf16", "fp16"} & set(given):
         given |= training_precision(use_cpu=bool(given.get("use_cpu")))
     on_cpu = given.get("use_cpu") or not (torch.cuda.is_available() or torch.backends.mps.is_available())
@@ -78,6 +82,7 @@ def training_arguments(recipe: Recipe, checkpoints: Path) -> SentenceTransformer
         logger.warning(
             "loss.name %s is fitted without steps: training.%s has no effect", recipe.loss.name, ", ".join(idle)
         )
+    given = {name: value for name, value in given.items() if name not in EARLY_STOPPING}
     ours = {"output_dir": str(checkpoints), "disable_tqdm": True}
     if (reason := _refusal({**_DEFAULTS, **given})) is not None:
         for name, value in recipe.training.items():  # the one without which it would do
@@ -95,7 +100,7 @@ def _as_meant(name: str, value: Any) -> Any:
 
 
 def _check_value(name: str, value: Any) -> None:
-    hint = get_type_hints(SentenceTransformerTrainingArguments)[name]
+    hint = {**get_type_hints(SentenceTransformerTrainingArguments), **_OWN_TYPES}[name]
     shown = f"training.{name}={value}"
     for kind in get_args(hint):
         if isinstance(kind, type) and issubclass(kind, Enum) and not isinstance(value, (list, dict)):
@@ -144,6 +149,7 @@ def _check_partners(given: dict[str, Any]) -> None:
         ("optim_args", "an optim that reads them", not plain),
         ("optim_target_modules", "an optim of galore or apollo", targeted),
         ("dataloader_multiprocessing_context", "dataloader_num_workers", given.get("dataloader_num_workers")),
+        ("early_stopping_threshold", "early_stopping_patience", given.get("early_stopping_patience")),
     ):
         if given.get(name) is not None and not there:
             raise ValueError(f"training.{name}={given[name]}: has no effect without {partner}: give both or neither")
@@ -180,6 +186,7 @@ def _validation_arguments(recipe: Recipe, given: dict[str, Any]) -> dict[str, An
     """When to validate, and by which score the best checkpoint is known."""
     by_score = given.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")
     asked = ["lr_scheduler_type"] if by_score else []
+    asked += ["early_stopping_patience"] if given.get("early_stopping_patience") else []
     asked += ["load_best_model_at_end"] if given.get("load_best_model_at_end") else []
     asked += ["save_strategy"] if given.get("save_strategy") == "best" else []
     asked += ["metric_for_best_model"] if given.get("metric_for_best_model") else []

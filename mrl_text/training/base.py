@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
 
 from mrl_text.adapt.adaptation import add_linear
 from mrl_text.cards.trained import ModelCard
@@ -16,6 +16,7 @@ from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.layers import peek_layers
 from mrl_text.loading import check_length, load
 from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.training.adapters import adapter_config, merge_adapters, try_adapters
 from mrl_text.training.corpus import check_data
 from mrl_text.training.recipe import ModelConfig, Recipe, SourceConfig
 
@@ -28,6 +29,8 @@ def check_recipe(recipe: Recipe) -> ModelSource:
     Errors are those of :func:`mrl_text.training.train`.
     """
     source = find_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
+    if recipe.model.peft is not None:
+        adapter_config(recipe.model.peft)
     check_data(recipe)
     base_width = peek_width(source)
     if base_width is not None and recipe.model.width is not None and recipe.model.width > base_width:
@@ -64,10 +67,15 @@ def located(recipe: Recipe) -> Recipe:
 def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:
     """The recipe's starting model, ready to train: float32 weights, in whatever type it was saved."""
     model = load(source, model_card_data=ModelCard())
+    merge_adapters(model)  # of a base that was saved as adapters
     if recipe.model.static is not None:
         # a table of one vector per token, from scratch, over the model's vocabulary
         table = StaticEmbedding(model.tokenizer.backend_tokenizer, embedding_dim=recipe.model.static)
         model = MatryoshkaEncoder(modules=[table], model_card_data=ModelCard())
+    if recipe.model.pooling is not None:
+        _pool(model, recipe.model.pooling, recipe.model.name)
+    if recipe.model.layer_norm:
+        _normalise_layer(model)
     if recipe.model.width is not None:
         _narrow(model, recipe.model.width)
     if model.width is not None:
@@ -98,6 +106,30 @@ def _set_options(model: MatryoshkaEncoder, config: ModelConfig) -> None:
         if model.transformers_model is None:
             raise ValueError(f"model.freeze_embeddings=true, but {config.name} is no transformer: leave it out")
         model.transformers_model.get_input_embeddings().requires_grad_(False)
+    if config.peft is not None:
+        try_adapters(model, config.peft, freeze_embeddings=config.freeze_embeddings)
+
+
+def _pool(model: MatryoshkaEncoder, mode: str, name: str) -> None:
+    """Have the vectors of tokens made into one in this way."""
+    there = [place for place, module in enumerate(model) if isinstance(module, Pooling)]
+    if not there:
+        raise ValueError(f"model.pooling={mode}, but {name} has no pooling of tokens: leave it out")
+    before = model[there[0]]
+    model[there[0]] = Pooling(before.embedding_dimension, mode, before.include_prompt)
+
+
+def _normalise_layer(model: MatryoshkaEncoder) -> None:
+    """Put a layer norm without weights behind what makes the vectors, as a layer that servers know.
+
+    Layer norm takes the mean of a vector's numbers from each of them, and divides them all by one number, which unit
+    length undoes at every size: what is left is a fixed linear layer and ``Normalize``.
+    """
+    width = model.width or 0
+    add_linear(model, torch.eye(width) - 1 / width)
+    if not isinstance(model[-1], Normalize):
+        model.append(Normalize())
+    model[-2].requires_grad_(False)
 
 
 def _narrow(model: MatryoshkaEncoder, width: int) -> None:

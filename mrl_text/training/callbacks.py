@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 
 from mrl_text.training.run import explain_failed_write
 
@@ -47,6 +47,17 @@ class LogBeforeSaving(TrainerCallback):
         control.should_log |= control.should_save
 
     on_epoch_end = on_step_end
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Stops where validation did not get better so many times in a row; a run that is resumed goes on counting."""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Take the count from the checkpoint, which may be that of the last step."""
+        super().on_train_begin(args, state, control, **kwargs)
+        saved: Any = state.stateful_callbacks[type(self).__name__]
+        self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+        control.should_training_stop = self.early_stopping_patience_counter >= self.early_stopping_patience
 
 
 class ProgressLine(TrainerCallback):

@@ -30,7 +30,7 @@ _SAMPLE = 500  # texts whose tokens are counted to tell what all of them will ta
 
 
 @contextmanager
-def frozen_layers(model: SentenceTransformer, config: ModelConfig, data: Any = None) -> Iterator[None]:
+def frozen_layers(model: SentenceTransformer, config: ModelConfig, data: Any = None) -> Iterator[Activations | None]:
     """Train without the recipe's frozen layers while this lasts; nothing happens where it freezes none.
 
     Before the first step a line says where activations go and how much they will take at most.
@@ -40,16 +40,19 @@ def frozen_layers(model: SentenceTransformer, config: ModelConfig, data: Any = N
         config: ``freeze_layers``, ``activations`` and ``activations_gb`` of the recipe.
         data: the training data, for that line.
 
+    Yields:
+        What is known of the texts, to be flushed where it must not be lost; None where nothing is kept.
+
     Raises:
         ValueError: a model whose layers are not certain, or that has no more than are to be frozen.
     """
     if config.freeze_layers is None:
-        yield
+        yield None
         return
     frozen = FrozenLayers(model, config.freeze_layers)
     kept = None if config.activations == "none" else _open(model, config, frozen, data)
     with frozen.running(kept):
-        yield
+        yield kept
 
 
 def _open(model: SentenceTransformer, config: ModelConfig, frozen: FrozenLayers, data: Any) -> Activations:

@@ -48,7 +48,8 @@ def outcome(folder: Path) -> str:
         of = (
             "" if used is None else f"; {used:,} of {rows:,} rows used" if rows else f"; {used:,} rows of a stream used"
         )
-        lines.append(f"{result['steps']:,} step{'s'[: result['steps'] != 1]}{of}")
+        early = ", then it stopped early" if result.get("stopped_early") else ""
+        lines.append(f"{result['steps']:,} step{'s'[: result['steps'] != 1]}{early}{of}")
     if validation := result.get("validation"):
         queries = validation["queries"]
         lines += [f"Validation: nDCG@10 (x100) of {queries:,} quer{'y' if queries == 1 else 'ies'}, 95 % intervals", ""]

@@ -15,6 +15,8 @@ from mrl_text.training.section import Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
 DEFAULT_SEED = 42
+PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+"""sentence-transformers' ``pooling_mode``."""
 
 
 class ModelConfig(Section):
@@ -39,6 +41,12 @@ class ModelConfig(Section):
     prompts: dict[Literal["query", "document"], str] = {}
     """Text put before anchors (``query``) and before positives and negatives (``document``), in training and, as they
     are saved with the model, afterwards."""
+    pooling: PoolingMode | None = None
+    """How the vectors of tokens become one, such as ``lasttoken`` for decoders; None keeps the model's own way, which
+    for a plain transformer is ``mean``."""
+    layer_norm: bool = False
+    """Layer norm without weights before the cut, in training and, as it is saved with the model, afterwards: what
+    nomic-embed-text-v1.5 asks of its users."""
     width: PositiveInt | None = None
     """Narrow the model to this many numbers by a linear layer that begins as the plain cut; None keeps its width."""
     static: PositiveInt | None = None
@@ -46,14 +54,19 @@ class ModelConfig(Section):
     rotation: bool = False
     """Begin with an orthogonal rotation that gathers what matters in the first numbers, fitted on the training texts
     (:mod:`mrl_text.adapt`); the full width's similarities stay as they are."""
+    peft: dict[str, Any] | None = None
+    """Train adapters in place of the weights, and merge them into these at the end: ``peft_type`` (LORA unless told
+    otherwise) and the arguments of its configuration in peft, such as ``r``, ``lora_alpha``, ``target_modules``
+    (:mod:`mrl_text.training.adapters`)."""
     blend: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the trained weights in the saved model, the rest being the starting model's (WiSE-FT, arXiv
     2109.01903). Below 1 a strong base keeps more of what it could do."""
 
     @model_validator(mode="after")
     def _static_stands_alone(self) -> ModelConfig:
-        options = ("max_seq_length", "train_seq_length", "width", "freeze_embeddings", "freeze_layers", "rotation")
-        given = [name for name in options if getattr(self, name)]
+        options = "max_seq_length train_seq_length pooling layer_norm width rotation peft".split()
+        options += ["freeze_embeddings", "freeze_layers"]
+        given = [name for name in options if getattr(self, name) not in (None, False)]
         if self.static is not None and given:
             raise ValueError(f"static begins from nothing and has no use for {', '.join(given)}: leave it out")
         return self
@@ -164,6 +177,9 @@ class DataConfig(Section):
         return self
 
 
+EARLY_STOPPING = {"early_stopping_patience": None, "early_stopping_threshold": 0.0}
+"""Arguments of transformers' ``EarlyStoppingCallback``, which the ``training`` section takes besides the Trainer's."""
+
 _NOT_TAKEN = {
     "output_dir": "a run is one folder, chosen with --output",
     "resume_from_checkpoint": "leave it out, and continue a run with --resume",
@@ -214,7 +230,8 @@ class Recipe(Section):
     model: ModelConfig
     data: DataConfig
     loss: Loss
-    training: dict[str, Any] = {}  # ``SentenceTransformerTrainingArguments``; what would have no effect is refused
+    training: dict[str, Any] = {}
+    """``SentenceTransformerTrainingArguments`` and :data:`EARLY_STOPPING`; what would have no effect is refused."""
     eval: EvalConfig = EvalConfig()
 
     @field_validator("training")
@@ -233,6 +250,8 @@ class Recipe(Section):
         name = self.loss.name
         if self.model.static is not None and (self.loss.needs_teacher or not self.loss.steps):
             raise ValueError("model.static begins from nothing, so there is no base to distil from or to rotate")
+        if self.model.peft is not None and not self.loss.steps:
+            raise ValueError(f"model.peft: loss.name {name} trains no encoder: leave it out")
         for source in self.data.train:
             if self.loss.needs_pairs and source.columns is not None and len(source.columns) < 2:
                 raise ValueError(
@@ -275,4 +294,5 @@ def _training_defaults() -> dict[str, Any]:
 
     fields = [field for field in dataclasses.fields(SentenceTransformerTrainingArguments) if field.init]
     unset = dataclasses.MISSING
-    return {one.name: one.default if one.default_factory is unset else one.default_factory() for one in fields}
+    defaults = {one.name: one.default if one.default_factory is unset else one.default_factory() for one in fields}
+    return {**defaults, **EARLY_STOPPING}

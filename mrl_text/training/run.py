@@ -29,7 +29,7 @@ DataFacts = dict[str, dict[str, Any]]  # source -> its rows and the hash of its 
 
 _STREAMED_ROWS = 1000
 _STATE = ("optimizer", "scheduler", "rng_state")  # of a checkpoint, besides weights and trainer_state.json
-_RECORDED_PACKAGES = ("mrl-text", "sentence-transformers", "torch", "transformers", "datasets", "accelerate", "numpy")
+_RECORDED_PACKAGES = "mrl-text sentence-transformers torch transformers datasets accelerate numpy peft".split()
 
 
 class RunFolder:

@@ -24,17 +24,19 @@ from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import hold, peek_json, read_json, replaced_folder, write_atomically
 from mrl_text.loading import not_finite
 from mrl_text.models import ModelSource
+from mrl_text.training.activations import Activations
+from mrl_text.training.adapters import attach_adapters, has_adapters, load_trained, merge_adapters, save_trained
 from mrl_text.training.arguments import training_arguments
 from mrl_text.training.base import check_recipe, load_base, located
 from mrl_text.training.batches import rows_used
-from mrl_text.training.callbacks import LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
+from mrl_text.training.callbacks import EarlyStopping, LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
 from mrl_text.training.corpus import check_batches, load_training_data, training_prompts
 from mrl_text.training.data import load_source
 from mrl_text.training.evaluator import NestedRetrievalEvaluator
 from mrl_text.training.frozen_layers import frozen_layers
 from mrl_text.training.outcome import Scores, compared, means
 from mrl_text.training.prepare import prepare
-from mrl_text.training.recipe import Recipe
+from mrl_text.training.recipe import EARLY_STOPPING, Recipe
 from mrl_text.training.run import RunFolder, describe_data, explain_failed_write
 
 logger = logging.getLogger(__name__)
@@ -115,17 +117,21 @@ def _train(
         arguments.prompts = training_prompts(model, data)
         if recipe.loss.steps:  # else all is fitted by now, and the encoder stays as it is
             model.codec = None  # it was of vectors that the model will not make any more
-            with frozen_layers(model, recipe.model, data):
-                trainer = _Trainer(
-                    model=model,
-                    args=arguments,
-                    train_dataset=data,
-                    loss=recipe.loss.build(model),
-                    evaluator=evaluator,
-                    callbacks=[MetricsLog(folder.metrics)],
-                )
-                trainer.saved_length = saved_length if length else None
-                facts = _fit(trainer, checkpoint, recipe.model.blend, evaluator.primary_metric if evaluator else None)
+            start = _start(model, recipe.model.blend)
+            if recipe.model.peft is not None:
+                attach_adapters(model, recipe.model.peft, seed=arguments.seed, above=recipe.model.freeze_layers)
+            trainer = _Trainer(
+                model=model,
+                args=arguments,
+                train_dataset=data,
+                loss=recipe.loss.build(model),
+                evaluator=evaluator,
+                callbacks=[MetricsLog(folder.metrics), *_early_stopping(recipe)],
+            )
+            trainer.saved_length = saved_length if length else None
+            with frozen_layers(model, recipe.model, data) as trainer.activations:
+                facts = _fit(trainer, checkpoint, evaluator.primary_metric if evaluator else None)
+            _finish(model, start, recipe.model.blend)
     if main_process:
         facts["seconds_this_session"] = round(time.monotonic() - started, 1)
         if evaluator is not None:
@@ -150,10 +156,30 @@ def _reading(model: MatryoshkaEncoder, tokens: int | None) -> Iterator[None]:
         model.max_seq_length = before
 
 
-def _fit(trainer: _Trainer, checkpoint: Path | None, blend: float, metric: str | None) -> dict[str, Any]:
-    """Run the Trainer; the model ends with the weights to be saved. Returns facts for the result."""
-    weights = trainer.model.state_dict()
-    start = {name: value.detach().clone() for name, value in weights.items()} if blend < 1 else {}
+def _early_stopping(recipe: Recipe) -> Iterator[EarlyStopping]:
+    told = {name: recipe.training[name] for name in EARLY_STOPPING if name in recipe.training}
+    if told.get("early_stopping_patience"):
+        yield EarlyStopping(**told)
+
+
+def _start(model: MatryoshkaEncoder, blend: float) -> dict[str, torch.Tensor]:
+    """The weights to begin with, where a share of them is to be kept."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()} if blend < 1 else {}
+
+
+def _finish(model: MatryoshkaEncoder, start: dict[str, torch.Tensor], blend: float) -> None:
+    """From trained weights and adapters to the weights that are saved."""
+    merge_adapters(model)
+    if broken := not_finite(model):
+        raise FloatingPointError(f"{broken} after the last step; lower training.learning_rate")
+    with torch.no_grad():
+        for name, value in model.state_dict().items() if start else ():
+            if value.is_floating_point():  # the share of the way from where they began
+                value.copy_(torch.lerp(start[name].to(value.device), value, blend))
+
+
+def _fit(trainer: _Trainer, checkpoint: Path | None, metric: str | None) -> dict[str, Any]:
+    """Run the Trainer; the model ends with what was trained last, or best. Returns facts for the result."""
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
     progress = ProgressLine(metric)
@@ -165,18 +191,14 @@ def _fit(trainer: _Trainer, checkpoint: Path | None, blend: float, metric: str |
         raise KeyboardInterrupt(f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}")
     if trainer.args.load_best_model_at_end and trainer.state.best_global_step is None:
         logger.warning("no step was validated, so that the model has the weights of the last one and not the best")
-    if broken := not_finite(trainer.model):
-        raise FloatingPointError(f"{broken} after the last step; lower training.learning_rate")
-    with torch.no_grad():
-        for name, value in trainer.model.state_dict().items() if start else ():
-            if value.is_floating_point():  # the share of the way from where they began
-                value.copy_(torch.lerp(start[name].to(value.device), value, blend))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     arguments = trainer.args
     best = {"best_step": trainer.state.best_global_step} if arguments.load_best_model_at_end else {}
+    early = {"stopped_early": True} if trainer.state.global_step < trainer.state.max_steps else {}
     return {
         "steps": trainer.state.global_step,
         "rows_used": _rows_used(trainer),
+        **early,
         **best,
         "last_loss": losses[-1] if losses else None,
         "device": str(arguments.device),
@@ -204,9 +226,11 @@ def _evaluator(recipe: Recipe, batch_size: int) -> NestedRetrievalEvaluator | No
 
 class _Trainer(SentenceTransformerTrainer):
     """Stops before a loss that is no number reaches the weights (the parent logs such a loss as 0 and goes on), at
-    the last step (the parent takes one more after resuming there), and at a full disk in plain words."""
+    the last step (the parent takes one more after resuming there), and at a full disk in plain words. Checkpoints of
+    adapters are loaded without their base."""
 
     saved_length: int | None = None  # tokens per text of the saved model, where training has fewer
+    activations: Activations | None = None  # of frozen layers
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
@@ -221,8 +245,8 @@ class _Trainer(SentenceTransformerTrainer):
         return loss
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
+        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
+        if self.control.should_training_stop:
             return [], None
         return super().get_batch_samples(*args, **kwargs)
 
@@ -240,8 +264,19 @@ class _Trainer(SentenceTransformerTrainer):
         logger.info("step %d scored best: the model gets its weights", self.state.best_global_step)
         self._load_from_checkpoint(str(best))
 
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        if has_adapters(self.model):
+            load_trained(self.model, Path(checkpoint_path))
+        else:
+            super()._load_from_checkpoint(checkpoint_path)
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with explain_failed_write(f"the checkpoint of step {self.state.global_step}", Path(self.args.output_dir)):
+        output, step = Path(self.args.output_dir), self.state.global_step
+        if self.activations is not None:
+            self.activations.flush()  # a run that goes on from here finds what this one has seen
+        with explain_failed_write(f"the checkpoint of step {step}", output):
+            if has_adapters(self.model) and self.args.should_save:
+                save_trained(self.model, output / f"checkpoint-{step}")
             super()._save_checkpoint(*args, **kwargs)
 
 

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
+
+from mrl_text.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -12,3 +17,29 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
         yield
+
+
+@pytest.fixture(scope="session")
+def small_recipe(
+    tiny_bert: Path, triplets: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Recipe]:
+    """A recipe on the tiny BERT and 24 rows, in float32 on the CPU: six steps of eight, every second one validated.
+
+    Options are those of ``model``, besides ``loss`` and ``training``.
+    """
+    file = tmp_path_factory.mktemp("small") / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in triplets[:24]), encoding="utf-8")
+
+    def recipe(*, loss: dict[str, Any] | None = None, training: dict[str, Any] | None = None, **model: Any) -> Recipe:
+        own = {"max_steps": 6, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "bf16": False, "use_cpu": True}
+        own |= {"logging_steps": 1, "eval_steps": 2, "save_steps": 2, "save_total_limit": None}
+        return Recipe.model_validate(
+            {
+                "model": {"name": str(tiny_bert), **model},
+                "data": {"train": [{"source": str(file)}], "validation": [{"source": str(file)}]},
+                "loss": {"dims": [8, 16, 32], **(loss or {})},
+                "training": {**own, **(training or {})},
+            }
+        )
+
+    return recipe

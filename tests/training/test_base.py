@@ -111,6 +111,21 @@ def test_a_static_model_is_a_table_of_the_vocabulary(load: Load, tiny_bert: Path
     np.testing.assert_allclose(plain.encode(words, normalize_embeddings=True), expected, atol=1e-6)
 
 
+def test_a_model_without_tokens_has_nothing_to_pool(make: Callable[..., Recipe], load: Load, tmp_path: Path) -> None:
+    load(static=16).save(str(tmp_path / "static"))
+    recipe = make(name=str(tmp_path / "static"), pooling="cls")
+    with pytest.raises(ValueError, match=r"model.pooling=cls, but .*static has no pooling of tokens: leave it out"):
+        load_base(recipe, check_recipe(recipe))
+
+
+def test_layer_norm_comes_before_the_numbers_are_made_fewer(load: Load, tiny_bert: Path, texts: list[str]) -> None:
+    full = torch.from_numpy(SentenceTransformer(str(tiny_bert), device="cpu").encode(texts))
+    normed = torch.nn.functional.layer_norm(full, (32,)).numpy()
+    model = load(layer_norm=True, width=8)
+    np.testing.assert_allclose(model.encode(texts), truncate(normed, 8), atol=1e-6)
+    assert [layer.linear.weight.requires_grad for layer in list(model)[2:4]] == [False, True]
+
+
 def test_prompts_are_saved_with_the_model(load: Load, tmp_path: Path) -> None:
     load(prompts={"query": "the ", "document": "a "}).save(str(tmp_path / "model"))
     saved = MatryoshkaEncoder(str(tmp_path / "model"), device="cpu")
