@@ -29,6 +29,9 @@ METHODS = "LORA LOHA LOKR IA3 LN_TUNING OFT HRA MISS DELORA C3A FOURIERFT".split
 TRAINED = "trained.safetensors"  # of a checkpoint: all that is trained
 
 _OWN_TARGETS = ("IA3", "LN_TUNING")  # methods for which peft itself knows where they belong, or has to be told
+_TARGETS = set("query value q v q_proj v_proj q_lin v_lin query_proj value_proj".split())
+_TARGETS |= set("Wqkv qkv_proj query_key_value in_proj c_attn".split())
+"""What architectures call the query and value of the attention, also where the key is in the same matrix."""
 _NOT_TAKEN = (
     "task_type inference_mode base_model_name_or_path revision auto_mapping peft_version megatron_core"
     " layer_replication alora_invocation_tokens use_qalora qalora_group_size use_bdlora"
@@ -39,8 +42,9 @@ _DATA_DRIVEN = ("eva", "corda", "lora_ga", "loftq")  # ways to begin that need d
 def adapter_config(options: dict[str, Any]) -> PeftConfig:
     """peft's configuration of a recipe's ``model.peft``: ``peft_type`` (LORA where there is none) and its arguments.
 
-    Without ``target_modules`` all linear layers of the transformer get an adapter (IA3 and LN_TUNING: those that peft
-    knows for the architecture).
+    Without ``target_modules`` query and value of the attention get an adapter, as in peft and in LoRA's paper (arXiv
+    2106.09685), or all linear layers of a model that calls none so (IA3 and LN_TUNING: what peft knows for the
+    architecture).
 
     Raises:
         ModuleNotFoundError: peft is not installed.
@@ -66,8 +70,6 @@ def adapter_config(options: dict[str, Any]) -> PeftConfig:
                 f"model.peft.{name}: no argument of {method} that a recipe takes{did_you_mean(name, known)}"
             )
         _check_value(kind, name, value)
-    if method not in _OWN_TARGETS:
-        given = {"target_modules": "all-linear", **given}
     try:
         return kind(**given)
     except (ValueError, TypeError) as error:
@@ -119,7 +121,11 @@ def attach_adapters(model: MatryoshkaEncoder, options: dict[str, Any], *, seed: 
     logger.info("adapters: %s numbers are trained", f"{trained:,}")
 
 
-def _add(backbone: Any, config: PeftConfig) -> None:
+def _add(backbone: Any, config: Any) -> None:
+    if config.target_modules is None and config.peft_type not in _OWN_TARGETS:
+        config.target_modules = {
+            name.rpartition(".")[2] for name, _ in backbone.named_modules()
+        } & _TARGETS or "all-linear"
     try:
         backbone.add_adapter(config)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
