@@ -17,9 +17,11 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.layers import find_layers
 from mrl_text.losses import nested_infonce
 from mrl_text.training.activations import Activations, make_room
+from mrl_text.training.adapters import attach_adapters
 from mrl_text.training.base import load_base
 from mrl_text.training.callbacks import MetricsLog
 from mrl_text.training.frozen_layers import FrozenLayers
@@ -97,14 +99,14 @@ def test_embeddings_and_gradients_are_those_of_the_whole_model(make: Make, kind:
     kept = Activations(None, WIDTH, torch.float64)
     ran: list[int] = []  # texts that went through the first layer
     find_layers(model[0].model)[0].register_forward_hook(lambda layer, args, output: ran.append(len(args[0])))
-    with frozen.running(kept):
-        for _ in range(2):  # computed, and looked up
+    for activations in (None, kept, kept):  # computed, kept, and looked up
+        with frozen.running(activations):
             found, own = _step(model)
             for one, right in zip(found, expected, strict=True):
                 torch.testing.assert_close(one, right, rtol=0, atol=1e-12)
             for name, gradient in own.items():
                 torch.testing.assert_close(gradient, gradients[name], rtol=0, atol=1e-12)
-    assert sum(ran) == len(TEXTS)  # each once
+    assert sum(ran) == 3 * len(TEXTS)  # two passes of a step compute them, then each once
     layers = [name for name in own if any(part.isdecimal() for part in name.split(".")[1:])]
     assert {next(int(part) for part in name.split(".")[1:] if part.isdecimal()) for name in layers} == {2, 3}
     missing = {name for name in gradients if name not in own}
@@ -207,20 +209,33 @@ def test_a_run_reaches_the_weights_of_one_that_computes_frozen_layers(
         model[0].model.encoder.layer[0].requires_grad_(False)
         return model
 
-    for activations in ("float32", "float16", "none"):
-        recipe = _recipe(tiny_bert, tmp_path, triplets, freeze_layers=1, activations=activations)
-        train(recipe, tmp_path / activations)
+    kept = _recipe(tiny_bert, tmp_path, triplets, freeze_layers=1, activations="float32")
+    train(kept, tmp_path / "kept")
     with monkeypatch.context() as patch:
         patch.setattr("mrl_text.training.trainer.load_base", by_name)
         train(_recipe(tiny_bert, tmp_path, triplets), tmp_path / "whole")
     right, base = _weights(tmp_path / "whole"), load_file(tiny_bert / "model.safetensors")
-    for activations, within in (("float32", 1e-5), ("none", 1e-5), ("float16", 1e-3)):
-        for name, weight in _weights(tmp_path / activations).items():
-            torch.testing.assert_close(weight, right[name], rtol=0, atol=within, msg=f"{activations} {name}")
+    for name, weight in _weights(tmp_path / "kept").items():
+        torch.testing.assert_close(weight, right[name], rtol=0, atol=1e-5, msg=name)
     moved = {name for name, weight in right.items() if not torch.equal(weight, base[name])}
     assert moved == {name for name in right if "layer.1." in name}
-    after = [json.loads((tmp_path / name / "result.json").read_text())["validation"] for name in ("none", "whole")]
-    assert after[0] == after[1]
+    scores = [json.loads((tmp_path / name / "result.json").read_text())["validation"] for name in ("kept", "whole")]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.slow
+def test_adapters_stand_above_frozen_layers(tiny_bert: Path, tmp_path: Path, triplets: list[dict[str, str]]) -> None:
+    """peft's own ``layers_to_transform`` trains the same without activations."""
+    adapters = {"r": 4, "layers_to_transform": [1]}
+    train(_recipe(tiny_bert, tmp_path, triplets, peft=adapters), tmp_path / "whole")
+    frozen = {"freeze_layers": 1, "activations": "float32"}
+    train(_recipe(tiny_bert, tmp_path, triplets, peft=adapters, **frozen), tmp_path / "kept")
+    right = _weights(tmp_path / "whole")
+    for name, weight in _weights(tmp_path / "kept").items():
+        torch.testing.assert_close(weight, right[name], rtol=0, atol=1e-5, msg=name)
+    model = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+    attach_adapters(model, {"r": 4}, seed=0, above=1)
+    assert {name.split(".")[4] for name, one in model.named_parameters() if one.requires_grad} == {"1"}
 
 
 @pytest.mark.slow
