@@ -5,6 +5,7 @@ A step is forward pass, nested loss, backward pass and AdamW over pairs of rando
     whole        every parameter is trained
     N, computed  the embeddings and N lower layers are frozen and run in each step, without gradients
     N, known     the same, their activations read from disk (float16)
+    N, LoRA      the same, and adapters in the upper layers are trained in place of their weights (with --lora RANK)
 
 Each side runs in a process of its own, round after round, so that all meet the same machine. Time is the median of all
 steps, memory the rise of the process's own resident memory (Linux only; pages of the file of activations, which the
@@ -38,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="all-MiniLM-L6-v2")
     parser.add_argument("--freeze", help="numbers of frozen layers, comma-separated; default: half, and all but two")
+    parser.add_argument("--lora", type=int, help="rank; peft has to be installed")
     parser.add_argument("--batch", type=int, default=64, help="pairs")
     parser.add_argument("--tokens", type=int, default=24, help="of the longest text; the shortest has half as many")
     parser.add_argument("--batches", type=int, default=4, help="different batches, which take turns")
@@ -47,7 +49,8 @@ def main() -> None:
     if arguments.side:
         print(json.dumps(_measure(arguments)))
         return
-    sides = [(0, "whole"), *((n, how) for n in _numbers(arguments) for how in ("computed", "known"))]
+    how_frozen = ("computed", "known", "LoRA") if arguments.lora else ("computed", "known")
+    sides = [(0, "whole"), *((layers, how) for layers in _numbers(arguments) for how in how_frozen)]
     measured: dict[tuple[int, str], list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(arguments.rounds):
         for side in sides:
@@ -90,6 +93,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from mrl_text.losses import nested_infonce
     from mrl_text.models import find_model
     from mrl_text.training.activations import Activations
+    from mrl_text.training.adapters import attach_adapters
     from mrl_text.training.frozen_layers import FrozenLayers
 
     layers, how = arguments.side.split(",")
@@ -97,10 +101,12 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     batches = _batches(len(model.tokenizer), arguments)
     running: Any = nullcontext()
     with TemporaryDirectory() as folder:
+        if how == "LoRA":
+            attach_adapters(model, {"r": arguments.lora}, seed=0, above=int(layers))
         if int(layers):
             frozen = FrozenLayers(model, int(layers))
             file = Path(folder) / "activations.bin"
-            running = frozen.running(Activations(file, frozen.width, torch.float16) if how == "known" else None)
+            running = frozen.running(Activations(file, frozen.width, torch.float16) if how != "computed" else None)
         loss = nested_infonce(model, [model.width // 8, model.width // 2, model.width])
         optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-6)
 
@@ -115,7 +121,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
         with running, _Peak() as peak:
             first = [step(columns) for columns in batches]
             times = [step(columns) for columns in [*batches, *batches]]
-    return {"ms": times, "first": first[1:], "mb": peak.rise / 1e6}
+    return {"ms": times, "first": first[1:] or first, "mb": peak.rise / 1e6}
 
 
 def _batches(vocabulary: int, arguments: argparse.Namespace) -> list[list[dict[str, Tensor]]]:
