@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from mrl_text.adapt.adaptation import add_linear
 from mrl_text.cards.trained import ModelCard
 from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.layers import peek_layers
 from mrl_text.loading import check_length, load
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.training.adapters import adapter_config, merge_adapters, try_adapters
@@ -39,6 +40,9 @@ def check_recipe(recipe: Recipe) -> ModelSource:
     base_width = peek_width(source)
     if base_width is not None and recipe.model.width is not None and recipe.model.width > base_width:
         raise ValueError(f"model.width={recipe.model.width}, but {recipe.model.name} has only {base_width}")
+    frozen, layers = recipe.model.freeze_layers, peek_layers(source) if recipe.model.freeze_layers else None
+    if frozen is not None and layers is not None and frozen >= layers:
+        raise ValueError(f"model.freeze_layers={frozen}, but {recipe.model.name} has {layers}: at most {layers - 1}")
     width = recipe.model.static or recipe.model.width or base_width
     if width is not None:
         _check_sizes(recipe, width)

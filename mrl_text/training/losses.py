@@ -44,6 +44,11 @@ class LossConfig(Section):
         return Needs()
 
     @property
+    def needs_layers(self) -> bool:
+        """Whether it compares the output of lower layers, which therefore cannot be frozen."""
+        return False
+
+    @property
     def distills(self) -> bool:
         """Whether self-distillation is part of the loss."""
         return False
@@ -320,6 +325,11 @@ class NestedInfoNCE2dConfig(LossConfig):
     scale: Positive = 20.0  # inverse temperature of the softmax over cosine similarities
     layers_per_step: PositiveInt = 1  # layers besides the last per step, drawn at random
     dims_per_step: PositiveInt | None = None  # sizes per step, drawn at random; None trains all
+
+    @property
+    def needs_layers(self) -> bool:
+        """It is about them."""
+        return True
 
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
         """sentence-transformers' own loss; ValueError as for every loss, and for a model without layers."""

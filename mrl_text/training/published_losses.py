@@ -93,6 +93,11 @@ class MatryoshkaConfig(LossConfig):
         """Whether several processes see each other's texts."""
         return bool(self.options.get("gather_across_devices"))
 
+    @property
+    def needs_layers(self) -> bool:
+        """With ``layers_per_step`` it trains them, too."""
+        return self.layers_per_step is not None
+
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
         """The loss over all sizes; ValueError as for every loss, and what the inner loss refuses."""
         from sentence_transformers.base.modules import Transformer
