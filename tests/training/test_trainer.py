@@ -333,6 +333,22 @@ def test_codes_join_after_their_share_of_the_steps_and_change_what_is_learned(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loss", ["score_distillation", "matryoshka"])
+def test_losses_of_triplets_take_pairs_whose_negatives_are_mined(
+    make_recipe: MakeRecipe, triplets: list[dict[str, str]], cross_encoder: Path, tmp_path: Path, loss: str
+) -> None:
+    file = tmp_path / "pairs.csv"
+    rows = [f"{row['anchor']},{row['positive']}" for row in triplets]
+    file.write_text("\n".join(["anchor,positive", *rows]), encoding="utf-8")
+    own = {"score_distillation": f"cross_encoder={cross_encoder}", "matryoshka": "inner=TripletLoss"}[loss]
+    mined = "mine_negatives: {num: 1, range_min: 0, relative_margin: null}"
+    source = f"data.train=[{{source: {file}, {mined}}}]"
+    folder = RunFolder(tmp_path / "run")
+    train(make_recipe(source, f"loss.name={loss}", f"loss.{own}", "data.validation=[]"), folder.path)
+    assert len(losses(folder)) == STEPS
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("margin", "masked"), [(2.5, True), (-2.5, False)])
 def test_the_guide_of_a_recipe_reaches_the_loss(
     make_recipe: MakeRecipe, other_model: Path, tmp_path: Path, margin: float, masked: bool
