@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,16 +126,25 @@ def fingerprint(model: MatryoshkaEncoder) -> str:
 
     Prompts are not in it: they are part of what is read.
     """
-    settings = {} if model.config is None else model.config.to_dict()
+    described = f"{model}\0{model.max_seq_length}\0{settings_of(model.config)}{_tokenizer_settings(model.tokenizer)}"
+    return network_hash(described, model.state_dict(), model)
+
+
+def settings_of(config: Any) -> str:
+    """A transformers configuration as JSON, without what is about the file; None has no settings."""
+    settings = {} if config is None else config.to_dict()
     about = {name: value for name, value in settings.items() if name not in _ABOUT_THE_FILE}
-    digest = hashlib.blake2b(f"{model}\0{model.max_seq_length}\0".encode(), digest_size=16)
-    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
-    digest.update(_tokenizer_settings(model.tokenizer).encode())
-    for name, value in sorted(model.state_dict().items()):
+    return json.dumps(about, sort_keys=True, default=str)
+
+
+def network_hash(described: str, weights: Mapping[str, torch.Tensor], network: torch.nn.Module) -> str:
+    """32 hex digits of a description, weights with their types, and the code that came with the network."""
+    digest = hashlib.blake2b(described.encode(), digest_size=16)
+    for name, value in sorted(weights.items()):
         tensor = value.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    for folder in sorted({folder for module in model.modules() if (folder := _own_code(module))}):
+    for folder in sorted({folder for module in network.modules() if (folder := _own_code(module))}):
         for file in sorted(folder.glob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()

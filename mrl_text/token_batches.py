@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _CHARACTERS_PER_TOKEN = 4  # of models whose tokens cannot be counted beforehand; only batches depend on it
 _UNPADDED = {"common": {"return_tensors": None}, "text": {"padding": False}}
-_BOOKKEEPING = ("modality", "prompt_length")  # sentence-transformers' own keys beside the tokens of each text
+BOOKKEEPING = ("modality", "prompt_length")  # sentence-transformers' own keys beside the tokens of each text
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _counted(
     model: SentenceTransformer, texts: Sequence[str], token_budget: int, prompt: str | None, task: str | None
 ) -> list[TokenBatch]:
     tokens = model.preprocess(list(texts), prompt=prompt, processing_kwargs=_UNPADDED, **_named(task))
-    common = {name: tokens[name] for name in _BOOKKEEPING if name in tokens}
+    common = {name: tokens[name] for name in BOOKKEEPING if name in tokens}
     columns = {name: values for name, values in tokens.items() if name not in common}
     lengths = np.array([len(ids) for ids in columns["input_ids"]])
     cut = np.array([bool(encoding.overflowing) for encoding in tokens.encodings])

@@ -46,12 +46,13 @@ class VectorMemory:
         self.rows.update(zip(keys, range(self._used, end, self.width), strict=True))
         self._used = end
 
-    def get(self, keys: Sequence[bytes]) -> np.ndarray:
-        """The vectors of known keys, float32 (n, width)."""
-        if self.width is None or not keys:
-            return np.zeros((0, self.width or 0), dtype=np.float32)
+    def get(self, keys: Sequence[bytes], width: int | None = None) -> np.ndarray:
+        """The vectors of known keys, float32 (n, width); ``width`` is theirs where not all vectors have the same."""
+        width = width or self.width
+        if width is None or not keys:
+            return np.zeros((0, width or 0), dtype=np.float32)
         starts = np.fromiter((self.rows[key] for key in keys), dtype=np.int64, count=len(keys))
-        vectors = np.lib.stride_tricks.sliding_window_view(np.asarray(self._numbers), self.width)
+        vectors = np.lib.stride_tricks.sliding_window_view(np.asarray(self._numbers), width)
         found: np.ndarray = vectors[starts]
         return found
 

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
+from mrl_text.layers import find_layers
 from mrl_text.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -106,11 +107,13 @@ def try_adapters(model: MatryoshkaEncoder, options: dict[str, Any], *, freeze_em
         raise ValueError("model.freeze_embeddings=true, but model.peft adapts the token embeddings: leave one out")
 
 
-def attach_adapters(model: MatryoshkaEncoder, options: dict[str, Any], *, seed: int) -> None:
-    """Freeze the transformer and put new adapters into it; they begin as ``seed`` says."""
+def attach_adapters(model: MatryoshkaEncoder, options: dict[str, Any], *, seed: int, above: int | None = None) -> None:
+    """Freeze the transformer and put new adapters into it, ``above`` some lower layers; they begin as ``seed`` says."""
     set_seed(seed)  # whatever was drawn before
     backbone: Any = model.transformers_model
     _add(backbone, adapter_config(options))
+    for layer in find_layers(backbone)[:above] if above else ():
+        _merge(layer)
     for config in backbone.peft_config.values():
         if Path(config.base_model_name_or_path).is_dir():  # else a hub id
             config.base_model_name_or_path = str(Path(config.base_model_name_or_path).resolve())
@@ -136,14 +139,19 @@ def has_adapters(model: MatryoshkaEncoder) -> bool:
 
 def merge_adapters(model: MatryoshkaEncoder) -> None:
     """Make all adapters a part of the weights: the model computes the same, and has the layers of its base again."""
-    if not has_adapters(model):
-        return
+    if has_adapters(model):
+        backbone: Any = model.transformers_model
+        _merge(backbone)
+        backbone.delete_adapter(list(backbone.peft_config))
+
+
+def _merge(part: Any) -> None:
+    """Make the adapters in a part of the transformer a part of its weights."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    backbone: Any = model.transformers_model
     done: list[str] = []
-    for name, layer in list(backbone.named_modules()):
+    for name, layer in list(part.named_modules()):
         if name.startswith(tuple(done)):  # a part of what was replaced
             continue
         if isinstance(layer, AuxiliaryTrainingWrapper):  # modules_to_save, trainable_token_indices
@@ -153,9 +161,8 @@ def merge_adapters(model: MatryoshkaEncoder) -> None:
             plain = layer.get_base_layer()
         else:
             continue
-        backbone.set_submodule(name, plain)
+        part.set_submodule(name, plain)
         done.append(f"{name}.")
-    backbone.delete_adapter(list(backbone.peft_config))
 
 
 def save_trained(model: MatryoshkaEncoder, folder: Path) -> None:

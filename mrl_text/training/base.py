@@ -13,12 +13,14 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from mrl_text.adapt.adaptation import add_linear
 from mrl_text.cards.trained import ModelCard
 from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.layers import peek_layers
 from mrl_text.loading import check_length, load
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.training.adapters import adapter_config, merge_adapters, try_adapters
 from mrl_text.training.corpus import check_data
 from mrl_text.training.losses import LossConfig
 from mrl_text.training.recipe import ModelConfig, Recipe, SourceConfig
+from mrl_text.training.scores import check_cross_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -31,20 +33,31 @@ def check_recipe(recipe: Recipe) -> ModelSource:
     source = find_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
     for field, name in (named for loss in recipe.losses for named in (loss.models | loss.along).items()):
         if name != "base":
-            try:
-                peek_width(find_model(name))
-            except FileNotFoundError as error:
-                raise FileNotFoundError(f"loss.{field}: {error}; name another model, or base") from error
+            _check_frozen(field, name)
     if recipe.model.peft is not None:
         adapter_config(recipe.model.peft)
     check_data(recipe)
     base_width = peek_width(source)
     if base_width is not None and recipe.model.width is not None and recipe.model.width > base_width:
         raise ValueError(f"model.width={recipe.model.width}, but {recipe.model.name} has only {base_width}")
+    frozen, layers = recipe.model.freeze_layers, peek_layers(source) if recipe.model.freeze_layers else None
+    if frozen is not None and layers is not None and frozen >= layers:
+        raise ValueError(f"model.freeze_layers={frozen}, but {recipe.model.name} has {layers}: at most {layers - 1}")
     width = recipe.model.static or recipe.model.width or base_width
     if width is not None:
         _check_sizes(recipe, width)
     return source
+
+
+def _check_frozen(field: str, name: str) -> None:
+    """Refuse a model that is not there, or does not do what the field asks of it."""
+    try:
+        peek_width(found := find_model(name))
+    except FileNotFoundError as error:
+        other = "another model" if field == "cross_encoder" else "another model, or base"
+        raise FileNotFoundError(f"loss.{field}: {error}; name {other}") from error
+    if field == "cross_encoder":
+        check_cross_encoder(found)
 
 
 def located(recipe: Recipe) -> Recipe:

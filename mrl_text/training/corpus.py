@@ -80,7 +80,10 @@ def load_training_data(recipe: Recipe) -> Dataset | DatasetDict | IterableDatase
         options: dict[str, Any] = {"seed": recipe.seed, "deduplicate": config.deduplicate, "evaluation": forbidden}
         return stream_sources(config.train, recipe.loss.needs, **options)
     needs = [loss.needs for loss in recipe.losses]
-    data = load_sources(config.train, needs)  # first: its columns are known at once, mteb takes its time
+    mined = [
+        need._replace(texts=2) if one.mine_negatives else need for need, one in zip(needs, config.train, strict=True)
+    ]
+    data = load_sources(config.train, mined)  # first: its columns are known at once, mteb takes its time
     _check_lists(recipe, data)
     evaluation = _evaluation(recipe)
     if not config.deduplicate and not len(evaluation):

@@ -94,6 +94,11 @@ class MatryoshkaConfig(LossConfig):
         """Whether several processes see each other's texts."""
         return bool(self.options.get("gather_across_devices"))
 
+    @property
+    def needs_layers(self) -> bool:
+        """With ``layers_per_step`` it trains them, too."""
+        return self.layers_per_step is not None
+
     def check_width(self, width: int, teacher: int | None = None) -> None:
         """A teacher whose vectors are compared number by number has as many."""
         if self.teacher in (None, "base"):

@@ -51,6 +51,12 @@ class ModelConfig(Section):
     """Dropout probability while training; None keeps the model's own."""
     freeze_embeddings: bool = False
     """Leave the token embeddings as they are: less memory, and the rare words keep what they know."""
+    freeze_layers: PositiveInt | None = None
+    """Leave the embeddings and this many lower layers as they are; a step computes the upper ones only
+    (:mod:`mrl_text.training.frozen_layers`)."""
+    activations: Literal["float32", "float16", "bfloat16", "none"] = "float16"
+    """What the output of frozen layers is kept in, each text once; ``none`` computes it in each step."""
+    activations_gb: Positive = 20.0  # of disk that they may take; what goes beyond is computed in each step
     prompts: dict[Literal["query", "document"], str] = {}
     """Text put before anchors (``query``) and before positives and negatives (``document``), in training and, as they
     are saved with the model, afterwards."""
@@ -77,10 +83,19 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _static_stands_alone(self) -> ModelConfig:
-        options = "max_seq_length train_seq_length pooling layer_norm width freeze_embeddings rotation peft".split()
+        options = "max_seq_length train_seq_length pooling layer_norm width rotation peft".split()
+        options += ["freeze_embeddings", "freeze_layers"]
         given = [name for name in options if getattr(self, name) not in (None, False)]
         if self.static is not None and given:
             raise ValueError(f"static begins from nothing and has no use for {', '.join(given)}: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _activations_of_frozen_layers(self) -> ModelConfig:
+        told = [name for name in ("activations", "activations_gb") if name in self.model_fields_set]
+        fields = type(self).model_fields
+        if self.freeze_layers is None and any(getattr(self, name) != fields[name].default for name in told):
+            raise ValueError(f"{', '.join(told)} would have no effect: give freeze_layers, too, or leave it out")
         return self
 
 
@@ -354,6 +369,23 @@ class Recipe(Section):
             return Needs(2, 2, "binary" if own == "binary" else "score", "alone")
         last = [(source.columns or [""])[2:] for source in self.data.validation]
         return Needs(2, 2, "score", "alone") if any(one and one[0] in LABEL_NAMES for one in last) else Needs()
+
+    @model_validator(mode="after")
+    def _frozen_layers_fit(self) -> Recipe:
+        if self.model.freeze_layers is None:
+            return self
+        told = f"model.freeze_layers={self.model.freeze_layers}"
+        for loss in self.losses:
+            if loss.needs_layers or not loss.steps:
+                does = "trains lower layers, too" if loss.steps else "trains no layer"
+                raise ValueError(f"{told}: {loss.words} {does}: leave one of the two out")
+        if (self.training.get("gradient_checkpointing_kwargs") or {}).get("use_reentrant"):
+            raise ValueError(f"{told}: reentrant checkpoints need gradients of frozen layers: set use_reentrant=false")
+        if compiled := [name for name in self.training if name.startswith("torch_compile") and self.training[name]]:
+            raise ValueError(
+                f"{told}: compiled models keep their lower layers: leave it out, or training.{compiled[0]}"
+            )
+        return self
 
     @property
     def seed(self) -> int:

@@ -27,6 +27,7 @@ from mrl_text.files import hold, peek_json, read_json, replaced_folder, write_at
 from mrl_text.loading import not_finite
 from mrl_text.losses import NestedLoss
 from mrl_text.models import ModelSource
+from mrl_text.training.activations import Activations
 from mrl_text.training.adapters import attach_adapters, has_adapters, load_trained, merge_adapters, save_trained
 from mrl_text.training.arguments import training_arguments
 from mrl_text.training.base import check_recipe, load_base, located
@@ -36,6 +37,7 @@ from mrl_text.training.columns import LABEL
 from mrl_text.training.corpus import check_batches, load_training_data, source_prompts, source_samplers
 from mrl_text.training.data import load_source
 from mrl_text.training.evaluator import NestedEvaluator, NestedRetrievalEvaluator, NestedSimilarityEvaluator, metric_of
+from mrl_text.training.frozen_layers import frozen_layers
 from mrl_text.training.outcome import Scores, compared, totals
 from mrl_text.training.prepare import prepare
 from mrl_text.training.recipe import EARLY_STOPPING, Recipe
@@ -123,7 +125,7 @@ def _train(
             model.codec = None  # it was of vectors that the model will not make any more
             start = _start(model, recipe.model.blend)
             if recipe.model.peft is not None:
-                attach_adapters(model, recipe.model.peft, seed=arguments.seed)
+                attach_adapters(model, recipe.model.peft, seed=arguments.seed, above=recipe.model.freeze_layers)
             loss = recipe.build_loss(model, list(data) if isinstance(data, DatasetDict) else [])
             if isinstance(loss, dict):  # by the names of its sources, as the Trainer asks for
                 data = DatasetDict(zip(loss, data.values(), strict=True))
@@ -139,7 +141,8 @@ def _train(
             trainer.saved_length = saved_length if length else None
             if not recipe.data.stream and "batch_sampler" not in recipe.training:
                 trainer.samplers = source_samplers(recipe)
-            facts = _fit(trainer, checkpoint)
+            with frozen_layers(model, recipe.model, data) as trainer.activations:
+                facts = _fit(trainer, checkpoint)
             _finish(model, start, recipe.model.blend)
     if main_process:
         facts["seconds_this_session"] = round(time.monotonic() - started, 1)
@@ -246,6 +249,7 @@ class _Trainer(SentenceTransformerTrainer):
 
     data_collator_class = VectorsCollator
     saved_length: int | None = None  # tokens per text of the saved model, where training has fewer
+    activations: Activations | None = None  # of frozen layers
     samplers: Sequence[Callable[..., BatchSampler]] = ()  # of each source, where their losses decide
 
     def get_batch_sampler(self, dataset: Dataset, *args: Any, **kwargs: Any) -> BatchSampler | None:
@@ -316,6 +320,8 @@ class _Trainer(SentenceTransformerTrainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         output, step = Path(self.args.output_dir), self.state.global_step
+        if self.activations is not None:
+            self.activations.flush()  # a run that goes on from here finds what this one has seen
         with explain_failed_write(f"the checkpoint of step {step}", output):
             if has_adapters(self.model) and self.args.should_save:
                 save_trained(self.model, output / f"checkpoint-{step}")
