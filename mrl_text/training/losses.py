@@ -81,7 +81,7 @@ class LossConfig(Section):
         """
         raise NotImplementedError
 
-    def callbacks(self, loss: nn.Module) -> list[TrainerCallback]:
+    def callbacks(self, loss: Any) -> list[TrainerCallback]:
         """What accompanies the steps of training with :meth:`build`'s loss."""
         return []
 
@@ -160,7 +160,7 @@ class _Nested(LossConfig):
             raise ValueError("embed_weight needs a teacher other than self, which every size is a part of")
         return self
 
-    def callbacks(self, loss: nn.Module) -> list[TrainerCallback]:
+    def callbacks(self, loss: Any) -> list[TrainerCallback]:
         """Codes join late."""
         from mrl_text.training.callbacks import CodesJoin
 
