@@ -50,7 +50,7 @@ def check_data(recipe: Recipe) -> None:
         return
     if any(loss.models for loss in recipe.losses) or recipe.model.rotation or not recipe.loss.steps:
         raise ValueError(
-            "data.stream: a frozen model's vectors of all texts cannot be computed beforehand: leave stream out, or the"
+            "data.stream: vectors and scores of frozen models cannot be computed beforehand: leave stream out, or the"
             " rotation, and distil with loss.teacher=self"
         )
     if int(recipe.training.get("max_steps") or 0) < 1:

@@ -108,9 +108,11 @@ def _score(store: VectorFile, missing: dict[bytes, tuple[str, str]], model: Cros
     with tqdm(total=len(ordered), desc="Scoring", unit="pair", leave=False, dynamic_ncols=True) as bar:
         for start in range(0, len(ordered), _BLOCK_PAIRS):
             part = ordered[start : start + _BLOCK_PAIRS]
-            scores = _predict(model, [pair for _, pair in part], batch_size)
-            store.append([key for key, _ in part], scores[:, None])
-            bar.update(len(part))
+            scores = []
+            for first in range(0, len(part), 16 * batch_size):  # often enough for the bar to move
+                scores.append(_predict(model, [pair for _, pair in part[first : first + 16 * batch_size]], batch_size))
+                bar.update(len(scores[-1]))
+            store.append([key for key, _ in part], np.concatenate(scores)[:, None])
 
 
 def _predict(model: CrossEncoder, pairs: Sequence[tuple[str, str]], batch_size: int) -> np.ndarray:

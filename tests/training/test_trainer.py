@@ -289,6 +289,11 @@ def test_self_distillation_trains_on_texts_alone(
     }
     layer = "encoder.layer.1.output.dense.weight"
     assert not torch.equal(weights(folder)[layer], load_file(tiny_bert / "model.safetensors")[layer])
+    frozen = json.loads(folder.result.read_text(encoding="utf-8")).get("frozen_models", {})
+    assert frozen == ({"local/other-model": find_model(teacher).revision} if teacher == str(other_model) else {})
+    card = (folder.model / "README.md").read_text(encoding="utf-8")
+    assert "<code>anchor</code>" in card
+    assert "<code>teacher</code>" not in card
 
 
 @pytest.mark.slow
