@@ -40,6 +40,8 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
         data = mine_sources(data, recipe.data.train, model, prompts=training_prompts(model, data))
     grouped = {"base": "base"} if recipe.data.batches == "neighbours" else {}
     roles = [loss.models if loss.needs_teacher else loss.models | grouped for loss in recipe.losses]
+    scorers = [one.pop("cross_encoder", None) for one in roles]
+    data = _scored(recipe, scorers, data)
     taught = data
     for name in dict.fromkeys(name for one in roles for name in one.values()):
         columns = [[role for role, wanted in one.items() if wanted == name] for one in roles]
@@ -51,6 +53,21 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
         model = apply(model, _rotation(recipe, model, vectors, folder.rotation))
         model.matryoshka_dims = recipe.loss.dims
     return model, taught
+
+
+def _scored(recipe: Recipe, scorers: list[str | None], data: Any) -> Any:
+    """The data with the scores of a cross-encoder, for the sources whose loss names one."""
+    from mrl_text.training.scores import add_scores
+
+    def scored(part: Dataset, name: str | None) -> Dataset:
+        trust = recipe.model.trust_remote_code
+        return part if name is None else add_scores(part, find_model(name, trust_remote_code=trust))
+
+    if not any(scorers):
+        return data
+    parts = data if isinstance(data, DatasetDict) else {"": data}
+    done = {label: scored(part, name) for (label, part), name in zip(parts.items(), scorers, strict=True)}
+    return DatasetDict(done) if isinstance(data, DatasetDict) else done[""]
 
 
 def _taught(recipe: Recipe, name: str, base: MatryoshkaEncoder, data: Any, columns: list[list[str]]) -> Any:

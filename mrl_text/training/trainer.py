@@ -26,7 +26,7 @@ from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import hold, peek_json, read_json, replaced_folder, write_atomically
 from mrl_text.loading import not_finite
 from mrl_text.losses import NestedLoss
-from mrl_text.models import ModelSource
+from mrl_text.models import ModelSource, find_model
 from mrl_text.training.activations import Activations
 from mrl_text.training.adapters import attach_adapters, has_adapters, load_trained, merge_adapters, save_trained
 from mrl_text.training.arguments import training_arguments
@@ -363,4 +363,7 @@ def _save(
             model.save_pretrained(str(partial))
             write_card(partial, **about, **card)
         base = {"name": source.name, "revision": source.revision, **source.trusted}
-        write_atomically(folder.result, json.dumps({"base_model": base, **facts}, indent=2).encode())
+        others = {name for loss in recipe.losses for name in (loss.models | loss.along).values()} - {"base"}
+        frozen = {found.name: found.revision for found in map(find_model, sorted(others))}
+        about_models = {"base_model": base, **({"frozen_models": frozen} if frozen else {})}
+        write_atomically(folder.result, json.dumps({**about_models, **facts}, indent=2).encode())
