@@ -49,6 +49,10 @@ def main() -> None:
     if arguments.side:
         print(json.dumps(_measure(arguments)))
         return
+    if arguments.lora:
+        from mrl_text.training.adapters import adapter_config
+
+        adapter_config({"r": arguments.lora})  # now, if peft is missing
     how_frozen = ("computed", "known", "LoRA") if arguments.lora else ("computed", "known")
     sides = [(0, "whole"), *((layers, how) for layers in _numbers(arguments) for how in how_frozen)]
     measured: dict[tuple[int, str], list[dict[str, Any]]] = {side: [] for side in sides}
