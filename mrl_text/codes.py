@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +37,7 @@ _BITS: dict[FewBits, int] = {"int8": 8, "int4": 4, "int2": 2, "binary": 1}
 _SPREAD = 1.4553  # puts the outer edges of four levels where the best quantiser of normal numbers has them (0.9816)
 _GRID = 1024  # edges are whole multiples of standard deviations / 1024, so that coding is to look into a table
 _BLOCK = 8192  # vectors that are coded or compared together
+_FEWEST_BYTES = 8  # of codes to train for
 _FORMAT = 2  # 1 had other levels, of rotated numbers
 CODEC_FILE = "codec.json"  # in the folder of a model, or of vectors
 
@@ -261,6 +263,49 @@ def restore(
     if codec is None:
         raise ValueError(f"{precision} codes mean nothing without the codec they were made with")
     return codec.decode(stored, dim, precision)  # type: ignore[arg-type]
+
+
+def is_trained(dim: int, precision: FewBits) -> bool:
+    """Whether training compares such codes: those of fewer bytes keep so little that their gradient is noise."""
+    return bytes_per_vector(dim, precision) >= _FEWEST_BYTES
+
+
+def trained_precisions(
+    dims: Sequence[int], precisions: Sequence[str], weights: Sequence[float] | None = None
+) -> dict[FewBits, float]:
+    """The codes among ``precisions`` -> weight relative to ``float32``, which has to be among them.
+
+    Raises:
+        ValueError: no float32, a precision twice or that is no code, not one weight above 0 for each, or no size of 8
+            bytes or more.
+    """
+    if "float32" not in precisions or len(set(precisions)) < len(precisions):
+        raise ValueError(f"precisions are float32, which all training needs, and codes, each once; got {precisions}")
+    given = [1.0] * len(precisions) if weights is None else [float(one) for one in weights]
+    if len(given) != len(precisions) or not all(0 < one < float("inf") for one in given):
+        raise ValueError(f"expected {len(precisions)} weights above 0, one for each of {precisions}; got {given}")
+    weight_of = dict(zip(precisions, given, strict=True))
+    plain = weight_of.pop("float32")
+    found = {check_choice("precisions", one, FewBits): weight / plain for one, weight in weight_of.items()}
+    for one in found:
+        if not is_trained(max(dims), one):
+            raise ValueError(
+                f"precisions: {one} codes of {max(dims)} numbers have fewer than {_FEWEST_BYTES} bytes, too few to"
+                f" train for: add a larger size to dims, or leave {one} out"
+            )
+    return found
+
+
+def levels_of(precision: FewBits) -> tuple[np.ndarray, np.ndarray]:
+    """The levels of a code, in standard deviations of its number.
+
+    Returns:
+        Edges between levels, float32 (levels - 1,), a number on an edge being below it, and what each level stands
+        for, float32 (levels,); in ``binary`` all numbers count the same, whatever their deviations.
+    """
+    bits = _BITS[check_choice("precision", precision, FewBits)]
+    edges = _edges()[2 ** (8 - bits) - 1 :: 2 ** (8 - bits)].astype(np.float32) / _GRID
+    return edges, np.array([-1, 1], np.float32) if bits == 1 else _means()[precision]
 
 
 @functools.cache

@@ -75,6 +75,9 @@ def load(
         kind = FileNotFoundError if isinstance(error, OSError) else ValueError
         raise kind(f"model {source.name} cannot be loaded from {source.path}; {fix} ({reason})") from error
     _check_sound(model, source)
+    tokenizer: Any = getattr(model[0], "tokenizer", None)
+    if getattr(tokenizer, "pad_token", "") is None:  # of many decoders; what is masked may be any token
+        tokenizer.pad_token = tokenizer.eos_token
     if dtype == "auto" and backend == "torch":
         model.to(getattr(torch, compute_dtype(model, "auto")))
     model.truncate_dim = None

@@ -12,9 +12,10 @@ Choice = TypeVar("Choice")
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known word, else a list of what is known."""
     candidates = sorted(known)
-    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    lowered = {candidate.lower(): candidate for candidate in candidates}
+    same = [lowered[word.lower()]] if word.lower() in lowered else []
+    close = same or difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     if not close:
-        lowered = {candidate.lower(): candidate for candidate in candidates}
         close = [lowered[hit] for hit in difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)]
     if close:
         return f"; did you mean {close[0]!r}?"

@@ -13,6 +13,10 @@ def test_the_nearest_known_word_is_named(word: str, nearest: str) -> None:
     assert did_you_mean(word, ["quickstart", "dims", "STSBenchmark"]) == f"; did you mean {nearest!r}?"
 
 
+def test_a_word_in_other_letters_comes_before_a_nearer_one() -> None:
+    assert did_you_mean("CosentLoss", ["ContrastiveLoss", "CoSENTLoss", "CosenLoss"]) == "; did you mean 'CoSENTLoss'?"
+
+
 def test_without_a_near_word_the_known_ones_are_listed_in_order() -> None:
     assert did_you_mean("xyz", {"beta", "alpha"}) == "; known: alpha, beta"
 

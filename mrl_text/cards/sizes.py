@@ -19,6 +19,7 @@ def describe_sizes(
     dims: Sequence[int],
     before: Mapping[int, float] | None = None,
     after: Mapping[int, float] | None = None,
+    metric: str = "nDCG@10",
     recipe: str | None = None,
     data: Mapping[str, int | None] | None = None,
     versions: Mapping[str, str] | None = None,
@@ -29,8 +30,9 @@ def describe_sizes(
     Args:
         readme: the card, with or without YAML head.
         dims: trained sizes.
-        before: size -> validation nDCG@10 (0..1) of the starting model.
+        before: size -> validation score (0..1) of the starting model.
         after: the same of the trained model; without it the section says that nothing was measured.
+        metric: what the scores are.
         recipe: the recipe as YAML.
         data: label of a source -> its rows; None where they were not counted.
         versions: package -> version.
@@ -39,7 +41,7 @@ def describe_sizes(
     Returns:
         The card. What others wrote in it is unchanged; errors as :mod:`mrl_text.cards.blocks` says.
     """
-    blocks = ["## Sizes", _sizes_text(before, after), _sizes_table(sorted(dims), before or {}, after or {})]
+    blocks = ["## Sizes", _sizes_text(before, after, metric), _sizes_table(sorted(dims), before or {}, after or {})]
     unmeasured = f"How good each size is has not been measured: run `mrl-text eval {run}`."
     blocks.append(block(CURVE, unmeasured if after is None else ""))  # where the measured curve will stand
     if data:
@@ -124,10 +126,10 @@ def kept_table(kept: Sequence[Mapping[str, Any]]) -> str:
     return table(rows)
 
 
-def _sizes_text(before: Mapping[int, float] | None, after: Mapping[int, float] | None) -> str:
+def _sizes_text(before: Mapping[int, float] | None, after: Mapping[int, float] | None, metric: str) -> str:
     text = "The first numbers of a vector are a vector, too, once scaled to unit length. Trained sizes, in float32"
     control = ", and of the starting model cut the same way" if before else ""
-    measured = f", with nDCG@10 (x100) on the validation data of this model{control}"
+    measured = f", with {metric} (x100) on the validation data of this model{control}"
     return f"{text}{'' if after is None else measured}:"
 
 

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from mrl_text.losses.nested import NestedLoss, nested_infonce, nested_infonce_2d, self_distillation
-from mrl_text.losses.objectives import InfoNCE, SelfDistillation
+from mrl_text.losses.objectives import EmbeddingDistillation, InfoNCE, SelfDistillation, SpreadOut
 
-__all__ = ["InfoNCE", "NestedLoss", "SelfDistillation", "nested_infonce", "nested_infonce_2d", "self_distillation"]
+__all__ = [
+    "EmbeddingDistillation",
+    "InfoNCE",
+    "NestedLoss",
+    "SelfDistillation",
+    "SpreadOut",
+    "nested_infonce",
+    "nested_infonce_2d",
+    "self_distillation",
+]

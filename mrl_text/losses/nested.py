@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -18,7 +18,10 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.util import get_world_size
 from torch import Tensor, nn
 
-from mrl_text.losses.objectives import InfoNCE, Objective, SelfDistillation
+from mrl_text.losses.objectives import EmbeddingDistillation, InfoNCE, Objective, SelfDistillation
+
+Labels: TypeAlias = Tensor | Mapping[str, Tensor | None] | None
+"""What comes with the texts of a batch: vectors by their role, or a single column of whatever is in the data."""
 
 _ROWS_PER_PIECE = 64
 """Fewer rows than this per forward pass leave a processor's matrix units idle."""
@@ -37,6 +40,7 @@ class NestedLoss(CachedLossMixin, nn.Module):
             must share the tokenizer of ``model``. None takes what the data's ``label`` column brings, floats
             (n, columns x width), as :func:`mrl_text.training.teacher.add_teacher` makes it, and otherwise the model's
             own full width.
+        guide: the same for an :class:`InfoNCE` with a margin.
         mini_batch_size: texts encoded at a time with cached gradients (GradCache, arXiv 2101.06983): batches of any
             size in the memory of a small one, for a second forward pass. None encodes the batch at once.
         use_labels: False keeps the ``label`` column, which near-neighbour batches bring, from being the teacher.
@@ -65,6 +69,7 @@ class NestedLoss(CachedLossMixin, nn.Module):
         model: SentenceTransformer,
         *objectives: Objective,
         teacher: SentenceTransformer | None = None,
+        guide: SentenceTransformer | None = None,
         mini_batch_size: int | None = None,
         dims_per_step: int | None = None,
         use_labels: bool = True,
@@ -76,8 +81,10 @@ class NestedLoss(CachedLossMixin, nn.Module):
         width: int | None = model.get_embedding_dimension()
         if width is not None and largest > width:
             raise ValueError(f"dims asks for {largest}, but the model has width {width}")
-        if teacher is not None and not any(isinstance(one, SelfDistillation) for one in objectives):
+        if teacher is not None and all(one.reads != "teacher" for one in objectives):
             raise ValueError("a teacher is for SelfDistillation: add that objective, or leave the teacher out")
+        if guide is not None and all(getattr(one, "margin", None) is None for one in objectives):
+            raise ValueError("a guide is for InfoNCE with a margin: give it one, or leave the guide out")
         for name, number in (("mini_batch_size", mini_batch_size), ("dims_per_step", dims_per_step)):
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
@@ -85,17 +92,18 @@ class NestedLoss(CachedLossMixin, nn.Module):
             raise ValueError("a static model has no activations worth caching: leave mini_batch_size out")
         self.model = model
         self.objectives = objectives
-        self._frozen = (teacher.eval().requires_grad_(False),) if teacher is not None else ()  # a tuple: no submodule
+        along = {"teacher": teacher, "guide": guide}
+        self._frozen = {role: one.eval().requires_grad_(False) for role, one in along.items() if one is not None}
         self.mini_batch_size = mini_batch_size or 0
         self.uses_gradient_cache = mini_batch_size is not None
         self.dims_per_step = dims_per_step
         self.use_labels = use_labels
         self._values: dict[str, Tensor] = {}
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> dict[str, Tensor]:
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Labels = None) -> dict[str, Tensor]:
         """Embed and compare; see the class."""
         columns = list(sentence_features)
-        labels = self._taught(columns, labels)
+        labels = self._given(columns, labels)
         if self.uses_gradient_cache:
             total = CachedLossMixin.forward_cached(self, columns, labels)
         else:
@@ -105,32 +113,56 @@ class NestedLoss(CachedLossMixin, nn.Module):
         components[first] = components[first] + (total - total.detach())  # carries the gradient of all
         return components
 
-    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor | None = None) -> Tensor:
+    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Labels = None) -> Tensor:
         """The loss of given embeddings, one (n, width) tensor per column: a scalar with gradient.
 
-        ``labels`` may be a teacher's vectors, floats (n, columns x any width); anything else is ignored.
+        ``labels`` may be a teacher's vectors, floats (n, columns x any width), or such vectors by their role,
+        ``teacher`` and ``guide``; anything else is ignored.
         """
-        distils = any(isinstance(objective, SelfDistillation) for objective in self.objectives)
-        teacher = _split_teacher(labels, len(embeddings)) if distils else None
+        by_role = labels if isinstance(labels, Mapping) else {"teacher": labels}
         total = embeddings[0].new_zeros((), dtype=torch.float32)
         self._values = {f"{one.name}_dim{dim}": total for one in self.objectives for dim in one.dims}
+        codings = [(one.name, coding) for one in self.objectives if (coding := getattr(one, "coding", None))]
+        self._values |= {f"{name}_{cell}": total for name, coding in codings for cell in coding.cells()}
         for objective in self.objectives:
             dims = self._sizes(objective.dims, embeddings[0].device)
-            value = objective(embeddings, teacher, dims)
+            given = by_role.get(objective.reads) if objective.reads is not None else None
+            value = objective(embeddings, _by_column(given, len(embeddings)), dims)
             total = total + value.total
             for dim, loss in zip(dims, value.per_size, strict=True):
                 self._values[f"{objective.name}_dim{dim}"] = objective.weight_of[dim] * loss.detach()
+            for dim, loss in zip(dims, value.per_code if value.per_code is not None else (), strict=False):
+                if loss:
+                    weight = objective.weight_of[dim] * objective.coding.factor
+                    self._values[f"{objective.name}_dim{dim}_{value.precision}"] = weight * loss.detach()
         return total
 
-    def calculate_loss(
-        self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
-    ) -> Tensor:
+    def calculate_loss(self, reps: list[list[Tensor]], labels: Labels = None, *, with_backward: bool = False) -> Tensor:
         """The loss of embeddings that came in pieces; sentence-transformers' gradient caching calls this."""
         loss = self.compute_loss_from_embeddings([torch.cat(pieces) for pieces in reps], labels)
         if not with_backward:
             return loss
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def stage_codes(self, strength: float) -> None:
+        """Let codes count so much, from 0 (not at all) to 1 (as the objectives say), from now on."""
+        for objective in self.objectives:
+            if coding := getattr(objective, "coding", None):
+                coding.strength = strength
+
+    @property
+    def learned(self) -> dict[str, Tensor]:
+        """What objectives learn beside the model, for checkpoints; assign it to go on from there."""
+        kept = {one.name: one.moments for one in self.objectives if isinstance(one, EmbeddingDistillation)}
+        return {f"{name}_dim{dim}": moments for name, of in kept.items() for dim, moments in of.items()}
+
+    @learned.setter
+    def learned(self, known: Mapping[str, Tensor]) -> None:
+        for one in self.objectives:
+            if isinstance(one, EmbeddingDistillation):
+                named = {dim: known.get(f"{one.name}_dim{dim}") for dim in one.dims}
+                one.moments = {dim: moments for dim, moments in named.items() if moments is not None}
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card says about the loss."""
@@ -142,13 +174,16 @@ class NestedLoss(CachedLossMixin, nn.Module):
 
     citation = MatryoshkaLoss.citation  # of the method
 
-    def _taught(self, columns: list[dict[str, Tensor]], labels: Tensor | None) -> Tensor | None:
+    def _given(self, columns: list[dict[str, Tensor]], labels: Labels) -> Labels:
+        """The vectors of models that run along, or what the data brings."""
         if not self._frozen:
-            return labels if self.use_labels else None
-        with torch.no_grad():
-            teacher = self._frozen[0].to(self.model.device)
-            vectors = embed_by_length(teacher, [dict(column) for column in columns])
-        return torch.cat(vectors, dim=1)
+            return labels if self.use_labels or isinstance(labels, Mapping) else None
+        given = dict(labels) if isinstance(labels, Mapping) else {}
+        for role, model in self._frozen.items():
+            with torch.no_grad():
+                vectors = embed_by_length(model.to(self.model.device), [dict(column) for column in columns])
+            given[role] = torch.cat(vectors, dim=1)
+        return given
 
     def _sizes(self, dims: tuple[int, ...], device: torch.device) -> Sequence[int]:
         if self.dims_per_step is None or self.dims_per_step >= len(dims) or not self.model.training:
@@ -271,12 +306,12 @@ def nested_infonce_2d(
     )
 
 
-def _split_teacher(labels: Tensor | None, columns: int) -> list[Tensor] | None:
-    if not isinstance(labels, Tensor) or not labels.is_floating_point() or labels.ndim != 2:
+def _by_column(vectors: Tensor | None, columns: int) -> list[Tensor] | None:
+    if not isinstance(vectors, Tensor) or not vectors.is_floating_point() or vectors.ndim != 2:
         return None
-    if labels.shape[1] % columns:
-        raise ValueError(f"a teacher's vectors of {labels.shape[1]} numbers do not divide among {columns} columns")
-    return list(labels.chunk(columns, dim=1))
+    if vectors.shape[1] % columns:
+        raise ValueError(f"a teacher's vectors of {vectors.shape[1]} numbers do not divide among {columns} columns")
+    return list(vectors.chunk(columns, dim=1))
 
 
 def embed_by_length(model: nn.Module, columns: Sequence[dict[str, Any]]) -> list[Tensor]:

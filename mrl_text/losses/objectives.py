@@ -9,11 +9,17 @@ import torch
 from sentence_transformers.util import all_gather_with_grad, get_rank, get_world_size
 from torch import Tensor
 
-from mrl_text.losses.kernel import Neighbours, NestedValue, Positives, nested_cross_entropy
+from mrl_text.codes import trained_precisions
+from mrl_text.losses.coding import Coding
+from mrl_text.losses.kernel import Guide, Neighbours, NestedValue, Positives, nested_cross_entropy
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, truncate
 
 Reduction = Literal["sum", "mean"]
+MarginStrategy = Literal["absolute", "relative"]
+
+_MEMORY = 0.99  # of what a step adds to the moments of a map, what is left one step later
+_RIDGE = 1e-3  # of the mean square of what goes into a map
 
 
 class Objective(Protocol):
@@ -22,19 +28,36 @@ class Objective(Protocol):
     name: str
     dims: tuple[int, ...]
     weight_of: dict[int, float]
+    reads: str | None
+    """What it reads besides the embeddings: the vectors of a ``teacher`` or a ``guide``, or None."""
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
 
-    def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
-        """The value at ``dims``, some or all of the objective's own, for one embedding per column (n, width)."""
+    def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The value at ``dims``, some or all of the objective's own.
+
+        Args:
+            columns: one embedding per column, (n, width).
+            given: what it ``reads``, one tensor per column; None where there is none.
+            dims: sizes.
+        """
 
 
 class _EverySize:
     """Sizes with a weight and a scale each, and the cross-entropy at some of them."""
 
+    reads: str | None = None
+
     def __init__(
-        self, dims: Sequence[int], weights: Sequence[float] | None, scale: float | Sequence[float], reduction: Reduction
+        self,
+        dims: Sequence[int],
+        weights: Sequence[float] | None,
+        scale: float | Sequence[float],
+        reduction: Reduction,
+        strength: float = 1.0,
+        precisions: Sequence[str] = ("float32",),
+        precision_weights: Sequence[float] | None = None,
     ) -> None:
         self.dims = check_dims(dims)
         if len(set(dims)) != len(dims):
@@ -44,20 +67,31 @@ class _EverySize:
         scales = [float(one) for one in scale] if isinstance(scale, Sequence) else [float(scale)] * len(dims)
         if len(scales) != len(dims) or not all(0 < one < float("inf") for one in scales):
             raise ValueError(f"expected a positive scale, or {len(dims)}, one for each size; got {scale}")
+        if not 0 < strength < float("inf"):
+            raise ValueError(f"strength must be above 0, got {strength}")
         total = sum(given.values()) if reduction == "mean" else 1.0
-        self.weight_of = {dim: weight / total for dim, weight in given.items()}
+        self.weight_of = {dim: strength * weight / total for dim, weight in given.items()}
         self.scale_of = dict(zip(dims, scales, strict=True))
+        self.coding = Coding(self.dims, trained_precisions(dims, precisions, precision_weights))
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
         weights = {str(dim): weight for dim, weight in self.weight_of.items()}
-        return {"weights": weights, "scales": list(self.scale_of.values())}
+        codes = {"codes": dict(self.coding.weights)} if self.coding.weights else {}
+        return {"weights": weights, "scales": list(self.scale_of.values()), **codes}
 
     def _value(
-        self, queries: Tensor, candidates: Tensor, dims: Sequence[int], targets: Positives | Neighbours
+        self,
+        queries: Tensor,
+        candidates: Tensor,
+        dims: Sequence[int],
+        targets: Positives | Neighbours,
+        *,
+        coded: bool = True,
     ) -> NestedValue:
         weights, scales = ([known[dim] for dim in dims] for known in (self.weight_of, self.scale_of))
-        return nested_cross_entropy(queries, candidates, dims, targets, weights=weights, scales=scales)
+        codes = self.coding.code(candidates, dims, weights) if coded else None
+        return nested_cross_entropy(queries, candidates, dims, targets, weights=weights, scales=scales, coded=codes)
 
 
 class InfoNCE(_EverySize):
@@ -74,12 +108,22 @@ class InfoNCE(_EverySize):
             partition_mode="per_direction")``.
         gather_across_devices: candidates are the positives and negatives of all processes, with gradients. Every
             process needs as many rows: train with ``dataloader_drop_last=True``.
+        precisions: ``float32`` and any of ``int8``, ``int4``, ``int2``, ``binary``: anchors find their positives among
+            the codes of the candidates, too (:class:`~mrl_text.losses.coding.Coding`).
+        precision_weights: one per precision, above 0; None is 1 for each. The other direction of ``symmetric`` has
+            no codes.
+        margin: with a number, candidates do not count that a guide finds nearer to the anchor than the positive less
+            this (GISTEmbed, arXiv 2402.16829): what may be no negative at all. As ``GISTEmbedLoss(margin=...,
+            contrast_anchors=False, contrast_positives=False)``, and with any number of negatives. None masks nothing.
+        margin_strategy: ``absolute`` takes the margin from the positive's cosine similarity by the guide, ``relative``
+            that share of it.
 
     Raises:
-        ValueError: impossible sizes, weights or scales.
+        ValueError: impossible sizes, weights, scales or margin.
     """
 
     name = "infonce"
+    reads: str | None = "guide"
 
     def __init__(
         self,
@@ -90,36 +134,81 @@ class InfoNCE(_EverySize):
         reduction: Reduction = "sum",
         symmetric: bool = False,
         gather_across_devices: bool = False,
+        margin: float | None = None,
+        margin_strategy: MarginStrategy = "absolute",
+        precisions: Sequence[str] = ("float32",),
+        precision_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(dims, weights, scale, reduction)
+        super().__init__(dims, weights, scale, reduction, 1.0, precisions, precision_weights)
+        if margin is not None and not abs(margin) < float("inf"):
+            raise ValueError(f"margin must be a finite number, got {margin}")
+        check_choice("margin_strategy", margin_strategy, MarginStrategy)
         self.symmetric = symmetric
         self.gather_across_devices = gather_across_devices
+        self.margin = margin
+        self.margin_strategy = margin_strategy
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
-        return {**super().describe(), "symmetric": self.symmetric}
+        guided = {"margin": self.margin, "margin_strategy": self.margin_strategy} if self.margin is not None else {}
+        return {**super().describe(), "symmetric": self.symmetric, **guided}
 
-    def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
-        """The value for columns anchor, positive, negative...; ``teacher`` is not used.
+    def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The value for columns anchor, positive, negative...; ``given`` are the guide's vectors of any width.
 
         Raises:
-            ValueError: fewer than two columns.
+            ValueError: fewer than two columns, or a margin and no guide.
         """
         if len(columns) < 2:
             raise ValueError(f"InfoNCE needs the columns anchor and positive, got {len(columns)} column")
-        anchors, positives = columns[0], columns[1]
-        all_anchors, candidates = anchors, columns[1:]
-        offset = 0
-        if self.gather_across_devices and get_world_size() > 1:
-            all_anchors = all_gather_with_grad(anchors) if self.symmetric else anchors
-            candidates = [all_gather_with_grad(column) for column in candidates]
-            offset = get_rank() * len(anchors)
-        own = torch.arange(offset, offset + len(anchors), device=anchors.device)
-        forward = self._value(anchors, torch.cat(list(candidates)), dims, Positives(own))
+        offset = get_rank() * len(columns[0]) if self._gathers else 0
+        own = torch.arange(offset, offset + len(columns[0]), device=columns[0].device)
+        vectors = self._guiding(given, columns[0])
+        forward = self._direction(columns[0], columns[1:], vectors, own, dims)
         if not self.symmetric:
             return forward
-        backward = self._value(positives, all_anchors, dims, Positives(own))
-        return NestedValue((forward.total + backward.total) / 2, (forward.per_size + backward.per_size) / 2)
+        vectors = vectors and [vectors[1], vectors[0]]
+        backward = self._direction(columns[1], columns[:1], vectors, own, dims, coded=False)
+        return NestedValue(
+            (forward.total + backward.total) / 2,
+            (forward.per_size + backward.per_size) / 2,
+            None if forward.per_code is None else forward.per_code / 2,
+            forward.precision,
+        )
+
+    @property
+    def _gathers(self) -> bool:
+        return self.gather_across_devices and get_world_size() > 1
+
+    def _everywhere(self, columns: Sequence[Tensor]) -> Tensor:
+        """Columns below each other: of this process, or with gradients those of all."""
+        return torch.cat([all_gather_with_grad(column) if self._gathers else column for column in columns])
+
+    def _guiding(self, given: list[Tensor] | None, like: Tensor) -> list[Tensor] | None:
+        """The guide's unit vectors; None where nothing is masked."""
+        if self.margin is None:
+            return None
+        if given is None:
+            raise ValueError("a margin needs a guide's vectors: give NestedLoss a guide, or leave the margin out")
+        return [truncate(one.to(like.device, torch.promote_types(like.dtype, torch.float32))) for one in given]
+
+    def _direction(
+        self,
+        queries: Tensor,
+        others: Sequence[Tensor],
+        vectors: list[Tensor] | None,
+        own: Tensor,
+        dims: Sequence[int],
+        *,
+        coded: bool = True,
+    ) -> NestedValue:
+        """Rows look for their own among ``others``; ``vectors`` are the guide's, of the rows and of the others."""
+        guide = None
+        if vectors is not None and self.margin is not None:
+            similarities = (vectors[0] * vectors[1]).sum(dim=1)
+            part = similarities.abs() if self.margin_strategy == "relative" else 1.0
+            guide = Guide(vectors[0], self._everywhere(vectors[1:]), similarities - part * self.margin)
+        return self._value(queries, self._everywhere(others), dims, Positives(own, guide), coded=coded)
 
 
 class SelfDistillation(_EverySize):
@@ -136,12 +225,15 @@ class SelfDistillation(_EverySize):
         scale: inverse temperature of both distributions, for all sizes or one per size; the teacher's is that of the
             largest size.
         strength: multiplies the whole, beside another objective.
+        precisions, precision_weights: as for :class:`InfoNCE`: each text keeps its neighbourhood among the codes of
+            the others, too.
 
     Raises:
         ValueError: impossible sizes, weights or scales.
     """
 
     name = "distill"
+    reads: str | None = "teacher"
 
     def __init__(
         self,
@@ -151,28 +243,152 @@ class SelfDistillation(_EverySize):
         scale: float | Sequence[float] = 10.0,
         reduction: Reduction = "sum",
         strength: float = 1.0,
+        precisions: Sequence[str] = ("float32",),
+        precision_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(dims, weights, scale, reduction)
-        if not 0 < strength < float("inf"):
-            raise ValueError(f"strength must be above 0, got {strength}")
-        self.weight_of = {dim: strength * weight for dim, weight in self.weight_of.items()}
+        super().__init__(dims, weights, scale, reduction, strength, precisions, precision_weights)
 
-    def __call__(self, columns: list[Tensor], teacher: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
-        """The value for one or more columns of texts; ``teacher`` has a vector for each, of any width.
+    def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The value for one or more columns of texts; ``given`` has the teacher's vector for each, of any width.
 
         Raises:
             ValueError: a batch of a single text, or a teacher with other columns than the student.
         """
         texts = torch.cat(columns)
-        target = texts.detach() if teacher is None else torch.cat(teacher)
-        if len(target) != len(texts):
-            raise ValueError(f"the teacher has {len(target)} vectors for {len(texts)} texts of the batch")
         if len(texts) < 2:
             raise ValueError("self-distillation compares the texts of a batch: it needs at least two")
-        target = truncate(target.to(texts.device, torch.promote_types(texts.dtype, torch.float32)))
+        target = _teaching([texts.detach()] if given is None else given, texts)
         own = torch.arange(len(texts), device=texts.device)
         targets = Neighbours(target, target, self.scale_of[self.dims[-1]], own)
         return self._value(texts, texts, dims, targets)
+
+
+class EmbeddingDistillation(_EverySize):
+    """Every prefix says, through an affine map, what the teacher's vector says: for whatever similarities leave out.
+
+    The value at a size is the mean squared distance between the teacher's unit vectors and what the map makes of the
+    unit prefixes: the part of the teacher that the prefix does not tell, 0 to 1. Each size has a map of its own, from
+    its width to the teacher's. It is the least-squares one over the batches so far, each step weighing 1 % more than
+    the one before, and no gradient goes through it: at a least-squares solution none is missing (variable projection,
+    Golub and Pereyra 1973), no learning rate has to fit it, and gradient caching and several processes work as with
+    other objectives. The maps serve training only: checkpoints have them, models do not.
+
+    Args:
+        dims, weights, reduction: as for :class:`InfoNCE`.
+        strength: multiplies the whole, beside another objective.
+
+    Raises:
+        ValueError: impossible sizes or weights.
+    """
+
+    name = "embed"
+    reads: str | None = "teacher"
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        *,
+        weights: Sequence[float] | None = None,
+        reduction: Reduction = "sum",
+        strength: float = 1.0,
+    ) -> None:
+        super().__init__(dims, weights, 1.0, reduction, strength)
+        self.moments: dict[int, Tensor] = {}
+        """Size -> what the map is solved from: second moments of (prefix, 1) with itself and with the teacher's
+        vectors, float64 (size + 1, size + 1 + the teacher's width)."""
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings, for the model card."""
+        return {"weights": super().describe()["weights"]}
+
+    def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The value for one or more columns of texts; ``given`` has the teacher's vector for each, of any width.
+
+        With gradients enabled the batch also counts for the maps.
+
+        Raises:
+            ValueError: no teacher, or one with other columns than the student.
+        """
+        if given is None:
+            raise ValueError("EmbeddingDistillation needs a teacher's vectors: give NestedLoss a teacher")
+        texts = torch.cat(columns)
+        dtype = torch.promote_types(texts.dtype, torch.float32)
+        target = _teaching(given, texts)
+        with torch.autocast(device_type=texts.device.type, enabled=False):
+            values = []
+            for dim in dims:
+                prefix = truncate(texts.to(dtype), dim)
+                known = torch.cat([prefix, prefix.new_ones(len(prefix), 1)], dim=1)
+                told = known @ self._map(dim, known.detach(), target)
+                values.append((target - told).square().sum(dim=1).mean())
+            per_size = torch.stack(values)
+            total = (per_size * per_size.new_tensor([self.weight_of[dim] for dim in dims])).sum()
+        return NestedValue(total, per_size.detach())
+
+    def _map(self, dim: int, known: Tensor, target: Tensor) -> Tensor:
+        """The affine map at a size, (size + 1, the teacher's width)."""
+        before = self.moments.get(dim)
+        if before is None or torch.is_grad_enabled():
+            now = known.double().T @ torch.cat([known, target], dim=1).double() / len(known)
+            if get_world_size() > 1:
+                torch.distributed.all_reduce(now)
+            self.moments[dim] = now if before is None else before.to(now.device) * _MEMORY + now
+        moments = self.moments[dim].to(known.device)
+        square, cross = moments[:, : dim + 1], moments[:, dim + 1 :]
+        ridge = _RIDGE * square.diagonal().mean() * torch.eye(dim + 1, dtype=square.dtype, device=square.device)
+        return torch.cholesky_solve(cross, torch.linalg.cholesky(square + ridge)).to(known.dtype)
+
+
+class SpreadOut(_EverySize):
+    """Texts that have nothing to do with each other shall be at right angles, at every size (arXiv 1708.06320).
+
+    The mean squared cosine of the different texts of a column, as in EmbeddingGemma (arXiv 2509.20354): it uses the
+    space that is there, and so the bits of codes. Its memory is that of a matrix of width x width.
+
+    Args:
+        dims, weights, reduction, strength: as for :class:`SelfDistillation`.
+
+    Raises:
+        ValueError: impossible sizes, weights or strength.
+    """
+
+    name = "spread"
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        *,
+        weights: Sequence[float] | None = None,
+        reduction: Reduction = "sum",
+        strength: float = 1.0,
+    ) -> None:
+        super().__init__(dims, weights, 1.0, reduction, strength)
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings, for the model card."""
+        return {"weights": super().describe()["weights"]}
+
+    def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
+        """The mean over the columns; 0 for a batch of one row."""
+        dtype = torch.promote_types(columns[0].dtype, torch.float32)
+        values = [[_squared_cosine(truncate(one.to(dtype), dim)) for one in columns] for dim in dims]
+        per_size = torch.stack([torch.stack(each).mean() for each in values])
+        total = (per_size * per_size.new_tensor([self.weight_of[dim] for dim in dims])).sum()
+        return NestedValue(total, per_size.detach())
+
+
+def _squared_cosine(unit: Tensor) -> Tensor:
+    """Mean over the pairs of different rows."""
+    rows = len(unit)
+    return ((unit.T @ unit).square().sum() - rows) / max(rows * (rows - 1), 1)
+
+
+def _teaching(given: list[Tensor], texts: Tensor) -> Tensor:
+    """A teacher's unit vectors of texts, in float32 at least."""
+    target = torch.cat(given)
+    if len(target) != len(texts):
+        raise ValueError(f"the teacher has {len(target)} vectors for {len(texts)} texts of the batch")
+    return truncate(target.to(texts.device, torch.promote_types(texts.dtype, torch.float32)))
 
 
 def checked_weights(dims: Sequence[int], weights: Sequence[float] | None) -> dict[int, float]:

@@ -25,7 +25,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from mrl_text.dtypes import training_precision
 from mrl_text.suggest import check_choice
 from mrl_text.training.corpus import batch_arguments
-from mrl_text.training.evaluator import metric_names
+from mrl_text.training.evaluator import metric_names, metric_of
 from mrl_text.training.recipe import DEFAULT_SEED, EARLY_STOPPING, Recipe
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ def _validation_arguments(recipe: Recipe, given: dict[str, Any]) -> dict[str, An
         return arguments
     if arguments["eval_strategy"] == "no":
         raise ValueError(f"training.{asked[0]}={given[asked[0]]} needs scores: leave eval_strategy=no out")
-    metrics = metric_names(recipe.loss.dims)
+    metrics = metric_names(recipe.loss.dims, metric=metric_of(recipe.validation_needs))
     metric = given.get("metric_for_best_model") or metrics[-1]
     check_choice("training.metric_for_best_model", metric.removeprefix("eval_"), metrics)
     if given.get("greater_is_better") is False:

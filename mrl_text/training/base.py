@@ -18,6 +18,7 @@ from mrl_text.loading import check_length, load
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.training.adapters import adapter_config, merge_adapters, try_adapters
 from mrl_text.training.corpus import check_data
+from mrl_text.training.losses import LossConfig
 from mrl_text.training.recipe import ModelConfig, Recipe, SourceConfig
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,12 @@ def check_recipe(recipe: Recipe) -> ModelSource:
     Errors are those of :func:`mrl_text.training.train`.
     """
     source = find_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
+    for field, name in (named for loss in recipe.losses for named in (loss.models | loss.along).items()):
+        if name != "base":
+            try:
+                peek_width(find_model(name))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"loss.{field}: {error}; name another model, or base") from error
     if recipe.model.peft is not None:
         adapter_config(recipe.model.peft)
     check_data(recipe)
@@ -51,17 +58,23 @@ def located(recipe: Recipe) -> Recipe:
         path = Path(name).expanduser()
         return str(path.absolute()) if path.exists() else name
 
+    def found(loss: LossConfig) -> LossConfig:
+        frozen = (loss.models | loss.along).items()
+        return loss.model_copy(update={field: name if name == "base" else there(name) for field, name in frozen})
+
     def sources(given: list[SourceConfig]) -> list[SourceConfig]:
-        return [
-            one if one.source == "docstrings" else one.model_copy(update={"source": there(one.source)}) for one in given
-        ]
+        named = [{"source": one.source if one.source == "docstrings" else there(one.source)} for one in given]
+        losses = [{"loss": one.loss and found(one.loss)} for one in given]
+        return [one.model_copy(update=name | loss) for one, name, loss in zip(given, named, losses, strict=True)]
 
     data = recipe.data
     update: dict[str, Any] = {"train": sources(data.train), "validation": sources(data.validation)}
     update["check_against"] = data.check_against and [there(name) for name in data.check_against]
     update["mirror"] = data.mirror and there(data.mirror)
     model = recipe.model.model_copy(update={"name": there(recipe.model.name)})
-    return recipe.model_copy(update={"model": model, "data": data.model_copy(update=update)})
+    return recipe.model_copy(
+        update={"model": model, "data": data.model_copy(update=update), "loss": found(recipe.loss)}
+    )
 
 
 def load_base(recipe: Recipe, source: ModelSource) -> MatryoshkaEncoder:

@@ -23,8 +23,9 @@ from sentence_transformers.util import get_world_size
 
 from mrl_text.files import cache_dir, write_atomically
 from mrl_text.neighbours import neighbour_batches, neighbour_groups
+from mrl_text.training.columns import LABEL
 from mrl_text.training.dealing import Deal, Repeats, find_repeats
-from mrl_text.training.texts import LABEL, row_hashes, text_columns
+from mrl_text.training.texts import row_hashes, text_columns
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +44,10 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
 
     seed: int
 
-    def __init__(self, dataset: Dataset, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, dataset: Dataset, *args: Any, repeats: bool = False, **kwargs: Any) -> None:
+        """As the parent; with ``repeats`` a batch may have a text twice."""
         super().__init__(dataset, *args, **kwargs)
-        self.dataset, self.seed = dataset, int(self.seed or 0)
+        self.dataset, self.seed, self.repeats = dataset, int(self.seed or 0), repeats
 
     def __iter__(self) -> Iterator[list[int]]:
         """One epoch: positions of each batch's rows, in exactly ``len`` batches.
@@ -100,7 +102,7 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
 
     @cached_property
     def _repeats(self) -> Repeats:
-        return find_repeats(row_hashes(self.dataset))
+        return find_repeats(np.arange(len(self.dataset))[:, None] if self.repeats else row_hashes(self.dataset))
 
     def _pass(self, random: np.random.Generator) -> list[list[int]]:
         return self._arranged(self._cut(self._order(random).tolist()), random)
@@ -158,23 +160,24 @@ class LengthBatchSampler(NoDuplicatesBatchSampler):
 class NeighbourBatchSampler(NoDuplicatesBatchSampler):
     """Batches of rows whose first texts are near each other (:mod:`mrl_text.neighbours`).
 
-    Groups come from the teacher's vectors of the first column in the data's ``label``, as
-    :func:`mrl_text.training.teacher.add_teacher` makes it. They are found once and kept under the cache directory,
-    so that a resumed run has the same ones. Otherwise as :class:`NoDuplicatesBatchSampler`.
+    Groups come from a frozen model's vectors of the first column, as :func:`mrl_text.training.teacher.add_teacher`
+    adds them: the teacher's where there is one, else the base's, else those in ``label``. They are found once and kept
+    under the cache directory, so that a resumed run has the same ones. Otherwise as :class:`NoDuplicatesBatchSampler`.
 
     Raises:
-        ValueError: the data has no such label.
+        ValueError: the data has no vectors.
     """
 
     def __init__(self, dataset: Dataset, *args: Any, **kwargs: Any) -> None:
         super().__init__(dataset, *args, **kwargs)
-        if LABEL not in dataset.column_names:
+        self._vectors = next((one for one in ("teacher", "base", LABEL) if one in dataset.column_names), None)
+        if self._vectors is None:
             raise ValueError("data.batches: neighbours needs a teacher's vectors in the data: see add_teacher")
         self._groups: np.ndarray | None = None
 
     def _order(self, random: np.random.Generator) -> np.ndarray:
         if self._groups is None:
-            self._groups = _cached_groups(_first_vectors(self.dataset), self.seed)
+            self._groups = _cached_groups(_first_vectors(self.dataset, str(self._vectors)), self.seed)
         return np.concatenate(list(neighbour_batches(self._groups, max(self.largest, 1), random)))
 
 
@@ -267,10 +270,10 @@ def _shares(weights: Sequence[float], total: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _first_vectors(data: Dataset) -> np.ndarray:
-    """A teacher's vectors of the first column, float32 (n, width), read piece by piece: the label may be wide."""
-    labels = data.with_format("numpy", columns=[LABEL])
-    pieces = (np.asarray(labels[start : start + 8192][LABEL]) for start in range(0, len(labels), 8192))
+def _first_vectors(data: Dataset, name: str) -> np.ndarray:
+    """A frozen model's vectors of the first column, float32 (n, width), read piece by piece: they may be many."""
+    table = data.with_format("numpy", columns=[name])
+    pieces = (np.asarray(table[start : start + 8192][name]) for start in range(0, len(table), 8192))
     columns = len(text_columns(data))
     return np.concatenate([piece[:, : piece.shape[1] // columns].astype(np.float32) for piece in pieces])
 

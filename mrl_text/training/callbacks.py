@@ -13,6 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 
+from mrl_text.losses import NestedLoss
 from mrl_text.training.run import explain_failed_write
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,17 @@ class MetricsLog(TrainerCallback):
             return
         with explain_failed_write("the log", self.file.parent), self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": state.global_step, "time": round(time.time(), 1), **logs}) + "\n")
+
+
+class CodesJoin(TrainerCallback):
+    """Trains plain numbers alone for a share of the steps, and then the codes with them (``loss.codes_from``)."""
+
+    def __init__(self, loss: NestedLoss, start: float) -> None:
+        self.loss, self.start = loss, start
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Decide by the step alone, so that a run that is resumed goes on as it would have."""
+        self.loss.stage_codes(float(state.global_step >= self.start * state.max_steps))
 
 
 class LogBeforeSaving(TrainerCallback):
@@ -63,8 +75,8 @@ class EarlyStopping(EarlyStoppingCallback):
 class ProgressLine(TrainerCallback):
     """One progress bar with loss and validation score in place of the dictionaries the Trainer prints."""
 
-    def __init__(self, metric: str | None = None) -> None:
-        self.metric = metric
+    def __init__(self, metric: str | None = None, words: str = "") -> None:
+        self.metric, self.words = metric, words
         self._bar: Any = None
         self._shown: dict[str, str] = {}
 
@@ -83,7 +95,7 @@ class ProgressLine(TrainerCallback):
         if logs and "loss" in logs:
             self._shown["loss"] = f"{float(logs['loss']):.3f}"
         if logs and self.metric and f"eval_{self.metric}" in logs:
-            self._shown["nDCG@10"] = f"{100 * float(logs[f'eval_{self.metric}']):.2f}"
+            self._shown[self.words] = f"{100 * float(logs[f'eval_{self.metric}']):.2f}"
         if self._bar is not None:
             self._bar.set_postfix(self._shown)
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import torch
 from datasets import Dataset, DatasetDict, IterableDataset
+from sentence_transformers.base.sampler import GroupByLabelBatchSampler
 from sentence_transformers.base.training_args import BatchSamplers
+from torch.utils.data import BatchSampler
 
+from mrl_text.models import find_model, peek_width
 from mrl_text.training.batches import SAMPLERS, NoDuplicatesBatchSampler, WeightedBatchSampler
+from mrl_text.training.columns import LABEL, PAIRS, Needs
 from mrl_text.training.data import check_source, load_sources
 from mrl_text.training.leaks import evaluation_hashes, leaked_rows
 from mrl_text.training.recipe import Recipe
@@ -34,11 +40,17 @@ def check_data(recipe: Recipe) -> None:
         check_source(source, "validation")
     if recipe.data.mirror is not None and not Path(recipe.data.mirror).expanduser().is_dir():
         raise FileNotFoundError(f"data.mirror: no folder at {recipe.data.mirror}; mrl-text mirror makes one")
+    size = int(recipe.training.get("per_device_train_batch_size") or 8)
+    if any(loss.needs.rows == "classes" for loss in recipe.losses) and (size < 4 or size % 2):
+        raise ValueError(
+            f"training.per_device_train_batch_size={size}: batches of classes have two rows of each at a time: set an"
+            " even number of at least 4"
+        )
     if not recipe.data.stream:
         return
-    if recipe.loss.needs_teacher or recipe.model.rotation or not recipe.loss.steps:
+    if any(loss.models for loss in recipe.losses) or recipe.model.rotation or not recipe.loss.steps:
         raise ValueError(
-            "data.stream: the base's vectors of all texts cannot be computed beforehand: leave stream out, or the"
+            "data.stream: a frozen model's vectors of all texts cannot be computed beforehand: leave stream out, or the"
             " rotation, and distil with loss.teacher=self"
         )
     if int(recipe.training.get("max_steps") or 0) < 1:
@@ -65,27 +77,62 @@ def load_training_data(recipe: Recipe) -> Dataset | DatasetDict | IterableDatase
     config = recipe.data
     if config.stream:
         forbidden = _evaluation(recipe) if config.on_leak == "drop" else None
-        return stream_sources(config.train, seed=recipe.seed, deduplicate=config.deduplicate, evaluation=forbidden)
-    data = load_sources(config.train)  # first: its columns are known at once, mteb takes its time
+        options: dict[str, Any] = {"seed": recipe.seed, "deduplicate": config.deduplicate, "evaluation": forbidden}
+        return stream_sources(config.train, recipe.loss.needs, **options)
+    needs = [loss.needs for loss in recipe.losses]
+    data = load_sources(config.train, needs)  # first: its columns are known at once, mteb takes its time
+    _check_lists(recipe, data)
     evaluation = _evaluation(recipe)
     if not config.deduplicate and not len(evaluation):
         return data
-    seen: set[bytes] = set()
+    seen: dict[Needs, set[bytes]] = {need: set() for need in needs}  # what one loss has seen is new to another
     if not isinstance(data, DatasetDict):
-        return _cleaned(data, config.train[0].label, recipe, evaluation, seen)
-    return DatasetDict({name: _cleaned(part, name, recipe, evaluation, seen) for name, part in data.items()})
+        return _cleaned(data, config.train[0].label, recipe, evaluation, seen[needs[0]])
+    parts = zip(data.items(), needs, strict=True)
+    return DatasetDict({name: _cleaned(part, name, recipe, evaluation, seen[need]) for (name, part), need in parts})
 
 
-def training_prompts(model: MatryoshkaEncoder, data: Data) -> dict[str, str] | None:
+def _check_lists(recipe: Recipe, data: Dataset | DatasetDict) -> None:
+    """Refuse lists of numbers that are not as long as the loss takes them."""
+    parts = data.values() if isinstance(data, DatasetDict) else [data]
+    for part, source, loss in zip(parts, recipe.data.train, recipe.losses, strict=True):
+        if not loss.needs.lists:
+            continue
+        texts = len(text_columns(part))
+        width = recipe.model.width or recipe.model.static or peek_width(find_model(recipe.model.name))
+        allowed, found = loss.needs.lengths(texts, width), sorted(set(map(len, part[LABEL][:])))
+        if len(found) > 1 or (allowed and found[0] not in allowed):
+            raise ValueError(
+                f"{source.source}: beside {texts} text{'s'[: texts != 1]} are lists of {_or(found)} numbers, and"
+                f" {loss.words} takes {_or(allowed) or 'as many'} in every row: change the lists, or the columns"
+            )
+
+
+def _or(numbers: Iterable[int]) -> str:
+    return " or ".join(map(str, numbers))
+
+
+def training_prompts(model: MatryoshkaEncoder, data: Data, needs: Needs = PAIRS) -> dict[str, str] | None:
     """Column -> text put before its texts in training, mining and the teacher's vectors; None where there is none.
 
     The model's own rule (:meth:`mrl_text.MatryoshkaEncoder.prompt_for`), by which validation, evaluation and use go,
-    too: anchors are queries, all other columns documents. A recipe's ``model.prompts`` are the model's by then.
+    too: anchors are queries, all other columns documents; texts of a symmetric loss are neither, and have the model's
+    default prompt. A recipe's ``model.prompts`` are the model's by then.
     """
     parts = data.values() if isinstance(data, dict) else [data]
     columns = dict.fromkeys(name for part in parts for name in text_columns(part))
-    prompts = {name: model.prompt_for("query" if name == "anchor" else "document") or "" for name in columns}
+    roles = {name: None if needs.symmetric else "query" if name == "anchor" else "document" for name in columns}
+    prompts = {name: model.prompt_for(role) or "" for name, role in roles.items()}
     return prompts if any(prompts.values()) else None
+
+
+def source_prompts(recipe: Recipe, model: MatryoshkaEncoder, data: Data) -> Any:
+    """:func:`training_prompts` for the Trainer: of each source where their losses differ."""
+    needs = [loss.needs for loss in recipe.losses]
+    if not isinstance(data, DatasetDict) or len({need.symmetric for need in needs}) == 1:
+        return training_prompts(model, data, needs[0])
+    prompts = {name: training_prompts(model, data[name], need) for name, need in zip(data, needs, strict=True)}
+    return {name: own or {} for name, own in prompts.items()} if any(prompts.values()) else None
 
 
 def check_batches(recipe: Recipe, data: Data, *, batch_size: int, drop_last: bool, processes: int = 1) -> None:
@@ -99,15 +146,19 @@ def check_batches(recipe: Recipe, data: Data, *, batch_size: int, drop_last: boo
     parts = data if isinstance(data, DatasetDict) else {recipe.data.train[0].label: data}
     own = "batch_sampler" not in recipe.training
     problems = []
-    for name, part in parts.items():
+    for (name, part), loss in zip(parts.items(), recipe.losses, strict=True):
+        rows = loss.needs.rows
+        if rows == "classes" and own:
+            problems += _class_problems(name, part, batch_size, drop_last)
+            continue
         # what another sampler makes of repeating texts is its own affair
-        sampler = NoDuplicatesBatchSampler(part if own else _numbered(part), batch_size, drop_last, seed=recipe.seed)
-        columns = len(text_columns(part))
-        told_apart = sampler.largest * (columns - 1 if recipe.loss.needs_pairs else columns)
-        told_apart *= processes if recipe.loss.gathers else 1
+        repeats = not own or rows != "negatives"
+        sampler = NoDuplicatesBatchSampler(part, batch_size, drop_last, seed=recipe.seed, repeats=repeats)
+        candidates = len(text_columns(part)) - (loss.needs.texts > 1) if rows == "negatives" else 1
+        told_apart = sampler.largest * candidates * (processes if loss.gathers else 1)
         if drop_last and next(iter(sampler), None) is None:
             problems.append(_no_full_batch(name, part, sampler))
-        elif told_apart < 2:
+        elif told_apart < 2 and rows != "alone":
             problems.append(f"{name}: {_why_single(part, sampler)}, and a batch of one row has nothing to tell apart")
         else:
             _tell_batches(name, part, sampler, processes)
@@ -115,6 +166,25 @@ def check_batches(recipe: Recipe, data: Data, *, batch_size: int, drop_last: boo
         raise ValueError(problems[0])
     for problem in problems:
         logger.warning("NOT TRAINED ON: %s", problem)
+
+
+def _class_problems(name: str, data: Dataset, batch_size: int, drop_last: bool) -> list[str]:
+    """Why no batch can be made of classes; tells how many rows an epoch leaves out."""
+    options: dict[str, Any] = {"valid_label_columns": [LABEL], "generator": torch.Generator()}
+    try:
+        batches = list(GroupByLabelBatchSampler(data, batch_size, drop_last, **options))
+    except ValueError:
+        batches = []
+    if not batches:
+        smaller = " or set training.dataloader_drop_last=false" if drop_last else ""
+        return [f"{name}: a batch needs two classes with two rows each: name more data{smaller}"]
+    if left_out := len(data) - sum(map(len, batches)):
+        logger.warning(
+            "%s: %d of %d rows, others each time, are left out of an epoch: classes take turns with two rows, until"
+            " only one class has some",
+            *(name, left_out, len(data)),
+        )
+    return []
 
 
 def _why_single(data: Dataset, sampler: NoDuplicatesBatchSampler) -> str:
@@ -158,8 +228,11 @@ def _tell_batches(name: str, data: Dataset, sampler: NoDuplicatesBatchSampler, p
         )
 
 
-def _numbered(data: Dataset) -> Dataset:
-    return Dataset.from_dict({"anchor": [str(row) for row in range(len(data))]})
+def source_samplers(recipe: Recipe) -> list[Callable[..., BatchSampler]]:
+    """What makes the batches of each source, as its loss needs them."""
+    kind = SAMPLERS[recipe.data.batches]
+    known: dict[str, Callable[..., BatchSampler]] = {"negatives": kind, "classes": GroupByLabelBatchSampler}
+    return [known.get(loss.needs.rows, functools.partial(kind, repeats=True)) for loss in recipe.losses]
 
 
 def batch_arguments(recipe: Recipe) -> dict[str, Any]:
@@ -191,8 +264,9 @@ def _cleaned(data: Dataset, name: str, recipe: Recipe, evaluation: np.ndarray, s
     keep = ~leaked if recipe.data.on_leak == "drop" else np.ones(len(data), dtype=bool)
     if recipe.data.deduplicate:
         before = int(keep.sum())
+        beside = data.with_format(None)[LABEL][:] if LABEL in data.column_names else None
         for row in np.flatnonzero(keep):
-            key = hashes[row].tobytes()
+            key = hashes[row].tobytes() + (b"" if beside is None else str(beside[row]).encode())
             keep[row] = key not in seen
             seen.add(key)
         if repeats := before - int(keep.sum()):

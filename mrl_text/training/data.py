@@ -7,12 +7,12 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
 
 from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.tables import SUFFIXES, Problems, Table, good_rows, open_table
@@ -20,6 +20,7 @@ from mrl_text.tables.columns import other_separator
 from mrl_text.tables.file_types import table_files, table_suffix
 from mrl_text.tables.texts import is_text
 from mrl_text.tables.values import cell_text
+from mrl_text.training.columns import LABEL, PAIRS, Needs
 from mrl_text.training.recipe import SourceConfig
 
 logger = logging.getLogger(__name__)
@@ -29,24 +30,26 @@ _LOOKED_AT = 1_000  # rows that tell whether a column holds numbers
 _TEXTS_ONLY = "leave it out, as columns names texts only: anchor, positive and perhaps negatives"
 
 
-def load_sources(sources: list[SourceConfig]) -> Dataset | DatasetDict:
-    """Load every source; several become a ``DatasetDict`` whose names are the sources in order."""
-    loaded = [load_source(source) for source in sources]
+def load_sources(sources: list[SourceConfig], needs: list[Needs] | None = None) -> Dataset | DatasetDict:
+    """Load every source, with what its loss needs; several become a ``DatasetDict``, named and in order."""
+    loaded = [load_source(source, need) for source, need in zip(sources, needs or [PAIRS] * len(sources), strict=True)]
     if len(loaded) == 1:
         return loaded[0]
     names = [f"{index} {source.label}" for index, source in enumerate(sources, start=1)]
     return DatasetDict(dict(zip(names, loaded, strict=True)))
 
 
-def load_source(source: SourceConfig) -> Dataset:
+def load_source(source: SourceConfig, needs: Needs = PAIRS) -> Dataset:
     """Load one source.
 
     Args:
         source: its description in a recipe.
+        needs: what its loss needs.
 
     Returns:
         Data set whose columns are ``anchor``, ``positive`` and, where there are any, ``negative``,
-        ``negative_2``...; ``anchor`` alone for a source of one column. All strings, none blank.
+        ``negative_2``...; ``anchor`` alone for a source of one column. All strings, none blank. Where numbers are
+        needed, ``label`` besides: float64, int64 for labels of 0 or 1, a ``ClassLabel`` for classes, lists of float64.
 
     Raises:
         FileNotFoundError: a local path that is not there, or a hub data set that cannot be reached.
@@ -54,10 +57,11 @@ def load_source(source: SourceConfig) -> Dataset:
     """
     if source.source == "docstrings":
         return _docstring_pairs(source)
-    data = _select_columns(open_dataset(source), source)
+    data = _select_columns(open_dataset(source, needs), source, needs)
     if source.limit is not None:
         data = data.select(range(min(source.limit, len(data))))
-    return _without_blank_rows(data, source.source)
+    data = _without_blank_rows(data, source.source)
+    return _classes(data, source.source) if needs.label == "class" else data
 
 
 def check_source(source: SourceConfig, use: str = "training") -> None:
@@ -68,36 +72,36 @@ def check_source(source: SourceConfig, use: str = "training") -> None:
         raise ValueError(f"packages {', '.join(held_out)} are held out for evaluation and are never trained on")
 
 
-def open_dataset(source: SourceConfig, *, streaming: bool = False) -> Any:
+def open_dataset(source: SourceConfig, needs: Needs = PAIRS, *, streaming: bool = False) -> Any:
     """A local or hub source with the columns of its own names: those that are used, of a hub data set all.
 
-    Cells of local files are text as they are written, whatever they look like; those of Parquet are copied.
+    Cells of local files are text as they are written, whatever they look like; those of Parquet are copied. Numbers
+    that the loss needs are read (:meth:`Needs.read`), of a hub data set not yet.
     """
-    return (_load_local if _is_local(source.source) else _load_hub)(source, streaming)
+    return _load_local(source, needs, streaming) if _is_local(source.source) else _load_hub(source, streaming)
 
 
-def target_columns(source: SourceConfig, present: Sequence[str]) -> dict[str, str]:
+def target_columns(source: SourceConfig, present: Sequence[str], needs: Needs = PAIRS) -> dict[str, str]:
     """Which columns are used, and what they are called from now on.
 
     Returns:
-        Column of the source -> ``anchor``, ``positive``, ``negative``, ``negative_2``..., in this order.
+        Column of the source -> ``anchor``, ``positive``, ``negative``, ``negative_2``..., in this order, and last
+        ``label`` where numbers are needed.
 
     Raises:
         ValueError: a column is missing, named twice, or it is not clear which to use.
     """
-    columns = source.columns
+    columns = needs.default(present) if source.columns is None else source.columns
     if columns is None:
-        columns = [name for name in ("anchor", "positive") if name in present]
-        columns += [name for name in present if name.startswith("negative")]
-        if len(columns) < 2 or columns[:2] != ["anchor", "positive"]:
-            advice = other_separator(present) or "name those to use with columns: [ANCHOR, POSITIVE]"
-            raise ValueError(f"{source.source} has the columns {', '.join(present)}: {advice}")
+        advice = other_separator(present) or f"name those to use with columns: {needs.example.upper()}"
+        raise ValueError(f"{source.source} has the columns {', '.join(present)}: {advice}")
     if missing := [name for name in columns if name not in present]:
         raise ValueError(f"{source.source} has no column {missing[0]!r}; it has {', '.join(present)}")
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise ValueError(f"{source.source}: columns names {', '.join(twice)} twice")
-    targets = ["anchor", "positive", "negative", *(f"negative_{number}" for number in range(2, len(columns) - 1))]
-    return dict(zip(columns, targets, strict=False))
+    texts, label = needs.split(columns)
+    targets = ["anchor", "positive", "negative", *(f"negative_{number}" for number in range(2, len(texts) - 1))]
+    return {**dict(zip(texts, targets, strict=False)), **({label: LABEL} if label else {})}
 
 
 def _docstring_pairs(source: SourceConfig) -> Dataset:
@@ -143,21 +147,22 @@ def _local_tables(source: str, use: str = "training") -> list[Table]:
     return [open_table(file) for file in files]
 
 
-def _load_local(source: SourceConfig, streaming: bool) -> Any:
+def _load_local(source: SourceConfig, needs: Needs, streaming: bool) -> Any:
     tables = _local_tables(source.source)
     present = [_columns(table, streaming) for table in tables]
-    names = list(target_columns(source, list(dict.fromkeys(itertools.chain.from_iterable(present)))))
+    targets = target_columns(source, list(dict.fromkeys(itertools.chain.from_iterable(present))), needs)
+    names = list(targets)
     for table, columns in zip(tables, present, strict=True):
         if table.format != "jsonl" and (missing := [name for name in names if name not in columns]):
             raise ValueError(f"{table.path} has no column {missing[0]!r}; it has {', '.join(columns)}")
-    features = Features({name: Value("string") for name in names})
+    features = features_of(targets, needs)
     files = [str(table.path) for table in tables]
     try:
         for table in tables:
-            _check_text(table, names)
-        if tables[0].format == "parquet" and not streaming:  # copied column by column, which is faster
+            _check_text(table, needs.split(names)[0])
+        if tables[0].format == "parquet" and not (streaming or needs.label):  # column by column, which is faster
             return load_dataset("parquet", data_files=files, split="train", columns=names, features=features)
-        given: dict[str, Any] = {"files": files, "columns": tuple(names), "at_once": streaming}
+        given: dict[str, Any] = {"files": files, "columns": tuple(names), "needs": needs, "at_once": streaming}
         if streaming:
             return IterableDataset.from_generator(_rows, features=features, gen_kwargs=given)
         # what was read is kept, and read anew once a file or this package is another
@@ -198,10 +203,18 @@ def _is_number(cell: object) -> bool:
     return False
 
 
+def features_of(targets: Mapping[str, str], needs: Needs) -> Features:
+    """Types of the columns of :func:`target_columns`, by their own names."""
+    kinds = {"binary": Value("int64"), "class": Value("string")}
+    number = List(Value("float64")) if needs.lists else kinds.get(needs.label or "", Value("float64"))
+    return Features({name: number if new == LABEL else Value("string") for name, new in targets.items()})
+
+
 def _rows(
-    files: list[str], columns: tuple[str, ...], at_once: bool, stamp: tuple[Any, ...] = ()
-) -> Iterator[dict[str, str]]:
+    files: list[str], columns: tuple[str, ...], needs: Needs, at_once: bool, stamp: tuple[Any, ...] = ()
+) -> Iterator[dict[str, Any]]:
     """The rows of files, as data sets are made of; a row that cannot be read is told at the end, or ``at_once``."""
+    texts, label = needs.split(columns)
     place = Path(files[0]) if len(files) == 1 else Path(files[0]).parent
     problems = Problems(place)
     empty = True
@@ -209,7 +222,9 @@ def _rows(
         for row in good_rows(table, problems, columns):
             cells = None
             try:
-                cells = {name: cell_text(name, row.cells.get(name)) for name in columns}
+                cells = {name: cell_text(name, row.cells.get(name)) for name in texts}
+                if label:
+                    cells[label] = needs.read(label, row.cells.get(label), typed=table.typed)
             except ValueError as error:
                 problems.add(table, row.line, str(error))
             if at_once:
@@ -241,10 +256,13 @@ def _load_hub(source: SourceConfig, streaming: bool) -> Any:
         raise ValueError(f"{where} cannot be loaded: {_reason(error):.200}") from error
 
 
-def _select_columns(data: Dataset, source: SourceConfig) -> Dataset:
-    names = target_columns(source, data.column_names)
+def _select_columns(data: Dataset, source: SourceConfig, needs: Needs) -> Dataset:
+    names = target_columns(source, data.column_names, needs)
     data = data.select_columns(list(names))
-    for name in names:
+    texts, label = needs.split(list(names))
+    if label and not _is_local(source.source):
+        data = _with_numbers(data, label, source, needs)
+    for name in texts:
         if getattr(data.features[name], "dtype", None) not in ("string", "large_string", "null"):
             kind = getattr(data.features[name], "dtype", data.features[name])
             raise ValueError(f"{source.source}: column {name!r} holds {kind}, not text: {_TEXTS_ONLY}")
@@ -252,12 +270,33 @@ def _select_columns(data: Dataset, source: SourceConfig) -> Dataset:
     return data.rename_columns({f"{new}\0": new for new in names.values()}).select_columns(list(names.values()))
 
 
+def _with_numbers(data: Dataset, name: str, source: SourceConfig, needs: Needs) -> Dataset:
+    """The column as its loss takes it; a row that holds something else is named."""
+    values = []
+    for row, value in enumerate(data[name][:], start=1):
+        try:
+            values.append(needs.read(name, value, typed=True))
+        except ValueError as error:
+            raise ValueError(f"{source.source}, row {row}: {error}") from None
+    return data.remove_columns(name).add_column(name, values, feature=features_of({name: LABEL}, needs)[name])
+
+
+def _classes(data: Dataset, label: str) -> Dataset:
+    """Classes as numbers, in the order of their names."""
+    names = sorted(set(data[LABEL][:]))
+    if len(names) < 2:
+        raise ValueError(f"{label}: all rows are of the class {names[0]!r}: at least two can be told apart")
+    numbers = {name: number for number, name in enumerate(names)}
+    values = [numbers[name] for name in data[LABEL][:]]
+    return data.remove_columns(LABEL).add_column(LABEL, values, feature=ClassLabel(names=names))
+
+
 def _without_blank_rows(data: Dataset, label: str) -> Dataset:
     columns = data.column_names
     kept = [
         index
         for index, row in enumerate(zip(*(data[column] for column in columns), strict=True))
-        if all(isinstance(text, str) and text.strip() for text in row)
+        if not any(cell is None or (isinstance(cell, str) and not cell.strip()) for cell in row)
     ]
     if not kept:
         raise ValueError(f"{label} has no row with text in {', '.join(columns)}: it needs at least one")

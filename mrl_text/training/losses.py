@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, StrictInt, Tag, field_validator, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
 
+from mrl_text.codes import trained_precisions
+from mrl_text.training.columns import Needs
 from mrl_text.training.section import NotNegative, Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import TrainerCallback
 
     from mrl_text.encoder import MatryoshkaEncoder
 
@@ -25,12 +28,25 @@ class LossConfig(Section):
     dims: list[StrictInt]  # sizes to train; the model's full width should be among them
     weights: list[NotNegative] | None = None  # one weight per size, in the order of ``dims``; None is 1 for each
 
-    needs_pairs: ClassVar[bool] = True
-    """Whether a text alone, without its positive, teaches nothing."""
     steps: ClassVar[bool] = True
     """Whether the encoder is trained, step by step; else it stays as it is."""
-    needs_layers: ClassVar[bool] = False
-    """Whether it compares the output of lower layers, which therefore cannot be frozen."""
+    instead: ClassVar[str] = ""
+    """What else to do with an option that it does not take."""
+
+    @property
+    def words(self) -> str:
+        """Its name for messages."""
+        return f"loss.name {self.name}"
+
+    @property
+    def needs(self) -> Needs:
+        """What columns its data must have: pairs, unless a loss says otherwise."""
+        return Needs()
+
+    @property
+    def needs_layers(self) -> bool:
+        """Whether it compares the output of lower layers, which therefore cannot be frozen."""
+        return False
 
     @property
     def distills(self) -> bool:
@@ -38,9 +54,19 @@ class LossConfig(Section):
         return False
 
     @property
+    def models(self) -> dict[str, str]:
+        """Field -> the frozen model that it names, ``base`` or another, whose vectors have to be computed."""
+        return {}
+
+    @property
+    def along(self) -> dict[str, str]:
+        """Field -> the frozen model that it names, ``base`` or another, which runs along in every step."""
+        return {}
+
+    @property
     def needs_teacher(self) -> bool:
-        """Whether the base's vectors have to be computed."""
-        return False
+        """Whether a frozen model teaches, with vectors computed before the first step."""
+        return "teacher" in self.models
 
     @property
     def gathers(self) -> bool:
@@ -55,6 +81,10 @@ class LossConfig(Section):
         """
         raise NotImplementedError
 
+    def callbacks(self, loss: nn.Module) -> list[TrainerCallback]:
+        """What accompanies the steps of training with :meth:`build`'s loss."""
+        return []
+
     def given(self, names: str) -> dict[str, Any]:
         """Fields by their names, separated by spaces."""
         return {name: getattr(self, name) for name in names.split()}
@@ -65,15 +95,14 @@ class LossConfig(Section):
         """Refuse options of other losses by name; at their defaults, as older recipes wrote them out, they go."""
         if not isinstance(given, dict):
             return given
-        others = {
-            name: field.get_default(call_default_factory=True)
-            for loss in losses().values()
-            for name, field in loss.model_fields.items()
-            if name not in cls.model_fields
-        }
-        if wrong := [name for name in given if name in others and given[name] != others[name]]:
+        others: dict[str, list[Any]] = {}
+        for loss in losses().values():
+            for name, field in loss.model_fields.items():
+                if name not in cls.model_fields:
+                    others.setdefault(name, []).append(field.get_default(call_default_factory=True))
+        if wrong := [name for name in given if name in others and given[name] not in others[name]]:
             name = cls.model_fields["name"].default
-            raise ValueError(f"{name} does not take {', '.join(wrong)}: leave it out, or change loss.name")
+            raise ValueError(f"{name} does not take {', '.join(wrong)}: leave it out{cls.instead}, or change loss.name")
         return {name: value for name, value in given.items() if name not in others}
 
     @field_validator("dims")
@@ -105,19 +134,52 @@ class _Nested(LossConfig):
     distill_scale: Positive = 10.0  # inverse temperature of self-distillation
     distill_weights: list[NotNegative] | None = None
     """One weight per size for self-distillation; None takes ``weights``."""
-    teacher: Literal["base", "self"] = "base"
-    """Of self-distillation: the frozen starting model, whose vectors are computed once, or the model's own full
-    width as it trains."""
+    embed_weight: NotNegative = 0.0
+    """Weight of embedding distillation: every size is to say, through an affine map, what the teacher's vector says."""
+    teacher: str = "base"
+    """Of distillation: ``base`` is the frozen starting model, ``self`` the model's own full width as it trains; any
+    other name is that of another model (hub id, folder, packaged model) of any width and any tokenizer, with its own
+    prompts and its own length. A frozen model's vectors are computed once."""
+    precisions: list[Literal["float32", "int8", "int4", "int2", "binary"]] = ["float32"]
+    """Documents are compared in these, too, as codes keep them, each query staying float32. One of the codes a step."""
+    precision_weights: list[Positive] | None = None  # one per precision; None is 1 for each
+    codes_from: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the steps that train plain numbers alone, before codes join: they harm a model that is still far off."""
+    spread_out: NotNegative = 0.0  # weight of the mean squared cosine of different texts, which keeps texts apart
 
     @property
-    def needs_teacher(self) -> bool:
-        return self.distills and self.teacher == "base"
+    def models(self) -> dict[str, str]:
+        taught = self.distills or self.embed_weight > 0
+        return {"teacher": self.teacher} if taught and self.teacher != "self" else {}
+
+    @model_validator(mode="after")
+    def _teaches(self) -> _Nested:
+        if self.teacher not in ("base", "self") and not self.models:
+            raise ValueError(f"teacher {self.teacher} teaches nothing at distill_weight 0: raise that, or leave it out")
+        if self.teacher == "self" and self.embed_weight:
+            raise ValueError("embed_weight needs a teacher other than self, which every size is a part of")
+        return self
+
+    def callbacks(self, loss: nn.Module) -> list[TrainerCallback]:
+        """Codes join late."""
+        from mrl_text.training.callbacks import CodesJoin
+
+        return [CodesJoin(loss, self.codes_from)] if len(self.precisions) > 1 else []
+
+    @model_validator(mode="after")
+    def _codes_fit(self) -> _Nested:
+        trained_precisions(self.dims, self.precisions, self.precision_weights)
+        return self
 
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
-        from mrl_text.losses import NestedLoss
+        from mrl_text.losses import NestedLoss, SpreadOut
 
+        objectives = list(self._objectives())
+        if self.spread_out:
+            objectives.append(SpreadOut(self.dims, **self.given("weights reduction"), strength=self.spread_out))
         options = self.given("mini_batch_size dims_per_step")
-        return NestedLoss(model, *self._objectives(), use_labels=self.needs_teacher, **options)
+        objectives += self._embedding_distillation()
+        return NestedLoss(model, *objectives, use_labels=self.needs_teacher, **options)
 
     def _objectives(self) -> Iterator[Any]:
         raise NotImplementedError
@@ -126,8 +188,16 @@ class _Nested(LossConfig):
         from mrl_text.losses import SelfDistillation
 
         weights = self.distill_weights or self.weights
-        options: dict[str, Any] = {"scale": self.distill_scale, "reduction": self.reduction, "strength": strength}
-        return SelfDistillation(self.dims, weights=weights, **options)
+        options = self.given("reduction precisions precision_weights")
+        return SelfDistillation(self.dims, weights=weights, scale=self.distill_scale, strength=strength, **options)
+
+    def _embedding_distillation(self) -> Iterator[Any]:
+        from mrl_text.losses import EmbeddingDistillation
+
+        if self.embed_weight:
+            weights = self.distill_weights or self.weights
+            options: dict[str, Any] = {"reduction": self.reduction, "strength": self.embed_weight}
+            yield EmbeddingDistillation(self.dims, weights=weights, **options)
 
 
 class NestedInfoNCEConfig(_Nested):
@@ -137,6 +207,12 @@ class NestedInfoNCEConfig(_Nested):
     scale: Positive = 20.0  # inverse temperature of the softmax over cosine similarities in the contrastive loss
     symmetric: bool = False  # positives find their anchors, too
     gather_across_devices: bool = False  # with several processes: negatives from all of them
+    guide: str | None = None
+    """Mask what may be no negative (GISTEmbed, arXiv 2402.16829): candidates that this frozen model, ``base`` or
+    another by name, finds nearer to the anchor than the positive, less ``margin``."""
+    margin: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    margin_strategy: Literal["absolute", "relative"] = "absolute"
+    """Whether ``margin`` is a cosine similarity or a share of the positive's."""
     distill_weight: NotNegative = 0.0  # weight of self-distillation beside it
 
     @property
@@ -149,10 +225,23 @@ class NestedInfoNCEConfig(_Nested):
         """Whether several processes see each other's texts."""
         return self.gather_across_devices
 
+    @property
+    def models(self) -> dict[str, str]:
+        """Teacher and guide."""
+        return super().models | ({"guide": self.guide} if self.guide is not None else {})
+
+    @model_validator(mode="after")
+    def _guides(self) -> NestedInfoNCEConfig:
+        if self.guide is None and (self.margin or self.margin_strategy != "absolute"):
+            raise ValueError("margin and margin_strategy are a guide's: name one with guide, or leave them out")
+        return self
+
     def _objectives(self) -> Iterator[Any]:
         from mrl_text.losses import InfoNCE
 
-        yield InfoNCE(self.dims, **self.given("weights scale reduction symmetric gather_across_devices"))
+        options = self.given("weights scale reduction symmetric gather_across_devices margin_strategy")
+        codes = self.given("precisions precision_weights")
+        yield InfoNCE(self.dims, **options, **codes, margin=None if self.guide is None else self.margin)
         if self.distills:
             yield self._distillation(self.distill_weight)
 
@@ -161,7 +250,11 @@ class SelfDistillationConfig(_Nested):
     """Every size keeps the teacher's neighbourhoods; no labels."""
 
     name: Literal["self_distillation"] = "self_distillation"
-    needs_pairs: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> Needs:
+        """Texts alone."""
+        return Needs(texts=1)
 
     @property
     def distills(self) -> bool:
@@ -176,10 +269,14 @@ class NestedInfoNCE2dConfig(LossConfig):
     """Multiple negatives ranking over sizes and layers."""
 
     name: Literal["nested_infonce_2d"] = "nested_infonce_2d"
-    needs_layers: ClassVar[bool] = True
     scale: Positive = 20.0  # inverse temperature of the softmax over cosine similarities
     layers_per_step: PositiveInt = 1  # layers besides the last per step, drawn at random
     dims_per_step: PositiveInt | None = None  # sizes per step, drawn at random; None trains all
+
+    @property
+    def needs_layers(self) -> bool:
+        """It is about them."""
+        return True
 
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
         """sentence-transformers' own loss; ValueError as for every loss, and for a model without layers."""
@@ -194,8 +291,12 @@ class RotationConfig(LossConfig):
     """The encoder stays as it is, and the numbers of its vectors are rotated (:mod:`mrl_text.adapt`)."""
 
     name: Literal["rotation"] = "rotation"
-    needs_pairs: ClassVar[bool] = False
     steps: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> Needs:
+        """Texts alone."""
+        return Needs(texts=1)
 
 
 def losses() -> dict[str, type[LossConfig]]:
@@ -208,14 +309,3 @@ def losses() -> dict[str, type[LossConfig]]:
 
     found = (one for one in below(LossConfig) if one.model_fields and "name" in one.__annotations__)
     return {one.model_fields["name"].default: one for one in found}
-
-
-def _name_of(given: Any) -> Any:
-    return given.get("name", DEFAULT_LOSS) if isinstance(given, dict) else getattr(given, "name", None)
-
-
-if TYPE_CHECKING:
-    Loss: TypeAlias = LossConfig
-else:
-    _TAGGED = tuple(Annotated[one, Tag(name)] for name, one in losses().items())
-    Loss = Annotated[Union[_TAGGED], Discriminator(_name_of)]  # noqa: UP007

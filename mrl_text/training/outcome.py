@@ -6,34 +6,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mrl_text.eval.statistics import Estimate, bootstrap, mean_units
+from mrl_text.eval.statistics import Estimate, Units, bootstrap
 from mrl_text.files import read_json
+from mrl_text.training.evaluator import NDCG, Metric
 from mrl_text.truncation import bytes_per_vector
 
-Scores = Mapping[int, np.ndarray]
-"""Size -> nDCG@10 of each query."""
+Scores = Mapping[int, Units]
+"""Size -> what was measured of each query or pair."""
 
 
-def means(scores: Scores) -> dict[int, float]:
-    """Size -> mean over the queries."""
-    return {dim: float(each.mean()) for dim, each in scores.items()}
+def totals(scores: Scores) -> dict[int, float]:
+    """Size -> score over all queries or pairs."""
+    return {dim: each.score() for dim, each in scores.items()}
 
 
-def compared(before: Scores, after: Scores) -> dict[str, Any]:
+def compared(before: Scores, after: Scores, metric: Metric = NDCG) -> dict[str, Any]:
     """The validation before and after, for ``result.json``.
 
     Returns:
-        ``queries`` and ``sizes``: for each size, ascending, ``dim`` and, as [value, low, high] with the ends of the
-        95 % interval (None for a single query), ``before``, ``after`` and ``difference``, of the same queries.
+        ``metric``, the number of ``queries`` or ``pairs``, and ``sizes``: for each size, ascending, ``dim`` and, as
+        [value, low, high] with the ends of the 95 % interval (None for a single query), ``before``, ``after`` and
+        ``difference``, of the same queries or pairs.
     """
     sizes = []
     for dim, each in sorted(after.items()):
-        first, second = bootstrap([mean_units(before[dim]), mean_units(each)], key=f"validation {dim}")
+        first, second = bootstrap([before[dim], each], key=f"validation {dim}")
         found = {"before": first, "after": second, "difference": second - first}
         sizes.append({"dim": dim, **{name: _ends(estimate) for name, estimate in found.items()}})
-    return {"queries": len(each), "sizes": sizes}
+    return {"metric": metric.words, metric.items: len(each), "sizes": sizes}
 
 
 def outcome(folder: Path) -> str:
@@ -51,8 +51,10 @@ def outcome(folder: Path) -> str:
         early = ", then it stopped early" if result.get("stopped_early") else ""
         lines.append(f"{result['steps']:,} step{'s'[: result['steps'] != 1]}{early}{of}")
     if validation := result.get("validation"):
-        queries = validation["queries"]
-        lines += [f"Validation: nDCG@10 (x100) of {queries:,} quer{'y' if queries == 1 else 'ies'}, 95 % intervals", ""]
+        metric = validation.get("metric", NDCG.words)
+        items, number = next((name, validation[name]) for name in ("queries", "pairs") if name in validation)
+        one = {"queries": "query", "pairs": "pair"}[items]
+        lines += [f"Validation: {metric} (x100) of {number:,} {one if number == 1 else items}, 95 % intervals", ""]
         lines += _table(validation["sizes"])
     else:
         lines.append("Nothing was validated: name data.validation to see scores before and after")

@@ -11,6 +11,8 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from mrl_text.dtypes import compute_dtype
+from mrl_text.loading import load
+from mrl_text.models import find_model
 from mrl_text.training.corpus import training_prompts
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.run import RunFolder, explain_failed_write
@@ -27,30 +29,45 @@ _ROTATION_TEXTS = 100_000  # as many as :func:`mrl_text.adapt.adapt` takes unles
 
 
 def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFolder) -> tuple[MatryoshkaEncoder, Any]:
-    """Mine negatives, add the base's vectors to the data and rotate the model, where the recipe asks for it.
+    """Mine negatives, add a frozen model's vectors to the data and rotate the model, where the recipe asks for it.
 
     What it computes is kept on disk, so that a run that is resumed finds it. Gives the model to train and its data,
-    with a ``label`` column of vectors where the loss or the batches need one.
+    with columns of vectors where the loss or the batches need them.
     """
-    prompts = training_prompts(model, data)
     if any(source.mine_negatives for source in recipe.data.train):
         from mrl_text.training.negatives import mine_sources
 
-        data = mine_sources(data, recipe.data.train, model, prompts=prompts)
-    rotates = recipe.model.rotation or not recipe.loss.steps
-    keeps = recipe.loss.needs_teacher or recipe.data.batches == "neighbours"
-    if not (rotates or keeps):
-        return model, data
-    from mrl_text.training.teacher import add_teacher
-
-    teacher = copy.deepcopy(model).to(getattr(torch, compute_dtype(model, "auto")))
-    taught = add_teacher(data, teacher, prompts=prompts)
-    if rotates:
+        data = mine_sources(data, recipe.data.train, model, prompts=training_prompts(model, data))
+    grouped = {"base": "base"} if recipe.data.batches == "neighbours" else {}
+    roles = [loss.models if loss.needs_teacher else loss.models | grouped for loss in recipe.losses]
+    taught = data
+    for name in dict.fromkeys(name for one in roles for name in one.values()):
+        columns = [[role for role, wanted in one.items() if wanted == name] for one in roles]
+        taught = _taught(recipe, name, model, taught, columns)
+    if recipe.model.rotation or not recipe.loss.steps:
         from mrl_text.adapt import apply
 
-        model = apply(model, _rotation(recipe, model, taught, folder.rotation))
+        vectors = _taught(recipe, "base", model, data, [["base"]] * len(roles))
+        model = apply(model, _rotation(recipe, model, vectors, folder.rotation))
         model.matryoshka_dims = recipe.loss.dims
-    return model, taught if keeps else data
+    return model, taught
+
+
+def _taught(recipe: Recipe, name: str, base: MatryoshkaEncoder, data: Any, columns: list[list[str]]) -> Any:
+    """The data with the vectors of a frozen model, the base or another one, in columns of these names by source."""
+    from mrl_text.training.teacher import add_teacher
+
+    if name == "base":
+        frozen = copy.deepcopy(base).to(getattr(torch, compute_dtype(base, "auto")))
+    else:
+        frozen = load(find_model(name, trust_remote_code=recipe.model.trust_remote_code), dtype="auto")
+        frozen.warn_when_cut = False  # it reads as much as it can
+    parts = data if isinstance(data, DatasetDict) else {"": data}
+    taught = {}
+    for (label, part), names, loss in zip(parts.items(), columns, recipe.losses, strict=True):
+        prompts = training_prompts(frozen, part, loss.needs)
+        taught[label] = add_teacher(part, frozen, prompts=prompts, names=names) if names else part
+    return DatasetDict(taught) if isinstance(data, DatasetDict) else taught[""]
 
 
 def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path) -> Adaptation:
@@ -73,7 +90,7 @@ def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path)
 def _vectors(data: Dataset | DatasetDict, width: int, seed: int) -> np.ndarray:
     """The vectors of up to 100,000 texts of the data, each text once, float32 (n, width)."""
     parts = data.values() if isinstance(data, DatasetDict) else [data]
-    tables = [np.asarray(part.with_format("numpy")["label"][:], dtype=np.float32).reshape(-1, width) for part in parts]
+    tables = [np.asarray(part.with_format("numpy")["base"][:], dtype=np.float32).reshape(-1, width) for part in parts]
     vectors = np.unique(np.concatenate(tables), axis=0)
     if len(vectors) > _ROTATION_TEXTS:
         logger.info("the rotation is fitted on %d of the %d texts, drawn at random", _ROTATION_TEXTS, len(vectors))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 from omegaconf import OmegaConf
-from pydantic import Field, StrictInt, field_validator, model_validator
+from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
 from mrl_text.suggest import did_you_mean
-from mrl_text.training.losses import Loss
+from mrl_text.training import published_losses  # noqa: F401  its losses are among those of the union
+from mrl_text.training.columns import LABEL_NAMES, Needs
+from mrl_text.training.losses import DEFAULT_LOSS, LossConfig, losses
 from mrl_text.training.section import Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
@@ -19,11 +22,27 @@ PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmea
 """sentence-transformers' ``pooling_mode``."""
 
 
+def _loss_name(given: Any) -> Any:
+    return given.get("name", DEFAULT_LOSS) if isinstance(given, dict) else getattr(given, "name", None)
+
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import TrainerCallback
+
+    from mrl_text.encoder import MatryoshkaEncoder
+
+    Loss: TypeAlias = LossConfig
+else:
+    _TAGGED = tuple(Annotated[one, Tag(name)] for name, one in losses().items())
+    Loss = Annotated[Union[_TAGGED], Discriminator(_loss_name)]  # noqa: UP007
+
+
 class ModelConfig(Section):
     """The starting model."""
 
     name: str  # hub id, local folder or packaged model; a plain transformer such as BERT gets mean pooling
-    trust_remote_code: bool = False  # allow code that comes with the model to run
+    trust_remote_code: bool = False  # allow code that comes with it, or with a teacher, to run
     max_seq_length: PositiveInt | None = None
     """Tokens per text in training and in the saved model; None keeps the model's own."""
     train_seq_length: PositiveInt | None = None
@@ -107,8 +126,9 @@ class SourceConfig(Section):
     subset: str | None = None  # configuration name of a hub data set
     split: str = "train"  # split of a hub data set
     columns: list[str] | None = None
-    """Columns to use, in the order anchor, positive, negative...; None takes the columns with these names. One name is
-    enough for a loss that needs texts only (``self_distillation``, ``rotation``)."""
+    """Columns to use, in the order anchor, positive, negative... and, for a loss that needs numbers, these last; None
+    takes the columns with these names. One name is enough for a loss that needs texts only (``self_distillation``,
+    ``rotation``)."""
     limit: PositiveInt | None = None  # at most this many rows, from the start
     packages: Annotated[list[str], Field(min_length=1)] | None = None
     """For ``docstrings``: top-level import names; None takes the whole environment. Held-out ones never count."""
@@ -116,6 +136,7 @@ class SourceConfig(Section):
     weight: Positive | None = None
     """Share of the batches, relative to the other sources; None for all of them goes by their numbers of rows."""
     mine_negatives: MiningConfig | None = None  # find hard negatives for pairs with the starting model
+    loss: Loss | None = None  # of this source alone; None takes that of the recipe, and so do ``dims`` left out
 
     @property
     def label(self) -> str:
@@ -166,6 +187,8 @@ class DataConfig(Section):
         for source in self.validation:
             if source.columns is not None and len(source.columns) < 2:
                 raise ValueError(f"validation: {source.label} names one column: validation finds positives by anchors")
+            if source.loss is not None:
+                raise ValueError(f"validation: {source.label}: loss belongs to a source of data.train: leave it out")
         if not self.stream:
             return self
         if self.batches != "no_duplicates":
@@ -245,31 +268,109 @@ class Recipe(Section):
                 raise ValueError(f"{name}={value}: {_NOT_TAKEN[name]}")
         return training
 
+    @model_validator(mode="before")
+    @classmethod
+    def _same_sizes(cls, given: Any) -> Any:
+        """Give a source's own loss the sizes and weights of the recipe where it names none."""
+
+        def filled(source: Any) -> Any:
+            own = source.get("loss") if isinstance(source, dict) else None
+            return source | {"loss": sizes | own} if isinstance(own, dict) and "dims" not in own else source
+
+        try:
+            sizes = {name: given["loss"][name] for name in ("dims", "weights") if name in given["loss"]}
+            return given | {"data": given["data"] | {"train": [filled(source) for source in given["data"]["train"]]}}
+        except (KeyError, TypeError):  # something is wrong, which is told below
+            return given
+
     @model_validator(mode="after")
     def _sources_fit_loss(self) -> Recipe:
-        name = self.loss.name
-        if self.model.static is not None and (self.loss.needs_teacher or not self.loss.steps):
+        of_the_base = any("base" in (*loss.models.values(), *loss.along.values()) for loss in self.losses)
+        if self.model.static is not None and (of_the_base or not self.loss.steps):
             raise ValueError("model.static begins from nothing, so there is no base to distil from or to rotate")
         if self.model.peft is not None and not self.loss.steps:
-            raise ValueError(f"model.peft: loss.name {name} trains no encoder: leave it out")
-        for source in self.data.train:
-            if self.loss.needs_pairs and source.columns is not None and len(source.columns) < 2:
-                raise ValueError(
-                    f"data.train: {source.label} names one column, and loss.name {name} needs anchor and positive:"
-                    " name two, or choose self_distillation or rotation"
-                )
-            if not self.loss.steps and source.mine_negatives is not None:
-                raise ValueError(f"data.train: {source.label}: loss.name {name} has no use for mine_negatives")
+            raise ValueError(f"model.peft: {self.loss.words} trains no encoder: leave it out")
+        for source, loss in zip(self.data.train, self.losses, strict=True):
+            self._check_source(source, loss)
         return self
+
+    def _check_source(self, source: SourceConfig, loss: LossConfig) -> None:
+        """Refuse what a source has, or asks for, and its loss does not take."""
+        needs, own, words = loss.needs, source.loss is not None, loss.words
+        texts, _ = needs.split(source.columns or ())
+        mined = source.mine_negatives.num if source.mine_negatives else 0
+        named = needs.problem(len(texts) + mined) if source.columns else None
+        pairs = needs.problem(2) if source.source == "docstrings" else None
+        larger = sorted(set(loss.dims) - set(self.loss.dims))
+        for wrong, problem in (
+            (named, f" names {', '.join(source.columns or ())}, and {words} {named}"),
+            (pairs, f" has pairs, and {words} {pairs}"),
+            (mined and not loss.steps, f": {words} has no use for mine_negatives"),
+            (mined and needs.label, f": mine_negatives is for pairs without numbers, and {words} needs numbers"),
+            (
+                own and self.data.stream,
+                ": a stream mixes the rows of all sources: leave stream out, or its own loss",
+            ),
+            (
+                own and not (loss.steps and self.loss.steps),
+                ": a rotation is for all sources: leave its own loss out",
+            ),
+            (larger, f": its loss has dims {larger}, which loss.dims has not: add them there"),
+            (
+                needs.rows == "classes" and self.data.stream,
+                f": {words} groups all rows by their classes: leave stream out",
+            ),
+        ):
+            if wrong:
+                raise ValueError(f"data.train: {source.label}{problem}")
+
+    @property
+    def losses(self) -> list[LossConfig]:
+        """The loss of each training source."""
+        return [source.loss or self.loss for source in self.data.train]
+
+    def build_loss(self, model: MatryoshkaEncoder, names: Sequence[str] = ()) -> nn.Module | dict[str, nn.Module]:
+        """The loss, or one for each source, by its name, where they differ; errors as :meth:`LossConfig.build`.
+
+        Args:
+            model: the model to train.
+            names: of the sources. Dots in them, which no module's name may have, become underscores.
+        """
+        losses = self.losses
+        first = [losses.index(loss) for loss in losses]
+        built = {number: losses[number].build(model) for number in dict.fromkeys(first)}
+        if len(built) == 1:
+            return built[0]
+        return {name.replace(".", "_"): built[number] for name, number in zip(names, first, strict=True)}
+
+    def callbacks(self, loss: nn.Module | dict[str, nn.Module]) -> list[TrainerCallback]:
+        """What accompanies the steps of training with :meth:`build_loss`'s losses."""
+        built = list(loss.values()) if isinstance(loss, dict) else [loss]
+        each = {id(one): config.callbacks(one) for config, one in zip(self.losses, built, strict=False)}
+        return [callback for callbacks in each.values() for callback in callbacks]
+
+    @property
+    def validation_needs(self) -> Needs:
+        """Pairs to find again, or, of scored or labelled ones, texts and numbers.
+
+        The last of ``columns`` is read as a number where the loss goes by numbers of pairs, or where it is the third
+        and has a name that sentence-transformers gives to numbers.
+        """
+        own = self.loss.needs.label
+        if own in ("score", "similarity", "binary"):
+            return Needs(2, 2, "binary" if own == "binary" else "score", "alone")
+        last = [(source.columns or [""])[2:] for source in self.data.validation]
+        return Needs(2, 2, "score", "alone") if any(one and one[0] in LABEL_NAMES for one in last) else Needs()
 
     @model_validator(mode="after")
     def _frozen_layers_fit(self) -> Recipe:
         if self.model.freeze_layers is None:
             return self
         told = f"model.freeze_layers={self.model.freeze_layers}"
-        if self.loss.needs_layers or not self.loss.steps:
-            does = "trains lower layers, too" if self.loss.steps else "trains no layer"
-            raise ValueError(f"{told}: loss.name {self.loss.name} {does}: leave one of the two out")
+        for loss in self.losses:
+            if loss.needs_layers or not loss.steps:
+                does = "trains lower layers, too" if loss.steps else "trains no layer"
+                raise ValueError(f"{told}: {loss.words} {does}: leave one of the two out")
         if (self.training.get("gradient_checkpointing_kwargs") or {}).get("use_reentrant"):
             raise ValueError(f"{told}: reentrant checkpoints need gradients of frozen layers: set use_reentrant=false")
         if compiled := [name for name in self.training if name.startswith("torch_compile") and self.training[name]]:

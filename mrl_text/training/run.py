@@ -20,6 +20,7 @@ from datasets import Dataset, IterableDataset
 from mrl_text.files import holds_files, peek_json, read_json, write_atomically
 from mrl_text.loading import tensors_are_whole
 from mrl_text.training.base import located
+from mrl_text.training.columns import LABEL
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.recipe_files import load_recipe
 
@@ -153,7 +154,7 @@ class RunFolder:
 
 
 def describe_data(sources: Mapping[str, Dataset | IterableDataset]) -> DataFacts:
-    """Rows and hash of the texts of every source, in order.
+    """Rows and hash of the texts of every source, and of the numbers beside them, in order.
 
     Of a streamed source the first 1,000 rows count: reading all of it is what streaming avoids.
     """
@@ -162,8 +163,8 @@ def describe_data(sources: Mapping[str, Dataset | IterableDataset]) -> DataFacts
 
 def _facts_of(data: Dataset | IterableDataset) -> dict[str, Any]:
     streamed = not hasattr(data, "__len__")
-    texts = [name for name, value in next(iter(data), {}).items() if isinstance(value, str)]
-    batches = data.select_columns(texts).iter(_STREAMED_ROWS)
+    used = [name for name, value in next(iter(data), {}).items() if isinstance(value, str) or name == LABEL]
+    batches = data.select_columns(used).iter(_STREAMED_ROWS)
     digest = hashlib.blake2b(digest_size=16)
     for batch in itertools.islice(batches, 1 if streamed else None):
         digest.update(json.dumps(batch).encode())

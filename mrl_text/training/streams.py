@@ -6,11 +6,13 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from datasets import Features, IterableDataset, Value, interleave_datasets
+from datasets import IterableDataset, interleave_datasets
 
-from mrl_text.training.data import open_dataset, target_columns, unreadable
+from mrl_text.training.columns import PAIRS, Needs
+from mrl_text.training.data import features_of, open_dataset, target_columns, unreadable
 from mrl_text.training.recipe import SourceConfig
 from mrl_text.training.texts import text_hash
 
@@ -20,7 +22,12 @@ _SHUFFLE_BUFFER = 10_000
 
 
 def stream_sources(
-    sources: Sequence[SourceConfig], *, seed: int, deduplicate: bool = True, evaluation: np.ndarray | None = None
+    sources: Sequence[SourceConfig],
+    needs: Needs = PAIRS,
+    *,
+    seed: int,
+    deduplicate: bool = True,
+    evaluation: np.ndarray | None = None,
 ) -> IterableDataset:
     """One endless stream of all sources, row by row at random by their weights.
 
@@ -29,6 +36,7 @@ def stream_sources(
     a resumed run finds its place by the number of rows alone.
 
     Args:
+        needs: what the loss needs.
         deduplicate: remember the rows of each source (about 100 bytes a row) and leave out those that come again
             before the source starts over.
         evaluation: hashes of evaluation texts (:func:`mrl_text.training.leaks.evaluation_hashes`); rows with one of
@@ -38,7 +46,7 @@ def stream_sources(
         FileNotFoundError, ValueError: as for :func:`mrl_text.training.data.load_source`, or sources with other columns
             than the first.
     """
-    parts = [_stream(source, seed, deduplicate, evaluation) for source in sources]
+    parts = [_stream(source, needs, seed, deduplicate, evaluation) for source in sources]
     columns = [", ".join(part.column_names) for part in parts]
     if len(set(columns)) > 1:
         raise ValueError(f"data.stream: all sources need the same columns, and they have {'; '.join(columns)}")
@@ -48,8 +56,10 @@ def stream_sources(
     return interleave_datasets(parts, probabilities=(weights / weights.sum()).tolist(), seed=seed)
 
 
-def _stream(source: SourceConfig, seed: int, deduplicate: bool, evaluation: np.ndarray | None) -> IterableDataset:
-    raw = open_dataset(source, streaming=True)
+def _stream(
+    source: SourceConfig, needs: Needs, seed: int, deduplicate: bool, evaluation: np.ndarray | None
+) -> IterableDataset:
+    raw = open_dataset(source, needs, streaming=True)
     if source.limit is not None:
         raw = raw.take(source.limit)
     try:
@@ -58,27 +68,34 @@ def _stream(source: SourceConfig, seed: int, deduplicate: bool, evaluation: np.n
         raise unreadable(source.source, error) from error
     if first is None:
         raise ValueError(f"{source.source} has no row")
-    names = target_columns(source, list(first))
-    for name in names:
+    names = target_columns(source, list(first), needs)
+    for name in needs.split(list(names))[0]:
         if not isinstance(first[name], str | None):
             raise ValueError(f"{source.source}: column {name!r} holds {type(first[name]).__name__}, not text")
-    features = Features({name: Value("string") for name in names.values()})
-    options = {"raw": raw, "names": names, "label": source.label, "seed": seed, "deduplicate": deduplicate}
+    features = features_of({name: name for name in names.values()}, needs)
+    options = {"raw": raw, "names": names, "needs": needs, "label": source.label, "seed": seed}
+    options["deduplicate"] = deduplicate
     options["forbidden"] = frozenset(evaluation.tolist() if evaluation is not None else ())
     return IterableDataset.from_generator(_rows, features=features, gen_kwargs=options)
 
 
 def _rows(
-    raw: IterableDataset, names: Mapping[str, str], label: str, seed: int, deduplicate: bool, forbidden: frozenset[int]
-) -> Iterator[dict[str, str]]:
+    raw: IterableDataset,
+    names: Mapping[str, str],
+    needs: Needs,
+    label: str,
+    seed: int,
+    deduplicate: bool,
+    forbidden: frozenset[int],
+) -> Iterator[dict[str, Any]]:
     """Pass after pass, each in an order of its own."""
     for number in itertools.count():
         shuffled = raw.shuffle(seed=seed + number, buffer_size=_SHUFFLE_BUFFER)
         left_out = Counter[str]()
         kept = 0
-        for texts in _kept(shuffled, list(names), deduplicate, forbidden, left_out):
+        for cells in _kept(shuffled, list(names), needs, deduplicate, forbidden, left_out):
             kept += 1
-            yield dict(zip(names.values(), texts, strict=True))
+            yield dict(zip(names.values(), cells, strict=True))
         if not kept:
             raise ValueError(f"{label}: no row is left without blank cells and evaluation texts")
         if left_out and not number:
@@ -87,21 +104,29 @@ def _rows(
 
 
 def _kept(
-    raw: IterableDataset, columns: list[str], deduplicate: bool, forbidden: frozenset[int], left_out: Counter[str]
-) -> Iterator[list[str]]:
-    """Texts of the rows of one pass that may be trained on; the others are counted."""
+    raw: IterableDataset,
+    columns: list[str],
+    needs: Needs,
+    deduplicate: bool,
+    forbidden: frozenset[int],
+    left_out: Counter[str],
+) -> Iterator[list[Any]]:
+    """Cells of the rows of one pass that may be trained on; the others are counted."""
     seen: set[int] = set()
+    names, number = needs.split(columns)
     for row in raw:
-        texts = [row[name] for name in columns]
-        if not all(isinstance(text, str) and text.strip() for text in texts):
+        texts = [row[name] for name in names]
+        beside = [needs.read(number, row[number], typed=True)] if number else []
+        if None in beside or not all(isinstance(text, str) and text.strip() for text in texts):
             left_out["blank cells"] += 1
             continue
         hashes = tuple(text_hash(text) for text in texts) if deduplicate or forbidden else ()
+        key = hash((hashes, *map(str, beside)))
         if not forbidden.isdisjoint(hashes):
             left_out["evaluation texts"] += 1
-        elif deduplicate and hash(hashes) in seen:
+        elif deduplicate and key in seen:
             left_out["repeats"] += 1
         else:
             if deduplicate:
-                seen.add(hash(hashes))
-            yield texts
+                seen.add(key)
+            yield [*texts, *beside]

@@ -8,7 +8,11 @@ from collections.abc import Iterable
 import numpy as np
 from datasets import Dataset
 
-LABEL = "label"  # column of a teacher's vectors; all others hold text
+from mrl_text.training.columns import LABEL
+
+VECTORS = ("teacher", "guide", "base")
+"""Columns of frozen models' vectors: of the loss's teacher, of its guide, and of the base for whatever else needs them.
+All other columns hold text."""
 
 
 def normalised(text: str) -> str:
@@ -28,7 +32,7 @@ def text_hashes(texts: Iterable[str]) -> np.ndarray:
 
 def text_columns(data: Dataset) -> list[str]:
     """Names of the columns that hold text, in their order."""
-    return [name for name in data.column_names if name not in (LABEL, "dataset_name")]
+    return [name for name in data.column_names if name not in (LABEL, "dataset_name", *VECTORS)]
 
 
 def row_hashes(data: Dataset) -> np.ndarray:

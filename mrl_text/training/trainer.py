@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from torch.utils.data import BatchSampler
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -23,6 +25,7 @@ from mrl_text.cards.sizes import write_card
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import hold, peek_json, read_json, replaced_folder, write_atomically
 from mrl_text.loading import not_finite
+from mrl_text.losses import NestedLoss
 from mrl_text.models import ModelSource
 from mrl_text.training.activations import Activations
 from mrl_text.training.adapters import attach_adapters, has_adapters, load_trained, merge_adapters, save_trained
@@ -30,16 +33,20 @@ from mrl_text.training.arguments import training_arguments
 from mrl_text.training.base import check_recipe, load_base, located
 from mrl_text.training.batches import rows_used
 from mrl_text.training.callbacks import EarlyStopping, LogBeforeSaving, MetricsLog, ProgressLine, StopOnInterrupt
-from mrl_text.training.corpus import check_batches, load_training_data, training_prompts
+from mrl_text.training.columns import LABEL
+from mrl_text.training.corpus import check_batches, load_training_data, source_prompts, source_samplers
 from mrl_text.training.data import load_source
-from mrl_text.training.evaluator import NestedRetrievalEvaluator
+from mrl_text.training.evaluator import NestedEvaluator, NestedRetrievalEvaluator, NestedSimilarityEvaluator, metric_of
 from mrl_text.training.frozen_layers import frozen_layers
-from mrl_text.training.outcome import Scores, compared, means
+from mrl_text.training.outcome import Scores, compared, totals
 from mrl_text.training.prepare import prepare
 from mrl_text.training.recipe import EARLY_STOPPING, Recipe
 from mrl_text.training.run import RunFolder, describe_data, explain_failed_write
+from mrl_text.training.teacher import VectorsCollator
 
 logger = logging.getLogger(__name__)
+
+_LEARNED = "loss.safetensors"  # of a checkpoint: what the loss learns beside the model
 
 
 def train(recipe: Recipe, output: str | Path, *, resume: bool = False) -> Path:
@@ -114,30 +121,35 @@ def _train(
             model, data = prepare(recipe, model, data, folder)
             if any(source.mine_negatives for source in recipe.data.train):  # which leaves rows out
                 check_batches(recipe, data, batch_size=arguments.train_batch_size, **how)
-        arguments.prompts = training_prompts(model, data)
         if recipe.loss.steps:  # else all is fitted by now, and the encoder stays as it is
             model.codec = None  # it was of vectors that the model will not make any more
             start = _start(model, recipe.model.blend)
             if recipe.model.peft is not None:
                 attach_adapters(model, recipe.model.peft, seed=arguments.seed, above=recipe.model.freeze_layers)
+            loss = recipe.build_loss(model, list(data) if isinstance(data, DatasetDict) else [])
+            if isinstance(loss, dict):  # by the names of its sources, as the Trainer asks for
+                data = DatasetDict(zip(loss, data.values(), strict=True))
+            arguments.prompts = source_prompts(recipe, model, data)
             trainer = _Trainer(
                 model=model,
                 args=arguments,
                 train_dataset=data,
-                loss=recipe.loss.build(model),
+                loss=loss,
                 evaluator=evaluator,
-                callbacks=[MetricsLog(folder.metrics), *_early_stopping(recipe)],
+                callbacks=[MetricsLog(folder.metrics), *recipe.callbacks(loss), *_early_stopping(recipe)],
             )
             trainer.saved_length = saved_length if length else None
+            if not recipe.data.stream and "batch_sampler" not in recipe.training:
+                trainer.samplers = source_samplers(recipe)
             with frozen_layers(model, recipe.model, data) as trainer.activations:
-                facts = _fit(trainer, checkpoint, evaluator.primary_metric if evaluator else None)
+                facts = _fit(trainer, checkpoint)
             _finish(model, start, recipe.model.blend)
     if main_process:
         facts["seconds_this_session"] = round(time.monotonic() - started, 1)
         if evaluator is not None:
-            after = evaluator.per_query(model)
-            facts["validation"] = compared(before, after)
-            card |= {"before": means(before), "after": means(after)}
+            after = {dim: evaluator.units(each) for dim, each in evaluator.measure(model).items()}
+            facts["validation"] = compared(before, after, evaluator.metric)
+            card |= {"before": totals(before), "after": totals(after), "metric": evaluator.metric.words}
         _save(recipe, model, folder, source, {**facts, "data": card["data"]}, card)
     PartialState().wait_for_everyone()
 
@@ -178,11 +190,12 @@ def _finish(model: MatryoshkaEncoder, start: dict[str, torch.Tensor], blend: flo
                 value.copy_(torch.lerp(start[name].to(value.device), value, blend))
 
 
-def _fit(trainer: _Trainer, checkpoint: Path | None, metric: str | None) -> dict[str, Any]:
+def _fit(trainer: _Trainer, checkpoint: Path | None) -> dict[str, Any]:
     """Run the Trainer; the model ends with what was trained last, or best. Returns facts for the result."""
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
-    progress = ProgressLine(metric)
+    evaluator = trainer.evaluator
+    progress = ProgressLine(evaluator.primary_metric, evaluator.metric.words) if evaluator else ProgressLine()
     with StopOnInterrupt() as interrupt, closing(progress):
         for callback in (progress, interrupt, LogBeforeSaving()):  # in this order: an interrupt asks for a checkpoint
             trainer.add_callback(callback)
@@ -216,12 +229,17 @@ def _rows_used(trainer: _Trainer) -> int:
     return rows_used(getattr(sampler, "batch_sampler", sampler), steps, per_step)  # of all processes
 
 
-def _evaluator(recipe: Recipe, batch_size: int) -> NestedRetrievalEvaluator | None:
+def _evaluator(recipe: Recipe, batch_size: int) -> NestedEvaluator | None:
     if not recipe.data.validation:
         return None
-    parts = [load_source(source) for source in recipe.data.validation]
-    anchors, positives = ([text for part in parts for text in part[name]] for name in ("anchor", "positive"))
-    return NestedRetrievalEvaluator(anchors, positives, recipe.loss.dims, batch_size=max(batch_size, 32))
+    needs = recipe.validation_needs
+    parts = [load_source(source, needs) for source in recipe.data.validation]
+    columns = ("anchor", "positive", *([LABEL] if needs.label else []))
+    cells = [[cell for part in parts for cell in part[name]] for name in columns]
+    options: dict[str, Any] = {"dims": recipe.loss.dims, "batch_size": max(batch_size, 32)}
+    if not needs.label:
+        return NestedRetrievalEvaluator(*cells, **options)
+    return NestedSimilarityEvaluator(*cells, metric=metric_of(needs), **options)
 
 
 class _Trainer(SentenceTransformerTrainer):
@@ -229,8 +247,33 @@ class _Trainer(SentenceTransformerTrainer):
     the last step (the parent takes one more after resuming there), and at a full disk in plain words. Checkpoints of
     adapters are loaded without their base."""
 
+    data_collator_class = VectorsCollator
     saved_length: int | None = None  # tokens per text of the saved model, where training has fewer
     activations: Activations | None = None  # of frozen layers
+    samplers: Sequence[Callable[..., BatchSampler]] = ()  # of each source, where their losses decide
+
+    def get_batch_sampler(self, dataset: Dataset, *args: Any, **kwargs: Any) -> BatchSampler | None:
+        """The batches of a source, as its loss needs them."""
+        parts = self.train_dataset.values() if isinstance(self.train_dataset, DatasetDict) else [self.train_dataset]
+        for part, sampler in zip(parts, self.samplers, strict=False):
+            if part is dataset:
+                return sampler(dataset, *args, **kwargs)
+        return super().get_batch_sampler(dataset, *args, **kwargs)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the parent, and a loss of ours reads the vectors of frozen models beside the label."""
+        vectors = inputs.pop("vectors", {})
+        nested = self._nested()
+        if "" in nested or inputs.get("dataset_name") in nested:
+            inputs[LABEL] = {LABEL: inputs.get(LABEL), **vectors}
+        elif "teacher" in vectors:  # one vector for each text
+            inputs[LABEL] = vectors["teacher"].unflatten(1, (len(self.collect_features(inputs)[0]), -1))
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _nested(self) -> dict[str, NestedLoss]:
+        """The losses of ours, by their data set where each has its own."""
+        losses = self.loss if isinstance(self.loss, dict) else {"": self.loss}
+        return {name: loss for name, loss in losses.items() if isinstance(loss, NestedLoss)}
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
@@ -269,6 +312,10 @@ class _Trainer(SentenceTransformerTrainer):
             load_trained(self.model, Path(checkpoint_path))
         else:
             super()._load_from_checkpoint(checkpoint_path)
+        file = Path(checkpoint_path) / _LEARNED
+        learned = load_file(file) if file.is_file() else {}
+        for name, loss in self._nested().items():
+            loss.learned = {key.removeprefix(f"{name}/"): one for key, one in learned.items()}
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         output, step = Path(self.args.output_dir), self.state.global_step
@@ -277,20 +324,25 @@ class _Trainer(SentenceTransformerTrainer):
         with explain_failed_write(f"the checkpoint of step {step}", output):
             if has_adapters(self.model) and self.args.should_save:
                 save_trained(self.model, output / f"checkpoint-{step}")
+            losses = self._nested().items()
+            learned = {f"{name}/{key}": one for name, loss in losses for key, one in loss.learned.items()}
+            if learned and self.args.should_save:
+                (output / f"checkpoint-{step}").mkdir(parents=True, exist_ok=True)
+                save_file(learned, output / f"checkpoint-{step}" / _LEARNED)
             super()._save_checkpoint(*args, **kwargs)
 
 
-def _starting_scores(evaluator: NestedRetrievalEvaluator, model: MatryoshkaEncoder, folder: RunFolder) -> Scores:
-    """What the starting model scores per size and query; measured once, a run that is resumed reads it."""
+def _starting_scores(evaluator: NestedEvaluator, model: MatryoshkaEncoder, folder: RunFolder) -> Scores:
+    """What the starting model scores per size and query or pair; measured once, a run that is resumed reads it."""
     known = peek_json(folder.before)
-    shape = {str(dim): len(evaluator.queries) for dim in evaluator.dims}
+    shape = {str(dim): evaluator.items for dim in evaluator.dims}
     if not isinstance(known, dict) or {dim: np.size(each) for dim, each in known.items()} != shape:
         if folder.before.exists():
             logger.warning("%s is damaged: the starting model is measured again", folder.before)
-        known = {str(dim): each.tolist() for dim, each in evaluator.per_query(model).items()}
+        known = {str(dim): each.tolist() for dim, each in evaluator.measure(model).items()}
         with explain_failed_write("the scores of the starting model", folder.path):
             write_atomically(folder.before, json.dumps(known).encode())
-    return {int(dim): np.asarray(each, dtype=np.float64) for dim, each in known.items()}
+    return {int(dim): evaluator.units(np.asarray(each, dtype=np.float64)) for dim, each in known.items()}
 
 
 def _save(

@@ -61,14 +61,15 @@ def sources(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def content(tiny_bert: Path, sources: list[Path]) -> dict[str, Any]:
-    """A recipe with all that a resume has to bring back: dropout, two sources, a teacher, epochs, running means."""
+    """A recipe with all that a resume has to bring back: dropout, two sources, a teacher and maps to its vectors,
+    epochs, running means."""
     return {
         "model": {"name": str(tiny_bert)},  # BERT's own dropout of 0.1
         "data": {
             "train": [{"source": str(file)} for file in sources],
             "validation": [{"source": str(sources[1]), "limit": 20}],
         },
-        "loss": {"dims": [8, 16, 32], "distill_weight": 2.0},
+        "loss": {"dims": [8, 16, 32], "distill_weight": 2.0, "embed_weight": 1.0},
         "training": {
             "num_train_epochs": 3,
             "per_device_train_batch_size": 8,

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    GISTEmbedLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -69,15 +73,57 @@ def published(
     return loss
 
 
-def contrast(
-    columns: Sequence[Tensor], dims: Sequence[int], weights: Sequence[float], scales: Sequence[float]
+def guided(
+    columns: Sequence[Tensor],
+    vectors: Sequence[Tensor],
+    dims: Sequence[int],
+    weights: Sequence[float] | None,
+    tokenizer: Any,
+    **options: Any,
 ) -> Tensor:
-    """Cross-entropy of every anchor's scaled cosines with all positives and negatives, summed over the sizes."""
+    """Sentence-transformers' MatryoshkaLoss over its GISTEmbedLoss with anchors against documents only; scale 20."""
+    model, guide = Preset(columns), Preset(vectors)
+    for one in (model, guide):
+        one.tokenizer, one.max_seq_length = tokenizer, 64
+    only = {"contrast_anchors": False, "contrast_positives": False}
+    inner = GISTEmbedLoss(model, guide, temperature=1 / 20, **only, **options)
+    loss: Tensor = MatryoshkaLoss(model, inner, list(dims), weights)(model.columns(), None)
+    return loss
+
+
+def contrast(
+    columns: Sequence[Tensor],
+    dims: Sequence[int],
+    weights: Sequence[float],
+    scales: Sequence[float],
+    masked: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of every anchor's scaled cosines with all positives and negatives, summed over the sizes; those
+    that are ``masked`` (n, candidates) do not count."""
     total = columns[0].new_zeros(())
     for dim, weight, scale in zip(dims, weights, scales, strict=True):
         anchors, *others = (normalize(column[:, :dim], dim=1) for column in columns)
         logits = scale * anchors @ torch.cat(others).T
+        if masked is not None:
+            logits = logits.masked_fill(masked, float("-inf"))
         total = total + weight * (logits.logsumexp(dim=1) - logits.diagonal()).mean()
+    return total
+
+
+def against_codes(
+    queries: Tensor,
+    numbers: Tensor,
+    target: Tensor,
+    dims: Sequence[int],
+    weights: Sequence[float],
+    scales: Sequence[float],
+) -> Tensor:
+    """KL(target || softmax of every query's scaled cosines with coded candidates), ``target`` being (n, m)."""
+    total = queries.new_zeros(())
+    for dim, weight, scale in zip(dims, weights, scales, strict=True):
+        logits = scale * normalize(queries[:, :dim], dim=1) @ normalize(numbers[:, :dim], dim=1).T
+        left = torch.special.xlogy(target, target) - target * logits.log_softmax(dim=1)
+        total = total + weight * left.nansum(dim=1).mean()
     return total
 
 

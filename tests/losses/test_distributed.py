@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.losses import InfoNCE, NestedLoss
-from tests.losses.reference import ragged, without_dropout
+from mrl_text.losses import EmbeddingDistillation, InfoNCE, NestedLoss
+from tests.losses.reference import ragged, random_columns, without_dropout
 
 DIMS = [8, 16, 32]
 WORLD = 2
@@ -21,6 +21,8 @@ CASES: dict[str, dict[str, Any]] = {
     "negatives": {"columns": 4, "symmetric": False, "mini_batch_size": None},
     "symmetric": {"columns": 3, "symmetric": True, "mini_batch_size": None},
     "pairs, cached": {"columns": 2, "symmetric": False, "mini_batch_size": 7},
+    "guided": {"columns": 3, "symmetric": True, "mini_batch_size": None, "margin": 0.1},
+    "embeddings": {"columns": 2, "symmetric": False, "mini_batch_size": 7, "embeddings": True},
     "symmetric, cached": {"columns": 3, "symmetric": True, "mini_batch_size": 7},
 }
 Result = tuple[float, dict[str, Tensor]]
@@ -43,19 +45,25 @@ def measure(folder: str, case: dict[str, Any], rank: int | None) -> Result:
         weights=[1, 2, 3],
         symmetric=case["symmetric"],
         gather_across_devices=rank is not None,
+        margin=case.get("margin"),
     )
-    loss = NestedLoss(model, objective, mini_batch_size=case["mini_batch_size"])
+    more = [EmbeddingDistillation(DIMS)] if case.get("embeddings") else []
+    loss = NestedLoss(model, objective, *more, mini_batch_size=case["mini_batch_size"])
     features = [model.preprocess(column) for column in ragged(80, case["columns"], longest=20)]
+    guide = torch.cat([column.detach() for column in random_columns(case["columns"], 80, 9)], dim=1)
     if rank is not None:
         loss.model = DistributedDataParallel(model, find_unused_parameters=True)  # the pooler is not used
         half = slice(rank * 40, rank * 40 + 40)
+        guide = guide[half]
         features = [
             {key: value[half] if isinstance(value, Tensor) else value for key, value in column.items()}
             for column in features
         ]
-    value = torch.stack(list(loss(features, None).values())).sum()
+    given = {"guide": guide, "teacher": guide}
+    value = torch.stack(list(loss(features, given).values())).sum()
     value.backward()
-    total = loss.compute_loss_from_embeddings([loss.model(dict(c))["sentence_embedding"] for c in features]).detach()
+    embeddings = [loss.model(dict(column))["sentence_embedding"] for column in features]
+    total = loss.compute_loss_from_embeddings([one.detach() for one in embeddings], given)
     gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     return total.item(), gradients
 

@@ -221,7 +221,10 @@ def test_neighbours_share_a_batch_far_more_often_than_by_chance() -> None:
     assert together(NeighbourBatchSampler) > 0.4
 
 
-def test_neighbours_are_found_by_the_first_column_of_the_label_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("column", ["label", "teacher", "base"])
+def test_neighbours_are_found_by_the_vectors_of_the_first_texts_and_kept(
+    monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
     seen: list[np.ndarray] = []
 
     def groups(vectors: np.ndarray, *, seed: int) -> np.ndarray:
@@ -230,10 +233,12 @@ def test_neighbours_are_found_by_the_first_column_of_the_label_and_kept(monkeypa
 
     monkeypatch.setattr(module, "neighbour_groups", groups)
     data = pairs(50)
+    if column != "label":  # which holds a source's own numbers then
+        data = data.rename_column("label", column).add_column("label", [[0.5] * 4] * 50)
     first = epoch(NeighbourBatchSampler(data, 8, False, seed=1))
     assert first == epoch(NeighbourBatchSampler(data, 8, False, seed=1))
     assert len(seen) == 1
-    assert np.array_equal(seen[0], np.asarray(data["label"], dtype=np.float32)[:, :8])
+    assert np.array_equal(seen[0], np.asarray(data[column], dtype=np.float32)[:, :8])
     NeighbourBatchSampler(data.select(range(40)), 8, False, seed=1).__iter__().__next__()
     NeighbourBatchSampler(data, 8, False, seed=2).__iter__().__next__()
     assert len(seen) == 3  # other data, another seed

@@ -10,16 +10,24 @@ from typing import Any
 
 import datasets
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 from sentence_transformers import SentenceTransformerTrainingArguments
 from sentence_transformers.base.training_args import BatchSamplers
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.training.batches import SAMPLERS, WeightedBatchSampler
-from mrl_text.training.corpus import batch_arguments, check_batches, check_data, load_training_data, training_prompts
+from mrl_text.training.corpus import (
+    batch_arguments,
+    check_batches,
+    check_data,
+    load_training_data,
+    source_prompts,
+    source_samplers,
+    training_prompts,
+)
 from mrl_text.training.recipe import Recipe
 
-Row = dict[str, str]
+Row = dict[str, Any]
 ROWS: list[Row] = [
     {"anchor": f"anchor number {index}", "positive": f"its positive number {index}"} for index in range(8)
 ]
@@ -38,12 +46,13 @@ def recipe(
     prompts: Any = None,
     tasks: Any = (),
     loss: Any = None,
+    name: str = "some/model",
     **data: Any,
 ) -> Recipe:
     train = [source if isinstance(source, dict) else {"source": source} for source in sources]
     return Recipe.model_validate(
         {
-            "model": {"name": "some/model", "prompts": prompts or {}},
+            "model": {"name": name, "prompts": prompts or {}},
             "data": {"train": train, **data},
             "loss": {"dims": [8], **(loss or {})},
             "training": training or {},
@@ -196,7 +205,7 @@ def test_anchors_get_the_models_query_prompt_and_all_others_its_document_prompt(
     assert training_prompts(model, data["a"]) == {"anchor": query, "positive": document}
 
 
-def faq(questions: int, answers: int, **columns: str) -> Dataset:
+def faq(questions: int, answers: int, **columns: Any) -> Dataset:
     rows = [{"anchor": f"question {row}", "positive": f"answer {row % answers}", **columns} for row in range(questions)]
     return Dataset.from_list(rows)
 
@@ -291,3 +300,68 @@ def test_the_batches_of_the_recipe_are_training_arguments(batches: str, tmp_path
     assert "multi_dataset_batch_sampler" not in alone
     stream = recipe(["a.csv"], stream=True, training={"max_steps": 3})
     assert batch_arguments(stream) == {"batch_sampler": BatchSamplers.BATCH_SAMPLER}
+
+
+LISTS = {
+    "MarginMSELoss": (
+        {"name": "matryoshka", "inner": "MarginMSELoss"},
+        ["a", "b", "c", "d"],
+        [1.0],
+        "4 texts are lists of 1 .* 3 or 2",
+    ),
+    "DistillKLDivLoss": (
+        {"name": "matryoshka", "inner": "DistillKLDivLoss"},
+        ["a", "b", "c"],
+        [1.0, 2, 3],
+        "3 texts are lists of 3 .* 2",
+    ),
+    "MSELoss": ({"name": "matryoshka", "inner": "MSELoss"}, ["a"], [1.0, 2, 3], "1 text are lists of 3 .* takes 32"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_of_numbers_are_as_long_as_the_loss_takes_them(tmp_path: Path, name: str, tiny_bert: Path) -> None:
+    loss, columns, numbers, words = LISTS[name]
+    file = write(tmp_path / "a.jsonl", [dict.fromkeys(columns, "text") | {"label": numbers}])
+    asked = recipe([{"source": file, "columns": [*columns, "label"]}], loss=loss, name=str(tiny_bert))
+    with pytest.raises(ValueError, match=rf"a.jsonl: beside {words} in every row"):
+        load_training_data(asked)
+
+
+def test_classes_make_batches_of_several_and_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    loss = {"name": "matryoshka", "inner": "BatchAllTripletLoss"}
+    asked = recipe([{"source": "a.csv", "columns": ["text", "class"]}], loss=loss)
+    rows = [{"anchor": f"text {row}", "label": int(row >= 10)} for row in range(17)]
+    data = Dataset.from_list(rows).cast_column("label", ClassLabel(names=["art", "sport"]))
+    (sampler,) = source_samplers(asked)
+    batches = list(sampler(data, batch_size=4, drop_last=False, valid_label_columns=["label"]))
+    assert all(sorted(data[batch]["label"]) == [0, 0, 1, 1] for batch in batches)
+    check_batches(asked, data, batch_size=4, drop_last=False)
+    assert "a: 5 of 17 rows, others each time, are left out of an epoch" in caplog.text
+    with pytest.raises(ValueError, match="a: a batch needs two classes with two rows each: name more data"):
+        check_batches(asked, data.select(range(11)), batch_size=4, drop_last=False)
+    with pytest.raises(ValueError, match=r"per_device_train_batch_size=7: .* set an even number of at least 4"):
+        check_data(recipe(["org/data"], loss=loss, training={"per_device_train_batch_size": 7}))
+
+
+def test_texts_repeat_in_a_batch_where_other_rows_are_no_negatives() -> None:
+    data = faq(40, 2, label=0.5)
+    for inner, rows in (("CoSENTLoss", 20), ("MultipleNegativesRankingLoss", 2)):
+        columns = ["a", "b", "c"][: 3 if inner == "CoSENTLoss" else 2]
+        asked = recipe([{"source": "a.csv", "columns": columns}], loss={"name": "matryoshka", "inner": inner})
+        batches = list(source_samplers(asked)[0](data, batch_size=20, drop_last=False))
+        assert {len(batch) for batch in batches} == {rows}
+        assert sorted(row for batch in batches for row in batch) == list(range(40))
+
+
+def test_texts_of_a_symmetric_loss_have_the_default_prompt(tiny_bert: Path) -> None:
+    model = MatryoshkaEncoder(str(tiny_bert), device="cpu", prompts={"query": "red ", "document": "blue "})
+    pairs = {"source": "a.csv", "columns": ["a", "b"]}
+    scored = {**pairs, "columns": ["a", "b", "c"], "loss": {"name": "matryoshka", "inner": "CoSENTLoss"}}
+    data = DatasetDict({"1 a": faq(4, 4), "2 a": faq(4, 4, label=0.5)})
+    asked = recipe([pairs, scored])
+    by_source = {"1 a": {"anchor": "red ", "positive": "blue "}, "2 a": {}}
+    assert source_prompts(asked, model, data) == by_source
+    model.default_prompt_name = "document"
+    assert source_prompts(asked, model, data)["2 a"] == {"anchor": "blue ", "positive": "blue "}
+    assert source_prompts(recipe([pairs, pairs]), model, data) == {"anchor": "red ", "positive": "blue "}

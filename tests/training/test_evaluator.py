@@ -6,11 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sentence_transformers import SentenceTransformer
-from sklearn.metrics import ndcg_score
+from sklearn.metrics import average_precision_score, ndcg_score
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.training.evaluator import NestedRetrievalEvaluator, nested_ndcg
+from mrl_text.training.evaluator import (
+    PRECISION,
+    SPEARMAN,
+    Metric,
+    NestedRetrievalEvaluator,
+    NestedSimilarityEvaluator,
+    nested_ndcg,
+)
 
 
 def noisy_pairs(rows: int, width: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,7 +74,7 @@ def test_a_perfect_model_scores_1_where_answers_and_questions_repeat() -> None:
     positives += ["also an answer 0"]
     evaluator = NestedRetrievalEvaluator(anchors, positives, [5, 8])
     assert (len(evaluator.queries), len(evaluator.documents), len(evaluator.answers)) == (60, 6, 61)
-    for scores in evaluator.per_query(Perfect()).values():  # type: ignore[arg-type]
+    for scores in evaluator.measure(Perfect()).values():  # type: ignore[arg-type]
         # two documents have one vector, and eleven questions have only one of them as their answer
         half = (1 + 1 / np.log2(3)) / 2
         np.testing.assert_allclose(np.sort(scores), [half] * 11 + [1] * 49)
@@ -134,3 +142,34 @@ def test_the_largest_size_is_the_primary_metric_and_the_name_its_prefix(
 def test_nothing_to_measure_is_refused(anchors: list[str], positives: list[str], dims: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NestedRetrievalEvaluator(anchors, positives, dims)
+
+
+@pytest.mark.parametrize("metric", [SPEARMAN, PRECISION], ids=lambda one: one.key)
+def test_the_similarity_of_pairs_is_scored_at_every_size(
+    model: MatryoshkaEncoder, texts: tuple[list[str], list[str]], metric: Metric
+) -> None:
+    """Against scipy and scikit-learn on cosines in float64; a text in several pairs is encoded once."""
+    model.prompts = {"query": "a red ", "document": "the "}  # pairs are neither
+    first, second = texts[0], [texts[1][row // 2] for row in range(len(texts[1]))]
+    gold = [float(row % 5 > 2 if metric is PRECISION else row % 7) for row in range(len(first))]
+    evaluator = NestedSimilarityEvaluator(first, second, gold, [32, 8], metric)
+    encoded: list[int] = []
+    model[0].register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0]["input_ids"])))
+    metrics = evaluator(model)
+    assert sum(encoded) == len({*first, *second})
+    assert list(metrics) == [f"validation_dim{dim}_{metric.key}" for dim in (8, 32)]
+    assert evaluator.primary_metric == f"validation_dim32_{metric.key}"
+    plain = SentenceTransformer(modules=list(model), device="cpu")
+    sides = [np.float64(plain.encode(side)) for side in (first, second)]
+    for dim, score in zip((8, 32), metrics.values(), strict=True):
+        one, two = (side[:, :dim] / np.linalg.norm(side[:, :dim], axis=1, keepdims=True) for side in sides)
+        cosines = (one * two).sum(axis=1).round(9)
+        expected = stats.spearmanr(cosines, gold)[0] if metric is SPEARMAN else average_precision_score(gold, cosines)
+        assert score == pytest.approx(expected, abs=1e-6)
+        units = evaluator.units(evaluator.measure(model)[dim])
+        assert len(units) == evaluator.items == len(first)
+
+
+def test_scores_that_are_all_the_same_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"all 2 scores are 0.5: there is nothing to tell apart"):
+        NestedSimilarityEvaluator(["a", "b"], ["c", "d"], [0.5, 0.5], [8])

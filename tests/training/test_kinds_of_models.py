@@ -59,7 +59,7 @@ class Kind:
     vectors: Vectors = of_sentence_transformers
     vectors_after: Vectors = of_sentence_transformers  # of the trained model
     config: PretrainedConfig | None = None  # of another model than the tiny BERT
-    padding_side: str = "right"
+    tokenizer: dict[str, Any] = field(default_factory=dict)
     modules: list[Callable[[], nn.Module]] = field(default_factory=list)  # behind the pooling
     include_prompt: bool = True
     model: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +68,9 @@ class Kind:
 
 
 PROMPTS = {"prompts": {"query": "the cat in: ", "document": "a "}}
-LAST_TOKEN = Kind(token(-1), token(-1), QWEN3, model={"pooling": "lasttoken"})
+LAST_TOKEN = {"pooling": "lasttoken"}
+LEFT = {"padding_side": "left"}
+UNPADDED = {"pad_token": None, "eos_token": "[SEP]"}
 KINDS = {
     "prompts": Kind(model=PROMPTS),
     "prompts left out of the pooling": Kind(include_prompt=False, model=PROMPTS),
@@ -78,10 +80,11 @@ KINDS = {
     ),
     "dense": Kind(modules=[lambda: Dense(32, 24)], last="Dense", width=24),
     "dense and unit length": Kind(modules=[lambda: Dense(32, 24), Normalize], last="Normalize", width=24),
-    "decoder padded on the right": LAST_TOKEN,
-    "decoder padded on the left": Kind(token(-1), token(-1), QWEN3, "left", model=LAST_TOKEN.model),
+    "decoder padded on the right": Kind(token(-1), token(-1), QWEN3, model=LAST_TOKEN),
+    "decoder padded on the left": Kind(token(-1), token(-1), QWEN3, LEFT, model=LAST_TOKEN),
+    "decoder without a token for padding": Kind(token(-1), token(-1), QWEN3, UNPADDED, model=LAST_TOKEN),
     "decoder with prompts and adapters": Kind(
-        token(-1), token(-1), QWEN3, "left", model={**LAST_TOKEN.model, **PROMPTS, "peft": {"r": 2}}
+        token(-1), token(-1), QWEN3, LEFT, model={**LAST_TOKEN, **PROMPTS, "peft": {"r": 2}}
     ),
     "ModernBERT": Kind(token(0), token(0), MODERN_BERT, model={"pooling": "cls", "peft": {"r": 2}}),
 }
@@ -109,7 +112,7 @@ def run(
         for weight in backbone.parameters():
             nn.init.normal_(weight, std=0.3)
         backbone.save_pretrained(base)
-        BertTokenizerFast.from_pretrained(tiny_bert, padding_side=kind.padding_side).save_pretrained(base)
+        BertTokenizerFast.from_pretrained(tiny_bert, **kind.tokenizer).save_pretrained(base)
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in triplets), encoding="utf-8")
     recipe = {
         "model": {"name": str(base), "dropout": 0, **kind.model},
@@ -169,7 +172,8 @@ def test_the_saved_model_gives_these_vectors_to_everybody(
             streamed,
         ):
             np.testing.assert_allclose(found, cut(expected, 8), atol=2e-6)
-    assert np.abs(plain.encode(texts) - of_sentence_transformers(base, texts, ""))[:, :8].max() > 1e-4
+    untrained = cut(kind.vectors(base, texts, ""), 8)
+    assert np.abs(plain.encode(texts, truncate_dim=8, normalize_embeddings=True) - untrained).max() > 1e-4
     assert type(plain[-1]).__name__ == kind.last
 
 

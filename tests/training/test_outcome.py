@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mrl_text.eval.statistics import mean_units
 from mrl_text.training.outcome import compared, outcome
 
 SINGLE = [0.5, None, None]  # of one query, of which there is no interval
@@ -17,7 +18,7 @@ def test_before_and_after_are_compared_query_by_query() -> None:
     random = np.random.default_rng(0)
     before = {dim: random.random(200) for dim in (8, 16)}
     after = {dim: each + 0.1 + 0.01 * random.standard_normal(200) for dim, each in before.items()}
-    found = compared(before, after)
+    found = compared(*({dim: mean_units(each) for dim, each in scores.items()} for scores in (before, after)))
     assert found["queries"] == 200
     assert [one["dim"] for one in found["sizes"]] == [8, 16]
     for one in found["sizes"]:

@@ -73,28 +73,72 @@ def test_nothing_is_done_that_the_recipe_does_not_ask_for(
 
 
 @pytest.mark.parametrize(
-    "asked", [{"loss": {"distill_weight": 1.0}}, {"loss": {"name": "self_distillation"}}, {"batches": "neighbours"}]
+    ("asked", "column"),
+    [
+        ({"loss": {"distill_weight": 1.0}}, "teacher"),
+        ({"loss": {"name": "self_distillation"}}, "teacher"),
+        ({"loss": {"guide": "base"}}, "guide"),
+        ({"batches": "neighbours"}, "base"),
+    ],
 )
 def test_the_vectors_of_the_frozen_model_come_with_the_data(
-    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path, asked: dict[str, Any]
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path, asked: dict[str, Any], column: str
 ) -> None:
     model.prompts = {"query": "the ", "passage": "a red "}  # the base's own
     same_model, taught = prepare(recipe(**asked), model, data, folder)
     assert same_model is model
     assert len(model) == 2, "no layer is added"
-    assert taught.column_names == [*data.column_names, "label"]
+    assert taught.column_names == [*data.column_names, column]
     columns = {"anchor": "the ", "positive": "a red ", "negative": "a red "}
     expected = np.concatenate([unit(tiny_bert, data[name][:], prompt) for name, prompt in columns.items()], axis=1)
-    np.testing.assert_allclose(taught[:]["label"].numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(taught[:][column].numpy(), expected, atol=1e-5)
+
+
+def test_another_teacher_reads_with_its_own_tokenizer_prompts_and_length(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, other_model: Path
+) -> None:
+    model.prompts = {"query": "red ", "document": "blue "}  # the student's own
+    model.max_seq_length = 4
+    loss = {"name": "self_distillation", "teacher": str(other_model)}
+    same_model, taught = prepare(recipe(loss, batches="neighbours"), model, data, folder)
+    assert same_model is model
+    columns = {"anchor": "the ", "positive": "a green ", "negative": "a green "}
+    expected = np.concatenate([unit(other_model, data[name][:], prompt) for name, prompt in columns.items()], axis=1)
+    assert expected.shape == (64, 3 * 20)
+    np.testing.assert_allclose(taught[:]["teacher"].numpy(), expected, atol=1e-5)
+
+
+def test_teacher_and_guide_of_one_model_share_their_vectors_and_others_have_their_own(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path, other_model: Path
+) -> None:
+    loss = {"distill_weight": 1.0, "teacher": str(other_model), "guide": str(other_model)}
+    _, taught = prepare(recipe(loss, batches="neighbours"), model, data, folder)
+    assert taught.column_names == [*data.column_names, "teacher", "guide"]
+    places = [taught.data.column(name).chunk(0).values.buffers()[1].address for name in ("teacher", "guide")]
+    assert places[0] == places[1]
+    _, taught = prepare(recipe(loss | {"teacher": "base"}), model, data, folder)
+    np.testing.assert_allclose(taught[:]["teacher"][:, :32], unit(tiny_bert, data["anchor"][:]), atol=1e-5)
+    np.testing.assert_allclose(taught[:]["guide"][:, :20], unit(other_model, data["anchor"][:], "the "), atol=1e-5)
+
+
+def test_a_rotation_is_the_bases_whoever_teaches(
+    data: Dataset, folder: RunFolder, tiny_bert: Path, other_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    for teacher, place in (("base", folder), (str(other_model), RunFolder(tmp_path / "other"))):
+        asked = recipe({"distill_weight": 1.0, "teacher": teacher}, rotation=True)
+        prepare(asked, MatryoshkaEncoder(str(tiny_bert), device="cpu"), data, place)
+    np.testing.assert_array_equal(np.load(folder.rotation), np.load(tmp_path / "other" / "rotation.npy"))
 
 
 def test_every_source_gets_its_vectors(
     model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path
 ) -> None:
     texts = data.select_columns(["anchor"])
-    _, taught = prepare(recipe({"name": "self_distillation"}), model, DatasetDict({"1 a": data, "2 b": texts}), folder)
-    assert taught["1 a"][:]["label"].shape == (64, 96)
-    np.testing.assert_allclose(taught["2 b"][:]["label"].numpy(), unit(tiny_bert, texts["anchor"][:]), atol=1e-5)
+    both = recipe({"name": "self_distillation"}, train=[{"source": "a.csv"}, {"source": "b.csv"}])
+    _, taught = prepare(both, model, DatasetDict({"1 a": data, "2 b": texts}), folder)
+    assert taught["1 a"][:]["teacher"].shape == (64, 96)
+    np.testing.assert_allclose(taught["2 b"][:]["teacher"].numpy(), unit(tiny_bert, texts["anchor"][:]), atol=1e-5)
 
 
 @pytest.mark.parametrize("asked", [{"rotation": True}, {"loss": {"name": "rotation"}}], ids=str)
@@ -137,7 +181,7 @@ def test_rotation_and_vectors_of_a_run_are_used_again_when_it_is_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(MatryoshkaEncoder, "encode", lambda *_, **__: pytest.fail("texts were encoded again"))
         second, again = prepare(asked, model, data, folder)
-    np.testing.assert_array_equal(again[:]["label"].numpy(), taught[:]["label"].numpy())
+    np.testing.assert_array_equal(again[:]["teacher"].numpy(), taught[:]["teacher"].numpy())
     np.testing.assert_array_equal(second.encode(["a cat", "water"]), first.encode(["a cat", "water"]))
 
 
@@ -147,9 +191,9 @@ def test_negatives_are_mined_before_the_vectors_are_computed(
     source = {"mine_negatives": {"num": 2, "range_min": 0, "range_max": 20, "relative_margin": None}}
     pairs = data.select_columns(["anchor", "positive"])
     _, taught = prepare(recipe({"distill_weight": 1.0}, source=source), model, pairs, folder)
-    assert taught.column_names == ["anchor", "positive", "negative", "negative_2", "label"]
+    assert taught.column_names == ["anchor", "positive", "negative", "negative_2", "teacher"]
     expected = unit(tiny_bert, taught["negative_2"][:])
-    np.testing.assert_allclose(taught[:]["label"][:, 96:].numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(taught[:]["teacher"][:, 96:].numpy(), expected, atol=1e-5)
 
 
 def test_the_teacher_is_a_copy_in_the_fastest_number_format(

@@ -24,6 +24,7 @@ SHIPPED = [
     "retrieval",
     "rotation",
     "static",
+    "sts",
 ]
 
 MINIMAL: dict[str, Any] = {
@@ -121,7 +122,7 @@ def test_a_minimal_recipe_takes_the_defaults(write: Writer) -> None:
         ("loss.scales=5", "loss.scales: unknown key; did you mean 'scale'?"),
         ("eval.task=[STSBenchmark]", "eval.task: unknown key; did you mean 'tasks'?"),
         ("training.lerning_rate=1", "lerning_rate: unknown training argument; did you mean 'learning_rate'?"),
-        ("loss.temperature=5", "loss.temperature: unknown key; known: dims, "),
+        ("loss.temperature=5", "loss.temperature: unknown key; known: codes_from, dims, "),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(write: Writer, override: str, nearest: str) -> None:
@@ -309,7 +310,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_shipped_one() -> None:
         [],
         ["loss.weights=[1,2,3]", "loss.dims=[8,16,24]", "loss.distill_weights=null"],
         ["training.learning_rate=1e-4", "training.bf16=false", "model.name='1e-4'", "description='a: b # c'"],
-        ["data.train=[{source: a.csv, columns: [a, b], limit: 3}]", "training={}", "eval={}"],
+        ["data.train=[{source: a.csv, columns: [a, b, c], limit: 3}]", "training={}", "eval={}"],
     ],
     ids=["as-shipped", "loss", "numbers-and-texts", "data"],
 )
@@ -398,7 +399,12 @@ def test_what_needs_all_rows_cannot_be_streamed(write: Writer, data: dict[str, A
         ({"distill_weight": 1, "distill_weights": [0, 0, 0]}, "distill_weights are all zero"),
         ({"weights": [0, 0, 0]}, "weights are all zero: there would be nothing to train"),
         ({"distill_weight": -1}, "loss.distill_weight: "),
-        ({"teacher": "large"}, "loss.teacher: "),
+        ({"teacher": "large"}, "teacher large teaches nothing at distill_weight 0: raise that"),
+        ({"teacher": 3}, "loss.teacher: "),
+        ({"teacher": "self", "embed_weight": 1}, "embed_weight needs a teacher other than self"),
+        ({"margin": 0.1}, "margin and margin_strategy are a guide's: name one with guide"),
+        ({"guide": "base", "margin": ".inf"}, "loss.margin: "),
+        ({"name": "self_distillation", "guide": "base"}, "self_distillation does not take guide"),
     ],
 )
 def test_an_option_that_means_nothing_to_the_loss_is_refused(write: Writer, loss: dict[str, Any], message: str) -> None:
@@ -412,23 +418,28 @@ def test_every_loss_takes_sizes_and_weights_alone_and_its_recipe_written_out(wri
 
 
 @pytest.mark.parametrize(
-    ("loss", "distills", "needs_teacher"),
+    ("loss", "distills", "models"),
     [
-        ({}, False, False),
-        ({"distill_weight": 2}, True, True),
-        ({"distill_weight": 2, "teacher": "self"}, True, False),
-        ({"teacher": "base"}, False, False),
-        ({"name": "self_distillation"}, True, True),
-        ({"name": "self_distillation", "teacher": "self"}, True, False),
-        ({"name": "nested_infonce_2d"}, False, False),
-        ({"name": "rotation"}, False, False),
+        ({}, False, {}),
+        ({"distill_weight": 2}, True, {"teacher": "base"}),
+        ({"distill_weight": 2, "teacher": "self"}, True, {}),
+        ({"distill_weight": 2, "teacher": "org/large"}, True, {"teacher": "org/large"}),
+        ({"teacher": "base"}, False, {}),
+        ({"embed_weight": 1}, False, {"teacher": "base"}),
+        ({"guide": "base", "margin": 0.1}, False, {"guide": "base"}),
+        ({"guide": "org/large", "distill_weight": 1}, True, {"teacher": "base", "guide": "org/large"}),
+        ({"name": "self_distillation"}, True, {"teacher": "base"}),
+        ({"name": "self_distillation", "teacher": "self"}, True, {}),
+        ({"name": "nested_infonce_2d"}, False, {}),
+        ({"name": "rotation"}, False, {}),
     ],
 )
-def test_the_loss_says_whether_it_needs_the_vectors_of_the_base(
-    write: Writer, loss: dict[str, Any], distills: bool, needs_teacher: bool
+def test_the_loss_says_whose_vectors_it_needs(
+    write: Writer, loss: dict[str, Any], distills: bool, models: dict[str, str]
 ) -> None:
     recipe = load_recipe(write({**MINIMAL, "loss": {**MINIMAL["loss"], **loss}}))
-    assert (recipe.loss.distills, recipe.loss.needs_teacher) == (distills, needs_teacher)
+    assert (recipe.loss.distills, recipe.loss.models) == (distills, models)
+    assert recipe.loss.needs_teacher == ("teacher" in models)
 
 
 @pytest.mark.parametrize("name", ["self_distillation", "rotation"])
@@ -447,7 +458,7 @@ def test_one_column_is_enough_where_no_labels_are_needed(write: Writer, name: st
 )
 def test_one_column_is_refused_where_a_loss_needs_pairs(write: Writer, overrides: list[str], name: str) -> None:
     error = one_line_error(write(MINIMAL), [*overrides, "data.train[0].columns=[text]"])
-    assert f"data.train: pairs names one column, and loss.name {name} needs anchor and positive" in error
+    assert f"data.train: pairs names text, and loss.name {name} needs two or more columns of texts: columns: [" in error
 
 
 def test_a_rotation_has_no_use_for_mined_negatives(write: Writer) -> None:

@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.losses import self_distillation
-from mrl_text.training.teacher import add_teacher
+from mrl_text.training.teacher import VectorsCollator, add_teacher
 
 
 @pytest.fixture
@@ -121,6 +121,22 @@ def test_a_label_is_not_overwritten(model: MatryoshkaEncoder, triplets: list[dic
     data = Dataset.from_list([{**row, "label": 1} for row in triplets])
     with pytest.raises(ValueError, match="the data has a column 'label' already"):
         add_teacher(data, model)
+
+
+def test_a_batch_has_texts_label_and_vectors_apart(model: MatryoshkaEncoder, triplets: list[dict[str, str]]) -> None:
+    data = Dataset.from_list([{**row, "label": number} for number, row in enumerate(triplets)])
+    taught = add_teacher(
+        add_teacher(data, model, names=["teacher", "base"]), model, names=["guide"], columns=["anchor"]
+    )
+    rows = taught.__getitems__([5, 2, 9])
+    batch = VectorsCollator(preprocess_fn=model.preprocess)(rows)
+    plain = SentenceTransformerDataCollator(preprocess_fn=model.preprocess)(data.__getitems__([5, 2, 9]))
+    assert batch.keys() == plain.keys() | {"vectors"}
+    assert all(bool(np.all(np.asarray(batch[name]) == np.asarray(plain[name]))) for name in plain)
+    assert batch["vectors"].keys() == {"teacher", "guide"}
+    expected = reference(model, data)[[5, 2, 9]]
+    np.testing.assert_allclose(batch["vectors"]["teacher"], expected, atol=1e-6)
+    np.testing.assert_allclose(batch["vectors"]["guide"], expected[:, :32], atol=1e-6)
 
 
 def test_the_loss_reads_the_label_as_it_reads_a_teacher(

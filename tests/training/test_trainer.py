@@ -37,7 +37,8 @@ EMBEDDINGS = "embeddings.word_embeddings.weight"
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory, triplets: list[dict[str, str]]) -> Path:
     file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in triplets), encoding="utf-8")
+    rows = [{**row, "score": number % 7 / 6} for number, row in enumerate(triplets)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 
 
@@ -110,8 +111,10 @@ SHIPPED: dict[str, tuple[list[str], int, set[str]]] = {
     "retrieval": (["data.train=[MINED]"], 32, set()),
     "rotation": ([], 32, ROTATED),
     "static": (["model.static=24", "loss.dims=[8,16,24]"], 24, set()),
+    "sts": (["data.train=[SCORED]", "data.validation=[SCORED]"], 32, set()),
 }
 """Recipe -> what the tiny model needs besides, the width of the result and the files besides."""
+SCORED = "{source: %s, columns: [anchor, positive, score]}"
 MINED = "{source: %s, columns: [anchor, positive], mine_negatives: {num: 2, range_min: 0, relative_margin: null}}"
 
 
@@ -126,7 +129,7 @@ def test_every_shipped_recipe_trains(
     make_recipe: MakeRecipe, pairs: Path, tmp_path: Path, name: str, validated: bool
 ) -> None:
     overrides, width, files = SHIPPED[name]
-    overrides = [override.replace("MINED", MINED % pairs) for override in overrides]
+    overrides = [override.replace("MINED", MINED % pairs).replace("SCORED", SCORED % pairs) for override in overrides]
     overrides += [] if validated else ["data.validation=[]"]
     recipe = make_recipe("training.max_steps=1", *overrides, name=name, bf16=None)
     model = train(recipe, tmp_path / "run")
@@ -262,10 +265,17 @@ def texts(tmp_path_factory: pytest.TempPathFactory, triplets: list[dict[str, str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batches", ["no_duplicates", "neighbours", "by_length"])
-@pytest.mark.parametrize("teacher", ["base", "self"])
+@pytest.mark.parametrize("teacher", ["base", "self", "another"])
 def test_self_distillation_trains_on_texts_alone(
-    make_recipe: MakeRecipe, texts: Path, tiny_bert: Path, tmp_path: Path, batches: str, teacher: str
+    make_recipe: MakeRecipe,
+    texts: Path,
+    tiny_bert: Path,
+    other_model: Path,
+    tmp_path: Path,
+    batches: str,
+    teacher: str,
 ) -> None:
+    teacher = str(other_model) if teacher == "another" else teacher
     source = f"data.train=[{{source: {texts}, columns: [text]}}]"
     loss = ["loss.name=self_distillation", f"loss.teacher={teacher}", "model.prompts={query: 'the '}"]
     folder = RunFolder(tmp_path / "run")
@@ -276,6 +286,39 @@ def test_self_distillation_trains_on_texts_alone(
     }
     layer = "encoder.layer.1.output.dense.weight"
     assert not torch.equal(weights(folder)[layer], load_file(tiny_bert / "model.safetensors")[layer])
+
+
+@pytest.mark.slow
+def test_codes_join_after_their_share_of_the_steps_and_change_what_is_learned(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    codes = ["loss.precisions=[float32,int2]", "loss.precision_weights=[1,2]", "loss.codes_from=0.5"]
+    coded, plain = RunFolder(tmp_path / "coded"), RunFolder(tmp_path / "plain")
+    train(make_recipe("loss.spread_out=0.1", *codes), coded.path)
+    train(make_recipe("loss.spread_out=0.1"), plain.path)
+    values = [entry["infonce_dim32_int2"] for entry in logged(coded) if "infonce_dim32_int2" in entry]
+    half = STEPS // 2
+    assert values[:half] == [0] * half
+    assert min(values[half:]) > 0
+    found, expected = losses(coded), losses(plain)
+    assert [found[step] == expected[step] for step in range(1, half + 2)] == [True] * half + [False]
+    layer = "encoder.layer.1.output.dense.weight"
+    assert not torch.equal(weights(coded)[layer], weights(plain)[layer])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("margin", "masked"), [(2.5, True), (-2.5, False)])
+def test_the_guide_of_a_recipe_reaches_the_loss(
+    make_recipe: MakeRecipe, other_model: Path, tmp_path: Path, margin: float, masked: bool
+) -> None:
+    """With one margin every candidate but the positive is masked, with the other none."""
+    guided = [f"loss.guide={other_model}", f"loss.margin={margin}", "training.max_steps=2", "loss.distill_weight=1"]
+    runs = [RunFolder(tmp_path / name) for name in ("guided", "plain")]
+    train(make_recipe(*guided, "data.validation=[]"), runs[0].path)
+    train(make_recipe(*guided[2:], "data.validation=[]"), runs[1].path)
+    contrast, plain = ([entry["infonce_dim32"] for entry in logged(run) if "loss" in entry] for run in runs)
+    assert contrast == ([0.0, 0.0] if masked else plain)
+    assert min(plain) > 0
 
 
 @pytest.mark.slow
@@ -520,7 +563,7 @@ def test_a_score_that_falls_ends_with_the_weights_that_scored_best(
         score = next(scores)
         return {dim: np.full(len(self.queries), score if dim == 32 else 1 - score) for dim in (8, 16, 32)}
 
-    monkeypatch.setattr(NestedRetrievalEvaluator, "per_query", measured)
+    monkeypatch.setattr(NestedRetrievalEvaluator, "measure", measured)
     folder = RunFolder(tmp_path / "run")
     best = "training.load_best_model_at_end=true"
     train(

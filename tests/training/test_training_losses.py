@@ -15,7 +15,9 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.training.losses import Loss, LossConfig
+from mrl_text.losses import EmbeddingDistillation, InfoNCE, NestedLoss
+from mrl_text.training.losses import LossConfig
+from mrl_text.training.recipe import Loss
 
 DIMS = [32, 8, 16]
 WEIGHTS = [1.0, 0.5, 2.0]
@@ -37,7 +39,7 @@ def config(**options: Any) -> LossConfig:
     return found
 
 
-def value(loss: torch.nn.Module, columns: list[dict[str, Tensor]], labels: Tensor | None = None) -> float:
+def value(loss: torch.nn.Module, columns: list[dict[str, Tensor]], labels: Any = None) -> float:
     found = loss([dict(column) for column in columns], labels)
     return float((sum(found.values()) if isinstance(found, dict) else found).detach())
 
@@ -146,3 +148,30 @@ def test_a_static_model_has_no_layers_to_train(model: MatryoshkaEncoder) -> None
         config(name="nested_infonce_2d").build(table)
     with pytest.raises(ValueError, match="leave mini_batch_size out"):
         config(mini_batch_size=4).build(table)
+
+
+@pytest.mark.parametrize("how", [{}, {"margin": 0.1}, {"margin": 0.05, "margin_strategy": "relative"}], ids=str)
+def test_the_guide_of_a_recipe_masks_as_the_objective_does(
+    model: MatryoshkaEncoder, columns: list[dict[str, Tensor]], how: dict[str, Any]
+) -> None:
+    guide = torch.randn(12, 3 * 20, generator=torch.Generator().manual_seed(0))
+    loss = config(weights=WEIGHTS, guide="base", **how).build(model)
+    same = NestedLoss(model, InfoNCE(DIMS, weights=WEIGHTS, **{"margin": 0.0, **how}))
+    found = value(loss, columns, {"guide": guide})
+    assert found == value(same, columns, {"guide": guide})
+    assert found < value(config(weights=WEIGHTS).build(model), columns) - 1e-3
+
+
+@pytest.mark.parametrize("weights", [None, [3.0, 0.0, 1.0]])
+@pytest.mark.parametrize("name", ["nested_infonce", "self_distillation"])
+def test_embedding_distillation_is_added_with_its_own_weight(
+    model: MatryoshkaEncoder, columns: list[dict[str, Tensor]], name: str, weights: list[float] | None
+) -> None:
+    teacher = torch.randn(12, 3 * 20, generator=torch.Generator().manual_seed(0))
+    both, alone = (
+        config(name=name, weights=WEIGHTS, distill_weights=weights, embed_weight=weight).build(model)
+        for weight in (0.5, 0.0)
+    )
+    embed = NestedLoss(model, EmbeddingDistillation(DIMS, weights=weights or WEIGHTS))
+    expected = value(alone, columns, teacher) + 0.5 * value(embed, columns, teacher)
+    assert value(both, columns, {"teacher": teacher}) == pytest.approx(expected, rel=1e-5)
