@@ -64,15 +64,15 @@ def _open(model: SentenceTransformer, config: ModelConfig, frozen: FrozenLayers,
     needed = sum(_tokens(model, part) for part in parts) * frozen.width * dtype.itemsize
     kept = Activations(file, frozen.width, dtype, make_room(file, config.activations_gb * 1e9, needed))
     layers = f"the lower {frozen.layers} of {frozen.of} layers are frozen"
-    logger.info("%s; %s keeps their activations, of which it has %.2f GB", layers, file, kept.bytes / 1e9)
+    logger.info("%s; %s keeps their activations, of which it has %.0f MB", layers, file, kept.bytes / 1e6)
     if needed > kept.limit:
         logger.warning(
-            "activations of all texts would take about %.2f GB, and there is room for %.2f GB (model.activations_gb,"
+            "activations of all texts would take about %.0f MB, and there is room for %.0f MB (model.activations_gb,"
             " and 2 GB of the disk are left free): those of other texts are computed in each step",
-            *(needed / 1e9, kept.limit / 1e9),
+            *(needed / 1e6, kept.limit / 1e6),
         )
     elif known:
-        logger.info("activations of all texts take at most about %.2f GB", needed / 1e9)
+        logger.info("activations of all texts take at most about %.0f MB", needed / 1e6)
     return kept
 
 
