@@ -25,8 +25,8 @@ from pyarrow import parquet
 
 from mrl_text.codes import Codec, FewBits
 from mrl_text.embedding_cache import EmbeddingCache
-from mrl_text.loading import cached
 from mrl_text.eval.statistics import Estimate, Units, bootstrap, mean_estimate, mean_units
+from mrl_text.loading import cached
 from mrl_text.models import find_model
 from mrl_text.truncation import bytes_per_vector, truncate
 

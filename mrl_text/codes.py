@@ -286,8 +286,10 @@ def trained_precisions(
         raise ValueError(f"expected {len(precisions)} weights above 0, one for each of {precisions}; got {given}")
     weight_of = dict(zip(precisions, given, strict=True))
     plain = weight_of.pop("float32")
-    found = {check_choice("precisions", one, FewBits): weight / plain for one, weight in weight_of.items()}
-    for one in found:
+    found: dict[FewBits, float] = {}
+    for name, weight in weight_of.items():
+        one: FewBits = check_choice("precisions", name, FewBits)  # type: ignore[assignment]
+        found[one] = weight / plain
         if not is_trained(max(dims), one):
             raise ValueError(
                 f"precisions: {one} codes of {max(dims)} numbers have fewer than {_FEWEST_BYTES} bytes, too few to"

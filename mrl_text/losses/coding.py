@@ -38,7 +38,8 @@ def stands_for(vectors: Tensor, precision: FewBits) -> Tensor:
     numbers = values[torch.bucketize(unit / scales, edges)] * sizes * lengths
     reach = scales * lengths * values[-1]
     soft = reach * torch.tanh(vectors / reach)
-    return soft + (numbers - soft).detach()
+    through: Tensor = soft + (numbers - soft).detach()
+    return through
 
 
 class Coding:

@@ -118,7 +118,8 @@ def nested_cross_entropy(
     with_gradient = torch.is_grad_enabled() and any(one.requires_grad for one in (queries, *compared))
     plan = _Plan(tuple(dims), tuple(given), tuple(scales), rows_per_chunk, with_gradient)
     total, values = _NestedCrossEntropy.apply(targets, plan, queries, *compared)  # type: ignore[no-untyped-call]
-    return NestedValue(total, *values, precision=coded.precision if coded else "")
+    per_code = values[1] if len(values) > 1 else None
+    return NestedValue(total, values[0], per_code, coded.precision if coded else "")
 
 
 class _Plan(NamedTuple):

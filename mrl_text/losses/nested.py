@@ -18,7 +18,8 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.util import get_world_size
 from torch import Tensor, nn
 
-from mrl_text.losses.objectives import EmbeddingDistillation, InfoNCE, Objective, SelfDistillation
+from mrl_text.losses.distillation import EmbeddingDistillation
+from mrl_text.losses.objectives import InfoNCE, Objective, SelfDistillation
 
 Labels: TypeAlias = Tensor | Mapping[str, Tensor | None] | None
 """What comes with the texts of a batch: vectors by their role, or a single column of whatever is in the data."""
@@ -35,8 +36,9 @@ class NestedLoss(CachedLossMixin, nn.Module):
 
     Args:
         model: the model to train.
-        *objectives: :class:`~mrl_text.losses.InfoNCE`, :class:`~mrl_text.losses.SelfDistillation` or both.
-        teacher: frozen model whose similarities a :class:`SelfDistillation` matches; it runs along on every batch and
+        *objectives: :class:`~mrl_text.losses.InfoNCE`, :class:`~mrl_text.losses.SelfDistillation`,
+            :class:`~mrl_text.losses.EmbeddingDistillation`, :class:`~mrl_text.losses.ScoreDistillation`, or several.
+        teacher: frozen model whose similarities, or vectors, distillation matches; it runs along on every batch and
             must share the tokenizer of ``model``. None takes what the data's ``label`` column brings, floats
             (n, columns x width), as :func:`mrl_text.training.teacher.add_teacher` makes it, and otherwise the model's
             own full width.
@@ -116,25 +118,24 @@ class NestedLoss(CachedLossMixin, nn.Module):
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Labels = None) -> Tensor:
         """The loss of given embeddings, one (n, width) tensor per column: a scalar with gradient.
 
-        ``labels`` may be a teacher's vectors, floats (n, columns x any width), or such vectors by their role,
-        ``teacher`` and ``guide``; anything else is ignored.
+        ``labels`` may be a teacher's vectors, floats (n, columns x any width), scores, or by their role the vectors of
+        ``teacher`` and ``guide`` and scores as ``label``; what no objective reads is ignored.
         """
-        by_role = labels if isinstance(labels, Mapping) else {"teacher": labels}
+        by_role = labels if isinstance(labels, Mapping) else {"teacher": labels, "label": labels}
         total = embeddings[0].new_zeros((), dtype=torch.float32)
         self._values = {f"{one.name}_dim{dim}": total for one in self.objectives for dim in one.dims}
-        codings = [(one.name, coding) for one in self.objectives if (coding := getattr(one, "coding", None))]
-        self._values |= {f"{name}_{cell}": total for name, coding in codings for cell in coding.cells()}
+        codings = {one.name: coding for one in self.objectives if (coding := getattr(one, "coding", None))}
+        self._values |= {f"{name}_{cell}": total for name, coding in codings.items() for cell in coding.cells()}
         for objective in self.objectives:
             dims = self._sizes(objective.dims, embeddings[0].device)
-            given = by_role.get(objective.reads) if objective.reads is not None else None
-            value = objective(embeddings, _by_column(given, len(embeddings)), dims)
+            value = objective(embeddings, _read(by_role, objective.reads, len(embeddings)), dims)
             total = total + value.total
             for dim, loss in zip(dims, value.per_size, strict=True):
                 self._values[f"{objective.name}_dim{dim}"] = objective.weight_of[dim] * loss.detach()
+            factor = codings[objective.name].factor if value.precision else 0.0
             for dim, loss in zip(dims, value.per_code if value.per_code is not None else (), strict=False):
-                if loss:
-                    weight = objective.weight_of[dim] * objective.coding.factor
-                    self._values[f"{objective.name}_dim{dim}_{value.precision}"] = weight * loss.detach()
+                if (name := f"{objective.name}_dim{dim}_{value.precision}") in self._values:
+                    self._values[name] = objective.weight_of[dim] * factor * loss.detach()
         return total
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: Labels = None, *, with_backward: bool = False) -> Tensor:
@@ -178,7 +179,7 @@ class NestedLoss(CachedLossMixin, nn.Module):
         """The vectors of models that run along, or what the data brings."""
         if not self._frozen:
             return labels if self.use_labels or isinstance(labels, Mapping) else None
-        given = dict(labels) if isinstance(labels, Mapping) else {}
+        given = dict(labels) if isinstance(labels, Mapping) else {"label": labels}
         for role, model in self._frozen.items():
             with torch.no_grad():
                 vectors = embed_by_length(model.to(self.model.device), [dict(column) for column in columns])
@@ -306,7 +307,11 @@ def nested_infonce_2d(
     )
 
 
-def _by_column(vectors: Tensor | None, columns: int) -> list[Tensor] | None:
+def _read(by_role: Mapping[str, Tensor | None], role: str | None, columns: int) -> list[Tensor] | None:
+    """What an objective reads: vectors by column, or the label as it is."""
+    vectors = None if role is None else by_role.get(role)
+    if role == "label":
+        return None if vectors is None else [vectors]
     if not isinstance(vectors, Tensor) or not vectors.is_floating_point() or vectors.ndim != 2:
         return None
     if vectors.shape[1] % columns:

@@ -18,9 +18,6 @@ from mrl_text.truncation import check_dims, truncate
 Reduction = Literal["sum", "mean"]
 MarginStrategy = Literal["absolute", "relative"]
 
-_MEMORY = 0.99  # of what a step adds to the moments of a map, what is left one step later
-_RIDGE = 1e-3  # of the mean square of what goes into a map
-
 
 class Objective(Protocol):
     """A term of :class:`~mrl_text.losses.NestedLoss`."""
@@ -117,6 +114,7 @@ class InfoNCE(_EverySize):
             contrast_anchors=False, contrast_positives=False)``, and with any number of negatives. None masks nothing.
         margin_strategy: ``absolute`` takes the margin from the positive's cosine similarity by the guide, ``relative``
             that share of it.
+        strength: multiplies the whole, beside another objective.
 
     Raises:
         ValueError: impossible sizes, weights, scales or margin.
@@ -136,10 +134,11 @@ class InfoNCE(_EverySize):
         gather_across_devices: bool = False,
         margin: float | None = None,
         margin_strategy: MarginStrategy = "absolute",
+        strength: float = 1.0,
         precisions: Sequence[str] = ("float32",),
         precision_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(dims, weights, scale, reduction, 1.0, precisions, precision_weights)
+        super().__init__(dims, weights, scale, reduction, strength, precisions, precision_weights)
         if margin is not None and not abs(margin) < float("inf"):
             raise ValueError(f"margin must be a finite number, got {margin}")
         check_choice("margin_strategy", margin_strategy, MarginStrategy)
@@ -257,86 +256,10 @@ class SelfDistillation(_EverySize):
         texts = torch.cat(columns)
         if len(texts) < 2:
             raise ValueError("self-distillation compares the texts of a batch: it needs at least two")
-        target = _teaching([texts.detach()] if given is None else given, texts)
+        target = teaching([texts.detach()] if given is None else given, texts)
         own = torch.arange(len(texts), device=texts.device)
         targets = Neighbours(target, target, self.scale_of[self.dims[-1]], own)
         return self._value(texts, texts, dims, targets)
-
-
-class EmbeddingDistillation(_EverySize):
-    """Every prefix says, through an affine map, what the teacher's vector says: for whatever similarities leave out.
-
-    The value at a size is the mean squared distance between the teacher's unit vectors and what the map makes of the
-    unit prefixes: the part of the teacher that the prefix does not tell, 0 to 1. Each size has a map of its own, from
-    its width to the teacher's. It is the least-squares one over the batches so far, each step weighing 1 % more than
-    the one before, and no gradient goes through it: at a least-squares solution none is missing (variable projection,
-    Golub and Pereyra 1973), no learning rate has to fit it, and gradient caching and several processes work as with
-    other objectives. The maps serve training only: checkpoints have them, models do not.
-
-    Args:
-        dims, weights, reduction: as for :class:`InfoNCE`.
-        strength: multiplies the whole, beside another objective.
-
-    Raises:
-        ValueError: impossible sizes or weights.
-    """
-
-    name = "embed"
-    reads: str | None = "teacher"
-
-    def __init__(
-        self,
-        dims: Sequence[int],
-        *,
-        weights: Sequence[float] | None = None,
-        reduction: Reduction = "sum",
-        strength: float = 1.0,
-    ) -> None:
-        super().__init__(dims, weights, 1.0, reduction, strength)
-        self.moments: dict[int, Tensor] = {}
-        """Size -> what the map is solved from: second moments of (prefix, 1) with itself and with the teacher's
-        vectors, float64 (size + 1, size + 1 + the teacher's width)."""
-
-    def describe(self) -> dict[str, Any]:
-        """Its settings, for the model card."""
-        return {"weights": super().describe()["weights"]}
-
-    def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
-        """The value for one or more columns of texts; ``given`` has the teacher's vector for each, of any width.
-
-        With gradients enabled the batch also counts for the maps.
-
-        Raises:
-            ValueError: no teacher, or one with other columns than the student.
-        """
-        if given is None:
-            raise ValueError("EmbeddingDistillation needs a teacher's vectors: give NestedLoss a teacher")
-        texts = torch.cat(columns)
-        dtype = torch.promote_types(texts.dtype, torch.float32)
-        target = _teaching(given, texts)
-        with torch.autocast(device_type=texts.device.type, enabled=False):
-            values = []
-            for dim in dims:
-                prefix = truncate(texts.to(dtype), dim)
-                known = torch.cat([prefix, prefix.new_ones(len(prefix), 1)], dim=1)
-                told = known @ self._map(dim, known.detach(), target)
-                values.append((target - told).square().sum(dim=1).mean())
-            per_size = torch.stack(values)
-            total = (per_size * per_size.new_tensor([self.weight_of[dim] for dim in dims])).sum()
-        return NestedValue(total, per_size.detach())
-
-    def _map(self, dim: int, known: Tensor, target: Tensor) -> Tensor:
-        """The affine map at a size, (size + 1, the teacher's width)."""
-        before = self.moments.get(dim)
-        if before is None or torch.is_grad_enabled():
-            now = known.double().T @ torch.cat([known, target], dim=1).double() / len(known)
-            if get_world_size() > 1:
-                torch.distributed.all_reduce(now)
-            self.moments[dim] = now if before is None else before.to(now.device) * _MEMORY + now
-        moments = self.moments[dim].to(known.device)
-        square, cross = moments[:, : dim + 1], moments[:, dim + 1 :]
-        ridge = _RIDGE * square.diagonal().mean() * torch.eye(dim + 1, dtype=square.dtype, device=square.device)
-        return torch.cholesky_solve(cross, torch.linalg.cholesky(square + ridge)).to(known.dtype)
 
 
 class SpreadOut(_EverySize):
@@ -383,7 +306,7 @@ def _squared_cosine(unit: Tensor) -> Tensor:
     return ((unit.T @ unit).square().sum() - rows) / max(rows * (rows - 1), 1)
 
 
-def _teaching(given: list[Tensor], texts: Tensor) -> Tensor:
+def teaching(given: list[Tensor], texts: Tensor) -> Tensor:
     """A teacher's unit vectors of texts, in float32 at least."""
     target = torch.cat(given)
     if len(target) != len(texts):

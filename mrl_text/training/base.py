@@ -20,6 +20,7 @@ from mrl_text.training.adapters import adapter_config, merge_adapters, try_adapt
 from mrl_text.training.corpus import check_data
 from mrl_text.training.losses import LossConfig
 from mrl_text.training.recipe import ModelConfig, Recipe, SourceConfig
+from mrl_text.training.scores import check_cross_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,7 @@ def check_recipe(recipe: Recipe) -> ModelSource:
     source = find_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
     for field, name in (named for loss in recipe.losses for named in (loss.models | loss.along).items()):
         if name != "base":
-            try:
-                peek_width(find_model(name))
-            except FileNotFoundError as error:
-                raise FileNotFoundError(f"loss.{field}: {error}; name another model, or base") from error
+            _check_frozen(field, name)
     if recipe.model.peft is not None:
         adapter_config(recipe.model.peft)
     check_data(recipe)
@@ -49,6 +47,17 @@ def check_recipe(recipe: Recipe) -> ModelSource:
     if width is not None:
         _check_sizes(recipe, width)
     return source
+
+
+def _check_frozen(field: str, name: str) -> None:
+    """Refuse a model that is not there, or does not do what the field asks of it."""
+    try:
+        peek_width(found := find_model(name))
+    except FileNotFoundError as error:
+        other = "another model" if field == "cross_encoder" else "another model, or base"
+        raise FileNotFoundError(f"loss.{field}: {error}; name {other}") from error
+    if field == "cross_encoder":
+        check_cross_encoder(found)
 
 
 def located(recipe: Recipe) -> Recipe:
@@ -154,6 +163,8 @@ def _narrow(model: MatryoshkaEncoder, width: int) -> None:
 
 
 def _check_sizes(recipe: Recipe, width: int) -> None:
+    for loss in recipe.losses:
+        loss.check_width(width)
     for section, dims in (("loss", recipe.loss.dims), ("eval", recipe.eval.dims)):
         if dims and max(dims) > width:
             raise ValueError(f"{section}.dims asks for {max(dims)}, but {recipe.model.name} has width {width}")

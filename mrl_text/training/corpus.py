@@ -50,7 +50,7 @@ def check_data(recipe: Recipe) -> None:
         return
     if any(loss.models for loss in recipe.losses) or recipe.model.rotation or not recipe.loss.steps:
         raise ValueError(
-            "data.stream: a frozen model's vectors of all texts cannot be computed beforehand: leave stream out, or the"
+            "data.stream: vectors and scores of frozen models cannot be computed beforehand: leave stream out, or the"
             " rotation, and distil with loss.teacher=self"
         )
     if int(recipe.training.get("max_steps") or 0) < 1:
@@ -80,7 +80,10 @@ def load_training_data(recipe: Recipe) -> Dataset | DatasetDict | IterableDatase
         options: dict[str, Any] = {"seed": recipe.seed, "deduplicate": config.deduplicate, "evaluation": forbidden}
         return stream_sources(config.train, recipe.loss.needs, **options)
     needs = [loss.needs for loss in recipe.losses]
-    data = load_sources(config.train, needs)  # first: its columns are known at once, mteb takes its time
+    mined = [
+        need._replace(texts=2) if one.mine_negatives else need for need, one in zip(needs, config.train, strict=True)
+    ]
+    data = load_sources(config.train, mined)  # first: its columns are known at once, mteb takes its time
     _check_lists(recipe, data)
     evaluation = _evaluation(recipe)
     if not config.deduplicate and not len(evaluation):

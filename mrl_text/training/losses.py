@@ -73,6 +73,9 @@ class LossConfig(Section):
         """Whether several processes see each other's texts."""
         return False
 
+    def check_width(self, width: int, teacher: int | None = None) -> None:
+        """Refuse, by ``ValueError``, what does not fit a model of this width and, where it is known, a teacher's."""
+
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
         """The loss for this model.
 
@@ -81,7 +84,7 @@ class LossConfig(Section):
         """
         raise NotImplementedError
 
-    def callbacks(self, loss: nn.Module) -> list[TrainerCallback]:
+    def callbacks(self, loss: Any) -> list[TrainerCallback]:
         """What accompanies the steps of training with :meth:`build`'s loss."""
         return []
 
@@ -160,7 +163,7 @@ class _Nested(LossConfig):
             raise ValueError("embed_weight needs a teacher other than self, which every size is a part of")
         return self
 
-    def callbacks(self, loss: nn.Module) -> list[TrainerCallback]:
+    def callbacks(self, loss: Any) -> list[TrainerCallback]:
         """Codes join late."""
         from mrl_text.training.callbacks import CodesJoin
 
@@ -200,10 +203,9 @@ class _Nested(LossConfig):
             yield EmbeddingDistillation(self.dims, weights=weights, **options)
 
 
-class NestedInfoNCEConfig(_Nested):
-    """Multiple negatives ranking loss at several prefix sizes, and self-distillation beside it where wanted."""
+class _Contrastive(_Nested):
+    """What losses share that compare anchors with the positives and negatives of a batch."""
 
-    name: Literal["nested_infonce"] = "nested_infonce"
     scale: Positive = 20.0  # inverse temperature of the softmax over cosine similarities in the contrastive loss
     symmetric: bool = False  # positives find their anchors, too
     gather_across_devices: bool = False  # with several processes: negatives from all of them
@@ -231,17 +233,71 @@ class NestedInfoNCEConfig(_Nested):
         return super().models | ({"guide": self.guide} if self.guide is not None else {})
 
     @model_validator(mode="after")
-    def _guides(self) -> NestedInfoNCEConfig:
+    def _guides(self) -> _Contrastive:
         if self.guide is None and (self.margin or self.margin_strategy != "absolute"):
             raise ValueError("margin and margin_strategy are a guide's: name one with guide, or leave them out")
         return self
 
-    def _objectives(self) -> Iterator[Any]:
+    def _contrast(self, strength: float) -> Any:
         from mrl_text.losses import InfoNCE
 
         options = self.given("weights scale reduction symmetric gather_across_devices margin_strategy")
-        codes = self.given("precisions precision_weights")
-        yield InfoNCE(self.dims, **options, **codes, margin=None if self.guide is None else self.margin)
+        options |= self.given("precisions precision_weights")
+        margin = None if self.guide is None else self.margin
+        return InfoNCE(self.dims, **options, margin=margin, strength=strength)
+
+
+class NestedInfoNCEConfig(_Contrastive):
+    """Multiple negatives ranking loss at several prefix sizes, and self-distillation beside it where wanted."""
+
+    name: Literal["nested_infonce"] = "nested_infonce"
+
+    def _objectives(self) -> Iterator[Any]:
+        yield self._contrast(1.0)
+        if self.distills:
+            yield self._distillation(self.distill_weight)
+
+
+class ScoreDistillationConfig(_Contrastive):
+    """Every size ranks the positive and the negatives of a row as a cross-encoder does; contrast where wanted."""
+
+    name: Literal["score_distillation"] = "score_distillation"
+    cross_encoder: str | None = None
+    """Model (hub id or folder) whose scores of anchor with positive and negatives are computed once; None takes those
+    in the data's last column."""
+    divergence: Literal["kl", "margin_mse"] = "kl"
+    """Between the scores and ``scale`` times the cosines: of their softmax, or of the margins over each negative."""
+    score_scale: Positive = 1.0  # multiplies the scores
+    contrast_weight: NotNegative = 0.0  # weight of nested_infonce beside it
+
+    @property
+    def needs(self) -> Needs:
+        """A negative at least, and scores where no model gives them."""
+        compares = self.contrast_weight or self.distills
+        return Needs(3, None, None if self.cross_encoder else "scores", "negatives" if compares else "alone")
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Teacher, guide and cross-encoder."""
+        return super().models | ({"cross_encoder": self.cross_encoder} if self.cross_encoder is not None else {})
+
+    @model_validator(mode="after")
+    def _scores(self) -> ScoreDistillationConfig:
+        given = [name for name in ("guide", "symmetric", "gather_across_devices") if getattr(self, name)]
+        if given and not self.contrast_weight:
+            raise ValueError(f"{', '.join(given)} change nothing at contrast_weight 0: raise it, or leave them out")
+        if len(self.precisions) > 1 and not (self.contrast_weight or self.distills):
+            raise ValueError("precisions are of contrast and distillation: give contrast_weight or distill_weight")
+        if self.cross_encoder == "base":
+            raise ValueError("cross_encoder base: the starting model embeds texts: name a model that scores pairs")
+        return self
+
+    def _objectives(self) -> Iterator[Any]:
+        from mrl_text.losses import ScoreDistillation
+
+        yield ScoreDistillation(self.dims, **self.given("weights scale reduction divergence score_scale"))
+        if self.contrast_weight:
+            yield self._contrast(self.contrast_weight)
         if self.distills:
             yield self._distillation(self.distill_weight)
 

@@ -40,6 +40,8 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
         data = mine_sources(data, recipe.data.train, model, prompts=training_prompts(model, data))
     grouped = {"base": "base"} if recipe.data.batches == "neighbours" else {}
     roles = [loss.models if loss.needs_teacher else loss.models | grouped for loss in recipe.losses]
+    scorers = [one.pop("cross_encoder", None) for one in roles]
+    data = _scored(recipe, scorers, data)
     taught = data
     for name in dict.fromkeys(name for one in roles for name in one.values()):
         columns = [[role for role, wanted in one.items() if wanted == name] for one in roles]
@@ -53,6 +55,21 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
     return model, taught
 
 
+def _scored(recipe: Recipe, scorers: list[str | None], data: Any) -> Any:
+    """The data with the scores of a cross-encoder, for the sources whose loss names one."""
+    from mrl_text.training.scores import add_scores
+
+    def scored(part: Dataset, name: str | None) -> Dataset:
+        trust = recipe.model.trust_remote_code
+        return part if name is None else add_scores(part, find_model(name, trust_remote_code=trust))
+
+    if not any(scorers):
+        return data
+    parts = data if isinstance(data, DatasetDict) else {"": data}
+    done = {label: scored(part, name) for (label, part), name in zip(parts.items(), scorers, strict=True)}
+    return DatasetDict(done) if isinstance(data, DatasetDict) else done[""]
+
+
 def _taught(recipe: Recipe, name: str, base: MatryoshkaEncoder, data: Any, columns: list[list[str]]) -> Any:
     """The data with the vectors of a frozen model, the base or another one, in columns of these names by source."""
     from mrl_text.training.teacher import add_teacher
@@ -62,6 +79,9 @@ def _taught(recipe: Recipe, name: str, base: MatryoshkaEncoder, data: Any, colum
     else:
         frozen = load(find_model(name, trust_remote_code=recipe.model.trust_remote_code), dtype="auto")
         frozen.warn_when_cut = False  # it reads as much as it can
+        for loss in recipe.losses:
+            if loss.models.get("teacher") == name:
+                loss.check_width(base.width or 0, frozen.width)
     parts = data if isinstance(data, DatasetDict) else {"": data}
     taught = {}
     for (label, part), names, loss in zip(parts.items(), columns, recipe.losses, strict=True):

@@ -63,7 +63,7 @@ def add_teacher(
         for index, name in enumerate(columns or text_columns(part)):
             role = "query" if index == 0 else "document"
             vectors.append(truncate(store.embed(plain[name][:], prompt=(prompts or {}).get(name, ""), role=role)))
-        return _with_vectors(plain, np.concatenate(vectors, axis=1), names)
+        return with_numbers(plain, np.concatenate(vectors, axis=1), names)
 
     was_training = model.training
     model.eval()
@@ -89,7 +89,8 @@ class VectorsCollator(SentenceTransformerDataCollator):
         return batch
 
 
-def _with_vectors(data: Dataset, vectors: np.ndarray, names: Sequence[str]) -> Dataset:
+def with_numbers(data: Dataset, vectors: np.ndarray, names: Sequence[str]) -> Dataset:
+    """The data with float32 rows (n, width) in columns of these names, which share the memory, as torch tensors."""
     values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     columns = Dataset(pa.table(dict.fromkeys(names, values)))
     joined: Dataset = concatenate_datasets([data, columns], axis=1)

@@ -26,7 +26,7 @@ from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.files import hold, peek_json, read_json, replaced_folder, write_atomically
 from mrl_text.loading import not_finite
 from mrl_text.losses import NestedLoss
-from mrl_text.models import ModelSource
+from mrl_text.models import ModelSource, find_model
 from mrl_text.training.activations import Activations
 from mrl_text.training.adapters import attach_adapters, has_adapters, load_trained, merge_adapters, save_trained
 from mrl_text.training.arguments import training_arguments
@@ -235,11 +235,11 @@ def _evaluator(recipe: Recipe, batch_size: int) -> NestedEvaluator | None:
     needs = recipe.validation_needs
     parts = [load_source(source, needs) for source in recipe.data.validation]
     columns = ("anchor", "positive", *([LABEL] if needs.label else []))
-    cells = [[cell for part in parts for cell in part[name]] for name in columns]
+    anchors, positives, *scores = ([cell for part in parts for cell in part[name]] for name in columns)
     options: dict[str, Any] = {"dims": recipe.loss.dims, "batch_size": max(batch_size, 32)}
     if not needs.label:
-        return NestedRetrievalEvaluator(*cells, **options)
-    return NestedSimilarityEvaluator(*cells, metric=metric_of(needs), **options)
+        return NestedRetrievalEvaluator(anchors, positives, **options)
+    return NestedSimilarityEvaluator(anchors, positives, scores[0], metric=metric_of(needs), **options)
 
 
 class _Trainer(SentenceTransformerTrainer):
@@ -258,7 +258,8 @@ class _Trainer(SentenceTransformerTrainer):
         for part, sampler in zip(parts, self.samplers, strict=False):
             if part is dataset:
                 return sampler(dataset, *args, **kwargs)
-        return super().get_batch_sampler(dataset, *args, **kwargs)
+        batches: BatchSampler | None = super().get_batch_sampler(dataset, *args, **kwargs)
+        return batches
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As the parent, and a loss of ours reads the vectors of frozen models beside the label."""
@@ -363,4 +364,7 @@ def _save(
             model.save_pretrained(str(partial))
             write_card(partial, **about, **card)
         base = {"name": source.name, "revision": source.revision, **source.trusted}
-        write_atomically(folder.result, json.dumps({"base_model": base, **facts}, indent=2).encode())
+        others = {name for loss in recipe.losses for name in (loss.models | loss.along).values()} - {"base"}
+        frozen = {found.name: found.revision for found in map(find_model, sorted(others))}
+        about_models = {"base_model": base, **({"frozen_models": frozen} if frozen else {})}
+        write_atomically(folder.result, json.dumps({**about_models, **facts}, indent=2).encode())

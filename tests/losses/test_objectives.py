@@ -3,14 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from mrl_text.losses import EmbeddingDistillation, InfoNCE, NestedLoss, SelfDistillation
+from mrl_text.losses import InfoNCE, NestedLoss, SelfDistillation
 from mrl_text.losses.kernel import _Sweep
 from mrl_text.losses.objectives import MarginStrategy, Objective
 from tests.losses.reference import (
@@ -129,9 +127,10 @@ def test_a_guide_masks_in_both_directions_among_any_number_of_negatives(
 
 def test_an_anchor_whose_other_candidates_are_all_masked_has_nothing_to_learn() -> None:
     columns, vectors = random_columns(2, 6, 24), [torch.ones(6, 3), torch.ones(6, 3)]
-    value = value_of(InfoNCE(DIMS, margin=0.5), columns, vectors)
-    assert value.item() == 0
-    assert all(gradient.count_nonzero() == 0 for gradient in gradients(value, columns))
+    for precisions in (["float32"], ["float32", "int4"]):
+        value = value_of(InfoNCE(DIMS, margin=0.5, precisions=precisions), columns, vectors)
+        assert value.item() == 0
+        assert all(gradient.count_nonzero() == 0 for gradient in gradients(value, columns))
 
 
 def test_a_margin_needs_a_guide() -> None:
@@ -233,84 +232,6 @@ def test_distillation_needs_two_texts_and_a_vector_for_each() -> None:
     columns = random_columns(2, 5, 8)
     with pytest.raises(ValueError, match="5 vectors for 10 texts"):
         value_of(SelfDistillation([4]), columns, [columns[0].detach()])
-
-
-# ------------------------------------------------------------------------------------------------ embeddings
-
-
-def affine(inputs: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The affine map of weighted least squares, with a ridge as rows of its own: numpy's own solution."""
-    known = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1) * np.sqrt(weights)[:, None]
-    ridge = np.sqrt(1e-3 * (known**2).sum() / known.shape[1]) * np.eye(known.shape[1])
-    told = np.concatenate([outputs * np.sqrt(weights)[:, None], np.zeros((known.shape[1], outputs.shape[1]))])
-    return np.asarray(np.linalg.lstsq(np.concatenate([known, ridge]), told, rcond=None)[0])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("steps", [1, 3])
-def test_embedding_distillation_is_mse_through_the_least_squares_map(dtype: torch.dtype, steps: int) -> None:
-    """Gradients are those of sentence-transformers' EmbedDistillLoss with that map as its projection."""
-    weights = [0.5, 2.0, 1.25]
-    objective = EmbeddingDistillation(DIMS, weights=weights)
-    seen: dict[int, list[np.ndarray]] = {dim: [] for dim in DIMS}
-    told, counts = [], []
-    for step in range(steps):
-        columns = random_columns(2, 20, 24, dtype=dtype, seed=step)
-        teacher = [one.detach() for one in random_columns(2, 20, 31, dtype=dtype, seed=50 + step)]
-        found = value_of(objective, columns, teacher)
-        counts = [count * 0.99 for count in counts] + [1 / 40] * 40
-        told.append(np.concatenate([torch.nn.functional.normalize(one, dim=1).double().numpy() for one in teacher]))
-        for dim in DIMS:
-            unit = torch.nn.functional.normalize(torch.cat(columns).detach()[:, :dim].double(), dim=1)
-            seen[dim].append(unit.numpy())
-    expected = columns[0].new_zeros((), dtype=torch.float64)
-    wide = [column.detach().double().requires_grad_() for column in columns]
-    for dim, weight in zip(DIMS, weights, strict=True):
-        matrix = affine(np.concatenate(seen[dim]), np.concatenate(told), np.array(counts))
-        short = [torch.nn.functional.normalize(column[:, :dim], dim=1) for column in wide]
-        loss = EmbedDistillLoss(Preset(short), distance_metric="mse")
-        loss.projection = torch.nn.Linear(dim, 31).double()
-        with torch.no_grad():
-            loss.projection.weight.copy_(torch.from_numpy(matrix[:-1].T))
-            loss.projection.bias.copy_(torch.from_numpy(matrix[-1]))
-        labels = torch.stack([torch.nn.functional.normalize(one, dim=1) for one in teacher], dim=1)
-        expected = expected + weight * 31 * loss(loss.model.columns(), labels.double())
-    assert_same(found, expected, columns, expected_columns=wide)
-
-
-def test_what_an_affine_map_tells_of_the_teacher_costs_nothing() -> None:
-    generator = torch.Generator().manual_seed(1)
-    texts = torch.nn.functional.normalize(torch.randn(4000, 6, generator=generator, dtype=torch.float64), dim=1)
-    turn = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
-    shift = 2.0 * torch.ones(1, 5, dtype=torch.float64)
-    teacher = torch.cat([texts @ turn, shift.expand(4000, 5)], dim=1)  # longer than 1, and all alike in some numbers
-    value = EmbeddingDistillation([3, 6])([texts], [teacher], [3, 6])
-    assert value.per_size[1] < 1e-5
-    assert 0.4 / 21 < value.per_size[0] < 0.6 / 21, "half of the unit vector's part that varies, 1 / 21 of all"
-
-
-def test_maps_are_learnt_while_training_only_and_go_on_from_where_they_were() -> None:
-    first, second = random_columns(1, 30, 24), random_columns(1, 30, 24, seed=1)
-    teacher = torch.cat([one.detach() for one in random_columns(1, 30, 9, seed=2)])
-    one, other = (NestedLoss(Preset(first), EmbeddingDistillation(DIMS)) for _ in range(2))
-    assert one.learned == {}
-    one.compute_loss_from_embeddings(first, teacher)
-    assert {name: kept.shape for name, kept in one.learned.items()} == {
-        f"embed_dim{dim}": (dim + 1, dim + 1 + 9) for dim in DIMS
-    }
-    other.learned = {name: kept.clone() for name, kept in one.learned.items()}
-    with torch.no_grad():
-        one.compute_loss_from_embeddings(second, teacher)
-    values = [loss.compute_loss_from_embeddings(second, teacher).item() for loss in (one, other)]
-    assert values[0] == values[1]
-
-
-def test_embedding_distillation_needs_a_teacher_with_a_vector_for_each() -> None:
-    columns = random_columns(2, 5, 8)
-    with pytest.raises(ValueError, match="needs a teacher's vectors"):
-        value_of(EmbeddingDistillation([4]), columns)
-    with pytest.raises(ValueError, match="5 vectors for 10 texts"):
-        value_of(EmbeddingDistillation([4]), columns, [columns[0].detach()])
 
 
 # ------------------------------------------------------------------------------------------------ both

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 
 from mrl_text.training.recipe import Recipe
 from tests.conftest import WORDS
@@ -64,3 +65,16 @@ def small_recipe(
         )
 
     return recipe
+
+
+@pytest.fixture(scope="session")
+def cross_encoder(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a cross-encoder: a two-layer BERT with random weights, a head of one number and large scores."""
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("models") / "cross-encoder"
+    torch.manual_seed(5)
+    config = BertConfig.from_pretrained(tiny_bert, num_labels=1, initializer_range=0.5)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+    return folder

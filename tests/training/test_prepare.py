@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from mrl_text.adapt import fit
 from mrl_text.encoder import MatryoshkaEncoder
@@ -194,6 +195,33 @@ def test_negatives_are_mined_before_the_vectors_are_computed(
     assert taught.column_names == ["anchor", "positive", "negative", "negative_2", "teacher"]
     expected = unit(tiny_bert, taught["negative_2"][:])
     np.testing.assert_allclose(taught[:]["teacher"][:, 96:].numpy(), expected, atol=1e-5)
+
+
+def test_scores_are_of_the_mined_negatives_and_come_beside_a_teachers_vectors(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, cross_encoder: Path
+) -> None:
+    source = {"mine_negatives": {"num": 2, "range_min": 0, "range_max": 20, "relative_margin": None}}
+    loss = {"name": "score_distillation", "cross_encoder": str(cross_encoder), "distill_weight": 1.0}
+    pairs = data.select_columns(["anchor", "positive"])
+    _, taught = prepare(recipe(loss, source=source), model, pairs, folder)
+    assert taught.column_names == ["anchor", "positive", "negative", "negative_2", "label", "teacher"]
+    plain = CrossEncoder(str(cross_encoder), device="cpu")
+    for number, name in enumerate(("positive", "negative", "negative_2")):
+        texts = list(zip(taught["anchor"][:], taught[name][:], strict=True))
+        expected = plain.predict(texts, activation_fn=torch.nn.Identity())
+        np.testing.assert_allclose(taught[:]["label"][:, number], expected, atol=1e-5)
+
+
+def test_only_sources_whose_loss_asks_for_scores_get_them(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, cross_encoder: Path
+) -> None:
+    given = recipe({"distill_weight": 1.0}).model_dump()
+    own = {"name": "score_distillation", "dims": DIMS, "cross_encoder": str(cross_encoder)}
+    given["data"]["train"] = [{"source": "a.csv"}, {"source": "b.csv", "loss": own}]
+    parts = DatasetDict({"1 a": data, "2 b": data})
+    _, taught = prepare(Recipe.model_validate(given), model, parts, folder)
+    assert taught["1 a"].column_names == [*data.column_names, "teacher"]
+    assert taught["2 b"].column_names == [*data.column_names, "label"]
 
 
 def test_the_teacher_is_a_copy_in_the_fastest_number_format(

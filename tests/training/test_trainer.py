@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.models import find_model
 from mrl_text.training import base as base_module
 from mrl_text.training.arguments import training_arguments
 from mrl_text.training.base import located
@@ -24,6 +26,7 @@ from mrl_text.training.evaluator import NestedRetrievalEvaluator
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.recipe_files import load_recipe, shipped_recipes
 from mrl_text.training.run import RunFolder
+from mrl_text.training.scores import add_scores
 from mrl_text.training.trainer import train
 from tests.conftest import WORDS
 from tests.processes import Started
@@ -286,6 +289,34 @@ def test_self_distillation_trains_on_texts_alone(
     }
     layer = "encoder.layer.1.output.dense.weight"
     assert not torch.equal(weights(folder)[layer], load_file(tiny_bert / "model.safetensors")[layer])
+    frozen = json.loads(folder.result.read_text(encoding="utf-8")).get("frozen_models", {})
+    assert frozen == ({"local/other-model": find_model(teacher).revision} if teacher == str(other_model) else {})
+    card = (folder.model / "README.md").read_text(encoding="utf-8")
+    assert "<code>anchor</code>" in card
+    assert "<code>teacher</code>" not in card
+
+
+@pytest.mark.slow
+def test_scores_of_a_model_or_in_the_data_are_learned_alike(
+    make_recipe: MakeRecipe, triplets: list[dict[str, str]], cross_encoder: Path, tmp_path: Path
+) -> None:
+    loss = ["loss.name=score_distillation", "data.validation=[]"]
+    by_model = RunFolder(tmp_path / "by-model")
+    train(make_recipe(*loss, f"loss.cross_encoder={cross_encoder}"), by_model.path)
+    scores = add_scores(Dataset.from_list(triplets), find_model(str(cross_encoder))).with_format(None)["label"][:]
+    rows = [{**row, "scores": given} for row, given in zip(triplets, scores, strict=True)]
+    file = tmp_path / "scored.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    by_data = RunFolder(tmp_path / "by-data")
+    source = f"{{source: {file}, columns: [anchor, positive, negative, scores]}}"
+    train(make_recipe(*loss, f"data.train=[{source}]"), by_data.path)
+    found, expected = losses(by_model), losses(by_data)
+    assert len(found) == STEPS
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert {key for entry in logged(by_model) for key in entry if key.startswith("score")} == {
+        f"score_dim{dim}" for dim in (8, 16, 32)
+    }
+    assert min(list(found.values())[-3:]) < max(list(found.values())[:3])
 
 
 @pytest.mark.slow
@@ -304,6 +335,22 @@ def test_codes_join_after_their_share_of_the_steps_and_change_what_is_learned(
     assert [found[step] == expected[step] for step in range(1, half + 2)] == [True] * half + [False]
     layer = "encoder.layer.1.output.dense.weight"
     assert not torch.equal(weights(coded)[layer], weights(plain)[layer])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["score_distillation", "matryoshka"])
+def test_losses_of_triplets_take_pairs_whose_negatives_are_mined(
+    make_recipe: MakeRecipe, triplets: list[dict[str, str]], cross_encoder: Path, tmp_path: Path, loss: str
+) -> None:
+    file = tmp_path / "pairs.csv"
+    rows = [f"{row['anchor']},{row['positive']}" for row in triplets]
+    file.write_text("\n".join(["anchor,positive", *rows]), encoding="utf-8")
+    own = {"score_distillation": f"cross_encoder={cross_encoder}", "matryoshka": "inner=TripletLoss"}[loss]
+    mined = "mine_negatives: {num: 1, range_min: 0, relative_margin: null}"
+    source = f"data.train=[{{source: {file}, {mined}}}]"
+    folder = RunFolder(tmp_path / "run")
+    train(make_recipe(source, f"loss.name={loss}", f"loss.{own}", "data.validation=[]"), folder.path)
+    assert len(losses(folder)) == STEPS
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor
 
 from mrl_text.encoder import MatryoshkaEncoder
-from mrl_text.losses import EmbeddingDistillation, InfoNCE, NestedLoss
+from mrl_text.losses import EmbeddingDistillation, InfoNCE, NestedLoss, ScoreDistillation
 from mrl_text.training.losses import LossConfig
 from mrl_text.training.recipe import Loss
 
@@ -175,3 +175,17 @@ def test_embedding_distillation_is_added_with_its_own_weight(
     embed = NestedLoss(model, EmbeddingDistillation(DIMS, weights=weights or WEIGHTS))
     expected = value(alone, columns, teacher) + 0.5 * value(embed, columns, teacher)
     assert value(both, columns, {"teacher": teacher}) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("divergence", ["kl", "margin_mse"])
+def test_scores_are_distilled_alone_and_beside_contrast(
+    model: MatryoshkaEncoder, columns: list[dict[str, Tensor]], divergence: Any
+) -> None:
+    scores = {"label": 5 * torch.randn(12, 2, generator=torch.Generator().manual_seed(0))}
+    how: dict[str, Any] = {"weights": WEIGHTS, "scale": 8.0, "score_scale": 0.5, "divergence": divergence}
+    alone = config(name="score_distillation", **how).build(model)
+    expected = value(NestedLoss(model, ScoreDistillation(DIMS, **how)), columns, scores)
+    assert value(alone, columns, scores) == expected > 0
+    both = config(name="score_distillation", contrast_weight=0.5, **how).build(model)
+    contrast = value(config(weights=WEIGHTS, scale=8.0).build(model), columns)
+    assert value(both, columns, scores) == pytest.approx(expected + 0.5 * contrast, rel=1e-5)
