@@ -235,17 +235,24 @@ class FrozenLayers:
         finally:
             self._swap_back()
             self.backbone.train(was_training)
-        states, of_texts = self._noted(), mask[rows][:, columns]
-        found = {key: states[at][of_texts[at]] for at, key in enumerate(missing)}
-        return found if kept is None else {key: self._keep(kept, key, one) for key, one in found.items()}
+        states, own = self._noted(), mask[rows][:, columns]
+        if kept is not None:
+            states, own = _rounded(states, own, kept.dtype), own.cpu()
+        found = {key: states[at][own[at]] for at, key in enumerate(missing)}
+        for key, one in found.items() if kept is not None else ():
+            kept.put(key, one)
+        return found
 
-    def _keep(self, kept: Activations, key: bytes, states: Tensor) -> Tensor:
-        rounded = states.to("cpu", kept.dtype)
-        if rounded.isinf().any() and not states.isinf().any():
-            largest, fits = states.abs().max(), str(kept.dtype).removeprefix("torch.")
-            raise ValueError(f"activations up to {largest:.3g} do not fit {fits}: set model.activations=bfloat16")
-        kept.put(key, rounded)
-        return rounded
+
+def _rounded(states: Tensor, own: Tensor, dtype: torch.dtype) -> Tensor:
+    """The states in this type, on the CPU; ``own`` tells tokens from padding."""
+    rounded = states.to("cpu", dtype)
+    if rounded[own.cpu()].isinf().any() and not states[own].isinf().any():
+        fits = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"activations up to {states[own].abs().max():.3g} do not fit {fits}: set model.activations=bfloat16"
+        )
+    return rounded
 
 
 def _keys(tokens: Mapping[str, Tensor], mask: Tensor) -> list[bytes]:
