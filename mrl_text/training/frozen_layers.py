@@ -236,10 +236,11 @@ class FrozenLayers:
             self._swap_back()
             self.backbone.train(was_training)
         states, own = self._noted(), mask[rows][:, columns]
-        if kept is not None:
-            states, own = _rounded(states, own, kept.dtype), own.cpu()
+        if kept is None:
+            return {key: states[at][own[at]] for at, key in enumerate(missing)}
+        states, own = _rounded(states, own, kept.dtype), own.cpu()
         found = {key: states[at][own[at]] for at, key in enumerate(missing)}
-        for key, one in found.items() if kept is not None else ():
+        for key, one in found.items():
             kept.put(key, one)
         return found
 
