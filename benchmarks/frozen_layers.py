@@ -71,8 +71,9 @@ def main() -> None:
     how_frozen = ("computed", "known", "LoRA") if arguments.lora else ("computed", "known")
     sides = [(0, "whole"), *((layers, how) for layers in _numbers(arguments) for how in how_frozen)]
     measured: dict[tuple[int, str], list[dict[str, Any]]] = {side: [] for side in sides}
-    for _ in range(arguments.rounds):
+    for turn in range(arguments.rounds):
         for side in sides:
+            print(f"round {turn + 1} of {arguments.rounds}: {side[0]} frozen, {side[1]}", file=sys.stderr, flush=True)
             measured[side].append(_in_own_process(*side))
     print(f"{arguments.batch} pairs of up to {arguments.tokens} tokens, {torch.get_num_threads()} threads", end=", ")
     print(f"torch {torch.__version__}\n{'frozen':>16}{'ms a step':>12}{'ratio':>8}{'first':>10}{'MB':>10}{'ratio':>8}")
