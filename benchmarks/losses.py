@@ -5,8 +5,12 @@ one after the other. Extra memory is the rise of the process's peak resident mem
 call (Linux only); it includes the gradients of the embeddings, which both sides make. Time is the median of the calls
 after it.
 
+With ``--precisions`` the other side is the same fused loss with candidates as codes besides (in Python's reading of
+``loss.precisions``), and ratios are what that costs.
+
     python benchmarks/losses.py
     python benchmarks/losses.py --batches 64,1024 --repeats 20 --negatives 1
+    python benchmarks/losses.py --width 384 --dims 16,32,64,128,256,384 --precisions float32,binary
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SIDES = ("fused", "published")
+SIDES = ("fused", "published", "coded")
 
 
 class Preset(nn.Module):
@@ -51,6 +55,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--dims", type=_numbers, default=[32, 64, 128, 256, 512, 768])
     parser.add_argument("--negatives", type=int, default=0, help="columns of hard negatives")
+    parser.add_argument("--precisions", type=lambda text: text.split(","), help="such as float32,int2,binary")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -60,6 +65,13 @@ def main() -> None:
     print(
         f"width {arguments.width}, dims {arguments.dims}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
+    if arguments.precisions:
+        print(
+            f"{'batch':>8}{'fused, ms':>12}{'coded, ms':>12}{'ratio':>8}{'fused, MB':>12}{'coded, MB':>12}{'ratio':>8}"
+        )
+        for batch in arguments.batches:
+            print(_cost_of_codes(batch), flush=True)
+        return
     print(f"{'':8}{'time, ms':>24}{'':>8}{'extra memory, MB':>24}")
     print(f"{'batch':>8}{'fused':>12}{'published':>12}{'ratio':>8}{'fused':>12}{'published':>12}{'ratio':>8}", end="")
     print(f"{'loss differs':>16}{'gradient differs':>18}")
@@ -85,6 +97,14 @@ def _row(batch: int, arguments: argparse.Namespace) -> str:
     row = f"{batch:8}{fused['ms']:12.1f}{published['ms']:12.1f}{time_ratio:7.2f}x"
     row += f"{fused['mb']:12.1f}{published['mb']:12.1f}{memory_ratio:7.2f}x"
     return f"{row}{loss:16.1e}{gradient:18.1e}"
+
+
+def _cost_of_codes(batch: int) -> str:
+    fused, coded = (_in_own_process(side, batch) for side in ("fused", "coded"))
+    row = f"{batch:8}"
+    for unit in ("ms", "mb"):
+        row += f"{fused[unit]:12.1f}{coded[unit]:12.1f}{coded[unit] / fused[unit]:7.2f}x"
+    return row
 
 
 def _in_own_process(side: str, batch: int) -> dict[str, Any]:
@@ -119,7 +139,7 @@ def _prepared(side: str, batch: int, arguments: argparse.Namespace) -> tuple[Cal
     for column in columns:
         column.requires_grad_()
     model = Preset(columns)
-    loss = _loss(side, model, arguments.dims)
+    loss = _loss(side, model, arguments)
     features = [{"column": index} for index in range(len(columns))]
 
     def step() -> float:
@@ -133,11 +153,13 @@ def _prepared(side: str, batch: int, arguments: argparse.Namespace) -> tuple[Cal
     return step, columns
 
 
-def _loss(side: str, model: nn.Module, dims: Sequence[int]) -> nn.Module:
-    if side == "fused":
+def _loss(side: str, model: nn.Module, arguments: argparse.Namespace) -> nn.Module:
+    dims = arguments.dims
+    if side != "published":
         from mrl_text.losses import nested_infonce
 
-        return nested_infonce(model, dims)
+        codes = {"precisions": arguments.precisions} if side == "coded" else {}
+        return nested_infonce(model, dims, **codes)
     from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 
     loss: nn.Module = MatryoshkaLoss(model, MultipleNegativesRankingLoss(model), list(dims))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mrl_text.codes import FewBits, is_trained, levels_of
-from mrl_text.losses.kernel import Coded
+
+_ASKING = 384
 
 
 def stands_for(vectors: Tensor, precision: FewBits) -> Tensor:
@@ -35,18 +37,39 @@ def stands_for(vectors: Tensor, precision: FewBits) -> Tensor:
     scales = scales.clamp_min(float(scales.max()) / 1000)
     edges, values = (torch.from_numpy(one).to(unit) for one in levels_of(precision))
     sizes = unit.new_tensor(unit.shape[1] ** -0.5) if precision == "binary" else scales
-    numbers = values[torch.bucketize(unit / scales, edges)] * sizes * lengths
+    numbers = values[_levels(unit / scales, edges)] * (sizes * lengths)
     reach = scales * lengths * values[-1]
     soft = reach * torch.tanh(vectors / reach)
     through: Tensor = soft + (numbers - soft).detach()
     return through
 
 
+def _levels(deviations: Tensor, edges: Tensor) -> Tensor:
+    """How many edges each number is above: as ``torch.bucketize``, which is slow where there are few."""
+    if len(edges) > 15:
+        return torch.bucketize(deviations, edges)
+    levels = torch.zeros_like(deviations, dtype=torch.int32)
+    for edge in edges.tolist():
+        levels += deviations > edge
+    return levels
+
+
+class Coded(NamedTuple):
+    """What one step compares in place of the candidates."""
+
+    precision: FewBits
+    numbers: Tensor
+    """What the codes stand for, (m, width)."""
+    weights: dict[int, float]
+    """Size -> weight."""
+
+
 class Coding:
     """Which codes are compared beside the plain numbers, and how much they count.
 
     Each call takes one precision, drawn by the weights from torch's generator, with the weight of all: the cost does
-    not grow with their number, and over the steps each has its weight.
+    not grow with their number, and over the steps each has its weight. Of a large batch some rows ask, evenly spread
+    (:func:`asking`).
 
     Args:
         dims: sizes, ascending.
@@ -59,20 +82,29 @@ class Coding:
         self.strength = 1.0  # a schedule may set it; 0 leaves codes out
         self.sizes = {one: [dim for dim in dims if is_trained(dim, one)] for one in weights}
 
-    @property
-    def factor(self) -> float:
-        """What the weight of a size is multiplied with for codes."""
-        return self.strength * sum(self.weights.values())
-
     def cells(self) -> list[str]:
         """Names of all that may be compared, such as ``dim128_binary``."""
         return [f"dim{dim}_{one}" for one, sizes in self.sizes.items() for dim in sizes]
 
-    def code(self, candidates: Tensor, dims: Sequence[int], weights: Sequence[float]) -> Coded | None:
-        """What this step compares: ``candidates`` (m, width) in a precision, and the weight at each of ``dims``."""
+    def code(self, candidates: Tensor, weights: Mapping[int, float]) -> Coded | None:
+        """Codes for one step, or None without any.
+
+        Args:
+            candidates: (m, width), the plain numbers.
+            weights: size -> weight of the plain numbers.
+        """
         if not self.weights or not self.strength:
             return None
         names = list(self.weights)
         drawn = names[int(torch.multinomial(torch.tensor(list(self.weights.values())), 1)) if len(names) > 1 else 0]
-        given = [self.factor * weight * (dim in self.sizes[drawn]) for dim, weight in zip(dims, weights, strict=True)]
-        return Coded(stands_for(candidates, drawn), given, drawn) if any(given) else None
+        factor = self.strength * sum(self.weights.values())
+        given = {dim: factor * weight for dim, weight in weights.items() if dim in self.sizes[drawn]}
+        return Coded(drawn, stands_for(candidates, drawn), given) if any(given.values()) else None
+
+
+def asking(rows: int) -> slice:
+    """Which rows of a batch are compared with codes: each, or each second, third... so that 384 at most are.
+
+    The mean over so many is as good a guide as that over all, and a step costs little more than without codes.
+    """
+    return slice(None, None, -(-rows // _ASKING))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,10 @@ class Guide:
     candidates: Tensor
     ceilings: Tensor
 
+    def of(self, rows: slice) -> Guide:
+        """The same for some of the rows."""
+        return Guide(self.queries[rows], self.candidates, self.ceilings[rows])
+
 
 @dataclass(frozen=True)
 class Positives:
@@ -34,6 +39,10 @@ class Positives:
 
     indices: Tensor
     guide: Guide | None = None
+
+    def of(self, rows: slice) -> Positives:
+        """The same for some of the rows."""
+        return Positives(self.indices[rows], self.guide and self.guide.of(rows))
 
 
 @dataclass(frozen=True)
@@ -49,20 +58,10 @@ class Neighbours:
     scale: float
     own: Tensor | None = None
 
-
-@dataclass(frozen=True)
-class Coded:
-    """The candidates as few bits keep them: every row is to find its answer among these, too.
-
-    ``numbers`` (m, width) is what the codes stand for; a prefix is compared by its cosine. How their gradient reaches
-    the candidates is their maker's choice (:func:`mrl_text.losses.coding.stands_for`). ``weights`` has one weight per
-    size; where it is 0 nothing is compared.
-    """
-
-    numbers: Tensor
-    weights: Sequence[float]
-    precision: str = ""
-    """Its name, for the log."""
+    def of(self, rows: slice) -> Neighbours:
+        """The same for some of the rows."""
+        own = None if self.own is None else self.own[rows]
+        return Neighbours(self.queries[rows], self.candidates, self.scale, own)
 
 
 class NestedValue(NamedTuple):
@@ -72,10 +71,8 @@ class NestedValue(NamedTuple):
     """Weighted sum, a scalar with gradient."""
     per_size: Tensor
     """Unweighted mean over rows for every size, (sizes,), without gradient."""
-    per_code: Tensor | None = None
-    """The same with coded candidates; 0 at sizes that were not compared."""
-    precision: str = ""
-    """That of the codes."""
+    codes: Mapping[str, Tensor] = MappingProxyType({})
+    """Parts of the total that come from codes, such as ``dim64_binary``, without gradient."""
 
 
 def nested_cross_entropy(
@@ -86,7 +83,6 @@ def nested_cross_entropy(
     *,
     weights: Sequence[float],
     scales: Sequence[float],
-    coded: Coded | None = None,
     rows_per_chunk: int | None = None,
 ) -> NestedValue:
     """Weighted sum over sizes of the mean cross-entropy between ``targets`` and softmax(scale * cosine).
@@ -106,25 +102,20 @@ def nested_cross_entropy(
         targets: what each row should find.
         weights: one per size.
         scales: inverse temperature, one per size.
-        coded: candidates of few bits, for a second term of the loss beside that of the plain numbers.
         rows_per_chunk: rows held at a time; None fits the machine.
 
     Returns:
-        The value; differentiable once with respect to ``queries``, ``candidates`` and the numbers of ``coded``.
+        The value; differentiable once with respect to ``queries`` and ``candidates``.
     """
-    compared, given = [candidates], [tuple(weights)]
-    if coded is not None and any(coded.weights):
-        compared, given = [candidates, coded.numbers], [tuple(weights), tuple(coded.weights)]
-    with_gradient = torch.is_grad_enabled() and any(one.requires_grad for one in (queries, *compared))
-    plan = _Plan(tuple(dims), tuple(given), tuple(scales), rows_per_chunk, with_gradient)
-    total, values = _NestedCrossEntropy.apply(targets, plan, queries, *compared)  # type: ignore[no-untyped-call]
-    per_code = values[1] if len(values) > 1 else None
-    return NestedValue(total, values[0], per_code, coded.precision if coded else "")
+    with_gradient = torch.is_grad_enabled() and (queries.requires_grad or candidates.requires_grad)
+    plan = _Plan(tuple(dims), tuple(weights), tuple(scales), rows_per_chunk, with_gradient)
+    total, per_size = _NestedCrossEntropy.apply(queries, candidates, targets, plan)  # type: ignore[no-untyped-call]
+    return NestedValue(total, per_size)
 
 
 class _Plan(NamedTuple):
     dims: tuple[int, ...]
-    weights: tuple[tuple[float, ...], ...]  # of the plain candidates, and of coded ones
+    weights: tuple[float, ...]
     scales: tuple[float, ...]
     rows_per_chunk: int | None
     with_gradient: bool
@@ -133,19 +124,19 @@ class _Plan(NamedTuple):
 class _NestedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, targets: Positives | Neighbours, plan: _Plan, queries: Tensor, *compared: Tensor
+        ctx: Any, queries: Tensor, candidates: Tensor, targets: Positives | Neighbours, plan: _Plan
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(device_type=queries.device.type, enabled=False):
             dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
-            cut = [one[:, : plan.dims[-1]].to(dtype) for one in (queries, *compared)]
-            sweep = _Sweep(cut[0], cut[1:], targets, plan)
-            values = sweep.run()
-            total = (values * values.new_tensor(plan.weights)).sum()
-        ctx.shapes, ctx.dtypes = ([getattr(one, what) for one in (queries, *compared)] for what in ("shape", "dtype"))
+            width = plan.dims[-1]
+            sweep = _Sweep(queries[:, :width].to(dtype), candidates[:, :width].to(dtype), targets, plan)
+            per_size = sweep.run()
+            total = (per_size * per_size.new_tensor(plan.weights)).sum()
+        ctx.shapes, ctx.dtypes = (queries.shape, candidates.shape), (queries.dtype, candidates.dtype)
         if plan.with_gradient:
-            ctx.save_for_backward(sweep.query_gradient, *(side.gradient for side in sweep.sides))
-        ctx.mark_non_differentiable(values)
-        return total, values
+            ctx.save_for_backward(sweep.query_gradient, sweep.candidate_gradient)
+        ctx.mark_non_differentiable(per_size)
+        return total, per_size
 
     @staticmethod
     @once_differentiable
@@ -154,114 +145,81 @@ class _NestedCrossEntropy(torch.autograd.Function):
             torch.nn.functional.pad(saved * gradient, (0, shape[1] - saved.shape[1])).to(dtype)
             for saved, shape, dtype in zip(ctx.saved_tensors, ctx.shapes, ctx.dtypes, strict=True)
         )
-        return (None, None, *padded)
-
-
-class _Side:
-    """The candidates in one form, as numbers or as what codes stand for, and what is gathered on their account."""
-
-    def __init__(self, numbers: Tensor, weights: Sequence[float], blocks: Sequence[tuple[int, int]]) -> None:
-        self.numbers, self.weights, self.blocks = numbers, weights, blocks
-        self.inverse = _inverse_norms(numbers, blocks)
-        self.column_terms = torch.zeros_like(self.inverse)
-        self.gradient = torch.zeros_like(numbers)
+        return (*padded, None, None)
 
 
 class _Sweep:
-    """One pass over the rows, chunk by chunk: the losses and, where wanted, all gradients.
+    """One pass over the rows, chunk by chunk: the losses and, where wanted, both gradients.
 
     Notation of the comments: S_l is the Gram matrix over the first ``dims[l]`` numbers, C_l = scale_l S_l / (|q|_l
     |k|_l) the logits, P_l = weight_l (softmax(C_l) - target) / n the loss's derivative by them.
     """
 
-    def __init__(
-        self, queries: Tensor, compared: Sequence[Tensor], targets: Positives | Neighbours, plan: _Plan
-    ) -> None:
-        self.queries, self.targets, self.plan = queries, targets, plan
+    def __init__(self, queries: Tensor, candidates: Tensor, targets: Positives | Neighbours, plan: _Plan) -> None:
+        self.queries, self.candidates, self.targets, self.plan = queries, candidates, targets, plan
         self.blocks = list(zip((0, *plan.dims[:-1]), plan.dims, strict=True))
-        self.sides = [_Side(compared[0], plan.weights[0], self.blocks)]
-        for numbers, weights in zip(compared[1:], plan.weights[1:], strict=True):
-            largest = max(size for size, weight in enumerate(weights, start=1) if weight)
-            self.sides.append(_Side(numbers, weights, self.blocks[:largest]))
         self.query_inverse = _inverse_norms(queries, self.blocks)
+        self.candidate_inverse = _inverse_norms(candidates, self.blocks)
         self.query_gradient = torch.empty_like(queries) if plan.with_gradient else queries.new_empty(0)
+        self.candidate_gradient = torch.zeros_like(candidates) if plan.with_gradient else queries.new_empty(0)
+        self.column_terms = torch.zeros_like(self.candidate_inverse)
 
     def run(self) -> Tensor:
-        """Mean loss of every size on every side, (sides, sizes)."""
-        sizes, columns = len(self.blocks), len(self.sides[0].numbers)
+        sizes, columns = len(self.blocks), len(self.candidates)
         step = min(self.plan.rows_per_chunk or self._fitting_rows(), max(len(self.queries), 1))
-        logits = self.queries.new_empty(len(self.sides), sizes, step, columns)
+        logits = self.queries.new_empty(sizes, step, columns)
         gram, spare = self.queries.new_empty(2, step, columns)
-        losses = self.queries.new_zeros(len(self.sides), sizes)
+        losses = self.queries.new_zeros(sizes)
         for start in range(0, len(self.queries), step):
             rows = slice(start, min(start + step, len(self.queries)))
             count = rows.stop - start
-            losses += self._chunk(rows, logits[:, :, :count], gram[:count], spare[:count])
+            losses += self._chunk(rows, logits[:, :count], gram[:count], spare[:count])
         if self.plan.with_gradient:
-            for side in self.sides:
-                self._subtract_norm_terms(side.gradient, side.numbers, side.column_terms, side.inverse)
+            terms, inverse = self.column_terms, self.candidate_inverse
+            self._subtract_norm_terms(self.candidate_gradient, self.candidates, terms, inverse)
         return losses / len(self.queries)
 
     def _fitting_rows(self) -> int:
         budget = _CUDA_BUFFER_BYTES if self.queries.is_cuda else _BUFFER_BYTES
-        buffers = len(self.blocks) * len(self.sides) + 2
-        per_row = buffers * len(self.sides[0].numbers) * self.queries.element_size()
+        per_row = (len(self.blocks) + 2) * len(self.candidates) * self.queries.element_size()
         return max(16, min(1024, budget // max(per_row, 1) // 16 * 16))
 
     def _chunk(self, rows: slice, logits: Tensor, gram: Tensor, spare: Tensor) -> Tensor:
-        target, masked = self._target(rows), self._masked(rows)
-        row_terms = self.query_inverse.new_zeros(len(self.blocks), rows.stop - rows.start)
-        found = [
-            self._compare(side, rows, target, masked, row_terms, own_logits, gram, spare)
-            for side, own_logits in zip(self.sides, logits, strict=True)
-        ]
-        if self.plan.with_gradient:
-            self._accumulate(rows, logits, row_terms)
-        return torch.stack(found)
-
-    def _compare(
-        self,
-        side: _Side,
-        rows: slice,
-        target: Tensor,
-        masked: Tensor | None,
-        row_terms: Tensor,
-        logits: Tensor,
-        gram: Tensor,
-        spare: Tensor,
-    ) -> Tensor:
-        """Summed loss of every size, (sizes,); ``logits`` become the derivatives by the Gram matrices."""
-        queries, own = self.queries[rows], getattr(self.targets, "own", None)
+        queries = self.queries[rows]
+        target = self._target(rows)
+        own = getattr(self.targets, "own", None)
         own = None if own is None else own[rows, None]
-        losses = row_terms.new_zeros(len(self.blocks))
-        for size, (first, last) in enumerate(side.blocks):
+        masked = self._masked(rows)
+        row_terms = self.query_inverse.new_empty(len(self.blocks), len(queries))
+        losses = []
+        for size, (first, last) in enumerate(self.blocks):
             if first == 0:
-                torch.mm(queries[:, first:last], side.numbers[:, first:last].T, out=gram)
+                torch.mm(queries[:, first:last], self.candidates[:, first:last].T, out=gram)
             else:
-                gram.addmm_(queries[:, first:last], side.numbers[:, first:last].T)
-            current, scaled = logits[size], (self.query_inverse[size, rows] * self.plan.scales[size])[:, None]
-            if side is not self.sides[0] and not side.weights[size]:
-                current.zero_()
-                continue
-            torch.mul(gram, side.inverse[size], out=current).mul_(scaled)
+                gram.addmm_(queries[:, first:last], self.candidates[:, first:last].T)
+            scaled = (self.query_inverse[size, rows] * self.plan.scales[size])[:, None]
+            current = logits[size]
+            torch.mul(gram, self.candidate_inverse[size], out=current).mul_(scaled)
             if own is not None:
                 current.scatter_(1, own, float("-inf"))
             if masked is not None:
                 current.masked_fill_(masked, float("-inf"))
             log_probability = torch.log_softmax(current, dim=1, out=spare)
-            losses[size] = self._loss(log_probability, target)
+            losses.append(self._loss(log_probability, target))
             if not self.plan.with_gradient:
                 continue
-            derivative, share = self._derivative(log_probability, target), side.weights[size] / len(self.queries)
+            derivative = self._derivative(log_probability, target, self.plan.weights[size])
             if own is not None:
                 current.scatter_(1, own, 0.0)
             if masked is not None:
                 current.masked_fill_(masked, 0.0)
-            current.mul_(derivative)  # P * C, but for weight and n
-            row_terms[size].add_(current.sum(dim=1), alpha=share)
-            side.column_terms[size].add_(current.sum(dim=0), alpha=share)
-            torch.mul(derivative, side.inverse[size], out=current).mul_(scaled * share)  # dLoss/dS_l by this size
-        return losses
+            current.mul_(derivative)  # P * C
+            row_terms[size] = current.sum(dim=1)
+            self.column_terms[size] += current.sum(dim=0)
+            torch.mul(derivative, self.candidate_inverse[size], out=current).mul_(scaled)  # dLoss/dS_l by this size
+        if self.plan.with_gradient:
+            self._accumulate(rows, queries, logits, row_terms)
+        return torch.stack(losses)
 
     def _target(self, rows: slice) -> Tensor:
         """Indices (rows, 1) or probabilities (rows, candidates)."""
@@ -288,32 +246,30 @@ class _Sweep:
         divergence: Tensor = torch.special.xlogy(target, target) - target * log_probability.clamp_min(-1e4)
         return divergence.sum()
 
-    def _derivative(self, log_probability: Tensor, target: Tensor) -> Tensor:
+    def _derivative(self, log_probability: Tensor, target: Tensor, weight: float) -> Tensor:
         derivative = log_probability.exp_()
         if isinstance(self.targets, Positives):
             derivative.scatter_add_(1, target, derivative.new_full((1, 1), -1.0).expand_as(target))
         else:
             derivative -= target
+        derivative *= weight / len(self.queries)
         return derivative
 
-    def _accumulate(self, rows: slice, by_gram: Tensor, row_terms: Tensor) -> None:
+    def _accumulate(self, rows: slice, queries: Tensor, by_gram: Tensor, row_terms: Tensor) -> None:
         """Block b is part of every size from b on, so its gradient takes their derivatives together."""
-        queries, gradient = self.queries[rows], self.query_gradient[rows]
-        gradient.zero_()
-        for side, derivatives in zip(self.sides, by_gram, strict=True):
-            for size in range(len(side.blocks) - 1, -1, -1):
-                block = slice(*side.blocks[size])
-                if size + 1 < len(side.blocks):
-                    derivatives[size] += derivatives[size + 1]
-                gradient[:, block].addmm_(derivatives[size], side.numbers[:, block])
-                side.gradient[:, block].addmm_(derivatives[size].T, queries[:, block])
-        self._subtract_norm_terms(gradient, queries, row_terms, self.query_inverse[:, rows])
+        for size in range(len(self.blocks) - 1, -1, -1):
+            first, last = self.blocks[size]
+            if size + 1 < len(self.blocks):
+                by_gram[size] += by_gram[size + 1]
+            torch.mm(by_gram[size], self.candidates[:, first:last], out=self.query_gradient[rows, first:last])
+            self.candidate_gradient[:, first:last].addmm_(by_gram[size].T, queries[:, first:last])
+        self._subtract_norm_terms(self.query_gradient[rows], queries, row_terms, self.query_inverse[:, rows])
 
     def _subtract_norm_terms(self, gradient: Tensor, vectors: Tensor, terms: Tensor, inverse: Tensor) -> None:
         """The part of the gradient that comes from the lengths: -x_b * sum over l >= b of sum(P_l C_l) / |x|_l^2."""
         per_size = terms * inverse.square()
         from_here_on = per_size.flip(0).cumsum(0).flip(0)
-        for size, (first, last) in enumerate(self.blocks[: len(terms)]):
+        for size, (first, last) in enumerate(self.blocks):
             gradient[:, first:last].addcmul_(vectors[:, first:last], from_here_on[size, :, None], value=-1)
 
 

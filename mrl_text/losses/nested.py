@@ -124,18 +124,15 @@ class NestedLoss(CachedLossMixin, nn.Module):
         by_role = labels if isinstance(labels, Mapping) else {"teacher": labels, "label": labels}
         total = embeddings[0].new_zeros((), dtype=torch.float32)
         self._values = {f"{one.name}_dim{dim}": total for one in self.objectives for dim in one.dims}
-        codings = {one.name: coding for one in self.objectives if (coding := getattr(one, "coding", None))}
-        self._values |= {f"{name}_{cell}": total for name, coding in codings.items() for cell in coding.cells()}
+        codings = [(one.name, coding) for one in self.objectives if (coding := getattr(one, "coding", None))]
+        self._values |= {f"{name}_{cell}": total for name, coding in codings for cell in coding.cells()}
         for objective in self.objectives:
             dims = self._sizes(objective.dims, embeddings[0].device)
             value = objective(embeddings, _read(by_role, objective.reads, len(embeddings)), dims)
             total = total + value.total
             for dim, loss in zip(dims, value.per_size, strict=True):
                 self._values[f"{objective.name}_dim{dim}"] = objective.weight_of[dim] * loss.detach()
-            factor = codings[objective.name].factor if value.precision else 0.0
-            for dim, loss in zip(dims, value.per_code if value.per_code is not None else (), strict=False):
-                if (name := f"{objective.name}_dim{dim}_{value.precision}") in self._values:
-                    self._values[name] = objective.weight_of[dim] * factor * loss.detach()
+            self._values |= {f"{objective.name}_{cell}": part.detach() for cell, part in value.codes.items()}
         return total
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: Labels = None, *, with_backward: bool = False) -> Tensor:

@@ -10,7 +10,7 @@ from sentence_transformers.util import all_gather_with_grad, get_rank, get_world
 from torch import Tensor
 
 from mrl_text.codes import trained_precisions
-from mrl_text.losses.coding import Coding
+from mrl_text.losses.coding import Coding, asking
 from mrl_text.losses.kernel import Guide, Neighbours, NestedValue, Positives, nested_cross_entropy
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, truncate
@@ -84,11 +84,25 @@ class _EverySize:
         dims: Sequence[int],
         targets: Positives | Neighbours,
         *,
-        coded: bool = True,
+        with_codes: bool = True,
     ) -> NestedValue:
-        weights, scales = ([known[dim] for dim in dims] for known in (self.weight_of, self.scale_of))
-        codes = self.coding.code(candidates, dims, weights) if coded else None
-        return nested_cross_entropy(queries, candidates, dims, targets, weights=weights, scales=scales, coded=codes)
+        weights = {dim: self.weight_of[dim] for dim in dims}
+        value = self._entropy(queries, candidates, weights, targets)
+        coded = self.coding.code(candidates, weights) if with_codes else None
+        if coded is None:
+            return value
+        rows = asking(len(queries))
+        among = self._entropy(queries[rows], coded.numbers, coded.weights, targets.of(rows))
+        parts = zip(coded.weights.items(), among.per_size, strict=True)
+        codes = {f"dim{dim}_{coded.precision}": weight * loss for (dim, weight), loss in parts}
+        return NestedValue(value.total + among.total, value.per_size, codes)
+
+    def _entropy(
+        self, queries: Tensor, candidates: Tensor, weights: dict[int, float], targets: Positives | Neighbours
+    ) -> NestedValue:
+        scales = [self.scale_of[dim] for dim in weights]
+        given = {"weights": list(weights.values()), "scales": scales}
+        return nested_cross_entropy(queries, candidates, list(weights), targets, **given)
 
 
 class InfoNCE(_EverySize):
@@ -167,12 +181,11 @@ class InfoNCE(_EverySize):
         if not self.symmetric:
             return forward
         vectors = vectors and [vectors[1], vectors[0]]
-        backward = self._direction(columns[1], columns[:1], vectors, own, dims, coded=False)
+        backward = self._direction(columns[1], columns[:1], vectors, own, dims, with_codes=False)
         return NestedValue(
             (forward.total + backward.total) / 2,
             (forward.per_size + backward.per_size) / 2,
-            None if forward.per_code is None else forward.per_code / 2,
-            forward.precision,
+            {name: value / 2 for name, value in forward.codes.items()},
         )
 
     @property
@@ -199,7 +212,7 @@ class InfoNCE(_EverySize):
         own: Tensor,
         dims: Sequence[int],
         *,
-        coded: bool = True,
+        with_codes: bool = True,
     ) -> NestedValue:
         """Rows look for their own among ``others``; ``vectors`` are the guide's, of the rows and of the others."""
         guide = None
@@ -207,7 +220,7 @@ class InfoNCE(_EverySize):
             similarities = (vectors[0] * vectors[1]).sum(dim=1)
             part = similarities.abs() if self.margin_strategy == "relative" else 1.0
             guide = Guide(vectors[0], self._everywhere(vectors[1:]), similarities - part * self.margin)
-        return self._value(queries, self._everywhere(others), dims, Positives(own, guide), coded=coded)
+        return self._value(queries, self._everywhere(others), dims, Positives(own, guide), with_codes=with_codes)
 
 
 class SelfDistillation(_EverySize):

@@ -163,6 +163,8 @@ def _narrow(model: MatryoshkaEncoder, width: int) -> None:
 
 
 def _check_sizes(recipe: Recipe, width: int) -> None:
+    for loss in recipe.losses:
+        loss.check_width(width)
     for section, dims in (("loss", recipe.loss.dims), ("eval", recipe.eval.dims)):
         if dims and max(dims) > width:
             raise ValueError(f"{section}.dims asks for {max(dims)}, but {recipe.model.name} has width {width}")

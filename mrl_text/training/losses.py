@@ -73,6 +73,9 @@ class LossConfig(Section):
         """Whether several processes see each other's texts."""
         return False
 
+    def check_width(self, width: int, teacher: int | None = None) -> None:
+        """Refuse, by ``ValueError``, what does not fit a model of this width and, where it is known, a teacher's."""
+
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
         """The loss for this model.
 

@@ -79,6 +79,9 @@ def _taught(recipe: Recipe, name: str, base: MatryoshkaEncoder, data: Any, colum
     else:
         frozen = load(find_model(name, trust_remote_code=recipe.model.trust_remote_code), dtype="auto")
         frozen.warn_when_cut = False  # it reads as much as it can
+        for loss in recipe.losses:
+            if loss.models.get("teacher") == name:
+                loss.check_width(base.width or 0, frozen.width)
     parts = data if isinstance(data, DatasetDict) else {"": data}
     taught = {}
     for (label, part), names, loss in zip(parts.items(), columns, recipe.losses, strict=True):

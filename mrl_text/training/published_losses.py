@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import math
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
@@ -98,15 +99,31 @@ class MatryoshkaConfig(LossConfig):
         """With ``layers_per_step`` it trains them, too."""
         return self.layers_per_step is not None
 
+    def check_width(self, width: int, teacher: int | None = None) -> None:
+        """A teacher whose vectors are compared number by number has as many."""
+        if self.teacher in (None, "base"):
+            return
+        from mrl_text.models import find_model, peek_width
+
+        theirs = teacher or peek_width(find_model(str(self.teacher)))
+        if theirs not in (None, width):
+            raise ValueError(
+                f"loss.teacher: {self.teacher} has width {theirs}, the model {width}, and {self.inner} compares number"
+                " by number: name one of that width, or let self_distillation compare neighbourhoods"
+            )
+
     def build(self, model: MatryoshkaEncoder) -> nn.Module:
         """The loss over all sizes; ValueError as for every loss, and what the inner loss refuses."""
         from sentence_transformers.base.modules import Transformer
         from sentence_transformers.sentence_transformer.losses import Matryoshka2dLoss, MatryoshkaLoss
+        from torch import nn
 
         options = {name: _argument(self.inner, name, value) for name, value in self.options.items()}
         if self.guide is not None:
             options["guide"] = _frozen(self.guide, model)
-        inner = _class(self.inner)(model, **options)
+        # those of classes keep the model under another name, where the Trainer, which wraps models, does not find it
+        embedder = nn.Sequential(OrderedDict(model=model)) if self.needs.rows == "classes" else model
+        inner = _class(self.inner)(embedder, **options)
         sizes: tuple[Any, ...] = (model, inner, self.dims, self.weights)
         loss: nn.Module
         if self.layers_per_step is None:
@@ -163,7 +180,8 @@ def _frozen(name: str, base: MatryoshkaEncoder) -> MatryoshkaEncoder:
 
     guide = copy.deepcopy(base) if name == "base" else load(find_model(name))
     guide.warn_when_cut = False
-    return guide.eval().requires_grad_(False)
+    guide.eval().requires_grad_(False)
+    return guide
 
 
 def _class(name: str) -> Any:

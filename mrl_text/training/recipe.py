@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
 from mrl_text.suggest import did_you_mean
-from mrl_text.training import published_losses  # noqa: F401  its losses are among those of the union
 from mrl_text.training.columns import LABEL_NAMES, Needs
 from mrl_text.training.losses import DEFAULT_LOSS, LossConfig, losses
+from mrl_text.training.published_losses import MatryoshkaConfig
 from mrl_text.training.section import Positive, PositiveInt, Section
 from mrl_text.truncation import check_dims
 
@@ -290,8 +290,16 @@ class Recipe(Section):
             raise ValueError("model.static begins from nothing, so there is no base to distil from or to rotate")
         if self.model.peft is not None and not self.loss.steps:
             raise ValueError(f"model.peft: {self.loss.words} trains no encoder: leave it out")
+        if self.model.rotation and any(
+            isinstance(one, MatryoshkaConfig) and one.inner == "MSELoss" for one in self.losses
+        ):
+            raise ValueError("model.rotation: MSELoss compares vectors number by number, which it turns: leave it out")
         for source, loss in zip(self.data.train, self.losses, strict=True):
             self._check_source(source, loss)
+        needs = self.validation_needs
+        for source in self.data.validation:
+            if source.columns and (problem := needs.problem(len(needs.split(source.columns)[0]))):
+                raise ValueError(f"data.validation: {source.label} has {_columns(source)}, and validation {problem}")
         return self
 
     def _check_source(self, source: SourceConfig, loss: LossConfig) -> None:
@@ -299,11 +307,11 @@ class Recipe(Section):
         needs, own, words = loss.needs, source.loss is not None, loss.words
         texts, _ = needs.split(source.columns or ())
         mined = source.mine_negatives.num if source.mine_negatives else 0
-        named = needs.problem(len(texts) + mined) if source.columns else None
+        named = needs.problem((len(texts) if source.columns else 2) + mined) if source.columns or mined else None
         pairs = needs.problem(2) if source.source == "docstrings" else None
         larger = sorted(set(loss.dims) - set(self.loss.dims))
         for wrong, problem in (
-            (named, f" names {', '.join(source.columns or ())}, and {words} {named}"),
+            (named, f" has {_columns(source)}, and {words} {named}"),
             (pairs, f" has pairs, and {words} {pairs}"),
             (mined and not loss.steps, f": {words} has no use for mine_negatives"),
             (mined and needs.label, f": mine_negatives is for pairs without numbers, and {words} needs numbers"),
@@ -387,6 +395,11 @@ class Recipe(Section):
     def to_yaml(self) -> str:
         """The recipe as YAML with every default written out, so that it means the same in a later version."""
         return OmegaConf.to_yaml(OmegaConf.create(self.model_dump()))
+
+
+def _columns(source: SourceConfig) -> str:
+    mined = f" and {source.mine_negatives.num} mined" if source.mine_negatives else ""
+    return f"columns {', '.join(source.columns or ('anchor', 'positive'))}{mined}"
 
 
 def _training_defaults() -> dict[str, Any]:

@@ -235,11 +235,11 @@ def _evaluator(recipe: Recipe, batch_size: int) -> NestedEvaluator | None:
     needs = recipe.validation_needs
     parts = [load_source(source, needs) for source in recipe.data.validation]
     columns = ("anchor", "positive", *([LABEL] if needs.label else []))
-    cells = [[cell for part in parts for cell in part[name]] for name in columns]
+    anchors, positives, *scores = ([cell for part in parts for cell in part[name]] for name in columns)
     options: dict[str, Any] = {"dims": recipe.loss.dims, "batch_size": max(batch_size, 32)}
     if not needs.label:
-        return NestedRetrievalEvaluator(*cells, **options)
-    return NestedSimilarityEvaluator(*cells, metric=metric_of(needs), **options)
+        return NestedRetrievalEvaluator(anchors, positives, **options)
+    return NestedSimilarityEvaluator(anchors, positives, scores[0], metric=metric_of(needs), **options)
 
 
 class _Trainer(SentenceTransformerTrainer):
@@ -258,7 +258,8 @@ class _Trainer(SentenceTransformerTrainer):
         for part, sampler in zip(parts, self.samplers, strict=False):
             if part is dataset:
                 return sampler(dataset, *args, **kwargs)
-        return super().get_batch_sampler(dataset, *args, **kwargs)
+        batches: BatchSampler | None = super().get_batch_sampler(dataset, *args, **kwargs)
+        return batches
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As the parent, and a loss of ours reads the vectors of frozen models beside the label."""

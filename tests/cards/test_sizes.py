@@ -50,6 +50,9 @@ def test_the_table_shows_bytes_and_the_curve_beside_the_starting_model() -> None
         ["8", "32", "12.50", "25.04"],
     ]
     assert "mrl-text eval" not in card
+    assert "with nDCG@10 (x100) on the validation data" in card
+    scored = describe_sizes(README, dims=[8, 32], before=BEFORE, after=AFTER, metric="Spearman correlation")
+    assert scored == card.replace("nDCG@10", "Spearman correlation")
 
 
 def test_without_validation_the_card_says_that_nothing_was_measured() -> None:

@@ -10,8 +10,18 @@ from torch.nn.functional import normalize
 
 from mrl_text.codes import FEW_BITS, Codec, FewBits
 from mrl_text.losses import InfoNCE, NestedLoss, SelfDistillation, SpreadOut
+from mrl_text.losses import coding as coding_module
 from mrl_text.losses.coding import Coding, stands_for
-from tests.losses.reference import Preset, difference, gradients, random_columns
+from tests.losses.reference import (
+    Preset,
+    against_codes,
+    assert_same,
+    contrast,
+    difference,
+    distillation,
+    gradients,
+    random_columns,
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -47,22 +57,73 @@ def test_the_gradient_passes_by_the_slope_of_tanh_over_the_levels(precision: Few
     assert (flat.diff() <= 1e-12).all(), "the further out, the less"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("precision", ["binary", "int2", "int4"])
+@pytest.mark.parametrize("asking", [100, 7])
+def test_contrast_with_codes_is_the_sum_written_plainly(
+    dtype: torch.dtype, precision: FewBits, asking: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coding_module, "_ASKING", asking)
+    columns = random_columns(3, 20, 80, dtype=dtype)
+    dims, weights, scales = [4, 64, 80], [1.0, 0.25, 3.0], [20.0, 15.0, 10.0]
+    codes: dict[str, Any] = {"precisions": [precision, "float32"], "precision_weights": [3.0, 2.0]}
+    found = InfoNCE(dims, weights=weights, scale=scales, **codes)(columns, None, dims)
+    wide = [column.detach().double().requires_grad_() for column in columns]
+    asks = slice(None, None, 1 if asking == 100 else 3)
+    target = torch.eye(20, 40, dtype=torch.float64)[asks]
+    numbers = stands_for(torch.cat(wide[1:]), precision)
+    coded = against_codes(wide[0][asks], numbers, target, dims[1:], [0.375, 4.5], scales[1:])
+    assert_same(found.total, contrast(wide, dims, weights, scales) + coded, columns, expected_columns=wide)
+    assert list(found.codes) == [f"dim64_{precision}", f"dim80_{precision}"]
+    assert float(sum(found.codes.values())) == pytest.approx(coded.item(), rel=1e-5)
+
+
+def test_distillation_into_codes_is_the_sum_written_plainly() -> None:
+    (texts,), (teacher,) = random_columns(1, 16, 72), random_columns(1, 16, 33, seed=1)
+    dims, weights, unit = [8, 64, 72], [1.0, 2.0, 3.0], normalize(teacher.detach(), dim=1)
+    objective = SelfDistillation(dims, weights=weights, scale=9.0, precisions=["float32", "binary"])
+    found = objective([texts], [teacher.detach()], dims)
+    expected, numbers = distillation(texts, unit, dims, weights, [9.0] * 3, 9.0), stands_for(texts, "binary")
+    for row in range(16):  # each text among the others
+        others = [other for other in range(16) if other != row]
+        target = (9.0 * unit[row] @ unit[others].T).softmax(dim=0)[None]
+        alone = against_codes(texts[[row]], numbers[others], target, dims[1:], weights[1:], [9.0] * 2)
+        expected = expected + alone / 16
+    assert_same(found.total, expected, [texts])
+
+
+def test_only_one_direction_of_a_symmetric_loss_has_codes() -> None:
+    columns = random_columns(2, 12, 64)
+    options: dict[str, Any] = {"symmetric": True, "scale": 5.0}
+    found, plain = (InfoNCE([64], precisions=one, **options) for one in (["float32", "binary"], ["float32"]))
+    coded = against_codes(
+        columns[0], stands_for(columns[1], "binary"), torch.eye(12, dtype=torch.float64), [64], [0.5], [5.0]
+    )
+    assert_same(found(columns, None, [64]).total, plain(columns, None, [64]).total + coded, columns)
+
+
+def test_rows_that_ask_are_spread_evenly() -> None:
+    for rows in (1, 384, 385, 1000, 16384):
+        asked = range(rows)[coding_module.asking(rows)]
+        assert len(asked) == rows if rows <= 384 else 190 < len(asked) <= 384
+        assert rows - asked[-1] <= asked.step
+
+
 def test_each_step_takes_one_precision_by_its_weight() -> None:
     torch.manual_seed(0)
     coding = Coding([8, 64, 128], {"binary": 3.0, "int4": 1.0})
-    candidates, dims, weights = torch.randn(5, 128), [8, 64, 128], [0.5, 1.0, 2.0]
-    drawn = [coding.code(candidates, dims, weights) for _ in range(400)]
-    counts = Counter(one.precision for one in drawn if one is not None)
-    assert counts["binary"] / 400 == pytest.approx(0.75, abs=0.07)
+    candidates, weights = torch.randn(5, 128), {8: 0.5, 64: 1.0, 128: 2.0}
+    drawn = [one for _ in range(400) if (one := coding.code(candidates, weights)) is not None]
+    assert len(drawn) == 400
+    assert Counter(one.precision for one in drawn)["binary"] / 400 == pytest.approx(0.75, abs=0.07)
     for one in drawn:
-        assert one is not None
-        assert one.weights == [0.0, 4.0, 8.0]  # 8 numbers are codes of fewer than 8 bytes
+        assert one.weights == {64: 4.0, 128: 8.0}  # 8 numbers are codes of fewer than 8 bytes
     coding.strength = 0.25
-    quarter = coding.code(candidates, dims, weights)
+    quarter = coding.code(candidates, weights)
     assert quarter is not None
-    assert list(quarter.weights)[1:] == [1.0, 2.0]
+    assert quarter.weights == {64: 1.0, 128: 2.0}
     coding.strength = 0.0
-    assert coding.code(candidates, dims, weights) is None
+    assert coding.code(candidates, weights) is None
 
 
 @pytest.mark.parametrize(

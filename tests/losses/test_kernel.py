@@ -11,12 +11,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mrl_text.codes import FewBits
-from mrl_text.losses.coding import stands_for
-from mrl_text.losses.kernel import Coded, Neighbours, Positives, nested_cross_entropy
+from mrl_text.losses.kernel import Neighbours, Positives, nested_cross_entropy
 from tests.losses.reference import (
     TOLERANCE,
-    against_codes,
     assert_same,
     contrast,
     difference,
@@ -162,76 +159,6 @@ def test_finite_differences_agree() -> None:
         return kernel([one, two], [2, 6], [1.0, 0.3], [4.0, 3.0], 2)
 
     assert torch.autograd.gradcheck(value, (queries, candidates))
-
-
-# ------------------------------------------------------------------------------------------------ codes
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("code_weights", [(1.0, 2.0, 0.5), (0.0, 0.7, 0.0), (0.0, 0.0, 3.0)], ids=str)
-@pytest.mark.parametrize("rows_per_chunk", [1, 7, None])
-@pytest.mark.parametrize("precision", ["binary", "int2", "int4"])
-def test_contrast_with_coded_candidates(
-    dtype: torch.dtype, code_weights: tuple[float, ...], rows_per_chunk: int | None, precision: FewBits
-) -> None:
-    queries, candidates = random_columns(2, 20, 24, dtype=dtype)
-    dims, weights, scales = [4, 10, 24], [1.0, 0.25, 3.0], [20.0, 15.0, 10.0]
-    columns = [queries, candidates, stands_for(candidates.detach(), precision).requires_grad_()]
-    found = nested_cross_entropy(
-        queries,
-        candidates,
-        dims,
-        Positives(torch.arange(20)),
-        weights=weights,
-        scales=scales,
-        coded=Coded(columns[2], code_weights),
-        rows_per_chunk=rows_per_chunk,
-    )
-    wide = [column.detach().double().requires_grad_() for column in columns]
-    target = torch.eye(20, dtype=torch.float64)
-    coded = against_codes(wide[0], wide[2], target, dims, code_weights, scales)
-    assert_same(found.total, contrast(wide[:2], dims, weights, scales) + coded, columns, expected_columns=wide)
-    assert found.per_code is not None
-    for size, dim in enumerate(dims):
-        one = [float(bool(code_weights[size]))]
-        alone = against_codes(wide[0], wide[2], target, [dim], one, [scales[size]])
-        assert found.per_code[size].item() == pytest.approx(alone.item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("rows_per_chunk", [5, None])
-def test_distillation_into_codes(rows_per_chunk: int | None) -> None:
-    (texts,), (teacher,) = random_columns(1, 16, 20), random_columns(1, 16, 33, seed=1)
-    unit, own = torch.nn.functional.normalize(teacher.detach(), dim=1), torch.arange(16)
-    dims, weights, scales, code_weights = [2, 9, 20], [1.0, 2.0, 3.0], [9.0] * 3, [0.0, 1.5, 0.5]
-    numbers = stands_for(texts.detach(), "binary").requires_grad_()
-    found = nested_cross_entropy(
-        texts,
-        texts,
-        dims,
-        Neighbours(unit, unit, 9.0, own),
-        weights=weights,
-        scales=scales,
-        coded=Coded(numbers, code_weights),
-        rows_per_chunk=rows_per_chunk,
-    )
-    expected = distillation(texts, unit, dims, weights, scales, 9.0)
-    for row in range(16):  # each text among the others
-        others = [other for other in range(16) if other != row]
-        target = (9.0 * unit[row] @ unit[others].T).softmax(dim=0)[None]
-        alone = against_codes(texts[[row]], numbers[others], target, dims, code_weights, scales)
-        expected = expected + alone / 16
-    assert_same(found.total, expected, [texts, numbers])
-
-
-def test_codes_leave_the_value_of_the_plain_numbers_alone() -> None:
-    queries, candidates = random_columns(2, 12, 16)
-    given: dict[str, Any] = {"weights": [1.0, 2.0], "scales": [20.0, 20.0]}
-    plain = nested_cross_entropy(queries, candidates, [8, 16], Positives(torch.arange(12)), **given)
-    for weights in ([0.0, 0.0], [0.0, 4.0]):
-        codes = Coded(stands_for(candidates.detach(), "binary"), weights)
-        found = nested_cross_entropy(queries, candidates, [8, 16], Positives(torch.arange(12)), coded=codes, **given)
-        assert torch.equal(found.per_size, plain.per_size)
-        assert (found.total == plain.total) == (not any(weights))
 
 
 # ------------------------------------------------------------------------------------------------ gradients

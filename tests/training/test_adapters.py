@@ -189,7 +189,7 @@ def test_the_adapters_that_scored_best_are_merged(
 ) -> None:
     scores = iter([0.1, 0.9, 0.4, 0.3, 0.9])
     monkeypatch.setattr(
-        "mrl_text.training.evaluator.NestedRetrievalEvaluator.per_query",
+        "mrl_text.training.evaluator.NestedRetrievalEvaluator.measure",
         lambda self, model: dict.fromkeys((8, 16, 32), np.full(len(self.queries), next(scores))),
     )
     folder = RunFolder(tmp_path / "run")

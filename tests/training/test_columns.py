@@ -157,6 +157,6 @@ def test_a_row_with_another_number_is_no_repeat(tmp_path: Path) -> None:
     pairs = {**scored, "columns": ["one", "two"], "loss": {"name": "nested_infonce"}}
     loss = {"name": "matryoshka", "inner": "CoSENTLoss", "dims": [8]}
     recipe = Recipe.model_validate({"model": {"name": "m"}, "data": {"train": [scored, pairs]}, "loss": loss})
-    first, second = load_training_data(recipe).values()  # type: ignore[union-attr]
+    first, second = load_training_data(recipe).values()
     assert first[LABEL][:] == [0.5, 0.75, 0.5]
     assert len(second) == 2, "what the scored pairs have seen is new to a loss of another kind"

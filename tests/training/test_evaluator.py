@@ -160,7 +160,7 @@ def test_the_similarity_of_pairs_is_scored_at_every_size(
     assert list(metrics) == [f"validation_dim{dim}_{metric.key}" for dim in (8, 32)]
     assert evaluator.primary_metric == f"validation_dim32_{metric.key}"
     plain = SentenceTransformer(modules=list(model), device="cpu")
-    sides = [np.float64(plain.encode(side)) for side in (first, second)]
+    sides = [np.asarray(plain.encode(side), dtype=np.float64) for side in (first, second)]
     for dim, score in zip((8, 32), metrics.values(), strict=True):
         one, two = (side[:, :dim] / np.linalg.norm(side[:, :dim], axis=1, keepdims=True) for side in sides)
         cosines = (one * two).sum(axis=1).round(9)

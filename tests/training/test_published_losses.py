@@ -22,10 +22,11 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
-from torch import nn
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.training import trainer as trainer_module
+from mrl_text.training.base import check_recipe
 from mrl_text.training.batches import NoDuplicatesBatchSampler
 from mrl_text.training.data import load_source
 from mrl_text.training.published_losses import INNER, MatryoshkaConfig
@@ -131,28 +132,28 @@ ROWS: list[Row] = [
 ]
 
 
-def margins(model: nn.Module) -> nn.Module:
+def margins(model: Any) -> Any:
     return losses.MarginMSELoss(model, similarity_fct=util.pairwise_euclidean_sim)
 
 
-def hard(model: nn.Module) -> nn.Module:
+def hard(model: Any) -> Any:
     metric = losses.BatchHardTripletLossDistanceFunction.cosine_distance
     return losses.BatchHardTripletLoss(model, distance_metric=metric, margin=0.2)
 
 
-def both_ways(model: nn.Module) -> nn.Module:
+def both_ways(model: Any) -> Any:
     options = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
     return losses.MultipleNegativesRankingLoss(model, scale=7.0, **options)
 
 
-def guided(kind: type[nn.Module], **options: Any) -> Callable[[nn.Module], nn.Module]:
-    def build(model: nn.Module) -> nn.Module:
+def guided(kind: Any, **options: Any) -> Callable[[Any], Any]:
+    def build(model: Any) -> Any:
         return kind(model, guide=copy.deepcopy(model), **options)
 
     return build
 
 
-CASES: list[tuple[Row, str, Callable[[nn.Module], nn.Module], Any]] = [
+CASES: list[tuple[Row, str, Callable[[Any], Any], Any]] = [
     ({"inner": "CoSENTLoss"}, "a b score", losses.CoSENTLoss, [row / 15 for row in range(16)]),
     ({"inner": "AnglELoss", "options": {"scale": 3}}, "a b score", lambda m: losses.AnglELoss(m, 3.0), "score"),
     ({"inner": "CosineSimilarityLoss"}, "a b score", losses.CosineSimilarityLoss, "score"),
@@ -226,7 +227,9 @@ CASES: list[tuple[Row, str, Callable[[nn.Module], nn.Module], Any]] = [
 
 @pytest.fixture(scope="module")
 def model(tiny_bert: Path) -> MatryoshkaEncoder:
-    return MatryoshkaEncoder(str(tiny_bert), device="cpu").eval()
+    encoder = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+    encoder.eval()
+    return encoder
 
 
 def test_every_loss_is_tried() -> None:
@@ -241,7 +244,7 @@ def test_a_loss_by_recipe_is_the_published_one_on_the_numbers_of_the_file(
     tmp_path: Path,
     options: Row,
     columns: str,
-    published: Callable[[nn.Module], nn.Module],
+    published: Callable[[Any], Any],
     labels: Any,
 ) -> None:
     names = columns.split()
@@ -367,8 +370,8 @@ def test_a_teacher_of_mse_is_computed_once_and_cut_with_the_student(
     for dim in DIMS:
         parts = []
         for column in texts:
-            wanted = np.float64(teacher.encode(column, normalize_embeddings=True))[:, :dim]
-            found = np.float64(student.encode(column))[:, :dim]
+            wanted = np.asarray(teacher.encode(column, normalize_embeddings=True), dtype=np.float64)[:, :dim]
+            found = np.asarray(student.encode(column), dtype=np.float64)[:, :dim]
             found /= np.linalg.norm(found, axis=1, keepdims=True)
             parts.append(((found - wanted) ** 2).mean())
         expected += np.mean(parts)
@@ -428,3 +431,62 @@ def other_width(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_what_the_inner_loss_does_not_take_is_refused_before_anything_is_loaded(loss: Row, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MatryoshkaConfig(dims=DIMS, **loss)
+
+
+def test_what_wraps_the_model_wraps_it_in_losses_of_classes_too(model: MatryoshkaEncoder) -> None:
+    class Wrapper(torch.nn.Module):  # as torch.compile and several devices do
+        def __init__(self, module: torch.nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, features: Row) -> Row:
+            found: Row = self.module(features)
+            return found
+
+    def value(loss: Any) -> float:
+        return float(loss([dict(model.preprocess([row["a"] for row in ROWS]))], torch.arange(16) // 4).detach())
+
+    loss = MatryoshkaConfig(dims=DIMS, inner="BatchHardTripletLoss").build(model)
+    plain = value(loss)
+    trainer = object.__new__(SentenceTransformerTrainer)
+    wrapped = trainer.override_model_in_loss(loss, Wrapper(model))  # type: ignore[arg-type]
+    assert value(wrapped) == pytest.approx(plain)
+    full = MatryoshkaConfig(dims=[32], inner="BatchHardTripletLoss").build(model)
+    assert value(full) * 3 != pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_teacher_of_mse_has_the_width_of_the_model_and_nothing_turns_its_vectors(
+    make_recipe: Callable[..., Recipe], scored: Path, other_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = {"source": str(scored), "columns": ["first"]}
+    asked = make_recipe({"inner": "MSELoss", "teacher": str(other_model)}, source)
+    message = r"other-model has width 20, the model 32, and MSELoss compares number by number"
+    with pytest.raises(ValueError, match=message):  # a static model's width is known once it is loaded
+        train(asked, tmp_path / "run")
+    monkeypatch.setattr("mrl_text.models.peek_width", lambda source: 20)
+    with pytest.raises(ValueError, match=message):
+        check_recipe(asked)
+    turned = {"model": {"name": "m", "rotation": True}, "data": {"train": [source]}}
+    with pytest.raises(ValueError, match=r"model.rotation: MSELoss compares vectors number by number"):
+        Recipe.model_validate(
+            {**turned, "loss": {"name": "matryoshka", "dims": DIMS, "inner": "MSELoss", "teacher": "base"}}
+        )
+
+
+def test_layers_are_trained_besides_sizes_by_the_published_loss_of_both(model: MatryoshkaEncoder) -> None:
+    texts = [[row[name] for row in ROWS] for name in ("a", "b")]
+    scores = torch.tensor([row["score"] for row in ROWS])
+    ours = MatryoshkaConfig(dims=DIMS, weights=[3.0, 1.0, 0.5], inner="CoSENTLoss", layers_per_step=2).build(model)
+    inner = losses.CoSENTLoss(model)
+    theirs = losses.Matryoshka2dLoss(model, inner, DIMS, [3.0, 1.0, 0.5], n_layers_per_step=2, n_dims_per_step=-1)
+
+    def value(loss: Any) -> float:
+        return float(loss([dict(model.preprocess(column)) for column in texts], scores).detach())
+
+    assert value(ours) == pytest.approx(value(theirs))
+    last = MatryoshkaConfig(dims=DIMS, weights=[3.0, 1.0, 0.5], inner="CoSENTLoss").build(model)
+    assert value(last) != pytest.approx(value(ours), rel=0.01)
+    table = StaticEmbedding(model.tokenizer.backend_tokenizer, embedding_dim=32)
+    with pytest.raises(ValueError, match=r"loss.layers_per_step: StaticEmbedding has no layers to train: leave it out"):
+        MatryoshkaConfig(dims=DIMS, inner="CoSENTLoss", layers_per_step=1).build(MatryoshkaEncoder(modules=[table]))

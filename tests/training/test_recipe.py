@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 from sentence_transformers import SentenceTransformerTrainingArguments
 
+from mrl_text.training.columns import Needs
 from mrl_text.training.recipe import ModelConfig, Recipe
 from mrl_text.training.recipe_files import load_recipe, recipe_description, recipe_text, shipped_recipes
 
@@ -456,6 +457,89 @@ def test_the_loss_says_whose_vectors_it_needs(
     assert recipe.loss.needs_teacher == ("teacher" in models)
 
 
+SCORED = Needs(2, 2, "score", "alone")
+
+
+@pytest.mark.parametrize(
+    ("loss", "columns", "needs"),
+    [
+        ({}, ["a", "b"], Needs()),
+        ({}, ["a", "b", "negative"], Needs()),
+        ({}, ["a", "b", "score"], SCORED),
+        ({"name": "self_distillation"}, ["a", "b", "label"], SCORED),
+        ({"name": "matryoshka", "inner": "CoSENTLoss"}, ["a", "b", "points"], SCORED),
+        ({"name": "matryoshka", "inner": "ContrastiveLoss"}, None, Needs(2, 2, "binary", "alone")),
+        ({"name": "matryoshka", "inner": "BatchAllTripletLoss"}, ["a", "b"], Needs()),
+    ],
+)
+def test_pairs_with_scores_are_validated_by_them(
+    write: Writer, loss: dict[str, Any], columns: list[str] | None, needs: Needs
+) -> None:
+    train = [{"source": "a.csv"}]
+    data = {"train": train, "validation": [{"source": "b.csv", "columns": columns}]}
+    recipe = load_recipe(write({**MINIMAL, "data": data, "loss": {**MINIMAL["loss"], **loss}}))
+    assert recipe.validation_needs == needs
+
+
+def test_all_validation_data_has_scores_or_none(write: Writer) -> None:
+    validation = [{"source": "a.csv", "columns": ["a", "b", "score"]}, {"source": "b.csv", "columns": ["a", "b"]}]
+    error = one_line_error(write({**MINIMAL, "data": {**MINIMAL["data"], "validation": validation}}), [])
+    assert (
+        "data.validation: b has columns a, b, and validation needs two columns of texts and, in the last one" in error
+    )
+
+
+def test_a_source_has_a_loss_of_its_own_with_the_sizes_of_all(write: Writer) -> None:
+    own = [
+        {"source": "a.csv"},
+        {"source": "b.csv", "loss": {"name": "matryoshka", "inner": "CoSENTLoss"}},
+        {"source": "c.csv", "loss": {"name": "self_distillation", "dims": [16], "weights": [2]}},
+    ]
+    loss = {**MINIMAL["loss"], "weights": [1, 2, 3]}
+    recipe = load_recipe(write({**MINIMAL, "data": {"train": own}, "loss": loss}))
+    first, second, third = recipe.losses
+    assert first is recipe.loss
+    assert (second.name, second.dims, second.weights) == ("matryoshka", recipe.loss.dims, [1, 2, 3])
+    assert (third.name, third.dims, third.weights) == ("self_distillation", [16], [2])
+    assert load_recipe(write(recipe.to_yaml())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("source", "rest", "message"),
+    [
+        ({"loss": {"dims": [5]}}, {}, "its loss has dims [5], which loss.dims has not: add them there"),
+        ({"loss": {"name": "rotation"}}, {}, "a rotation is for all sources"),
+        ({"loss": {}}, {"data": {"stream": True}}, "a stream mixes the rows of all sources"),
+        (
+            {"columns": ["a", "b", "c"], "loss": {"name": "matryoshka", "inner": "CoSENTLoss"}, "mine_negatives": {}},
+            {},
+            "mine_negatives is for pairs",
+        ),
+        (
+            {"loss": {"name": "matryoshka", "inner": "TripletLoss"}, "mine_negatives": {"num": 3}},
+            {},
+            "a has columns anchor, positive and 3 mined, and loss.inner TripletLoss needs three columns of texts",
+        ),
+        (
+            {"source": "docstrings", "loss": {"name": "matryoshka", "inner": "TripletLoss"}},
+            {},
+            "docstrings has pairs, and loss.inner TripletLoss needs three columns of texts",
+        ),
+        (
+            {},
+            {"data": {"stream": True}, "loss": {"name": "matryoshka", "inner": "BatchAllTripletLoss"}},
+            "groups all rows by their classes: leave stream out",
+        ),
+    ],
+)
+def test_what_a_source_asks_for_fits_its_loss(
+    write: Writer, source: dict[str, Any], rest: dict[str, Any], message: str
+) -> None:
+    data = {"train": [{"source": "a.csv", **source}], **rest.get("data", {})}
+    loss = {**MINIMAL["loss"], **rest.get("loss", {})}
+    assert message in one_line_error(write({**MINIMAL, "data": data, "loss": loss}), [])
+
+
 @pytest.mark.parametrize("name", ["self_distillation", "rotation"])
 def test_one_column_is_enough_where_no_labels_are_needed(write: Writer, name: str) -> None:
     recipe = load_recipe(write(MINIMAL), [f"loss.name={name}", "data.train[0].columns=[text]"])
@@ -472,7 +556,10 @@ def test_one_column_is_enough_where_no_labels_are_needed(write: Writer, name: st
 )
 def test_one_column_is_refused_where_a_loss_needs_pairs(write: Writer, overrides: list[str], name: str) -> None:
     error = one_line_error(write(MINIMAL), [*overrides, "data.train[0].columns=[text]"])
-    assert f"data.train: pairs names text, and loss.name {name} needs two or more columns of texts: columns: [" in error
+    assert (
+        f"data.train: pairs has columns text, and loss.name {name} needs two or more columns of texts: columns: ["
+        in error
+    )
 
 
 def test_a_rotation_has_no_use_for_mined_negatives(write: Writer) -> None:

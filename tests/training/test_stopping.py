@@ -35,7 +35,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[float]], Itera
         scores = iter(values)
         monkeypatch.setattr(
             NestedRetrievalEvaluator,
-            "per_query",
+            "measure",
             lambda self, model: dict.fromkeys((8, 16, 32), np.full(len(self.queries), next(scores))),
         )
         return scores
