@@ -26,7 +26,7 @@ class Objective(Protocol):
     dims: tuple[int, ...]
     weight_of: dict[int, float]
     reads: str | None
-    """What it reads besides the embeddings: vectors of a ``teacher`` or a ``guide``, scores in the ``label``, or None."""
+    """What it reads besides embeddings: vectors of a ``teacher`` or ``guide``, scores in the ``label``, or None."""
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
