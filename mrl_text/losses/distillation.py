@@ -10,7 +10,7 @@ from sentence_transformers.util import get_world_size
 from torch import Tensor
 
 from mrl_text.losses.kernel import NestedValue
-from mrl_text.losses.objectives import Reduction, EverySize, teaching
+from mrl_text.losses.objectives import EverySize, Reduction, teaching
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import truncate
 
