@@ -101,8 +101,8 @@ class EverySize:
         self, queries: Tensor, candidates: Tensor, weights: dict[int, float], targets: Positives | Neighbours
     ) -> NestedValue:
         scales = [self.scale_of[dim] for dim in weights]
-        given = {"weights": list(weights.values()), "scales": scales}
-        return nested_cross_entropy(queries, candidates, list(weights), targets, **given)
+        sizes, given = list(weights), list(weights.values())
+        return nested_cross_entropy(queries, candidates, sizes, targets, weights=given, scales=scales)
 
 
 class InfoNCE(EverySize):
