@@ -295,13 +295,16 @@ def test_a_run_does_not_go_on_with_other_data(
     assert contents(interrupted.path) == before
 
 
-def test_a_copied_data_file_is_the_same_data(sources: list[Path], tmp_path: Path) -> None:
+def test_a_copied_data_file_is_the_same_data_and_another_label_is_not(sources: list[Path], tmp_path: Path) -> None:
     first = datasets.load_dataset("json", data_files=str(sources[0]), split="train")
     (tmp_path / "copy.jsonl").write_bytes(sources[0].read_bytes())
     copy = datasets.load_dataset("json", data_files=str(tmp_path / "copy.jsonl"), split="train")
-    teacher = copy.add_column("label", [[0.5, 0.25]] * len(copy))
+    teacher = copy.add_column("teacher", [[0.5, 0.25]] * len(copy))
     assert describe_data({"one": first}) == describe_data({"one": copy}) == describe_data({"one": teacher})
     assert describe_data({"one": first})["one"]["rows"] == 64
+    scored, other = (copy.add_column("label", [score] * len(copy)) for score in (0.5, 0.25))
+    facts = [describe_data({"one": one}) for one in (copy, scored, other)]
+    assert len({one["one"]["hash"] for one in facts}) == 3
 
 
 def test_of_streamed_data_the_beginning_counts(sources: list[Path]) -> None:
