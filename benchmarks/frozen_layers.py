@@ -13,7 +13,13 @@ system drops when it needs room, do not count) over what it held with the model 
 over texts not seen before, which computes and keeps their activations.
 
     python benchmarks/frozen_layers.py --model FOLDER
-    python benchmarks/frozen_layers.py --model FOLDER --freeze 6,9 --batch 64 --tokens 24
+    python benchmarks/frozen_layers.py --model FOLDER --freeze 6,9 --batch 64 --tokens 24 --lora 16
+
+With --pairs, a Parquet file of sentence1, sentence2 and score such as STSBenchmark's, it prints instead what rounded
+activations cost the untrained model: Spearman correlation (x100) at three sizes, and how far it is from that of the
+whole model.
+
+    python benchmarks/frozen_layers.py --model FOLDER --pairs mirror/mteb/stsbenchmark-sts/validation.parquet
 """
 
 from __future__ import annotations
@@ -30,8 +36,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
+from pyarrow import parquet
+from scipy.stats import spearmanr
 from torch import Tensor
+
+from mrl_text.truncation import truncate
 
 
 def main() -> None:
@@ -44,16 +55,25 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=24, help="of the longest text; the shortest has half as many")
     parser.add_argument("--batches", type=int, default=4, help="different batches, which take turns")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=Path, help="file of sentence1, sentence2 and score")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
         print(json.dumps(_measure(arguments)))
         return
+    if arguments.pairs:
+        _print_rounding(arguments)
+        return
+    if arguments.lora:
+        from mrl_text.training.adapters import adapter_config
+
+        adapter_config({"r": arguments.lora})  # now, if peft is missing
     how_frozen = ("computed", "known", "LoRA") if arguments.lora else ("computed", "known")
     sides = [(0, "whole"), *((layers, how) for layers in _numbers(arguments) for how in how_frozen)]
     measured: dict[tuple[int, str], list[dict[str, Any]]] = {side: [] for side in sides}
-    for _ in range(arguments.rounds):
+    for turn in range(arguments.rounds):
         for side in sides:
+            print(f"round {turn + 1} of {arguments.rounds}: {side[0]} frozen, {side[1]}", file=sys.stderr, flush=True)
             measured[side].append(_in_own_process(*side))
     print(f"{arguments.batch} pairs of up to {arguments.tokens} tokens, {torch.get_num_threads()} threads", end=", ")
     print(f"torch {torch.__version__}\n{'frozen':>16}{'ms a step':>12}{'ratio':>8}{'first':>10}{'MB':>10}{'ratio':>8}")
@@ -122,6 +142,33 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
             first = [step(columns) for columns in batches]
             times = [step(columns) for columns in [*batches, *batches]]
     return {"ms": times, "first": first[1:] or first, "mb": peak.rise / 1e6}
+
+
+def _print_rounding(arguments: argparse.Namespace) -> None:
+    from mrl_text.loading import load
+    from mrl_text.models import find_model
+    from mrl_text.training.activations import Activations
+    from mrl_text.training.frozen_layers import FrozenLayers
+
+    pairs = parquet.read_table(arguments.pairs)
+    model = load(find_model(arguments.model), device="cpu")
+    dims = [model.width // 12, model.width // 3, model.width]
+
+    def correlations() -> np.ndarray:
+        left, right = (model.encode(pairs[name].to_pylist()) for name in ("sentence1", "sentence2"))
+        cut = [(truncate(left, dim) * truncate(right, dim)).sum(axis=1) for dim in dims]
+        return np.array([100 * spearmanr(one, pairs["score"].to_numpy())[0] for one in cut])
+
+    whole = correlations()
+    print(f"{'':20}" + "".join(f"{dim:>10}" for dim in dims))
+    print(f"{'whole':20}" + "".join(f"{value:10.3f}" for value in whole))
+    for layers in _numbers(arguments):
+        frozen = FrozenLayers(model, layers)
+        for dtype in (torch.float16, torch.bfloat16):
+            with frozen.running(Activations(None, frozen.width, dtype)):
+                differences = correlations() - whole
+            name = f"{layers}, {str(dtype).removeprefix('torch.')}"
+            print(f"{name:20}" + "".join(f"{value:+10.4f}" for value in differences), flush=True)
 
 
 def _batches(vocabulary: int, arguments: argparse.Namespace) -> list[list[dict[str, Tensor]]]:

@@ -288,7 +288,7 @@ def trained_precisions(
     plain = weight_of.pop("float32")
     found: dict[FewBits, float] = {}
     for name, weight in weight_of.items():
-        one: FewBits = check_choice("precisions", name, FewBits)  # type: ignore[assignment]
+        one: FewBits = check_choice("precisions", name, FewBits)  # type: ignore[arg-type]
         found[one] = weight / plain
         if not is_trained(max(dims), one):
             raise ValueError(

@@ -10,7 +10,7 @@ from sentence_transformers.util import get_world_size
 from torch import Tensor
 
 from mrl_text.losses.kernel import NestedValue
-from mrl_text.losses.objectives import Reduction, _EverySize, teaching
+from mrl_text.losses.objectives import EverySize, Reduction, teaching
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import truncate
 
@@ -20,7 +20,7 @@ _MEMORY = 0.99  # of what a step adds to the moments of a map, what is left one 
 _RIDGE = 1e-3  # of the mean square of what goes into a map
 
 
-class EmbeddingDistillation(_EverySize):
+class EmbeddingDistillation(EverySize):
     """Every prefix says, through an affine map, what the teacher's vector says: for whatever similarities leave out.
 
     The value at a size is the mean squared distance between the teacher's unit vectors and what the map makes of the
@@ -96,7 +96,7 @@ class EmbeddingDistillation(_EverySize):
         return torch.cholesky_solve(cross, torch.linalg.cholesky(square + ridge)).to(known.dtype)
 
 
-class ScoreDistillation(_EverySize):
+class ScoreDistillation(EverySize):
     """Every prefix ranks the candidates of a row as scores beside it do: those of a cross-encoder, say.
 
     The student's scores are ``scale`` times the cosines of the anchor with the positive and with each negative of its

@@ -26,7 +26,7 @@ class Objective(Protocol):
     dims: tuple[int, ...]
     weight_of: dict[int, float]
     reads: str | None
-    """What it reads besides the embeddings: the vectors of a ``teacher`` or a ``guide``, or None."""
+    """What it reads besides embeddings: vectors of a ``teacher`` or ``guide``, scores in the ``label``, or None."""
 
     def describe(self) -> dict[str, Any]:
         """Its settings, for the model card."""
@@ -41,7 +41,7 @@ class Objective(Protocol):
         """
 
 
-class _EverySize:
+class EverySize:
     """Sizes with a weight and a scale each, and the cross-entropy at some of them."""
 
     reads: str | None = None
@@ -101,11 +101,11 @@ class _EverySize:
         self, queries: Tensor, candidates: Tensor, weights: dict[int, float], targets: Positives | Neighbours
     ) -> NestedValue:
         scales = [self.scale_of[dim] for dim in weights]
-        given = {"weights": list(weights.values()), "scales": scales}
-        return nested_cross_entropy(queries, candidates, list(weights), targets, **given)
+        sizes, given = list(weights), list(weights.values())
+        return nested_cross_entropy(queries, candidates, sizes, targets, weights=given, scales=scales)
 
 
-class InfoNCE(_EverySize):
+class InfoNCE(EverySize):
     """Every anchor finds its own positive among the batch's positives and hard negatives (arXiv 1807.03748).
 
     Args:
@@ -223,7 +223,7 @@ class InfoNCE(_EverySize):
         return self._value(queries, self._everywhere(others), dims, Positives(own, guide), with_codes=with_codes)
 
 
-class SelfDistillation(_EverySize):
+class SelfDistillation(EverySize):
     """Every prefix keeps the neighbourhood that the full width has: no labels needed.
 
     For each text of the batch the softmax over its similarities to all others, at every size, is pulled towards the
@@ -275,7 +275,7 @@ class SelfDistillation(_EverySize):
         return self._value(texts, texts, dims, targets)
 
 
-class SpreadOut(_EverySize):
+class SpreadOut(EverySize):
     """Texts that have nothing to do with each other shall be at right angles, at every size (arXiv 1708.06320).
 
     The mean squared cosine of the different texts of a column, as in EmbeddingGemma (arXiv 2509.20354): it uses the

@@ -102,7 +102,7 @@ def make_room(file: Path, limit: float, needed: float) -> int:
     for one in others:
         if sum(sizes.values()) + min(needed, limit) <= limit:
             break
-        logger.info("%s (%.2f GB), activations of other layers, is removed to make room", one, sizes.pop(one) / 1e9)
+        logger.info("%s (%.0f MB), activations of other layers, is removed to make room", one, sizes.pop(one) / 1e6)
         one.unlink(missing_ok=True)  # a run that has it open goes on with what it has
     own = 0
     if file.exists():

@@ -64,15 +64,15 @@ def _open(model: SentenceTransformer, config: ModelConfig, frozen: FrozenLayers,
     needed = sum(_tokens(model, part) for part in parts) * frozen.width * dtype.itemsize
     kept = Activations(file, frozen.width, dtype, make_room(file, config.activations_gb * 1e9, needed))
     layers = f"the lower {frozen.layers} of {frozen.of} layers are frozen"
-    logger.info("%s; %s keeps their activations, of which it has %.2f GB", layers, file, kept.bytes / 1e9)
+    logger.info("%s; %s keeps their activations, of which it has %.0f MB", layers, file, kept.bytes / 1e6)
     if needed > kept.limit:
         logger.warning(
-            "activations of all texts would take about %.2f GB, and there is room for %.2f GB (model.activations_gb,"
+            "activations of all texts would take about %.0f MB, and there is room for %.0f MB (model.activations_gb,"
             " and 2 GB of the disk are left free): those of other texts are computed in each step",
-            *(needed / 1e9, kept.limit / 1e9),
+            *(needed / 1e6, kept.limit / 1e6),
         )
     elif known:
-        logger.info("activations of all texts take at most about %.2f GB", needed / 1e9)
+        logger.info("activations of all texts take at most about %.0f MB", needed / 1e6)
     return kept
 
 
@@ -235,17 +235,25 @@ class FrozenLayers:
         finally:
             self._swap_back()
             self.backbone.train(was_training)
-        states, of_texts = self._noted(), mask[rows][:, columns]
-        found = {key: states[at][of_texts[at]] for at, key in enumerate(missing)}
-        return found if kept is None else {key: self._keep(kept, key, one) for key, one in found.items()}
+        states, own = self._noted(), mask[rows][:, columns]
+        if kept is None:
+            return {key: states[at][own[at]] for at, key in enumerate(missing)}
+        states, own = _rounded(states, own, kept.dtype), own.cpu()
+        found = {key: states[at][own[at]] for at, key in enumerate(missing)}
+        for key, one in found.items():
+            kept.put(key, one)
+        return found
 
-    def _keep(self, kept: Activations, key: bytes, states: Tensor) -> Tensor:
-        rounded = states.to("cpu", kept.dtype)
-        if rounded.isinf().any() and not states.isinf().any():
-            largest, fits = states.abs().max(), str(kept.dtype).removeprefix("torch.")
-            raise ValueError(f"activations up to {largest:.3g} do not fit {fits}: set model.activations=bfloat16")
-        kept.put(key, rounded)
-        return rounded
+
+def _rounded(states: Tensor, own: Tensor, dtype: torch.dtype) -> Tensor:
+    """The states in this type, on the CPU; ``own`` tells tokens from padding."""
+    rounded = states.to("cpu", dtype)
+    if rounded[own.cpu()].isinf().any() and not states[own].isinf().any():
+        fits = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"activations up to {states[own].abs().max():.3g} do not fit {fits}: set model.activations=bfloat16"
+        )
+    return rounded
 
 
 def _keys(tokens: Mapping[str, Tensor], mask: Tensor) -> list[bytes]:

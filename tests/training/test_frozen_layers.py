@@ -117,6 +117,35 @@ def test_embeddings_and_gradients_are_those_of_the_whole_model(make: Make, kind:
     )
 
 
+def test_mixed_precision_has_activations_of_its_own(make: Make) -> None:
+    model = make("Bert").float()
+    frozen = FrozenLayers(model, FROZEN)
+    kept = Activations(None, WIDTH, torch.float32)
+    ran: list[int] = []
+    find_layers(model[0].model)[0].register_forward_hook(lambda layer, args, output: ran.append(len(args[0])))
+    with frozen.running(kept):
+        for mixed in (False, True, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                model(dict(model.preprocess(TEXTS)))
+    assert ran == [len(TEXTS)] * 2
+
+
+def test_numbers_that_float16_cannot_hold_are_refused(make: Make) -> None:
+    model = make("Qwen3")
+    frozen = FrozenLayers(model, FROZEN)
+    with torch.no_grad():
+        model[0].model.embed_tokens.weight.mul_(1e7)
+    for dtype in (torch.bfloat16, torch.float16):
+        with frozen.running(Activations(None, WIDTH, dtype)):
+            if dtype is torch.bfloat16:
+                assert model(dict(model.preprocess(TEXTS)))["sentence_embedding"].isfinite().all()
+                continue
+            with pytest.raises(
+                ValueError, match=r"activations up to .*e\+05 do not fit float16: set model.activations=bf"
+            ):
+                model(dict(model.preprocess(TEXTS)))
+
+
 def test_models_that_cannot_be_split_are_refused(make: Make, tiny_bert: Path) -> None:
     for layers in (0, LAYERS):
         with pytest.raises(ValueError, match=f"freeze_layers={layers}, but the model has 4 layers: give 1 to 3"):
