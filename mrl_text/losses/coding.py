@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mrl_text.codes import FewBits, is_trained, levels_of
 
@@ -29,19 +30,28 @@ def stands_for(vectors: Tensor, precision: FewBits) -> Tensor:
         (n, width) float32 or float64, each row of about the length of its vector; a prefix at unit length is what
         ``Codec.decode`` gives for the code of that size.
     """
-    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    fixed = vectors.detach()
-    lengths = torch.linalg.vector_norm(fixed, dim=1, keepdim=True).clamp_min(1e-12)
-    unit = fixed / lengths
-    scales = unit.square().mean(dim=0).sqrt()
-    scales = scales.clamp_min(float(scales.max()) / 1000)
-    edges, values = (torch.from_numpy(one).to(unit) for one in levels_of(precision))
-    sizes = unit.new_tensor(unit.shape[1] ** -0.5) if precision == "binary" else scales
-    numbers = values[_levels(unit / scales, edges)] * (sizes * lengths)
-    reach = scales * lengths * values[-1]
-    soft = reach * torch.tanh(vectors / reach)
-    through: Tensor = soft + (numbers - soft).detach()
-    return through
+    coded: Tensor = _Coded.apply(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), precision)  # type: ignore[no-untyped-call]
+    return coded
+
+
+class _Coded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, precision: FewBits) -> Tensor:
+        edges, values = (torch.from_numpy(one).to(vectors) for one in levels_of(precision))
+        lengths = torch.linalg.vector_norm(vectors, dim=1).clamp_min(1e-12)
+        scales = (lengths.square().reciprocal() @ vectors.square() / len(vectors)).sqrt()  # of unit vectors
+        scales = torch.maximum(scales, scales.max() / 1000)
+        deviations = vectors / torch.outer(lengths, scales)
+        sizes = scales.new_full(scales.shape, vectors.shape[1] ** -0.5) if precision == "binary" else scales
+        numbers = values[_levels(deviations, edges)].mul_(torch.outer(lengths, sizes))
+        ctx.save_for_backward(deviations.div_(values[-1]).tanh_().square_().neg_().add_(1))
+        return numbers
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None
 
 
 def _levels(deviations: Tensor, edges: Tensor) -> Tensor:
