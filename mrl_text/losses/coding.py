@@ -30,7 +30,9 @@ def stands_for(vectors: Tensor, precision: FewBits) -> Tensor:
         (n, width) float32 or float64, each row of about the length of its vector; a prefix at unit length is what
         ``Codec.decode`` gives for the code of that size.
     """
-    coded: Tensor = _Coded.apply(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), precision)  # type: ignore[no-untyped-call]
+    with torch.autocast(device_type=vectors.device.type, enabled=False):
+        exact = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+        coded: Tensor = _Coded.apply(exact, precision)  # type: ignore[no-untyped-call]
     return coded
 
 

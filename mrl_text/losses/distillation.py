@@ -78,9 +78,7 @@ class EmbeddingDistillation(EverySize):
                 known = torch.cat([prefix, prefix.new_ones(len(prefix), 1)], dim=1)
                 told = known @ self._map(dim, known.detach(), target)
                 values.append((target - told).square().sum(dim=1).mean())
-            per_size = torch.stack(values)
-            total = (per_size * per_size.new_tensor([self.weight_of[dim] for dim in dims])).sum()
-        return NestedValue(total, per_size.detach())
+            return self._weighted(values, dims)
 
     def _map(self, dim: int, known: Tensor, target: Tensor) -> Tensor:
         """The affine map at a size, (size + 1, the teacher's width)."""
@@ -159,9 +157,7 @@ class ScoreDistillation(EverySize):
                 unit = truncate(texts, dim)
                 scores = self.scale_of[dim] * (unit[:, :1] * unit[:, 1:]).sum(dim=2)
                 values.append(self._distance(scores, wanted))
-            per_size = torch.stack(values)
-            total = (per_size * per_size.new_tensor([self.weight_of[dim] for dim in dims])).sum()
-        return NestedValue(total, per_size.detach())
+            return self._weighted(values, dims)
 
     def _wanted(self, given: list[Tensor] | None, columns: list[Tensor]) -> Tensor:
         """The target of every row: a distribution over the candidates, or margins."""

@@ -97,6 +97,12 @@ class EverySize:
         codes = {f"dim{dim}_{coded.precision}": weight * loss for (dim, weight), loss in parts}
         return NestedValue(value.total + among.total, value.per_size, codes)
 
+    def _weighted(self, values: Sequence[Tensor], dims: Sequence[int]) -> NestedValue:
+        """The sum of values, one per size, by their weights."""
+        per_size = torch.stack(list(values))
+        total = (per_size * per_size.new_tensor([self.weight_of[dim] for dim in dims])).sum()
+        return NestedValue(total, per_size.detach())
+
     def _entropy(
         self, queries: Tensor, candidates: Tensor, weights: dict[int, float], targets: Positives | Neighbours
     ) -> NestedValue:
@@ -307,10 +313,9 @@ class SpreadOut(EverySize):
     def __call__(self, columns: list[Tensor], given: list[Tensor] | None, dims: Sequence[int]) -> NestedValue:
         """The mean over the columns; 0 for a batch of one row."""
         dtype = torch.promote_types(columns[0].dtype, torch.float32)
-        values = [[_squared_cosine(truncate(one.to(dtype), dim)) for one in columns] for dim in dims]
-        per_size = torch.stack([torch.stack(each).mean() for each in values])
-        total = (per_size * per_size.new_tensor([self.weight_of[dim] for dim in dims])).sum()
-        return NestedValue(total, per_size.detach())
+        with torch.autocast(device_type=columns[0].device.type, enabled=False):
+            values = [[_squared_cosine(truncate(one.to(dtype), dim)) for one in columns] for dim in dims]
+            return self._weighted([torch.stack(each).mean() for each in values], dims)
 
 
 def _squared_cosine(unit: Tensor) -> Tensor:

@@ -178,3 +178,12 @@ def test_spread_out_is_the_mean_squared_cosine_of_different_texts(columns: int) 
 
 def test_one_row_has_nothing_to_be_spread_from() -> None:
     assert SpreadOut([4])([torch.randn(1, 4)], None, [4]).total.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_autocast_changes_neither_codes_nor_spread() -> None:
+    columns = random_columns(2, 30, 64, dtype=torch.float32)
+    spread = SpreadOut([64])
+    plain = stands_for(columns[0], "int2"), spread(columns, None, [64]).total
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(stands_for(columns[0], "int2"), plain[0])
+        assert torch.equal(spread(columns, None, [64]).total, plain[1])
