@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -24,8 +24,8 @@ from mrl_text.losses.objectives import InfoNCE, Objective, SelfDistillation
 Labels: TypeAlias = Tensor | Mapping[str, Tensor | None] | None
 """What comes with the texts of a batch: vectors by their role, or a single column of whatever is in the data."""
 
-_ROWS_PER_PIECE = 64
-"""Fewer rows than this per forward pass leave a processor's matrix units idle."""
+_TOKENS_PER_PIECE = 1024
+"""Fewer tokens than this per forward pass leave a processor's matrix units idle; more of them are more padding."""
 
 
 class NestedLoss(CachedLossMixin, nn.Module):
@@ -343,11 +343,19 @@ def _only_token_matrices(features: dict[str, Any]) -> bool:
 
 def _in_pieces(model: nn.Module, features: dict[str, Any]) -> Tensor:
     lengths = features["attention_mask"].sum(dim=1)
-    order = lengths.argsort(stable=True)
-    pieces = max(1, len(order) // _ROWS_PER_PIECE)
+    order = lengths.argsort(stable=True, descending=True)
     embeddings = []
-    for rows in order.tensor_split(pieces):
-        longest = int(lengths[rows[-1]])
+    for rows in order.split(list(_rows_of_pieces(lengths[order].tolist()))):
+        longest = int(lengths[rows[0]])
         piece = {name: one[rows, :longest] if isinstance(one, Tensor) else one for name, one in features.items()}
         embeddings.append(model(piece)["sentence_embedding"])
     return torch.cat(embeddings)[order.argsort()]
+
+
+def _rows_of_pieces(lengths: list[int]) -> Iterator[int]:
+    """How many rows go together, the longest first, so that no piece but the last is too small."""
+    start = 0
+    while start < len(lengths):
+        rows = min(-(-_TOKENS_PER_PIECE // lengths[start]), len(lengths) - start)
+        start += rows
+        yield rows

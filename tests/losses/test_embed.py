@@ -74,15 +74,15 @@ def test_fewer_padded_tokens_go_through_the_model(model: MatryoshkaEncoder) -> N
     embed_by_length(by_length, features)
     one_by_one(plain, features)
     real = sum(int(column["attention_mask"].sum()) for column in features)
-    assert real <= by_length.tokens < 0.6 * plain.tokens
+    assert real <= by_length.tokens < min(0.6 * plain.tokens, 1.25 * real)
     assert sum(rows for rows, _ in by_length.shapes) == 512
-    assert min(rows for rows, _ in by_length.shapes) >= 64
+    assert all(rows * tokens >= 1024 for rows, tokens in by_length.shapes[:-1])
 
 
 def test_a_small_batch_is_one_forward_pass(model: MatryoshkaEncoder) -> None:
     recording = Recording(model)
-    embed_by_length(recording, [model.preprocess(column) for column in ragged(16, 3)])
-    assert [rows for rows, _ in recording.shapes] == [48]
+    embed_by_length(recording, [model.preprocess(column) for column in ragged(8, 3)])
+    assert [rows for rows, _ in recording.shapes] == [24]
 
 
 def test_the_features_of_the_batch_stay_as_they_are(model: MatryoshkaEncoder) -> None:

@@ -25,6 +25,7 @@ from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimil
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from mrl_text.encoder import MatryoshkaEncoder
+from mrl_text.models import ModelSource, find_model
 from mrl_text.training import trainer as trainer_module
 from mrl_text.training.base import check_recipe
 from mrl_text.training.batches import NoDuplicatesBatchSampler
@@ -490,3 +491,19 @@ def test_layers_are_trained_besides_sizes_by_the_published_loss_of_both(model: M
     table = StaticEmbedding(model.tokenizer.backend_tokenizer, embedding_dim=32)
     with pytest.raises(ValueError, match=r"loss.layers_per_step: StaticEmbedding has no layers to train: leave it out"):
         MatryoshkaConfig(dims=DIMS, inner="CoSENTLoss", layers_per_step=1).build(MatryoshkaEncoder(modules=[table]))
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_guide_may_run_its_own_code_where_the_model_may(
+    model: MatryoshkaEncoder, tiny_bert: Path, trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def found(name: str, *, trust_remote_code: bool = False) -> ModelSource:
+        asked.append(trust_remote_code)
+        return find_model(name, trust_remote_code=trust_remote_code)
+
+    monkeypatch.setattr("mrl_text.models.find_model", found)
+    monkeypatch.setattr(model, "trust_remote_code", trusted)
+    MatryoshkaConfig(dims=DIMS, inner="GISTEmbedLoss", guide=str(tiny_bert)).build(model)
+    assert asked == [trusted]
