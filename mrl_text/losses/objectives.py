@@ -10,7 +10,7 @@ from sentence_transformers.util import all_gather_with_grad, get_rank, get_world
 from torch import Tensor
 
 from mrl_text.codes import trained_precisions
-from mrl_text.losses.coding import Coding, asking
+from mrl_text.losses.coding import Coding, asking, likeness
 from mrl_text.losses.kernel import Guide, Neighbours, NestedValue, Positives, nested_cross_entropy
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, truncate
@@ -92,7 +92,8 @@ class EverySize:
         if coded is None:
             return value
         rows = asking(len(queries))
-        among = self._entropy(queries[rows], coded.numbers, coded.weights, targets.of(rows))
+        stretch = 1 / likeness(coded.precision)
+        among = self._entropy(queries[rows], coded.numbers, coded.weights, targets.of(rows), stretch)
         parts = zip(coded.weights.items(), among.per_size, strict=True)
         codes = {f"dim{dim}_{coded.precision}": weight * loss for (dim, weight), loss in parts}
         return NestedValue(value.total + among.total, value.per_size, codes)
@@ -104,9 +105,14 @@ class EverySize:
         return NestedValue(total, per_size.detach())
 
     def _entropy(
-        self, queries: Tensor, candidates: Tensor, weights: dict[int, float], targets: Positives | Neighbours
+        self,
+        queries: Tensor,
+        candidates: Tensor,
+        weights: dict[int, float],
+        targets: Positives | Neighbours,
+        stretch: float = 1.0,
     ) -> NestedValue:
-        scales = [self.scale_of[dim] for dim in weights]
+        scales = [stretch * self.scale_of[dim] for dim in weights]
         sizes, given = list(weights), list(weights.values())
         return nested_cross_entropy(queries, candidates, sizes, targets, weights=given, scales=scales)
 

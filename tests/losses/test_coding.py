@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
 from mrl_text.codes import FEW_BITS, Codec, FewBits
 from mrl_text.losses import InfoNCE, NestedLoss, SelfDistillation, SpreadOut
 from mrl_text.losses import coding as coding_module
-from mrl_text.losses.coding import Coding, stands_for
+from mrl_text.losses.coding import Coding, likeness, stands_for
 from tests.losses.reference import (
     Preset,
     against_codes,
@@ -39,6 +39,18 @@ def test_what_codes_stand_for_is_what_the_codec_decodes(precision: FewBits, dtyp
         assert same.mean() > 0.97
     lengths = torch.linalg.vector_norm(vectors.detach().float(), dim=1)
     assert (torch.linalg.vector_norm(found.detach().float(), dim=1) / lengths).std() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("precision", "distortion"), [("binary", 1 - 2 / np.pi), ("int2", 0.1175), ("int4", 0.009497), ("int8", 0.0)]
+)
+def test_cosines_with_codes_are_as_short_as_expected(precision: FewBits, distortion: float) -> None:
+    """Beside a simulation the least distortion that as many levels can have (Max 1960, table I)."""
+    vectors = torch.randn(2000, 512, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    numbers = stands_for(vectors, precision)
+    assert likeness(precision) == pytest.approx(float(cosine_similarity(vectors, numbers).mean()), abs=1e-3)
+    least = (1 - distortion) ** 0.5
+    assert least - 0.01 < likeness(precision) < least + 1e-4
 
 
 @pytest.mark.parametrize(("precision", "outermost"), [("binary", 1.0), ("int2", 1.7), ("int4", 3.0)])
@@ -72,7 +84,8 @@ def test_contrast_with_codes_is_the_sum_written_plainly(
     asks = slice(None, None, 1 if asking == 100 else 3)
     target = torch.eye(20, 40, dtype=torch.float64)[asks]
     numbers = stands_for(torch.cat(wide[1:]), precision)
-    coded = against_codes(wide[0][asks], numbers, target, dims[1:], [0.375, 4.5], scales[1:])
+    stretched = [scale / likeness(precision) for scale in scales[1:]]
+    coded = against_codes(wide[0][asks], numbers, target, dims[1:], [0.375, 4.5], stretched)
     assert_same(found.total, contrast(wide, dims, weights, scales) + coded, columns, expected_columns=wide)
     assert list(found.codes) == [f"dim64_{precision}", f"dim80_{precision}"]
     assert float(sum(found.codes.values())) == pytest.approx(coded.item(), rel=1e-5)
@@ -87,7 +100,8 @@ def test_distillation_into_codes_is_the_sum_written_plainly() -> None:
     for row in range(16):  # each text among the others
         others = [other for other in range(16) if other != row]
         target = (9.0 * unit[row] @ unit[others].T).softmax(dim=0)[None]
-        alone = against_codes(texts[[row]], numbers[others], target, dims[1:], weights[1:], [9.0] * 2)
+        stretched = [9.0 / likeness("binary")] * 2
+        alone = against_codes(texts[[row]], numbers[others], target, dims[1:], weights[1:], stretched)
         expected = expected + alone / 16
     assert_same(found.total, expected, [texts])
 
@@ -96,9 +110,8 @@ def test_only_one_direction_of_a_symmetric_loss_has_codes() -> None:
     columns = random_columns(2, 12, 64)
     options: dict[str, Any] = {"symmetric": True, "scale": 5.0}
     found, plain = (InfoNCE([64], precisions=one, **options) for one in (["float32", "binary"], ["float32"]))
-    coded = against_codes(
-        columns[0], stands_for(columns[1], "binary"), torch.eye(12, dtype=torch.float64), [64], [0.5], [5.0]
-    )
+    target, stretched = torch.eye(12, dtype=torch.float64), [5.0 / likeness("binary")]
+    coded = against_codes(columns[0], stands_for(columns[1], "binary"), target, [64], [0.5], stretched)
     assert_same(found(columns, None, [64]).total, plain(columns, None, [64]).total + coded, columns)
 
 
