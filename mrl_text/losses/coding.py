@@ -82,7 +82,7 @@ def likeness(precision: FewBits) -> float:
     shares = [normal.cdf(high) - normal.cdf(low) for low, high in pairwise(bounds)]
     means = [normal.pdf(low) - normal.pdf(high) for low, high in pairwise(bounds)]  # times their shares
     length = math.sqrt(sum(share * value**2 for share, value in zip(shares, values, strict=True)))
-    return sum(mean * value for mean, value in zip(means, values, strict=True)) / length
+    return math.fsum(mean * value for mean, value in zip(means, values, strict=True)) / length
 
 
 class Coded(NamedTuple):
