@@ -178,7 +178,7 @@ def _frozen(name: str, base: MatryoshkaEncoder) -> MatryoshkaEncoder:
     from mrl_text.loading import load
     from mrl_text.models import find_model
 
-    trust = bool(getattr(base, "trust_remote_code", False))  # as the recipe loaded the model
+    trust = base.trust_remote_code  # as the recipe loaded the model
     guide = copy.deepcopy(base) if name == "base" else load(find_model(name, trust_remote_code=trust))
     guide.warn_when_cut = False
     guide.eval().requires_grad_(False)
