@@ -27,6 +27,9 @@ Labels: TypeAlias = Tensor | Mapping[str, Tensor | None] | None
 _TOKENS_PER_PIECE = 1024
 """Fewer tokens than this per forward pass leave a processor's matrix units idle; more of them are more padding."""
 
+_ROWS_PER_PIECE = 64
+"""Of several processes, which must make the same number of forward passes: each waits for the others."""
+
 
 class NestedLoss(CachedLossMixin, nn.Module):
     """A sum of objectives, each at every prefix size, on one set of embeddings.
@@ -320,9 +323,10 @@ def embed_by_length(model: nn.Module, columns: Sequence[dict[str, Any]]) -> list
     """Embed all columns of a batch: one ``sentence_embedding`` (n, width) per column, in the batch's order.
 
     On a processor the rows of all columns are sorted by length and cut into pieces, each padded to its own longest
-    text only. The embeddings are those of a forward pass per column (up to dropout's draws and rounding); which
-    texts are in the batch does not change. On other devices, and where columns are not plain token matrices (static
-    embeddings, routers, flattened batches), each column is one forward pass, merged as sentence-transformers does.
+    text only: of about as many tokens, or, where several processes train, of as many texts. The embeddings are those
+    of a forward pass per column (up to dropout's draws and rounding); which texts are in the batch does not change. On
+    other devices, and where columns are not plain token matrices (static embeddings, routers, flattened batches), each
+    column is one forward pass, merged as sentence-transformers does.
     """
     columns = list(columns)
     mask = columns[0].get("attention_mask")
@@ -345,7 +349,8 @@ def _in_pieces(model: nn.Module, features: dict[str, Any]) -> Tensor:
     lengths = features["attention_mask"].sum(dim=1)
     order = lengths.argsort(stable=True, descending=True)
     embeddings = []
-    for rows in order.split(list(_rows_of_pieces(lengths[order].tolist()))):
+    sizes = _ROWS_PER_PIECE if get_world_size() > 1 else list(_rows_of_pieces(lengths[order].tolist()))
+    for rows in order.split(sizes):
         longest = int(lengths[rows[0]])
         piece = {name: one[rows, :longest] if isinstance(one, Tensor) else one for name, one in features.items()}
         embeddings.append(model(piece)["sentence_embedding"])

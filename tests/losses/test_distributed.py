@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,13 @@ def draw(folder: str, rank: int) -> list[tuple[str, ...]]:
 
 def work(rank: int, folder: str, output: str) -> None:
     torch.set_num_threads(1)
-    store = f"file://{output}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{output}/store",
+        rank=rank,
+        world_size=WORLD,
+        timeout=timedelta(minutes=2),  # a process that waits for another in vain says so soon
+    )
     try:
         results: dict[str, Any] = {name: measure(folder, case, rank) for name, case in CASES.items()}
         results["sizes"] = draw(folder, rank)
