@@ -3,8 +3,8 @@
     python benchmarks/encode.py DATA --texts 20000
     python benchmarks/encode.py --memory 100000,1000000
 
-The first prints texts a second, their ratio, cosines to the other side's float32 vectors, and which share of the
-processor's measured bfloat16 matrix product peak the real tokens come to. DATA holds ``train/medical-qa.parquet``,
+The first prints texts a second of each backend that is installed, their ratio, cosines to the other side's float32
+vectors, and which share of the processor's measured peak of matrix products the real tokens come to in torch. DATA holds ``train/medical-qa.parquet``,
 ``train/captions.parquet`` and ``mteb-mirror/mteb/scifact``; answers, captions and abstracts are shuffled together.
 The second encodes so many short made-up texts to Parquet with a static model, each number in a process of its own,
 and prints the peak of resident memory.
@@ -67,7 +67,9 @@ def _compare_speed(texts: list[str], name: str, token_budget: int | None) -> Non
     from sentence_transformers import SentenceTransformer
 
     from mrl_text import MatryoshkaEncoder
+    from mrl_text.backends.base import engine_of
     from mrl_text.dtypes import compute_dtype
+    from mrl_text.loading import load
     from mrl_text.models import find_model
 
     peer = SentenceTransformer(find_model(name).path)
@@ -82,19 +84,34 @@ def _compare_speed(texts: list[str], name: str, token_budget: int | None) -> Non
     plain = time.perf_counter() - started
     print(f"SentenceTransformer.encode            {len(texts) / plain:8.1f} texts/s", flush=True)
     work = _operations(ours, texts)
-    for dtype in dict.fromkeys(["float32", fast]):
+
+    def measure(backend: str, model: Any, dtype: str) -> float:
         started = time.perf_counter()
-        vectors = _stream(ours, texts, dtype, token_budget)
+        vectors = _stream(model, texts, dtype, token_budget)
         seconds = time.perf_counter() - started
         cosines = np.einsum("nd,nd->n", vectors.astype(np.float64), expected.astype(np.float64))
         print(
-            f"encode_stream, {dtype:22} {len(texts) / seconds:8.1f} texts/s  {plain / seconds:5.2f} x"
+            f"encode_stream, {backend:8} {dtype:13} {len(texts) / seconds:8.1f} texts/s  {plain / seconds:5.2f} x"
             f"  cosine min {cosines.min():.6f} mean {cosines.mean():.6f}  {work / seconds / 1e9:6.0f} GFLOP/s",
             flush=True,
         )
+        return seconds
+
+    for dtype in dict.fromkeys(["float32", fast]):
+        seconds = measure("torch", ours, dtype)
     peak = max(before, _peak(torch, fast))
     share = work / seconds / peak
-    print(f"{fast} matrix product peak {peak / 1e9:.0f} GFLOP/s ({_GEMM}x{_GEMM}); encode_stream at {share:.2f} of it")
+    print(f"{fast} matrix product peak {peak / 1e9:.0f} GFLOP/s ({_GEMM}x{_GEMM}); torch at {share:.2f} of it")
+    for backend in ("onnx", "openvino"):
+        try:
+            dtypes = engine_of(backend).dtypes()
+        except ModuleNotFoundError as error:
+            print(error)
+            continue
+        for dtype in dtypes:
+            model = load(find_model(name), backend=backend, dtype=dtype)
+            _stream(model, texts[:64], dtype, token_budget)
+            measure(backend, model, dtype)
 
 
 def _stream(model: Any, texts: list[str], dtype: str, token_budget: int | None) -> np.ndarray:

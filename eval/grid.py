@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from mrl_text.choices import Dtype
+from mrl_text.choices import AutoBackend, Dtype
 from mrl_text.codes import FEW_BITS, FewBits
 from mrl_text.layers import check_layers, peek_layers
 from mrl_text.models import ModelSource, find_model, peek_width
@@ -110,8 +111,8 @@ class Line:
     """``"model"``, or ``"control"`` for what a model is compared with."""
     method: Method = "truncation"
     """How vectors are made smaller: their first numbers, principal components, or random numbers of them."""
-    dtype: Dtype = "float32"
-    """What the model computes in."""
+    dtype: str = "float32"
+    """What the model computes in; behind the backend and a hyphen where that is not torch."""
     layers: int | None = None
     """Transformer layers kept; None is all of them."""
 
@@ -127,6 +128,12 @@ class Line:
     def depth(self) -> str:
         """How many layers are kept, in words; empty where all are."""
         return "" if self.layers is None else f"{self.layers} layer{'s' if self.layers > 1 else ''}"
+
+    @property
+    def computing(self) -> dict[str, Any]:
+        """Backend and type, as :func:`mrl_text.loading.cached` takes them."""
+        backend, _, dtype = self.dtype.rpartition("-")
+        return {"backend": backend or "torch", "dtype": dtype}
 
     @property
     def slug(self) -> str:
@@ -215,7 +222,9 @@ def plan_lines(
     comparisons: Sequence[Comparison] = ("asymmetric",),
     rescore: int = 0,
     controls: Sequence[Control] = CONTROLS,
+    backend: AutoBackend = "torch",
     dtype: Dtype = "float32",
+    device: str | None = None,
     layers: Sequence[int] | None = None,
     trust_remote_code: bool = False,
 ) -> list[SweepPlan]:
@@ -239,6 +248,15 @@ def plan_lines(
         from . import quantisers  # noqa: F401  # which need FAISS
     plans: list[SweepPlan] = []
 
+    @functools.cache
+    def computed_by(source: ModelSource) -> str:
+        chosen: str = backend
+        if backend == "auto" and not isinstance(source, VectorSource):
+            from mrl_text.loading import choose_backend
+
+            chosen = choose_backend(source, dtype=dtype, device=device)
+        return dtype if chosen in ("auto", "torch") else f"{chosen}-{dtype}"
+
     def add(
         source: ModelSource,
         sizes: tuple[int, ...],
@@ -251,7 +269,7 @@ def plan_lines(
             cells = {Cell(sizes[-1]), *plan_cells(sizes, precisions, comparisons, rescore)}
         if not cells:
             return
-        line = Line(source.name, source.revision, role, method, dtype, depth)
+        line = Line(source.name, source.revision, role, method, computed_by(source), depth)
         plans.append(SweepPlan(line, source, tuple(sorted(cells, key=lambda cell: cell.place))))
 
     for name in models:

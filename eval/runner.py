@@ -20,10 +20,10 @@ from mteb.cache import ResultCache
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
 
-from mrl_text.choices import Dtype
+from mrl_text.choices import AutoBackend, Dtype
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.files import check_writable, write_atomically
-from mrl_text.loading import cached, check_device, shared_folder
+from mrl_text.loading import cached, check_computing, shared_folder
 from mrl_text.models import ModelSource
 from mrl_text.truncation import Precision
 
@@ -78,6 +78,7 @@ def sweep(
     keep_going: bool = False,
     batch_size: int = 32,
     device: str | None = None,
+    backend: AutoBackend = "torch",
     dtype: Dtype = "float32",
     layers: Sequence[int] | None = None,
     trust_remote_code: bool = False,
@@ -117,6 +118,7 @@ def sweep(
         pca_texts: texts to fit PCA on.
         keep_going: a task that cannot run, or fails, is reported and left out, instead of stopping the sweep.
         batch_size, device: texts per forward pass, and where to encode; None chooses.
+        backend: what computes the models, as for :func:`mrl_text.loading.load`.
         dtype: what the models compute in. bfloat16 is faster where the processor has it and differs from
             float32 in the second decimal of a score; results of different types are kept apart.
         layers: numbers of transformer layers to evaluate besides all of them, each a line of its own with its own
@@ -134,7 +136,7 @@ def sweep(
         OSError: the output or the cache folder cannot be written.
     """
     folder = Path(output)
-    check_device(device)
+    check_computing(backend, dtype, device)
     plans = plan_lines(
         models,
         dims=dims,
@@ -142,7 +144,9 @@ def sweep(
         comparisons=comparisons,
         rescore=rescore,
         controls=controls,
+        backend=backend,
         dtype=dtype,
+        device=device,
         layers=layers,
         trust_remote_code=trust_remote_code,
     )
@@ -209,7 +213,7 @@ class _Sweep:
             return plan.source.cache()
         folder = shared_folder() if self.cache is None else None if self.cache == "none" else Path(self.cache)
         where: dict[str, Any] = {"device": self.device, "batch_size": self.batch_size, "folder": folder}
-        return cached(plan.source, dtype=plan.line.dtype, layers=plan.line.layers, **where)
+        return cached(plan.source, **plan.line.computing, layers=plan.line.layers, **where)
 
     def _evaluate_or_report(self, group: Sequence[SweepPlan], cache: EmbeddingCache, name: str, bar: tqdm) -> None:
         try:

@@ -6,8 +6,15 @@ from typing import Literal
 
 AdaptMethod = Literal["rotation", "pca", "linear"]  # how the matrix behind a frozen model is fitted
 
-AutoDtype = Literal["auto", "float32", "bfloat16"]
-"""What a model computes in; ``auto`` takes bfloat16 where the device has it."""
+AutoDtype = Literal["auto", "float32", "bfloat16", "int8"]
+"""What a model computes in; ``auto`` takes bfloat16 where the device has it, ``int8`` is for some backends."""
+
+Backend = Literal["torch", "onnx", "openvino"]  # what computes a model's transformer
+
+AutoBackend = Literal["auto", "torch", "onnx", "openvino"]
+"""Likewise; ``auto`` is the fastest of those that are installed, by a short trial."""
+
+BackendDtype = Literal["float32", "bfloat16", "int8"]  # what other backends than torch compute in
 
 CardChoice = Literal["local", "hub"]  # whose text stays where a model card was changed in both places
 
@@ -34,7 +41,7 @@ Code = Literal["float32", "float16", "int8", "int4", "int2", "int1.5", "int1", "
 
 Cost = Literal["largest", "sum"]  # what a cascade keeps low: the largest size used, or the sum of all
 
-Dtype = Literal["float32", "bfloat16", "float16"]  # what a model computes in
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]  # what a model computes in; int8 is for some backends
 
 EncodedFormat = Literal["parquet", "npy"]  # how a folder of vectors holds them: shards, or one memory-mapped array
 

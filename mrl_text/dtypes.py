@@ -4,7 +4,8 @@
    checkpoint was saved in, unless ``dtype`` says otherwise; ``auto`` takes :func:`fastest_dtype`.
 2. Matrix products alone can be computed in bfloat16 from float32 weights (``encode_stream(dtype=...)``, ``mrl-text
    encode``): weights, norms and sums keep float32. This is slower than weights in bfloat16, and closer to float32.
-3. Training updates float32 weights; mixed precision (:func:`training_precision`) is the Trainer's.
+3. Another engine (:mod:`mrl_text.backends`) computes in the type that it was loaded for, also int8.
+4. Training updates float32 weights; mixed precision (:func:`training_precision`) is the Trainer's.
 """
 
 from __future__ import annotations
@@ -62,16 +63,22 @@ def compute_dtype(model: SentenceTransformer, wanted: str | None = None) -> str:
             multiplies matrices, else that of its weights. Weights in fewer bits than float32 stay as they are.
 
     Returns:
-        ``float32``, ``bfloat16``, or for a model loaded in float16 just that.
+        ``float32``, ``bfloat16``, or for a model loaded in another type, as float16 or int8, just that.
 
     Raises:
-        ValueError: an unknown type, or float32 of a model that was loaded in fewer bits.
+        ValueError: an unknown type, or another one than the model was loaded in.
     """
+    if engine := next((one for one in model.modules() if hasattr(one, "computes_in")), None):
+        if wanted not in (None, "auto", engine.computes_in):
+            raise ValueError(f"dtype={wanted!r}, but the model was loaded to compute in {engine.computes_in}")
+        return str(engine.computes_in)
     parameter = next(model.parameters(), None)
     own = str(parameter.dtype).removeprefix("torch.") if parameter is not None else "float32"
     if wanted is None:
         return own
     check_choice("dtype", wanted, AutoDtype)
+    if wanted == "int8":
+        raise ValueError("torch does not compute in int8 here: load the model with backend onnx")
     if own != "float32":
         if wanted == "float32":
             raise ValueError(

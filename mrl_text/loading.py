@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from mrl_text.choices import Dtype
+from mrl_text.choices import AutoBackend, AutoDtype, Backend, Dtype
 from mrl_text.dtypes import compute_dtype
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoder import MatryoshkaEncoder
@@ -22,15 +22,15 @@ from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.suggest import check_choice
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-Backend = Literal["torch", "onnx", "openvino"]
 
 
 def load(
     source: ModelSource,
     *,
-    dtype: Dtype | Literal["auto"] = "float32",
+    dtype: Dtype | AutoDtype = "float32",
     device: str | None = None,
-    backend: Backend = "torch",
+    backend: AutoBackend = "torch",
+    layers: int | None = None,
     **kwargs: Any,
 ) -> MatryoshkaEncoder:
     """Load a model at full width.
@@ -39,9 +39,11 @@ def load(
         source: what :func:`mrl_text.models.find_model` found; code that comes with it runs only if that was allowed.
         dtype: type of the weights and so of what is computed, whatever the checkpoint was saved in
             (:mod:`mrl_text.dtypes`). ``auto`` is bfloat16 where the device has it natively and the model multiplies
-            matrices, else float32.
+            matrices, else float32. ``int8`` is for ``onnx``.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None is the best there is.
-        backend: what computes; ``onnx`` and ``openvino`` compute in float32.
+        backend: what computes the model's transformer (:mod:`mrl_text.backends`); ``auto`` is the fastest of those that
+            are installed, by a trial that is kept. Others than torch are for inference on the processor.
+        layers: transformer layers to keep (:meth:`mrl_text.MatryoshkaEncoder.truncate_layers`); None is all of them.
         **kwargs: as for :class:`~mrl_text.MatryoshkaEncoder`.
 
     Returns:
@@ -49,18 +51,72 @@ def load(
 
     Raises:
         FileNotFoundError: the model cannot be read or fetched.
-        ValueError: an unknown type, a device that is not there, a model with code that was not allowed.
+        ModuleNotFoundError: the backend is not installed.
+        ValueError: an unknown type or one that the backend has not, a device that is not there, a model with code that
+            was not allowed, or one that the backend cannot take.
     """
-    check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    check_device(device)
+    check_computing(backend, dtype, device)
+    if backend == "auto":
+        backend = choose_backend(source, dtype=dtype, device=device)
     if backend == "torch":
-        kwargs["model_kwargs"] = {"dtype": "float32" if dtype == "auto" else dtype, **kwargs.get("model_kwargs", {})}
-    elif dtype not in ("auto", "float32"):
-        raise ValueError(f"dtype {dtype!r} is for torch; {backend} computes in float32")
+        check_computing("torch", dtype, device)
+        model = _load(source, "float32" if dtype == "auto" else dtype, device, kwargs)
+        if dtype == "auto":
+            model.to(getattr(torch, compute_dtype(model, "auto")))
+        return _cut(model, layers)
+    from mrl_text.backends import check_backend, compile_model
+
+    computed = check_backend(backend, dtype, device)
+    model = _load(source, "float32", "cpu", kwargs)
+    model.eval()
+    compile_model(_cut(model, layers), backend, computed, source.name)
+    return model
+
+
+def choose_backend(source: ModelSource, *, dtype: str = "float32", device: str | None = None) -> Backend:
+    """The fastest backend for a model on this machine, by a trial that is kept (:func:`mrl_text.backends.fastest`).
+
+    Args:
+        source, dtype, device: as for :func:`load`; on a GPU it is torch, untried.
+
+    Raises:
+        ValueError, FileNotFoundError: as for :func:`load`.
+    """
+    from sentence_transformers.util import get_device_name
+
+    from mrl_text.backends import fastest
+
+    if torch.device(device or get_device_name()).type != "cpu":
+        return "torch"
+    return fastest(source, dtype, lambda backend: load(source, dtype=dtype, device="cpu", backend=backend))  # type: ignore[arg-type]  # checked there
+
+
+def check_computing(backend: AutoBackend, dtype: str, device: str | None = None) -> None:
+    """Refuse what cannot compute here, or not like that, before anything is read; arguments as for :func:`load`.
+
+    Raises:
+        ModuleNotFoundError: the backend is not installed.
+        ValueError: an unknown word, a type that the backend has not, a device that is not there or not for it.
+    """
+    check_choice("backend", backend, AutoBackend)
+    check_choice("dtype", dtype, {*get_args(Dtype), *get_args(AutoDtype)})
+    check_device(device)
+    if backend == "torch" and dtype == "int8":
+        raise ValueError("torch does not compute in int8 here: choose the backend onnx (--backend onnx)")
+    if backend in ("onnx", "openvino"):
+        from mrl_text.backends import check_backend
+
+        check_backend(backend, dtype, device)
+
+
+def _cut(model: MatryoshkaEncoder, layers: int | None) -> MatryoshkaEncoder:
+    return model if layers is None else model.truncate_layers(layers)
+
+
+def _load(source: ModelSource, dtype: str, device: str | None, kwargs: dict[str, Any]) -> MatryoshkaEncoder:
+    kwargs["model_kwargs"] = {"dtype": dtype, **kwargs.get("model_kwargs", {})}
     try:
-        model = MatryoshkaEncoder(
-            source.path, device=device, backend=backend, trust_remote_code=source.trust_remote_code, **kwargs
-        )
+        model = MatryoshkaEncoder(source.path, device=device, trust_remote_code=source.trust_remote_code, **kwargs)
     except (ImportError, torch.OutOfMemoryError):  # an own code's package, which the error names; no memory
         raise
     except Exception as error:  # of a damaged file each of the many readers raises what it likes
@@ -78,8 +134,6 @@ def load(
     tokenizer: Any = getattr(model[0], "tokenizer", None)
     if getattr(tokenizer, "pad_token", "") is None:  # of many decoders; what is masked may be any token
         tokenizer.pad_token = tokenizer.eos_token
-    if dtype == "auto" and backend == "torch":
-        model.to(getattr(torch, compute_dtype(model, "auto")))
     model.truncate_dim = None
     return model
 
@@ -178,8 +232,9 @@ def full_width(source: ModelSource) -> int:
 def cached(
     source: ModelSource,
     *,
-    dtype: Dtype | Literal["auto"] = "float32",
+    dtype: Dtype | AutoDtype = "float32",
     device: str | None = None,
+    backend: AutoBackend = "torch",
     layers: int | None = None,
     batch_size: int = 32,
     folder: Path | Literal["shared"] | None = "shared",
@@ -189,7 +244,6 @@ def cached(
     What is not told here is as for :func:`load`.
 
     Args:
-        layers: transformer layers to keep (:meth:`mrl_text.MatryoshkaEncoder.truncate_layers`); None is all of them.
         batch_size: texts per forward pass.
         folder: of the embeddings of all models; None keeps them in memory, the default is the one that all commands
             share, ``embeddings`` in :func:`mrl_text.files.cache_dir`.
@@ -205,9 +259,9 @@ def cached(
         check_writable(place, fix)
 
     def load_quietly() -> MatryoshkaEncoder:
-        model = load(source, dtype=dtype, device=device)
+        model = load(source, dtype=dtype, device=device, backend=backend, layers=layers)
         model.warn_when_cut = False  # a corpus's texts are as long as they are
-        return model if layers is None else model.truncate_layers(layers)
+        return model
 
     return EmbeddingCache(load_quietly, place, batch_size)
 

@@ -121,7 +121,7 @@ def demonstration(result: SweepResult, model: str) -> str:
     from mrl_text.loading import cached
 
     documents = load_docstrings(HELD_OUT_PACKAGES)
-    cache = cached(find_model(model), dtype=result.lines[0].dtype)
+    cache = cached(find_model(model), **result.lines[0].computing)
     vectors = cache.embed([doc.positive for doc in documents], role="document")
     codec, dim = Codec.fit(vectors), min(DEMO_DIM, vectors.shape[1])
     index = codec.encode(vectors, dim, DEMO_PRECISION)

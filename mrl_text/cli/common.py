@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from mrl_text.choices import AutoDtype, Dtype, EngineWord, OnError
+from mrl_text.choices import AutoBackend, AutoDtype, Dtype, EngineWord, OnError
 from mrl_text.cli import inputs
 
 _ANY_MODEL = "Folder, hub id or packaged model."
@@ -47,8 +47,13 @@ Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Of what is drawn at ran
 BatchSize = Annotated[int, Option(min=1, help="Texts per forward pass.")]
 Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
 TrustRemoteCode = Annotated[bool, Option("--trust-remote-code", help="Run the model's own code, with your rights.")]
-DtypeOption = Annotated[Dtype, Option("--dtype", help="What the model computes in.")]
-AutoDtypeOption = Annotated[AutoDtype, Option("--dtype", help="What to compute in; auto: bfloat16 where it is native.")]
+BackendOption = Annotated[
+    AutoBackend, Option("--backend", help="What computes the model; auto: the fastest that is installed, by a trial.")
+]
+DtypeOption = Annotated[Dtype, Option("--dtype", help="What the model computes in; int8: with --backend onnx.")]
+AutoDtypeOption = Annotated[
+    AutoDtype, Option("--dtype", help="What to compute in; auto: bfloat16 where it is native; int8: --backend onnx.")
+]
 
 
 def dims_option(default: str) -> Any:

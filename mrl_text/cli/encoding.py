@@ -27,6 +27,7 @@ def encode(
     on_error: common.OnErrorOption = "skip",
     on_long: Annotated[OnLong, Option(help="What to do with texts longer than the model reads.")] = "cut",
     format: Annotated[EncodedFormat, Option(help="Shards, or a memory-mapped array.")] = "parquet",
+    backend: common.BackendOption = "torch",
     dtype: common.AutoDtypeOption = "auto",
     shard_rows: Annotated[int, Option(min=1, help="Rows read per shard, which is held in memory.")] = 8192,
     token_budget: Annotated[int | None, Option(min=1, help="Tokens per batch; default: by device.")] = None,
@@ -52,6 +53,7 @@ def encode(
         text_columns=common.names(text_column),
         shard_rows=shard_rows,
         format=format,
+        backend=backend,
         dtype=dtype,
         device=device,
         trust_remote_code=trust_remote_code,
@@ -69,5 +71,5 @@ def encode(
     rate = f", {report.encoded / report.seconds:,.0f} texts/s" if report.encoded else ""
     typer.echo(
         f"{report.folder}: {report.rows:,} rows ({report.encoded:,} read now) in {report.seconds:.1f} s{rate},"
-        f" {report.dtype}; {report.left_out:,} left out, {report.cut:,} cut"
+        f" {report.backend} in {report.dtype}; {report.left_out:,} left out, {report.cut:,} cut"
     )

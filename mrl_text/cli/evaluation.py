@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _OF_MODELS = (
     *("tasks", "benchmark", "data", "as_", "languages", "subsets", "splits", "layers", "pca_texts", "mirror", "cache"),
-    *("keep_going", "batch_size", "device", "trust_remote_code", "dtype"),
+    *("keep_going", "batch_size", "device", "trust_remote_code", "backend", "dtype"),
 )
 _VECTORS = inputs.there("vectors: .npy, Parquet or Arrow")
 _BESIDE = {"queries": "--queries", "qrels": "--qrels"}
@@ -71,6 +71,7 @@ def evaluate(
     batch_size: common.BatchSize = 32,
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
+    backend: common.BackendOption = "torch",
     dtype: common.DtypeOption = "float32",
 ) -> None:
     """Evaluate models, or vectors of any, on mteb tasks or your own data, at every size and precision."""
@@ -128,6 +129,7 @@ def evaluate(
         batch_size=batch_size,
         device=device,
         trust_remote_code=trust_remote_code,
+        backend=backend,
         dtype=dtype,
         layers=depths or planned.layers or None,
         references=reference or (),

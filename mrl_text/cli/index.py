@@ -12,6 +12,7 @@ from mrl_text.choices import Code, Kind, Metric, OnDuplicate
 from mrl_text.cli import inputs
 from mrl_text.cli.common import (
     AutoDtypeOption,
+    BackendOption,
     Corpus,
     Device,
     DtypeOption,
@@ -72,6 +73,7 @@ def build(
     on_duplicate: OnDuplicateOption = "fail",
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
+    backend: BackendOption = "torch",
     dtype: AutoDtypeOption = "float32",
 ) -> None:
     """Encode a corpus of any size into an index; interrupted, the same command goes on."""
@@ -92,6 +94,7 @@ def build(
         on_duplicate=on_duplicate,
         device=device,
         trust_remote_code=trust_remote_code,
+        backend=backend,
         dtype=dtype,
         progress=True,
     )
@@ -202,12 +205,13 @@ def tune(
     limit: QueryLimit = 1000,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
+    backend: BackendOption = "torch",
     dtype: DtypeOption = "float32",
 ) -> None:
     """Find the fastest plan that keeps the target on sample queries, and keep it with the index or store."""
     check_share(keep)
     sizes = whole_numbers(dims)
-    loaded_with = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    loaded_with = {"device": device, "backend": backend, "dtype": dtype, "trust_remote_code": trust_remote_code}
     from mrl_text.search.conditions import parse_where
     from mrl_text.search.open import engine_of, open_store
     from mrl_text.search.tune import check_options
@@ -255,11 +259,12 @@ def figure(
     limit: QueryLimit = 1000,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
+    backend: BackendOption = "torch",
     dtype: DtypeOption = "float32",
 ) -> None:
     """Draw recall@10 and nDCG@10 against time per query and memory."""
     sizes = whole_numbers(dims)
-    loaded_with = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    loaded_with = {"device": device, "backend": backend, "dtype": dtype, "trust_remote_code": trust_remote_code}
     from mrl_text.files import check_writable
     from mrl_text.search.faiss.figure import check_sizes
     from mrl_text.search.faiss.figure import figure as draw

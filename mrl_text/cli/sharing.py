@@ -65,6 +65,7 @@ def serve(
     host: Annotated[str, Option(help="Address to listen on; the default is for this machine only.")] = "127.0.0.1",
     port: Annotated[int, Option(help="0 takes any free one.")] = 8080,
     dims: Annotated[str | None, common.dims_option("every size")] = None,
+    backend: common.BackendOption = "torch",
     dtype: common.AutoDtypeOption = "auto",
     model_name: Annotated[str | None, Option(help="What clients call the model.")] = None,
     api_key_env: Annotated[
@@ -116,6 +117,7 @@ def serve(
         model,
         settings,
         index=index,
+        backend=backend,
         dtype=dtype,
         device=device,
         trust_remote_code=trust_remote_code,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from mrl_text.choices import AutoDtype, EncodedFormat, EngineName, OnError, OnLong
+from mrl_text.choices import AutoBackend, AutoDtype, EncodedFormat, EngineName, OnError, OnLong
 from mrl_text.codes import CODEC_FILE
 from mrl_text.encoding.completion import PROBLEMS, finish, lost_files
 from mrl_text.encoding.engines import check_engine, open_engine
@@ -22,7 +22,7 @@ from mrl_text.encoding.folder import MANIFEST, SHARDS, EncodedFolder, readable
 from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
 from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
 from mrl_text.files import check_writable, hold, write_atomically
-from mrl_text.loading import check_device
+from mrl_text.loading import check_computing
 from mrl_text.models import find_model
 from mrl_text.suggest import check_choice
 from mrl_text.tables.corpus import open_corpus
@@ -41,7 +41,8 @@ class EncodeReport:
     rows: int  # in the folder
     encoded: int  # rows read in this call; the others were there
     seconds: float  # of the whole call
-    dtype: str  # what the model computed in
+    backend: str  # what computed the model
+    dtype: str  # what in
     left_out: int  # rows without a vector
     cut: int  # texts longer than the model reads
     misfits: int  # cells of kept columns that did not fit their column and are null
@@ -63,6 +64,7 @@ def encode_files(
     on_long: OnLong = "cut",
     shard_rows: int = SHARD_ROWS,
     format: EncodedFormat = "parquet",  # the word of the files and of the command
+    backend: AutoBackend = "torch",
     dtype: AutoDtype = "auto",
     device: str | None = None,
     token_budget: int | None = None,
@@ -92,7 +94,9 @@ def encode_files(
         on_long: texts longer than the model reads: cut and report them, leave them out, or fail at the first.
         shard_rows: rows read per shard.
         format: ``parquet`` shards, or one memory-mapped ``.npy`` per size and precision and ``ids.parquet``.
-        dtype: what matrix products are computed in; ``auto`` takes bfloat16 where the device has it natively.
+        backend: what computes the model, see :func:`mrl_text.loading.load`; ``auto`` is the fastest by a short trial.
+        dtype: what matrix products are computed in; ``auto`` takes bfloat16 where the device has it natively. int8 is
+            for ``onnx``.
         device: where to encode; None is the best there is.
         token_budget: tokens per batch; None takes what suits the device.
         engine: ``local``, or ``ray`` for a cluster (:mod:`mrl_text.encoding.ray_engine`).
@@ -114,6 +118,7 @@ def encode_files(
     check_choice("on_long", on_long, OnLong)
     check_choice("format", format, EncodedFormat)
     check_choice("engine", engine, EngineName)
+    check_choice("backend", backend, AutoBackend)
     check_choice("dtype", dtype, AutoDtype)
     extra = tuple(name for name in dict.fromkeys(keep) if name != TEXT)
     sources = tuple(open_corpus(path, text_columns, id_column, extra) for path in inputs)
@@ -122,8 +127,8 @@ def encode_files(
     if clash := [name for name in extra if name == "id" or name.startswith("embedding_")]:
         raise ValueError(f"keep names {clash[0]!r}, a column that the output has of its own")
     found = find_model(model, trust_remote_code=trust_remote_code)
-    if engine == "local":  # a cluster's workers have devices of their own
-        check_device(device)
+    if engine == "local":  # a cluster's workers have devices, and packages, of their own
+        check_computing(backend, dtype, device)
     job = Job(
         sources=sources,
         model=str(Path(found.path).absolute()) if found.is_local else found.path,  # workers may be elsewhere
@@ -133,6 +138,7 @@ def encode_files(
         types=column_types(sources, extra),
         on_error=on_error,
         on_long=on_long,
+        backend=backend,
         dtype=dtype,
         device=device,
         token_budget=token_budget,
@@ -244,6 +250,7 @@ def _report(folder: Path, manifest: dict[str, Any], encoded: int, seconds: float
         rows=manifest["rows"],
         encoded=encoded,
         seconds=seconds,
+        backend=manifest.get("backend", "torch"),
         dtype=manifest["dtype"],
         left_out=counts["left out"],
         cut=counts["cut"],

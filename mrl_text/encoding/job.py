@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrl_text.choices import OnError, OnLong
+from mrl_text.choices import AutoBackend, OnError, OnLong
 from mrl_text.codes import Codec
 from mrl_text.tables.corpus import CorpusFile, Text, id_prefixes
 from mrl_text.truncation import Precision
@@ -48,7 +48,8 @@ class Job:
     types: dict[str, pa.DataType]  # Arrow types of the kept columns but ``text``
     on_error: OnError  # what to do with rows without text
     on_long: OnLong  # what to do with texts longer than the model reads
-    dtype: str  # what the model computes in
+    backend: AutoBackend  # what computes the model
+    dtype: str  # what in
     device: str | None  # None is the best there is
     token_budget: int | None  # tokens per batch; None takes what suits the device
     threads: int  # of the processor; another number may change the last bits

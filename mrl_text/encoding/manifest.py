@@ -16,7 +16,9 @@ from mrl_text.encoding.job import TEXT, Job, column_name
 from mrl_text.files import read_json, write_atomically
 from mrl_text.models import ModelSource
 
-_SETTLED_LATER = {"dims": [], "dtype": "auto"}  # what the model decides where the user does not
+_SETTLED_LATER = {"dims": [], "backend": "auto", "dtype": "auto"}  # what is found where the user does not say it
+
+_ONCE = {"backend": "torch"}  # what older manifests leave out
 
 
 def binding(job: Job, found: ModelSource, *, shard_rows: int, limit: int | None, form: EncodedFormat) -> dict[str, Any]:
@@ -26,6 +28,7 @@ def binding(job: Job, found: ModelSource, *, shard_rows: int, limit: int | None,
         "revision": found.revision,
         "dims": list(job.dims),
         "precisions": list(job.precisions),
+        "backend": job.backend,
         "dtype": job.dtype,
         "format": form,
         "keep": list(job.keep),
@@ -57,6 +60,7 @@ def describe(job: Job, bound: dict[str, Any]) -> dict[str, Any]:
         "version": 1,
         **bound,
         "dims": list(job.dims),
+        "backend": job.backend,
         "dtype": job.dtype,
         **({"trust_remote_code": True} if job.trust_remote_code else {}),
         "width": job.width,
@@ -77,6 +81,7 @@ def restore(job: Job, manifest: dict[str, Any], folder: Path) -> Job:
         job,
         codec=codec,
         dims=tuple(manifest["dims"]),
+        backend=manifest.get("backend", _ONCE["backend"]),
         dtype=manifest["dtype"],
         width=manifest["width"],
         ranges={int(dim): np.array(ranges, dtype=np.float32) for dim, ranges in manifest["ranges"].items()},
@@ -89,7 +94,7 @@ def check_same(folder: Path, manifest: dict[str, Any], bound: dict[str, Any], jo
         found = manifest.get("version")
         raise ValueError(f"{folder} is of version {found}, and this package writes version 1: choose another folder")
     for name, value in bound.items():
-        before = manifest.get(name)
+        before = manifest.get(name, _ONCE.get(name))
         if before == value or (name in _SETTLED_LATER and value == _SETTLED_LATER[name]):
             continue
         if name == "on_long" and before == "fail":

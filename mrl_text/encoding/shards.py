@@ -32,8 +32,10 @@ Rows = list[tuple[int, Text]]  # rows with the number of the file they are from
 
 
 def load_encoder(job: Job) -> MatryoshkaEncoder:
-    """The model of a job, in float32: fewer bits are a matter of computing."""
-    return load(find_model(job.model, trust_remote_code=job.trust_remote_code), device=job.device)
+    """The model of a job; with torch in float32: fewer bits are a matter of computing."""
+    source = find_model(job.model, trust_remote_code=job.trust_remote_code)
+    dtype: Any = "float32" if job.backend == "torch" else job.dtype
+    return load(source, dtype=dtype, device=job.device, backend=job.backend)
 
 
 def open_reader(job: Job, encoder: MatryoshkaEncoder) -> Reader:
@@ -50,7 +52,8 @@ def prepare(job: Job, encoder: MatryoshkaEncoder, shards: Sequence[Sequence[Segm
     """
     vectors = np.concatenate([one.vectors for one in encode_windows(encoder, [["width"]], task="document")])
     dims = check_dims(job.dims or (vectors.shape[1],), vectors.shape[1])
-    job = dataclasses.replace(job, dims=dims, dtype=compute_dtype(encoder, job.dtype), width=vectors.shape[1])
+    computed = {"backend": encoder.get_backend(), "dtype": compute_dtype(encoder, job.dtype)}
+    job = dataclasses.replace(job, dims=dims, width=vectors.shape[1], **computed)
     wanted = set(job.precisions)
     if CODED & wanted and encoder.codec is not None:
         job = dataclasses.replace(job, codec=encoder.codec)

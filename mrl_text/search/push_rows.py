@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from mrl_text.choices import AutoDtype, OnDuplicate, OnError
+from mrl_text.choices import AutoBackend, AutoDtype, OnDuplicate, OnError
 from mrl_text.encoding.folder import IDS, MANIFEST, SHARDS, EncodedBatch, EncodedFolder, open_encoded
 from mrl_text.files import cache_dir
 from mrl_text.models import ModelSource, find_model
@@ -47,6 +47,7 @@ class EncodingOptions(TypedDict, total=False):
     limit: int | None  # rows to take of the files together, at most
     on_error: OnError  # leave out rows without text, or that cannot be read, and report them; or fail at the first
     device: str | None  # where to encode; None is the best there is
+    backend: AutoBackend  # what computes the model; auto is the fastest by a short trial
     dtype: AutoDtype  # what the model computes in
     shard_rows: int  # rows encoded together; what an interruption may lose
     trust_remote_code: bool  # allow code that comes with the model to run

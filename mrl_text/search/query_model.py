@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from mrl_text.choices import Dtype
+from mrl_text.choices import AutoBackend, Dtype
 from mrl_text.models import ModelSource, find_model
 from mrl_text.search.store import Store
 
@@ -20,6 +20,7 @@ def load_model(
     name: str | None = None,
     *,
     device: str | None = None,
+    backend: AutoBackend = "torch",
     dtype: Dtype = "float32",
     trust_remote_code: bool = False,
 ) -> MatryoshkaEncoder:
@@ -29,6 +30,7 @@ def load_model(
         store: knows what it was filled with.
         name: another folder or id of that model; None takes the store's.
         device: where to encode; None is the best there is.
+        backend: what computes it, as for :func:`mrl_text.loading.load`.
         dtype: what the model computes in.
         trust_remote_code: allow code that comes with the model to run.
 
@@ -39,7 +41,7 @@ def load_model(
     found = find_query_model(store, name, trust_remote_code=trust_remote_code)
     from mrl_text.loading import load
 
-    model = load(found, dtype=dtype, device=device)
+    model = load(found, dtype=dtype, device=device, backend=backend)
     check_width(store, name or str(store.model), model.width)
     return model
 

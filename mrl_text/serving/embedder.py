@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from mrl_text.choices import AutoDtype
+from mrl_text.choices import AutoBackend, AutoDtype
 from mrl_text.dtypes import compute_dtype
 from mrl_text.loading import load
 from mrl_text.long_texts import Shortener, own_tokenizer
@@ -33,6 +33,7 @@ class Embedder:
     :meth:`encode` is for one thread at a time; everything else may be called from any thread.
 
     Args:
+        backend: what computes it, as for :func:`mrl_text.loading.load`.
         dtype: what it computes in; ``auto`` is bfloat16 where the device has it natively and the model has
             matrices to multiply, else float32.
 
@@ -45,6 +46,7 @@ class Embedder:
         self,
         model: str | ModelSource,
         *,
+        backend: AutoBackend = "torch",
         dtype: AutoDtype = "auto",
         device: str | None = None,
         name: str | None = None,
@@ -53,8 +55,9 @@ class Embedder:
         check_choice("dtype", dtype, AutoDtype)
         source = find_model(model, trust_remote_code=trust_remote_code) if isinstance(model, str) else model
         self.name = name or source.name.removeprefix("local/")  # what clients call it
-        self._encoder = load(source, dtype=dtype, device=device).eval()
+        self._encoder = load(source, dtype=dtype, device=device, backend=backend).eval()
         self.dtype = compute_dtype(self._encoder)
+        self.backend = self._encoder.get_backend()
         self._encoder.warn_when_cut = False  # the server counts what it cuts
         width = self._encoder.width
         if width is None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import uvicorn
 
-from mrl_text.choices import AutoDtype
+from mrl_text.choices import AutoBackend, AutoDtype
 from mrl_text.serving.app import Service, create_app
 from mrl_text.serving.connections import Connection, Door, connection_limit
 from mrl_text.serving.embedder import Embedder
@@ -40,6 +40,7 @@ def serve(
     settings: ServerSettings | None = None,
     *,
     index: str | None = None,
+    backend: AutoBackend = "torch",
     dtype: AutoDtype = "auto",
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -54,6 +55,7 @@ def serve(
         model: folder, hub id or packaged model; None is the one that made the vectors of the index.
         settings: address, limits, access; None is the defaults.
         index: store to search at ``/search``, as for :func:`mrl_text.search.open_store`.
+        backend: what computes it, as for :func:`mrl_text.loading.load`.
         dtype: what the model computes in; ``auto`` is bfloat16 where the device has it natively, else float32.
         device: as for :func:`mrl_text.loading.load`.
         trust_remote_code: allow code that comes with the model to run.
@@ -77,7 +79,12 @@ def serve(
         if source is None:
             raise ValueError("there is nothing to serve: name a model, or an index with --index")
         embedder = Embedder(
-            source, dtype=dtype, device=device, name=settings.model_name, trust_remote_code=trust_remote_code
+            source,
+            backend=backend,
+            dtype=dtype,
+            device=device,
+            name=settings.model_name,
+            trust_remote_code=trust_remote_code,
         )
         if store is not None:
             store.check_width(embedder.name, embedder.width)
@@ -86,7 +93,8 @@ def serve(
         _warm_up(embedder, settings.batch_tokens(embedder.device))
         sys.setswitchinterval(_SWITCH_SECONDS)
         service = Service(embedder, settings, index=store, thread=False)
-        logger.info("%s, %d numbers, %s on %s", embedder.name, embedder.width, embedder.dtype, embedder.device)
+        how = f"{embedder.backend} in {embedder.dtype} on {embedder.device}"
+        logger.info("%s, %d numbers, %s", embedder.name, embedder.width, how)
         door = Door(connections, settings.header_timeout, service.metrics.ended_connections.inc)
         protocol: Any = partial(Connection, door)
         config = uvicorn.Config(

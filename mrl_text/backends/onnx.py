@@ -1,0 +1,71 @@
+"""ONNX Runtime."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import onnxscript  # noqa: F401  # of torch's exporter, which would say so late
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from mrl_text.backends.base import CompiledBackbone, Trace
+from mrl_text.choices import BackendDtype
+
+_FILE = "model.onnx"
+
+
+class OnnxBackbone(CompiledBackbone):
+    """A transformer in ONNX Runtime.
+
+    ``int8`` multiplies by weights of seven bits per output channel, and rounds activations to eight bits as they come
+    (ONNX Runtime's dynamic quantisation with ``reduce_range``, without which sums overflow on processors before
+    AVX-512 VNNI). Attention scores, norms and sums stay in float32.
+    """
+
+    backend = "onnx"
+    packages = ("onnx", "onnxruntime", "onnxscript")
+
+    @classmethod
+    def dtypes(cls) -> tuple[BackendDtype, ...]:
+        """float32 and int8."""
+        return "float32", "int8"
+
+    def make(self, trace: Trace, folder: Path) -> None:
+        """Write ``model.onnx``."""
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that nobody needs here
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(
+                trace(None), dynamo=True, verbose=False, input_names=list(self.inputs), output_names=["vectors"]
+            )
+        if exported is None:
+            raise ValueError("torch exported nothing")
+        exact = folder / ("exact.onnx" if self.computes_in == "int8" else _FILE)
+        exported.save(exact)
+        if self.computes_in == "int8":
+            quantize_dynamic(
+                exact,
+                folder / _FILE,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                reduce_range=True,
+                weight_type=QuantType.QInt8,
+            )
+            for file in folder.glob("exact.onnx*"):
+                file.unlink()
+
+    def open(self, folder: Path) -> None:
+        """Read it; threads are torch's."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(folder / _FILE, options, providers=["CPUExecutionProvider"])
+
+    def run(self, inputs: list[np.ndarray]) -> np.ndarray:
+        """One forward pass."""
+        vectors: np.ndarray = self._session.run(None, dict(zip(self.inputs, inputs, strict=True)))[0]
+        return vectors
