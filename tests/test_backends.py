@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,8 @@ def test_a_graph_is_made_once_and_vectors_are_kept_apart(tiny_bert: Path, monkey
 
     monkeypatch.setattr(base, "_traced", refuse)
     assert fingerprint(load(source, backend="onnx")) == fingerprint(models[1])
+    copy = pickle.loads(pickle.dumps(models[2]))  # as for a pool of processes
+    np.testing.assert_array_equal(copy.encode(TEXTS), models[2].encode(TEXTS))
     vectors = cached(source, backend="onnx", dtype="int8").embed(TEXTS)
     np.testing.assert_allclose(vectors, models[2].encode(TEXTS, normalize_embeddings=False), atol=1e-5)
 

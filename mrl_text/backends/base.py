@@ -65,6 +65,7 @@ class CompiledBackbone(nn.Module, ABC):
     backend: ClassVar[Backend]
     packages: ClassVar[tuple[str, ...]]  # a graph is known by their versions
     identity: Tensor
+    engine: Any
 
     def __init__(self, backbone: nn.Module, example: dict[str, Tensor], dtype: BackendDtype) -> None:
         super().__init__()
@@ -77,13 +78,22 @@ class CompiledBackbone(nn.Module, ABC):
         key = network_hash(f"{made_of}\0{settings_of(self.config)}", backbone.state_dict(), backbone)
         # a graph has no weights that models could be told apart by
         self.register_buffer("identity", torch.tensor(list(bytes.fromhex(key)), dtype=torch.uint8))
-        folder = cache_dir() / "graphs" / key
-        if not (folder / _MARKER).is_file():
-            logger.info("%s makes a graph in %s, once, in %s", self.backend, dtype, folder)
-            with replaced_folder(folder, _MARKER, "graph") as new:
+        self.folder = cache_dir() / "graphs" / key
+        if not (self.folder / _MARKER).is_file():
+            logger.info("%s makes a graph in %s, once, in %s", self.backend, dtype, self.folder)
+            with replaced_folder(self.folder, _MARKER, "graph") as new:
                 self.make(lambda attention: _traced(backbone, example, attention), new)
                 (new / _MARKER).write_text(f"{type(backbone).__name__}: {made_of}\n", encoding="utf-8")
-        self.open(folder)
+        self.open(self.folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, and for copies: an engine cannot be sent, so the graph is read again there."""
+        return {name: value for name, value in self.__dict__.items() if name != "engine"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read the graph again."""
+        super().__setstate__(state)
+        self.open(self.folder)
 
     @property
     def device(self) -> torch.device:
@@ -106,7 +116,7 @@ class CompiledBackbone(nn.Module, ABC):
 
     @abstractmethod
     def open(self, folder: Path) -> None:
-        """Read the graph and get ready to :meth:`run` it, with as many threads as torch has."""
+        """Read the graph into :attr:`engine`, which has as many threads as torch."""
 
     @abstractmethod
     def run(self, inputs: list[np.ndarray]) -> np.ndarray:
@@ -123,7 +133,7 @@ class CompiledBackbone(nn.Module, ABC):
         if missing := [name for name in self.inputs if name not in inputs]:
             raise ValueError(f"the graph takes {missing[0]}, which is not given: load the model with backend torch")
         vectors = self.run([inputs[name].cpu().numpy() for name in self.inputs])
-        return BaseModelOutput(last_hidden_state=torch.from_numpy(vectors))
+        return BaseModelOutput(last_hidden_state=torch.from_numpy(vectors).to(inputs[self.inputs[0]].device))
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Refuse with ``ValueError``: a graph is made of a saved model, not the other way round."""

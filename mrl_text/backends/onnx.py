@@ -63,9 +63,9 @@ class OnnxBackbone(CompiledBackbone):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(folder / _FILE, options, providers=["CPUExecutionProvider"])
+        self.engine = onnxruntime.InferenceSession(folder / _FILE, options, providers=["CPUExecutionProvider"])
 
     def run(self, inputs: list[np.ndarray]) -> np.ndarray:
         """One forward pass."""
-        vectors: np.ndarray = self._session.run(None, dict(zip(self.inputs, inputs, strict=True)))[0]
+        vectors: np.ndarray = self.engine.run(None, dict(zip(self.inputs, inputs, strict=True)))[0]
         return vectors

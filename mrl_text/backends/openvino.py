@@ -54,9 +54,9 @@ class OpenVinoBackbone(CompiledBackbone):
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, by all threads
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        self._request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
+        self.engine = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
 
     def run(self, inputs: list[np.ndarray]) -> np.ndarray:
         """One forward pass."""
-        outputs = self._request.infer(dict(enumerate(inputs)), share_inputs=True)
+        outputs = self.engine.infer(dict(enumerate(inputs)), share_inputs=True)
         return np.array(outputs[0])  # the engine's own memory is written again by the next batch
