@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers.util import batch_to_device
 
 from mrl_text.dtypes import compute_dtype, computing_in
 from mrl_text.long_texts import Shortener
@@ -88,12 +87,14 @@ def encode_windows(
     chosen = compute_dtype(model, dtype)
     shorten, limit = Shortener.of(model), model.max_seq_length
     long = LONG * limit if isinstance(limit, int) else math.inf
+    on_gpu = model.device.type == "cuda"
     model.eval()
     with ThreadPoolExecutor(1, "tokeniser") as thread:
 
         def tokenise(texts: list[str]) -> list[TokenBatch]:
             texts = [shorten(text, prompt) if len(text) > long else text for text in texts]
-            return token_batches(model, texts, budget, prompt, task)
+            batches = token_batches(model, texts, budget, prompt, task)
+            return [replace(one, features=_pinned(one.features)) for one in batches] if on_gpu else batches
 
         def prepare() -> Any:
             """Take a list here and tokenise it there: only the tokeniser runs beside the caller's own code."""
@@ -108,12 +109,24 @@ def encode_windows(
             yield _compute(model, count, batches.result(), chosen, task)
 
 
+def _pinned(features: dict[str, Any]) -> dict[str, Any]:
+    """Tensors in memory that a GPU reads by itself, so that the next batch travels while one is computed."""
+    return {name: one.pin_memory() if isinstance(one, torch.Tensor) else one for name, one in features.items()}
+
+
+def _on_device(features: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        name: one.to(device, non_blocking=True) if isinstance(one, torch.Tensor) else one
+        for name, one in features.items()
+    }
+
+
 def _compute(
     model: SentenceTransformer, count: int, batches: list[TokenBatch], dtype: str, task: str | None
 ) -> EncodedWindow:
     # entered window by window: a context that stays open at a yield would reach into the caller's code
     with torch.inference_mode(), computing_in(dtype, model):
-        features = (batch_to_device(batch.features, model.device) for batch in batches)
+        features = (_on_device(batch.features, model.device) for batch in batches)
         parts = [model(one, **({} if task is None else {"task": task}))["sentence_embedding"] for one in features]
         joined = torch.cat(parts).float().cpu().numpy()
     rows = np.concatenate([batch.rows for batch in batches])

@@ -24,6 +24,12 @@ def test_vectors_from_the_gpu_are_those_of_the_processor(tiny_bert: Path) -> Non
     assert isinstance(on_gpu.encode(texts, dim=16, precision="float16"), np.ndarray)
 
 
+def test_a_stream_on_the_gpu_gives_the_vectors_of_the_processor(tiny_bert: Path) -> None:
+    texts = [" ".join(["cat"] * (1 + index % 30)) for index in range(300)]
+    [found] = MatryoshkaEncoder(str(tiny_bert), device="cuda").encode_stream(texts, dim=16, token_budget=256)
+    np.testing.assert_allclose(found, MatryoshkaEncoder(str(tiny_bert), device="cpu").encode(texts, dim=16), atol=1e-5)
+
+
 def test_training_on_the_gpu_chooses_mixed_precision_by_itself(
     tiny_bert: Path, triplets: list[dict[str, str]], tmp_path: Path
 ) -> None:
