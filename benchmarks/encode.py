@@ -1,13 +1,16 @@
 """Streaming encoding against ``SentenceTransformer.encode`` at its defaults, both sides in one process.
 
     python benchmarks/encode.py DATA --texts 20000
+    python benchmarks/encode.py --profile
     python benchmarks/encode.py --memory 100000,1000000
 
 The first prints texts a second of each backend that is installed, their ratio, cosines to the other side's float32
-vectors, and which share of the processor's measured peak of matrix products the real tokens come to in torch. DATA holds ``train/medical-qa.parquet``,
-``train/captions.parquet`` and ``mteb-mirror/mteb/scifact``; answers, captions and abstracts are shuffled together.
-The second encodes so many short made-up texts to Parquet with a static model, each number in a process of its own,
-and prints the peak of resident memory.
+vectors, and which share of the processor's measured peak of matrix products the real tokens come to in torch. DATA
+holds ``train/medical-qa.parquet``, ``train/captions.parquet`` and ``mteb-mirror/mteb/scifact``; answers, captions and
+abstracts are shuffled together. The second prints where torch spends the time of a forward pass, for texts of 16, 64
+and 256 tokens, and how fast the processor multiplies matrices of the model's own shapes. The third encodes so many
+short made-up texts to Parquet with a static model, each number in a process of its own, and prints the peak of
+resident memory.
 """
 
 from __future__ import annotations
@@ -28,6 +31,15 @@ import numpy as np
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _GEMM = 2048  # large enough for the peak, small enough for the caches of a server
 _BLOCK = 100_000
+_BATCH_TOKENS = 4096
+_PARTS = {
+    "matrix products": ("mm", "linear"),
+    "attention": ("scaled_dot_product", "softmax"),
+    "copies": ("copy_", "clone", "cat"),
+    "activation": ("gelu", "silu"),
+    "norms": ("norm",),
+    "sums": ("aten::add",),
+}
 
 
 def main() -> None:
@@ -37,6 +49,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=20_000)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--token-budget", type=int, help="default: what suits the device")
+    parser.add_argument("--profile", action="store_true", help="where the time of a forward pass goes")
     parser.add_argument("--memory", metavar="N,N", help="numbers of texts to measure memory with")
     parser.add_argument("--one-memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -44,10 +57,12 @@ def main() -> None:
         _encode_short_texts(int(arguments.one_memory[0]), Path(arguments.one_memory[1]))
     elif arguments.memory:
         _compare_memory([int(count) for count in arguments.memory.split(",")], arguments.model)
+    elif arguments.profile:
+        _profile(arguments.model)
     elif arguments.data:
         _compare_speed(mixed_texts(arguments.data, arguments.texts), arguments.model, arguments.token_budget)
     else:
-        parser.error("name DATA, or --memory")
+        parser.error("name DATA, --profile or --memory")
 
 
 def mixed_texts(data: Path, count: int) -> list[str]:
@@ -134,13 +149,51 @@ def _operations(model: Any, texts: list[str]) -> float:
 
 def _peak(torch: Any, dtype: str) -> float:
     """Best of thirty products of square matrices, operations a second."""
-    first, second = (torch.randn(_GEMM, _GEMM).to(getattr(torch, dtype)) for _ in range(2))
+    return _best_product(torch, *(torch.randn(_GEMM, _GEMM).to(getattr(torch, dtype)) for _ in range(2)))
+
+
+def _best_product(torch: Any, first: Any, second: Any) -> float:
     best = float("inf")
     for _ in range(30):
         started = time.perf_counter()
         torch.nn.functional.linear(first, second)
         best = min(best, time.perf_counter() - started)
-    return 2 * _GEMM**3 / best
+    return 2 * len(first) * second.numel() / best
+
+
+def _profile(name: str) -> None:
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from mrl_text import MatryoshkaEncoder
+    from mrl_text.dtypes import compute_dtype, computing_in
+
+    model = MatryoshkaEncoder(name, device="cpu").eval()
+    dtype = compute_dtype(model, "auto")
+    for tokens in (16, 64, 256):
+        features = model.preprocess([" ".join(["word"] * (tokens - 2))] * (_BATCH_TOKENS // tokens))
+        with torch.inference_mode(), computing_in(dtype, model):
+            for _ in range(2):
+                model(dict(features))  # warm
+            started = time.perf_counter()
+            model(dict(features))
+            seconds = time.perf_counter() - started
+            with profile(activities=[ProfilerActivity.CPU]) as measured:
+                model(dict(features))
+        spent: dict[str, float] = dict.fromkeys([*_PARTS, "rest"], 0.0)
+        for event in measured.key_averages():
+            part = next((part for part, words in _PARTS.items() if any(word in event.key for word in words)), "rest")
+            spent[part] += event.self_cpu_time_total
+        shares = ", ".join(f"{part} {100 * time_ / sum(spent.values()):.0f} %" for part, time_ in spent.items())
+        print(f"{tokens:>4} tokens, {dtype}: {_BATCH_TOKENS / seconds:,.0f} tokens/s; {shares}", flush=True)
+    config = model[0].model.config
+    wide, inner = config.hidden_size, config.intermediate_size
+    for rows, columns in ((wide, wide), (wide, inner), (inner, wide), (_GEMM, _GEMM)):
+        first, second = (
+            torch.randn(size).to(getattr(torch, dtype)) for size in ((_BATCH_TOKENS, rows), (columns, rows))
+        )
+        speed = _best_product(torch, first, second) / 1e9
+        print(f"{_BATCH_TOKENS} x {rows} by {rows} x {columns}: {speed:.0f} GFLOP/s", flush=True)
 
 
 def _compare_memory(counts: list[int], name: str) -> None:
