@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,27 +38,25 @@ class OnnxBackbone(CompiledBackbone):
 
     def make(self, trace: Trace, folder: Path) -> None:
         """Write ``model.onnx``."""
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that nobody needs here
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        exact = folder / ("exact.onnx" if self.computes_in == "int8" else _FILE)
+        with _without_advice():
             exported = torch.onnx.export(
                 trace(None), dynamo=True, verbose=False, input_names=list(self.inputs), output_names=["vectors"]
             )
-        if exported is None:
-            raise ValueError("torch exported nothing")
-        exact = folder / ("exact.onnx" if self.computes_in == "int8" else _FILE)
-        exported.save(exact)
-        if self.computes_in == "int8":
-            quantize_dynamic(
-                exact,
-                folder / _FILE,
-                op_types_to_quantize=["MatMul", "Gemm"],
-                per_channel=True,
-                reduce_range=True,
-                weight_type=QuantType.QInt8,
-            )
-            for file in folder.glob("exact.onnx*"):
-                file.unlink()
+            if exported is None:
+                raise ValueError("torch exported nothing")
+            exported.save(exact)
+            if self.computes_in == "int8":
+                quantize_dynamic(
+                    exact,
+                    folder / _FILE,
+                    op_types_to_quantize=["MatMul", "Gemm"],
+                    per_channel=True,
+                    reduce_range=True,
+                    weight_type=QuantType.QInt8,
+                )
+                for file in folder.glob("exact.onnx*"):
+                    file.unlink()
 
     def open(self, folder: Path) -> None:
         """Read it; threads are torch's."""
@@ -69,3 +69,23 @@ class OnnxBackbone(CompiledBackbone):
         """One forward pass."""
         vectors: np.ndarray = self.engine.run(None, dict(zip(self.inputs, inputs, strict=True)))[0]
         return vectors
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """While exporter and quantiser work, which name packages that are not needed and preparations that are made."""
+    exporter, root = logging.getLogger("torch.onnx"), logging.getLogger()
+    level = exporter.level
+
+    def refuse(record: logging.LogRecord) -> bool:
+        return False  # of what went to the root logger itself, as the quantiser's does: all else passes
+
+    exporter.setLevel(logging.ERROR)
+    root.addFilter(refuse)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeFilter(refuse)
+        exporter.setLevel(level)
