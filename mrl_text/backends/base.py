@@ -92,7 +92,7 @@ class CompiledBackbone(nn.Module, ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read the graph again."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.open(self.folder)
 
     @property
