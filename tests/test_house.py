@@ -30,7 +30,7 @@ FLOORS: tuple[dict[str, set[str]], ...] = (
     {"eval": {"eval"}},
     {"training": {"training"}, "classification": {"classification"}, "search": {"search"}},
     {"sharing": {"sharing"}, "serving": {"serving"}, "paper": {"paper"}},
-    {"quickstart": {"quickstart"}},
+    {"quickstart": {"quickstart"}, "doctor": {"doctor"}},
     {"cli": {"cli", "__main__"}},
 )
 """From the bottom up: each floor's rooms and the parts of ``mrl_text`` in them. A room may import its own modules and

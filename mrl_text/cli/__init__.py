@@ -10,6 +10,7 @@ import typer
 
 from mrl_text import library_logging
 from mrl_text.cli.classification import classify, label
+from mrl_text.cli.doctor import doctor
 from mrl_text.cli.encoding import encode
 from mrl_text.cli.errors import OneLineErrors
 from mrl_text.cli.evaluation import evaluate, leaderboard, mirror, paper
@@ -31,7 +32,7 @@ app = Commands(
 for made in (train, adapt, encode):
     app.command()(made)
 app.command("eval")(evaluate)
-for used in (leaderboard, search, classify, label, serve, push, mirror, paper, quickstart):
+for used in (leaderboard, search, classify, label, serve, push, mirror, paper, quickstart, doctor):
     app.command()(used)
 for kept in (info, compact, delete, verify, export):
     index_app.command()(kept)

@@ -1,0 +1,41 @@
+"""The command ``mrl-text doctor``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from mrl_text.cli.common import print_table
+
+
+def doctor(as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False) -> None:
+    """Show versions, processor, backends and what is missing: for a bug report, or when something is slow."""
+    from mrl_text.doctor import examine
+
+    found = examine()
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        machine, cache = found["machine"], found["cache"]
+        backends = {name: ", ".join(known) if known else "not installed" for name, known in found["backends"].items()}
+        extras = {
+            name: f"lacks {', '.join(lacking)}" if lacking else "there" for name, lacking in found["extras"].items()
+        }
+        models = {name: known or "not installed" for name, known in found["packaged models"].items()}
+        rows = {
+            **{name: found[name] for name in ("mrl-text", "python")},
+            **{name: value for name, value in machine.items() if value is not None},
+            **{f"backend {name}": known for name, known in backends.items()},
+            **{f"extra {name}": known for name, known in extras.items()},
+            "cache": f"{cache['folder']}, {cache['gb']} GB, {cache['gb free']} GB free",
+            **models,
+            "offline": "yes" if found["offline"] else "no",
+            **{name: known or "not installed" for name, known in found["versions"].items()},
+        }
+        print_table([{" ": name, "": str(value)} for name, value in rows.items()])
+        typer.echo("\n" + ("\n".join(found["problems"]) or "No problem found."))
+    if found["problems"]:
+        raise typer.Exit(1)

@@ -1,0 +1,54 @@
+"""What ``mrl-text doctor`` tells."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+import torch
+
+from mrl_text import doctor
+from tests.conftest import invoke
+
+pytestmark = pytest.mark.usefixtures("command_line")
+
+
+def test_it_tells_versions_machine_and_backends() -> None:
+    told = invoke("doctor", "--json")
+    found = json.loads(told.output)
+    assert told.exit_code == 0
+    assert found["problems"] == []
+    assert found["mrl-text"] == version("mrl-text")
+    assert found["versions"]["torch"] == version("torch")
+    assert found["versions"]["sentence-transformers"] == version("sentence-transformers")
+    assert found["machine"]["threads"] == torch.get_num_threads()
+    assert {"search", "onnx", "postgres"} <= set(found["extras"])
+    assert "dev" not in found["extras"]
+    assert "pytest" not in found["versions"]
+    assert found["backends"]["torch"]
+    shown = invoke("doctor").output
+    assert "No problem found." in shown
+    assert version("torch") in shown
+
+
+def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def pretended(package: str) -> str:
+        if package in ("tqdm", "qdrant-client"):
+            raise PackageNotFoundError(package)
+        return {"numpy": "1.9.0", "peft": "0.1.0"}.get(package) or version(package)
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(doctor, "version", pretended)
+    told = invoke("doctor", "--json")
+    found = json.loads(told.output)
+    assert told.exit_code == 1
+    numpy, tqdm, cache = found["problems"]
+    assert numpy == "numpy 1.9.0 is not what is needed: pip install 'numpy>=2'"
+    assert tqdm.startswith("tqdm is not installed: pip install 'tqdm>=")
+    assert "name another folder with MRL_TEXT_CACHE" in cache
+    assert found["extras"]["qdrant"] == ["qdrant-client>=1.18"]
+    assert found["extras"]["peft"] == ["peft>=0.20"]
+    assert "pip install" in invoke("doctor").output
