@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 import warnings
@@ -230,17 +231,13 @@ def _text_vectors(module: Transformer, texts: Sequence[str]) -> Tensor:
 
 def _traced(backbone: Any, example: dict[str, Tensor], attention: str | None) -> ExportedProgram:
     size = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
-    own = backbone.config._attn_implementation
+    if attention is not None:
+        backbone = copy.deepcopy(backbone)
+        backbone.set_attn_implementation(attention)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parts of torch among themselves
-        try:
-            if attention is not None:
-                backbone.set_attn_implementation(attention)
-            network = _LastHiddenState(backbone, tuple(example)).eval()
-            return torch.export.export(network, tuple(example.values()), dynamic_shapes=((size,) * len(example),))
-        finally:
-            if attention is not None:
-                backbone.set_attn_implementation(own)
+        network = _LastHiddenState(backbone, tuple(example)).eval()
+        return torch.export.export(network, tuple(example.values()), dynamic_shapes=((size,) * len(example),))
 
 
 class _LastHiddenState(nn.Module):
