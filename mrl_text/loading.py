@@ -99,7 +99,7 @@ def check_computing(backend: AutoBackend, dtype: str, device: str | None = None)
         ValueError: an unknown word, a type that the backend has not, a device that is not there or not for it.
     """
     check_choice("backend", backend, AutoBackend)
-    check_choice("dtype", dtype, {*get_args(Dtype), *get_args(AutoDtype)})
+    check_choice("dtype", dtype, ("auto", *get_args(Dtype)))
     check_device(device)
     if backend == "torch" and dtype == "int8":
         raise ValueError("torch does not compute in int8 here: choose the backend onnx (--backend onnx)")

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from filelock import FileLock
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
@@ -80,11 +81,13 @@ class CompiledBackbone(nn.Module, ABC):
         # a graph has no weights that models could be told apart by
         self.register_buffer("identity", torch.tensor(list(bytes.fromhex(key)), dtype=torch.uint8))
         self.folder = cache_dir() / "graphs" / key
-        if not (self.folder / _MARKER).is_file():
-            logger.info("%s makes a graph in %s, once, in %s", self.backend, dtype, self.folder)
-            with replaced_folder(self.folder, _MARKER, "graph") as new:
-                self.make(lambda attention: _traced(backbone, example, attention), new)
-                (new / _MARKER).write_text(f"{type(backbone).__name__}: {made_of}\n", encoding="utf-8")
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder.with_name(f".{key}.lock")):  # of several processes that begin at once one makes it
+            if not (self.folder / _MARKER).is_file():
+                logger.info("%s makes a graph in %s, once, in %s", self.backend, dtype, self.folder)
+                with replaced_folder(self.folder, _MARKER, "graph") as new:
+                    self.make(lambda attention: _traced(backbone, example, attention), new)
+                    (new / _MARKER).write_text(f"{type(backbone).__name__}: {made_of}\n", encoding="utf-8")
         self.open(self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
