@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetInfo, snapshot_download
-from tqdm.auto import tqdm
 
 from mrl_text.files import write_atomically
+from mrl_text.progress import progress_bar
 
 from .availability import HUB_ERRORS, SCRIPT, hub_error, look_up
 
@@ -73,7 +73,7 @@ def mirror_tasks(tasks: Sequence[AbsTask], folder: str | Path) -> dict[str, Path
         except (OSError, ValueError) as error:
             raise repository.wrap(error) from error
     _check_room(root, listings)
-    with tqdm(listings.items(), desc="Copying", unit="data set", dynamic_ncols=True, disable=not listings) as bar:
+    with progress_bar(listings.items(), desc="Copying", unit="data set", disable=not listings) as bar:
         for path, listing in bar:
             bar.set_postfix_str(path)
             _copy(repositories[path], listing, root, manifest)

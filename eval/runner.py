@@ -18,13 +18,14 @@ from filelock import FileLock
 from mteb.abstasks import AbsTaskRetrieval
 from mteb.cache import ResultCache
 from mteb.results import TaskResult
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mrl_text.choices import AutoBackend, Dtype
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.files import check_writable, write_atomically
 from mrl_text.loading import cached, check_computing, shared_folder
 from mrl_text.models import ModelSource
+from mrl_text.progress import progress_bar
 from mrl_text.truncation import Precision
 
 from .encoders import (
@@ -191,7 +192,7 @@ class _Sweep:
             models.setdefault(plan.line.slug, []).append(plan)
         groups = list(models.values())
         total = len(self.tasks.names) * len(_variants(plans))
-        with tqdm(total=total, desc="Evaluating", unit="result", dynamic_ncols=True) as bar:
+        with progress_bar(total=total, desc="Evaluating", unit="result") as bar:
             for group in groups:
                 line = group[0].line
                 cache = self.open_cache(group[0])

@@ -24,9 +24,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm.auto import tqdm
-
 from mrl_text.files import cache_dir, write_atomically
+from mrl_text.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def load_docstrings(
         raise ValueError(f"limit_per_package must be at least 1, got {limit_per_package}")
     names = sorted(set(environment_packages() if packages is None else packages) - set(exclude))
     found: list[Docstring] = []
-    bar = tqdm(names, "Reading docstrings", unit="package", disable=not progress, leave=False, dynamic_ncols=True)
+    bar = progress_bar(names, "Reading docstrings", unit="package", disable=not progress, leave=False)
     for name in bar:
         bar.set_postfix_str(name)
         found.extend(_package_docstrings(name, limit_per_package, use_cache))

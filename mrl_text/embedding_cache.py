@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
+from mrl_text.progress import progress_bar
 from mrl_text.vector_file import KEY_BYTES, VectorFile, VectorMemory
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class EmbeddingCache:
 
     def _encode(self, store: VectorMemory, missing: dict[bytes, str], prompt: str, route: str | None) -> None:
         ordered = sorted(missing.items(), key=lambda item: -len(item[1]))
-        with tqdm(total=len(ordered), desc="Encoding", unit="text", leave=False, dynamic_ncols=True) as bar:
+        with progress_bar(total=len(ordered), desc="Encoding", unit="text", leave=False) as bar:
             for start in range(0, len(ordered), _BLOCK_TEXTS):
                 part = ordered[start : start + _BLOCK_TEXTS]
                 vectors = self._encode_part(store, [text for _, text in part], prompt, route, bar)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mrl_text.adapt.adaptation import Adaptation
 from mrl_text.choices import AdaptMethod
@@ -18,6 +17,7 @@ from mrl_text.losses import InfoNCE
 from mrl_text.losses.kernel import Neighbours, nested_cross_entropy
 from mrl_text.losses.objectives import checked_weights
 from mrl_text.neighbours import neighbour_batches, neighbour_groups
+from mrl_text.progress import progress_bar
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, truncate
 
@@ -242,7 +242,7 @@ def _train(
     """Adam with a one-cycle learning rate; ``moved`` is called after each step."""
     optimizer = torch.optim.Adam([parameter], lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps + 1)
-    for _ in tqdm(range(steps), desc="Fitting", unit="step", disable=not progress, leave=False):
+    for _ in progress_bar(range(steps), desc="Fitting", unit="step", disable=not progress, leave=False):
         with torch.enable_grad():
             parameter.grad = gradient()
         optimizer.step()

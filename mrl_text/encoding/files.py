@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from mrl_text.choices import AutoBackend, AutoDtype, EncodedFormat, EngineName, OnError, OnLong
 from mrl_text.codes import CODEC_FILE
@@ -24,6 +23,7 @@ from mrl_text.encoding.manifest import binding, check_same, describe, read_manif
 from mrl_text.files import check_writable, hold, write_atomically
 from mrl_text.loading import check_computing
 from mrl_text.models import find_model
+from mrl_text.progress import progress_bar
 from mrl_text.suggest import check_choice
 from mrl_text.tables.corpus import open_corpus
 from mrl_text.truncation import Precision, check_dims
@@ -215,7 +215,9 @@ class _Run:
 
     def _write(self, encoded: Iterator[tuple[int, bytes]]) -> None:
         numbers = range(len(self.shards))
-        with tqdm(total=sum(map(self._rows, numbers)), unit="row", desc="Encoding", disable=not self.progress) as bar:
+        with progress_bar(
+            total=sum(map(self._rows, numbers)), unit="row", desc="Encoding", disable=not self.progress
+        ) as bar:
             bar.update(sum(self._rows(number) for number in numbers if self._file(number).exists()))
             for number, content in encoded:
                 write_atomically(self._file(number), content)

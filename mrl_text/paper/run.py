@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from mrl_text import __version__
 from mrl_text.adapt.texts import read_texts
@@ -21,6 +20,7 @@ from mrl_text.paper import ablation, adaptive, against, fewshot, interpolation, 
 from mrl_text.paper.experiment import FIT_STEPS, Experiment, Missing, Model
 from mrl_text.paper.page import Question, write_page
 from mrl_text.paper.tasks import read_tasks
+from mrl_text.progress import progress_bar
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, halves
 
@@ -128,7 +128,7 @@ def _answers(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Measure what was chosen and is not there yet; returns all answers to these inputs, and what was left out."""
     results, missing = {}, {}
-    with tqdm(QUESTIONS.items(), unit="question", dynamic_ncols=True) as bar:
+    with progress_bar(QUESTIONS.items(), unit="question") as bar:
         for name, question in bar:
             bar.set_description(name)
             file, inputs = folder / f"{name}.json", _inputs(experiment, question, dtype)

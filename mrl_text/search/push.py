@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mrl_text.choices import OnDuplicate
 from mrl_text.files import write_atomically
 from mrl_text.models import find_model, peek_width
+from mrl_text.progress import progress_bar
 from mrl_text.search.open import create_store, engine_of, open_store
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.push_rows import EncodingOptions, PushSource, check_options, open_push_source, stored_columns
@@ -159,7 +160,7 @@ def send(
         there = set() if replace or on_duplicate == "fail" else _there(store, source, start)
         left_out |= there if on_duplicate == "first" else set()
         store.expect(rows - start)
-        with tqdm(total=rows, initial=start, unit="row", desc="Pushing", disable=not progress) as bar:
+        with progress_bar(total=rows, initial=start, unit="row", desc="Pushing", disable=not progress) as bar:
             _load(store, source.batches(start, batch_rows, keep), left_out, journal, checkpoint_seconds, bar)
         store.flush()
         chosen = plan or store.plan or store.starting_plan(store.count(), store.width, store.dims)

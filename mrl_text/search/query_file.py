@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from tqdm.auto import tqdm
-
 from mrl_text.choices import RunFormat
+from mrl_text.progress import progress_bar
 from mrl_text.search.checks import check_results
 from mrl_text.search.push_rows import repeats
 from mrl_text.search.results import Result, results
@@ -92,7 +91,7 @@ def search_queries(
     check_results(k)
     rows = queries.good_texts()
     model, find = load_model(), store.exact if exact else store.search
-    with tqdm(total=queries.table.count(), unit="query", desc="Searching", disable=not progress) as bar:
+    with progress_bar(total=queries.table.count(), unit="query", desc="Searching", disable=not progress) as bar:
         while batch := list(itertools.islice(rows, max(1, min(_TOGETHER, _RESULTS // k)))):
             found = find(model.encode_query([row.text for row in batch]), k, where=where)
             for row, one in zip(batch, results(store, found, fetch=fetch), strict=True):

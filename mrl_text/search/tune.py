@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mrl_text.choices import Code, Kind
 from mrl_text.files import write_atomically
+from mrl_text.progress import progress_bar
 from mrl_text.search.measure import PlanTrials, Trial, Tuning, seconds, smallest, steps_up_to
 from mrl_text.search.measure import threads as limited_threads
 from mrl_text.search.plan import CODES, SearchPlan, cells, misfit
@@ -99,7 +100,7 @@ def tune(
     trials = PlanTrials(store, queries, judged, checked_metric, halves, where)
     search = _Search(trials, keep, sizes, rows, max_ram=max_ram, seconds=60 * minutes)
     try:
-        with limited_threads(threads), tqdm(desc="Tuning", unit="plan", disable=not progress) as search.bar:
+        with limited_threads(threads), progress_bar(desc="Tuning", unit="plan", disable=not progress) as search.bar:
             exact = search.run(kinds, precisions or abilities.precisions)
         chosen, confirmed, refused = search.choose()
         store.set_plan(chosen.plan)

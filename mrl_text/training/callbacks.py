@@ -10,10 +10,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 
 from mrl_text.losses import NestedLoss
+from mrl_text.progress import progress_bar
 from mrl_text.training.run import explain_failed_write
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class ProgressLine(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Open the bar."""
         steps = {"total": state.max_steps, "initial": state.global_step, "unit": "step"}
-        self._bar = tqdm(desc="Training", dynamic_ncols=True, disable=not state.is_world_process_zero, **steps)
+        self._bar = progress_bar(desc="Training", disable=not state.is_world_process_zero, **steps)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Advance the bar."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from mrl_text.embedding_cache import fingerprint
 from mrl_text.files import cache_dir
 from mrl_text.models import ModelSource, read_model_json
+from mrl_text.progress import progress_bar
 from mrl_text.training.columns import LABEL
 from mrl_text.training.teacher import with_numbers
 from mrl_text.training.texts import text_columns
@@ -105,7 +105,7 @@ def _key(anchor: str, text: str) -> bytes:
 def _score(store: VectorFile, missing: dict[bytes, tuple[str, str]], model: CrossEncoder, batch_size: int) -> None:
     """Score pairs, longest first, and write them block by block."""
     ordered = sorted(missing.items(), key=lambda item: -sum(map(len, item[1])))
-    with tqdm(total=len(ordered), desc="Scoring", unit="pair", leave=False, dynamic_ncols=True) as bar:
+    with progress_bar(total=len(ordered), desc="Scoring", unit="pair", leave=False) as bar:
         for start in range(0, len(ordered), _BLOCK_PAIRS):
             part = ordered[start : start + _BLOCK_PAIRS]
             scores = []

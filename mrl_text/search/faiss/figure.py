@@ -12,10 +12,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from tqdm.auto import tqdm
 
 from mrl_text.figures import CONTROL, PALETTE, new_figure, save_figure, tidy
 from mrl_text.files import write_atomically
+from mrl_text.progress import progress_bar
 from mrl_text.search.faiss.index import AdaptiveIndex
 from mrl_text.search.faiss.store import FaissStore
 from mrl_text.search.measure import measure
@@ -76,7 +76,7 @@ def figure(
     rows: list[dict[str, Any]] = []
     with limited_threads(threads):
         exact = index.exact(queries, K).ids
-        for line, plan in tqdm(plans, desc="Measuring", unit="plan", disable=not progress):
+        for line, plan in progress_bar(plans, desc="Measuring", unit="plan", disable=not progress):
             index.set_plan(plan)
             found = index.search(queries, K).ids
             timing = measure(lambda some: index.search(some, K), queries)

@@ -1,0 +1,47 @@
+"""Progress of long work: a bar in a terminal and in a notebook, now and then a line anywhere else."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from typing import Any
+
+import tqdm.auto
+from tqdm import tqdm as plain_bar
+
+_SECONDS = 10.0  # between lines, and before the first
+_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} so far, {remaining} left{postfix}"
+
+
+def progress_bar(*given: Any, **options: Any) -> plain_bar:
+    """A bar of tqdm; where stderr is no terminal, a line every ten seconds, and none for what takes less.
+
+    Args:
+        *given: as for :class:`tqdm.tqdm`.
+        **options: likewise.
+    """
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return tqdm.auto.tqdm(*given, **{"dynamic_ncols": True, **options})
+    return _Lines(*given, **options)
+
+
+class _Lines(plain_bar):
+    """A bar that is told in lines, as a log wants it."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        self._told = time.monotonic()
+        nowhere = _Nowhere()  # for what moves the cursor about
+        super().__init__(*given, **{**options, "file": nowhere, "bar_format": _LINE, "dynamic_ncols": False})
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Write a line, if it is time for one."""
+        if time.monotonic() - self._told >= _SECONDS and msg != "":
+            self._told = time.monotonic()
+            sys.stderr.write(f"{msg or self}\n")
+            sys.stderr.flush()
+
+
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str) -> int:
+        return len(text)
