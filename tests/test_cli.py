@@ -31,6 +31,22 @@ HEAVY = ("datasets", "mteb", "sentence_transformers", "torch", "transformers")
 pytestmark = pytest.mark.usefixtures("command_line")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [("en", ["encode"]), ("encode --back", ["--backend"]), ("encode --backend o", ["onnx", "openvino"])],
+)
+def test_a_shell_completes_commands_options_and_values(
+    monkeypatch: pytest.MonkeyPatch, typed: str, expected: list[str]
+) -> None:
+    monkeypatch.setenv("_MRL_TEXT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"mrl-text {typed}")
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split())))
+    program = "import sys; sys.argv[0] = 'mrl-text'; from mrl_text.__main__ import main; main()"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == expected
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -26,7 +26,7 @@ app = Commands(
     cls=OneLineErrors,
     help="Sentence embeddings that can be cut to any size: train, evaluate, use.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 for made in (train, adapt, encode):
