@@ -28,7 +28,7 @@ from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.eval.statistics import Estimate, Units, bootstrap, mean_estimate, mean_units
 from mrl_text.loading import cached
 from mrl_text.models import find_model
-from mrl_text.truncation import bytes_per_vector, truncate
+from mrl_text.truncation import bytes_per_vector, truncate, usable
 
 CELLS: tuple[tuple[int, FewBits], ...] = (
     *((64, "binary"), (96, "binary"), (128, "binary"), (64, "int2"), (192, "binary"), (256, "binary"), (128, "int2")),
@@ -51,9 +51,11 @@ class Retrieval:
         queries, documents = self.data.queries, self.data.documents
         if precision is None:
             return mean_units(self.data.ndcg(truncate(queries, dim) @ truncate(documents, dim).T))
-        codec = Codec.fit(documents)
-        codes = codec.encode(documents, dim, precision)
-        return mean_units(self.data.ndcg(codec.scores(queries, codes, dim, precision)))
+        read = usable(documents)  # an empty text has no vector in a model of averaged tokens
+        codec = Codec.fit(documents[read])
+        scores = np.full((len(queries), len(documents)), -np.inf)
+        scores[:, read] = codec.scores(queries, codec.encode(documents[read], dim, precision), dim, precision)
+        return mean_units(self.data.ndcg(scores))
 
 
 class Similarity:
