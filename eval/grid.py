@@ -250,12 +250,12 @@ def plan_lines(
 
     @functools.cache
     def computed_by(source: ModelSource) -> str:
-        chosen: str = backend
-        if backend == "auto" and not isinstance(source, VectorSource):
-            from mrl_text.loading import choose_backend
+        if backend == "torch" or isinstance(source, VectorSource):
+            return dtype
+        from mrl_text.loading import choose_backend
 
-            chosen = choose_backend(source, dtype=dtype, device=device)
-        return dtype if chosen in ("auto", "torch") else f"{chosen}-{dtype}"
+        chosen = choose_backend(source, dtype=dtype, device=device) if backend == "auto" else backend
+        return dtype if chosen == "torch" else f"{chosen}-{dtype}"
 
     def add(
         source: ModelSource,

@@ -16,7 +16,7 @@ from pyarrow import parquet
 from mrl_text.codes import CODED, Codec, store
 from mrl_text.dtypes import compute_dtype
 from mrl_text.encoding.job import TEXT, Job, Reader, Segment, as_column, column_name
-from mrl_text.loading import load
+from mrl_text.loading import choose_backend, load
 from mrl_text.long_texts import Shortener
 from mrl_text.models import find_model
 from mrl_text.streaming import EncodedWindow, encode_windows, windows
@@ -34,8 +34,11 @@ Rows = list[tuple[int, Text]]  # rows with the number of the file they are from
 def load_encoder(job: Job) -> MatryoshkaEncoder:
     """The model of a job; with torch in float32: fewer bits are a matter of computing."""
     source = find_model(job.model, trust_remote_code=job.trust_remote_code)
-    dtype: Any = "float32" if job.backend == "torch" else job.dtype
-    return load(source, dtype=dtype, device=job.device, backend=job.backend)
+    backend = job.backend
+    if backend == "auto":
+        backend = choose_backend(source, dtype=job.dtype, device=job.device)
+    dtype: Any = "float32" if backend == "torch" else job.dtype
+    return load(source, dtype=dtype, device=job.device, backend=backend)
 
 
 def open_reader(job: Job, encoder: MatryoshkaEncoder) -> Reader:
