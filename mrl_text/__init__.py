@@ -21,12 +21,9 @@ __all__ = ["MatryoshkaEncoder", "__version__", "encode"]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from mrl_text.versions import installed_version
 
-        try:
-            return version("mrl-text")
-        except PackageNotFoundError:  # a source tree that was never installed
-            return "0+unknown"
+        return installed_version("mrl-text") or "0+unknown"  # a source tree that was never installed
     if name in _HOMES:
         return getattr(import_module(f"mrl_text.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import metadata, requires
 from typing import Any, get_args
 
 from packaging.requirements import Requirement
@@ -14,6 +13,7 @@ from packaging.requirements import Requirement
 from mrl_text.choices import Backend
 from mrl_text.files import cache_dir, check_writable
 from mrl_text.models import PACKAGED_MODELS
+from mrl_text.versions import installed_version
 
 _DEVELOPMENT = "dev"  # the extra that only developers need
 _GB = 1e9
@@ -49,7 +49,7 @@ def examine() -> dict[str, Any]:
     files = [file.stat().st_size for file in cache.rglob("*") if file.is_file()] if cache.is_dir() else []
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     return {
-        "mrl-text": version("mrl-text"),
+        "mrl-text": installed_version("mrl-text"),
         "python": platform.python_version(),
         "machine": {
             "system": platform.platform(),
@@ -68,7 +68,7 @@ def examine() -> dict[str, Any]:
             "gb free": round(shutil.disk_usage(place).free / _GB, 1),
         },
         "packaged models": {
-            name: _version(package.replace("_", "-")) for name, (package, _) in PACKAGED_MODELS.items()
+            name: installed_version(package.replace("_", "-")) for name, (package, _) in PACKAGED_MODELS.items()
         },
         "offline": os.environ.get("HF_HUB_OFFLINE") == "1",
         "versions": versions,
@@ -81,12 +81,13 @@ def _packages() -> tuple[dict[str, str | None], dict[str, list[str]], list[str]]
     versions: dict[str, str | None] = {}
     extras: dict[str, list[str]] = {}
     problems: list[str] = []
+    known = metadata("mrl-text").get_all("Provides-Extra") or []
     for line in requires("mrl-text") or ():
         needed = Requirement(line)
-        extra = next((name for name in _extras() if needed.marker and needed.marker.evaluate({"extra": name})), None)
+        extra = next((name for name in known if needed.marker and needed.marker.evaluate({"extra": name})), None)
         if needed.name == "mrl-text" or extra == _DEVELOPMENT or (needed.marker and extra is None):
             continue  # of other systems, or tools of developers
-        found, wanted = _version(needed.name), f"{needed.name}{needed.specifier}"
+        found, wanted = installed_version(needed.name), f"{needed.name}{needed.specifier}"
         fits = found is not None and needed.specifier.contains(found, prereleases=True)
         if extra is not None:
             extras.setdefault(extra, []).extend([] if fits else [wanted])
@@ -95,19 +96,4 @@ def _packages() -> tuple[dict[str, str | None], dict[str, list[str]], list[str]]
             problems.append(f"{needed.name} {state}: pip install '{wanted}'")
         if extra is None or found:
             versions[needed.name] = found
-    if sys.flags.optimize:
-        problems.append("Python runs with -O, which leaves checks out: start it without")
     return dict(sorted(versions.items())), dict(sorted(extras.items())), problems
-
-
-def _extras() -> list[str]:
-    from importlib.metadata import metadata
-
-    return metadata("mrl-text").get_all("Provides-Extra") or []
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -57,9 +57,9 @@ def load(
     """
     check_computing(backend, dtype, device)
     if backend == "auto":
-        backend = choose_backend(source, dtype=dtype, device=device)
+        chosen = choose_backend(source, dtype=dtype, device=device)
+        return load(source, dtype=dtype, device=device, backend=chosen, layers=layers, **kwargs)
     if backend == "torch":
-        check_computing("torch", dtype, device)
         model = _load(source, "float32" if dtype == "auto" else dtype, device, kwargs)
         if dtype == "auto":
             model.to(getattr(torch, compute_dtype(model, "auto")))
@@ -73,7 +73,7 @@ def load(
     return model
 
 
-def choose_backend(source: ModelSource, *, dtype: str = "float32", device: str | None = None) -> Backend:
+def choose_backend(source: ModelSource, *, dtype: Dtype | AutoDtype = "float32", device: str | None = None) -> Backend:
     """The fastest backend for a model on this machine, by a trial that is kept (:func:`mrl_text.backends.fastest`).
 
     Args:
@@ -88,7 +88,7 @@ def choose_backend(source: ModelSource, *, dtype: str = "float32", device: str |
 
     if torch.device(device or get_device_name()).type != "cpu":
         return "torch"
-    return fastest(source, dtype, lambda backend: load(source, dtype=dtype, device="cpu", backend=backend))  # type: ignore[arg-type]  # checked there
+    return fastest(source, dtype, lambda backend: load(source, dtype=dtype, device="cpu", backend=backend))
 
 
 def check_computing(backend: AutoBackend, dtype: str, device: str | None = None) -> None:

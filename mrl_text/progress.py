@@ -34,6 +34,10 @@ class _Lines(plain_bar):
         nowhere = _Nowhere()  # for what moves the cursor about
         super().__init__(*given, **{**options, "file": nowhere, "bar_format": _LINE, "dynamic_ncols": False})
 
+    def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
+        """Name what is under way, without the colon that bars have behind it: lines have one."""
+        self.set_description_str(desc, refresh)
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Write a line, if it is time for one."""
         if time.monotonic() - self._told >= _SECONDS and msg != "":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,6 @@ from mrl_text.models import find_model
 from mrl_text.serving.embedder import Embedder
 from tests.conftest import WORDS, invoke
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("openvino")
-
 TEXTS = ["the cat sits on the mat", "a red house", "water", " ".join(WORDS[:20]), "a"]
 WIDE = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "vocab_size": 60, "pad_token_id": 0}
 CONFIGS: dict[str, PretrainedConfig] = {
@@ -40,17 +36,9 @@ CONFIGS: dict[str, PretrainedConfig] = {
 ENGINES = ["onnx", "openvino"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _graphs_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A graph takes seconds to make: the tests of this file share those of a model."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MRL_TEXT_CACHE", str(tmp_path_factory.mktemp("graphs")))
-        yield
-
-
 @pytest.fixture(autouse=True)
 def _cache_of_the_test() -> None:
-    """Instead of one for each test."""
+    """Not one for each test: a graph takes seconds to make, and the tests of this file share those of a model."""
 
 
 def made(config: PretrainedConfig, tiny_bert: Path, folder: Path, pooling: str, side: str = "right") -> Path:

@@ -25,6 +25,7 @@ def test_a_log_gets_a_line_every_ten_seconds(
     with progress_bar(total=40, desc="Encoding", unit="text", mininterval=0, miniters=1) as bar:
         for number in range(40):
             bar.update()
+            bar.set_description("Encoding")
             bar.set_postfix_str(f"at {number}")
     told = capsys.readouterr().err
     lines = told.splitlines()

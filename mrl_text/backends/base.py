@@ -37,8 +37,8 @@ _PROBES = (
     ["Of three texts", "the last is the longest, because it goes on after the comma, and on.", "and on"],
     ["short", "and long, " * 150],  # which leaves tokens of padding without a neighbour in a sliding window
 )
-_SAME = 0.9999  # the smallest cosine of token vectors between engines in float32
-_ALIKE = 0.8  # and, of texts, in fewer bits: below that something is broken
+_SAME = 0.9999  # the smallest cosine of a text's mean of token vectors between engines in float32
+_ALIKE = 0.8  # and in fewer bits: below that something is broken
 
 Trace = Callable[[str | None], ExportedProgram]
 
@@ -57,7 +57,7 @@ class CompiledBackbone(nn.Module, ABC):
     Args:
         backbone: the torch module, in float32, whose work it takes over.
         example: what it takes, integers (texts, tokens) by name: two texts or more, one of them with much padding.
-        dtype: what is computed in: one of :attr:`dtypes`.
+        dtype: what is computed in: one of :meth:`dtypes`.
 
     Raises:
         ValueError: a model that the engine cannot take.
@@ -65,7 +65,7 @@ class CompiledBackbone(nn.Module, ABC):
     """
 
     backend: ClassVar[Backend]
-    packages: ClassVar[tuple[str, ...]]  # a graph is known by their versions
+    packages: ClassVar[tuple[str, ...]]  # that it needs; a graph is known by their versions
     identity: Tensor
     engine: Any
 
@@ -73,7 +73,6 @@ class CompiledBackbone(nn.Module, ABC):
         super().__init__()
         self.config: Any = backbone.config
         self.inputs = tuple(example)
-        self.example = [value.numpy() for value in example.values()]
         self.computes_in = dtype
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", *self.packages))
         made_of = f"format {_FORMAT}, {self.backend}, {dtype}, {', '.join(self.inputs)}, {versions}"
@@ -96,7 +95,7 @@ class CompiledBackbone(nn.Module, ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read the graph again."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__.update(state)
         self.open(self.folder)
 
     @property
@@ -153,6 +152,8 @@ def engine_of(backend: str) -> type[CompiledBackbone]:
     module, name = _ENGINES[backend]
     try:
         engine: type[CompiledBackbone] = getattr(importlib.import_module(module), name)
+        for package in engine.packages:
+            version(package)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"backend {backend} needs {error.name}, which is not installed: pip install 'mrl-text[{backend}]'"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import onnxscript  # noqa: F401  # of torch's exporter, which would say so late
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -36,11 +36,13 @@ class OpenVinoBackbone(CompiledBackbone):
         window or in a decoder, and the next layer spreads that.
         """
         for attention in (None, "eager"):
+            program = trace(attention)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch, at its own words that the converter uses
-                graph = openvino.convert_model(trace(attention))
+                graph = openvino.convert_model(program)
             self._compile(graph)
-            if np.isfinite(self.run(self.example)).all():
+            example, _ = program.example_inputs
+            if np.isfinite(self.run([tensor.numpy() for tensor in example])).all():
                 break
         openvino.save_model(graph, folder / _FILE, compress_to_fp16=False)
 

@@ -8,7 +8,6 @@ import logging
 import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
 import torch
@@ -17,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from mrl_text.choices import Backend
 from mrl_text.files import cache_dir, peek_json, write_atomically
 from mrl_text.models import ModelSource
+from mrl_text.versions import installed_version
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ def fastest(source: ModelSource, dtype: str, load: Callable[[Backend], SentenceT
     """The backend that computes a model's vectors in the least time: torch unless another is 5 % quicker.
 
     Texts of 16, 64 and 256 words are tried in turns, each five times; the best times count. What came out is kept in
-    ``trials.json`` of :func:`mrl_text.files.cache_dir` for this model, type, processor, number of threads and versions,
-    and not tried again.
+    ``trials.json`` of :func:`mrl_text.files.cache_dir` for this model, type, kind of processor, number of threads and
+    versions, and not tried again.
 
     Args:
         source: of the model, which the outcome is kept for.
@@ -70,8 +70,6 @@ def _try(load: Callable[[Backend], SentenceTransformer]) -> dict[Backend, float]
             logger.info("%s is not tried: %s", backend, error)
     if not models:
         raise ValueError(f"no backend can: {'; '.join(reasons)}")
-    if len(models) == 1:
-        return dict.fromkeys(models, 0.0)
     seconds = dict.fromkeys(models, 0.0)
     for length in _LENGTHS:
         texts = [" ".join(["word"] * length)] * (_WORDS // length)
@@ -89,13 +87,8 @@ def _try(load: Callable[[Backend], SentenceTransformer]) -> dict[Backend, float]
 
 
 def _key(source: ModelSource, dtype: str) -> str:
-    versions: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
+    versions = [installed_version(name) for name in _PACKAGES]
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    machine = platform.machine(), platform.node(), sorted(capabilities.items()), torch.get_num_threads()
+    machine = platform.machine(), sorted(capabilities.items()), torch.get_num_threads()
     described = json.dumps([source.reference, source.revision, dtype, versions, machine], default=str)
     return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()

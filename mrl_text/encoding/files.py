@@ -252,7 +252,7 @@ def _report(folder: Path, manifest: dict[str, Any], encoded: int, seconds: float
         rows=manifest["rows"],
         encoded=encoded,
         seconds=seconds,
-        backend=manifest.get("backend", "torch"),
+        backend=manifest["backend"],
         dtype=manifest["dtype"],
         left_out=counts["left out"],
         cut=counts["cut"],

@@ -81,7 +81,7 @@ def restore(job: Job, manifest: dict[str, Any], folder: Path) -> Job:
         job,
         codec=codec,
         dims=tuple(manifest["dims"]),
-        backend=manifest.get("backend", _ONCE["backend"]),
+        backend=manifest["backend"],
         dtype=manifest["dtype"],
         width=manifest["width"],
         ranges={int(dim): np.array(ranges, dtype=np.float32) for dim, ranges in manifest["ranges"].items()},
@@ -94,7 +94,7 @@ def check_same(folder: Path, manifest: dict[str, Any], bound: dict[str, Any], jo
         found = manifest.get("version")
         raise ValueError(f"{folder} is of version {found}, and this package writes version 1: choose another folder")
     for name, value in bound.items():
-        before = manifest.get(name, _ONCE.get(name))
+        before = manifest.get(name)
         if before == value or (name in _SETTLED_LATER and value == _SETTLED_LATER[name]):
             continue
         if name == "on_long" and before == "fail":
@@ -129,7 +129,10 @@ def _shown(value: Any) -> str:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder; None where there is none."""
     file = folder / MANIFEST
-    return dict(read_json(file)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    manifest: dict[str, Any] = read_json(file)
+    return manifest | {name: value for name, value in _ONCE.items() if name not in manifest}
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

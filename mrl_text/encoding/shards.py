@@ -7,12 +7,13 @@ import io
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from mrl_text.choices import AutoDtype
 from mrl_text.codes import CODED, Codec, store
 from mrl_text.dtypes import compute_dtype
 from mrl_text.encoding.job import TEXT, Job, Reader, Segment, as_column, column_name
@@ -34,11 +35,10 @@ Rows = list[tuple[int, Text]]  # rows with the number of the file they are from
 def load_encoder(job: Job) -> MatryoshkaEncoder:
     """The model of a job; with torch in float32: fewer bits are a matter of computing."""
     source = find_model(job.model, trust_remote_code=job.trust_remote_code)
-    backend = job.backend
+    backend, dtype = job.backend, cast(AutoDtype, job.dtype)
     if backend == "auto":
-        backend = choose_backend(source, dtype=job.dtype, device=job.device)
-    dtype: Any = "float32" if backend == "torch" else job.dtype
-    return load(source, dtype=dtype, device=job.device, backend=backend)
+        backend = choose_backend(source, dtype=dtype, device=job.device)
+    return load(source, dtype="float32" if backend == "torch" else dtype, device=job.device, backend=backend)
 
 
 def open_reader(job: Job, encoder: MatryoshkaEncoder) -> Reader:

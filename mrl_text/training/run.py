@@ -11,7 +11,6 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from mrl_text.training.base import located
 from mrl_text.training.columns import LABEL
 from mrl_text.training.recipe import Recipe
 from mrl_text.training.recipe_files import load_recipe
+from mrl_text.versions import installed_version
 
 logger = logging.getLogger(__name__)
 
@@ -214,13 +214,8 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in _RECORDED_PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+    known = {package: found for package in _RECORDED_PACKAGES if (found := installed_version(package))}
+    return {"python": platform.python_version(), "platform": platform.platform(), **known}
 
 
 def _first_difference(old: str, new: str) -> str:
