@@ -1,6 +1,7 @@
 # make demo   create the environment if it is missing, install, run the quick start
 # make test   create the environment if it is missing, install, run the tests
 # make check  the same with ruff, mypy and the fast tests only: what to run before a commit
+# make docs   the documentation as a site, in build/docs
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
@@ -11,7 +12,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/python -m pytest -n $(WORKE
 
 GET_PIP ?= https://bootstrap.pypa.io/get-pip.py
 
-.PHONY: demo test check lint types constraints clean venv-without-ensurepip
+.PHONY: demo test check lint types docs constraints clean venv-without-ensurepip
 
 demo: $(VENV)/.demo
 	$(BIN)/mrl-text quickstart
@@ -33,6 +34,10 @@ types: $(VENV)/.dev
 	cp -R eval build/types/mrl_text/eval
 	cp -R recipes build/types/mrl_text/recipes
 	$(BIN)/mypy --config-file pyproject.toml build/types/mrl_text
+
+# the documentation as a site that asks no other: build/docs/index.html
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -b html -q -W --keep-going -c docs . build/docs
 
 # the versions in the environment, less what differs between platforms
 constraints: $(VENV)/.dev

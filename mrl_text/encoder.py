@@ -172,7 +172,7 @@ class MatryoshkaEncoder(SentenceTransformer):
         Returns:
             float32 array (n, dim), C-contiguous, unit rows; (dim,) for one text; (0, dim) for an empty input.
             ``precision`` changes the dtype and, for four bits and less, the last axis: so many bytes
-                (:func:`mrl_text.truncation.quantize`, :class:`mrl_text.codes.Codec`).
+            (:func:`mrl_text.truncation.quantize`, :class:`mrl_text.codes.Codec`).
 
         Raises:
             ValueError: impossible ``dim``; ``dim`` and ``truncate_dim`` disagree; unknown precision; int8 or uint8

@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from mrl_text.choices import LabelledAs, TableFormat
 from mrl_text.cli import common, inputs
+from mrl_text.cli.questions import what_to_measure
 
 if TYPE_CHECKING:
     from mrl_text.eval.results import Results
@@ -28,7 +29,9 @@ def evaluate(
         list[str] | None,
         Argument(help="Folders of runs or models, hub ids, packaged models.", callback=inputs.model),
     ] = None,
-    tasks: Annotated[str | None, Option(help="mteb tasks, comma-separated; default: those of the recipe.")] = None,
+    tasks: Annotated[
+        str | None, Option(help="mteb tasks, comma-separated; default: those of the recipe, or it asks.")
+    ] = None,
     benchmark: Annotated[str | None, Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
     data: common.OwnData = None,
     as_: Annotated[LabelledAs | None, Option("--as", help="What text,label data is; default: classification.")] = None,
@@ -88,6 +91,11 @@ def evaluate(
 
     for model in models or ():  # what a mistake is likely in, before seconds of importing
         find_model(model, trust_remote_code=trust_remote_code)
+    if models and not (tasks or benchmark or data):
+        from mrl_text.training.recipe_files import recipe_eval
+
+        if not recipe_eval(models[0]).tasks:
+            tasks, benchmark, data = what_to_measure(models)
     read = read_all(data or (), as_)  # kept, so that it is not parsed again
     texts = _texts(pca_texts) if pca_texts else None
     given = read_vector_task(vectors, queries, qrels) if vectors and queries and qrels else None
