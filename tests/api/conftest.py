@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,6 +21,15 @@ __all__ = ["start"]
 
 SECRET = "sk-Geheim-0123456789"
 WIDTH = 12
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.005)
+
 
 Failure = tuple[int, dict[str, str], object]
 """Status, headers and body of an answer; a status of 0 closes the connection without one."""
@@ -50,6 +60,9 @@ class Stub(ThreadingHTTPServer):
         self.as_lists = False
         self.gate = threading.Semaphore(10**6)  # a request waits here for its answer
         self.lock = threading.Lock()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no error."""
 
     @property
     def url(self) -> str:

@@ -15,7 +15,7 @@ import pytest
 from mrl_text.api.client import ApiClient, Batch, estimated_tokens
 from mrl_text.api.options import KEY_VARIABLE, URL_VARIABLE, ApiOptions, result_name
 from mrl_text.api.pace import LONGEST_WAIT, Pace, StoppedError, duration, pause
-from tests.api.conftest import SECRET, Failure, Stub, vector
+from tests.api.conftest import SECRET, Failure, Stub, until, vector
 
 TEXTS = [f"text {number} " + "x" * (number % 7) for number in range(50)]
 
@@ -79,13 +79,6 @@ def test_several_requests_are_under_way_at_once_and_no_more(stub: Stub) -> None:
     assert len(stub.bodies) == 10
 
 
-def until(true: Any, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.005)
-
-
 def test_what_may_pass_is_tried_again(stub: Stub) -> None:
     stub.failures = [
         (429, {"retry-after": "0.05"}, {"error": {"message": "Rate limit reached on tokens per min: try again"}}),
@@ -112,7 +105,7 @@ def test_it_gives_up_after_so_many_tries(stub: Stub, caplog: pytest.LogCaptureFi
 
 def test_nobody_there() -> None:
     client = ApiClient("m", ApiOptions(base_url="http://127.0.0.1:1/v1", max_retries=1))
-    with pytest.raises(ConnectionError, match="in 2 tries; the last reason: .*refused"):
+    with pytest.raises(ConnectionError, match=r"in 2 tries; the last reason: .*refused"):
         client.run([(b"a", "a")], lambda batch, vectors: None)
 
 
