@@ -83,7 +83,7 @@ def test_a_served_model_scores_as_it_does_here(
     rows = [f"{lines(80)[n]},{lines(80)[(n * 3 + 1) % 80]},{n % 7}" for n in range(80)]
     Path("pairs.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]))
     api = ["--base-url", f"{served.url}/v1", "--price-per-million", 20, "--request-texts", 30]
-    same = ["--data", "pairs.csv", "--dims", "16", "-o", "out", "--controls", "pca", "--precisions", "float32,int4"]
+    same = ["--data", "pairs.csv", "--dims", "16", "-o", "out", "--controls", "none", "--precisions", "float32,int4"]
     result = invoke("eval", "openai:tiny", *same, *api)
     assert result.exit_code == 0, result.output
     sent = r"tiny at http\S+: \d+ texts to send, about \d+ tokens .*, 0\.00\d\d US dollars at 20 a million"
@@ -96,7 +96,7 @@ def test_a_served_model_scores_as_it_does_here(
     keys = ["method", "task", "metric", "dim", "precision", "comparison", "seed", "bytes"]
     by_api = table[table["model"] == "openai/tiny"].set_index(keys)["score"].sort_index()
     here = table[table["model"] != "openai/tiny"].set_index(keys)["score"].sort_index()
-    assert len(by_api) == 6  # two sizes in two precisions, and two of PCA
+    assert len(by_api) == 4
     assert by_api.index.equals(here.index)
     floats = by_api.index.get_level_values("precision") == "float32"
     np.testing.assert_allclose(by_api[floats], here[floats], atol=1e-4)  # mteb keeps five digits
