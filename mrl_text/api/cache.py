@@ -129,7 +129,11 @@ class ApiCache(EmbeddingCache):
 
     def _cost(self, tokens: int) -> str:
         price = self.client.options.price_per_million
-        return "" if price is None else f", {tokens / 1e6 * price:,.4f} US dollars at {price:g} a million"
+        if price is None:
+            return ""
+        cost = tokens / 1e6 * price
+        shown = f"{cost:,.2f} US dollars" if cost >= 0.01 or not cost else "less than a cent"
+        return f", {shown} at {price:g} a million"
 
 
 def _keeping(

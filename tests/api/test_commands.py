@@ -82,11 +82,11 @@ def test_a_served_model_scores_as_it_does_here(
     """Every cell of the table: what differs is the sixth digit of vectors."""
     rows = [f"{lines(80)[n]},{lines(80)[(n * 3 + 1) % 80]},{n % 7}" for n in range(80)]
     Path("pairs.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]))
-    api = ["--base-url", f"{served.url}/v1", "--price-per-million", 20, "--request-texts", 30]
+    api = ["--base-url", f"{served.url}/v1", "--price-per-million", 2000, "--request-texts", 30]
     same = ["--data", "pairs.csv", "--dims", "16", "-o", "out", "--controls", "none", "--precisions", "float32,int4"]
     result = invoke("eval", "openai:tiny", *same, *api)
     assert result.exit_code == 0, result.output
-    sent = r"tiny at http\S+: \d+ texts to send, about \d+ tokens .*, 0\.00\d\d US dollars at 20 a million"
+    sent = r"tiny at http\S+: \d+ texts to send, about \d+ tokens .*, 0\.\d\d US dollars at 2000 a million"
     assert re.search(sent, caplog.text)
     caplog.clear()
     assert invoke("eval", tiny_bert, *same).exit_code == 0
@@ -205,11 +205,11 @@ def test_the_cost_is_told_and_limited_before_anything_is_sent(
     assert refused.exit_code == 2
     assert f"{tokens:,} tokens, estimated, are more than the {tokens - 1:,} of --max-total-tokens" in refused.stderr
     assert not stub.bodies
-    result = invoke(*given, "--max-total-tokens", tokens, "--price-per-million", 2)
+    result = invoke(*given, "--max-total-tokens", tokens, "--price-per-million", 20_000)
     assert result.exit_code == 0, result.output
-    cost = f"{tokens / 1e6 * 2:.4f} US dollars at 2 a million"
+    cost = f"{tokens / 50:.2f} US dollars at 20000 a million"
     assert f"100 texts to send, about {tokens} tokens (a token for 4 bytes), {cost}" in caplog.text
-    assert "m: 2 requests, 101 tokens, 0.0002 US dollars" in caplog.text  # as the stand-in counts
+    assert "m: 2 requests, 101 tokens, 2.02 US dollars" in caplog.text  # as the stand-in counts
 
 
 @pytest.mark.parametrize(
@@ -277,4 +277,5 @@ def test_vectors_of_an_api_are_made_smaller_by_adapt(stub: Stub, tmp_path: Path,
         assert result.exit_code == 0, result.output
     found = np.load("vectors/embedding_12.npy")
     small = load_adaptation("rotation.npy").transform(found, dim=4)
+    assert np.isfinite(small).all() and len(small) == 600
     np.testing.assert_allclose(small, truncate(found @ np.load("rotation.npy"), 4), atol=1e-5)
