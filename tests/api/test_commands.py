@@ -279,3 +279,20 @@ def test_vectors_of_an_api_are_made_smaller_by_adapt(stub: Stub, tmp_path: Path,
     small = load_adaptation("rotation.npy").transform(found, dim=4)
     assert np.isfinite(small).all() and len(small) == 600
     np.testing.assert_allclose(small, truncate(found @ np.load("rotation.npy"), 4), atol=1e-5)
+
+
+def test_a_folder_is_pushed_though_nobody_here_can_ask_it_in_words(
+    stub: Stub, texts: Path, tmp_path: Path, command_line_with_key: None
+) -> None:
+    pytest.importorskip("faiss")
+    from mrl_text.search import open_store
+
+    encode_files([texts], tmp_path / "vectors", model="openai:m", api=stub.options(), keep=["text"])
+    pushed = invoke("index", "push", "store", tmp_path / "vectors")
+    assert pushed.exit_code == 0, pushed.output
+    store = open_store("store")
+    assert store.model == "openai:m"
+    assert list(store.search(vector(lines(100)[7]), 1).ids) == ["8"]
+    asked = invoke("search", "store", "a cat")
+    assert asked.exit_code == 2
+    assert "openai:m is behind an API" in asked.stderr
