@@ -376,7 +376,7 @@ def model_meta(source: ModelSource, variant: Variant, similarity: str = "cosine"
             "experiment_kwargs": variant.experiment,
             "similarity_fn_name": ScoringFunction(similarity),
             "adapted_from": source.base_model,
-            "framework": ["Sentence Transformers", "PyTorch"],
+            "framework": ["API"] if source.api else ["Sentence Transformers", "PyTorch"],
             "loader_kwargs": dict(source.trusted),
         }
     )

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from mrl_text.api.options import ApiOptions
 from mrl_text.choices import AutoBackend, Dtype
 from mrl_text.codes import FEW_BITS, FewBits
 from mrl_text.layers import check_layers, peek_layers
-from mrl_text.models import ModelSource, find_model, peek_width
+from mrl_text.models import ModelSource, find_any_model, find_model, peek_width
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import PRECISIONS, Precision, bytes_per_vector, check_dims, halves
 
@@ -227,15 +228,18 @@ def plan_lines(
     device: str | None = None,
     layers: Sequence[int] | None = None,
     trust_remote_code: bool = False,
+    api: ApiOptions | None = None,
 ) -> list[SweepPlan]:
     """Resolve models into lines, each model followed by its controls; models that appear twice are planned once.
 
     A model is planned at every size, precision and comparison (:func:`plan_cells`), and always at full width in
     float32, since retention is measured against that. Controls are planned in float32, FAISS's quantisers as
     :func:`control_cells` says. With ``layers`` the same model follows at each depth below its own, with its base cut
-    to the same depth. Code that comes with a model or its base runs only where it is trusted.
+    to the same depth. Code that comes with a model or its base runs only where it is trusted. A model
+    ``openai:NAME`` is where ``api`` says, and is asked how wide its vectors are.
 
     Raises:
+        ConnectionError: an API does not answer.
         FileNotFoundError: no such model.
         ValueError: no model, an unknown precision, comparison or control, or sizes or depths no model has.
     """
@@ -250,6 +254,8 @@ def plan_lines(
 
     @functools.cache
     def computed_by(source: ModelSource) -> str:
+        if source.api is not None:
+            return "float32"
         if backend == "torch" or isinstance(source, VectorSource):
             return dtype
         from mrl_text.loading import choose_backend
@@ -273,7 +279,7 @@ def plan_lines(
         plans.append(SweepPlan(line, source, tuple(sorted(cells, key=lambda cell: cell.place))))
 
     for name in models:
-        source = name if isinstance(name, ModelSource) else find_model(name, trust_remote_code=trust_remote_code)
+        source = find_any_model(name, trust_remote_code=trust_remote_code, api=api)
         own = _sizes(source, dims)
         add(source, own, "model")
         base = _base(source) if "base" in controls else None
@@ -359,7 +365,7 @@ def _base(source: ModelSource) -> ModelSource | None:
 
 def _depths(source: ModelSource, depths: Sequence[int]) -> list[int]:
     """Which of the wanted depths are below the model's own, which is there anyway."""
-    if not depths:
+    if not depths or source.api is not None:
         return []
     full = peek_layers(source)
     if full is None:

@@ -20,6 +20,7 @@ from mteb.cache import ResultCache
 from mteb.results import TaskResult
 from tqdm import tqdm
 
+from mrl_text.api.options import ApiOptions
 from mrl_text.choices import AutoBackend, Dtype
 from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.files import check_writable, write_atomically
@@ -83,6 +84,7 @@ def sweep(
     dtype: Dtype = "float32",
     layers: Sequence[int] | None = None,
     trust_remote_code: bool = False,
+    api: ApiOptions | None = None,
     references: Sequence[str | Path] = (),
     **choice: Any,
 ) -> SweepResult:
@@ -93,7 +95,7 @@ def sweep(
     again, so an interrupted sweep continues where it stopped.
 
     Args:
-        models: names or folders, see :func:`mrl_text.models.find_model`; or vectors in their place, see
+        models: names or folders, see :func:`mrl_text.models.find_any_model`; or vectors in their place, see
             :func:`mrl_text.eval.given_vectors.read_vector_task`.
         tasks: mteb task names, or ``DocstringRetrieval``.
         output: folder for everything: ``results/`` in mteb's own layout, ``items/`` with per-item scores, and the tidy
@@ -126,6 +128,7 @@ def sweep(
             encoding pass (:meth:`mrl_text.MatryoshkaEncoder.truncate_layers`), beside the base cut to the same depth.
             Numbers beyond a model's are left out for that model.
         trust_remote_code: allow code that comes with the models and their bases to run.
+        api: of models ``openai:NAME``, where that is and how it is asked; None takes what the environment says.
         references: tables of published scores that :func:`~mrl_text.eval.reference.read_references` will read, checked
             before anything is computed.
         **choice: more about the tasks: ``benchmark``, ``data``, ``read``, ``as_``, ``languages``, ``subsets``,
@@ -133,7 +136,9 @@ def sweep(
 
     Raises:
         FileNotFoundError: model or data not there.
-        ValueError: unknown task, impossible size or depth (below 1, or beyond every model's), no model.
+        ValueError: unknown task, impossible size or depth (below 1, or beyond every model's), no model; what an API
+            refuses.
+        ConnectionError: an API does not answer.
         OSError: the output or the cache folder cannot be written.
     """
     folder = Path(output)
@@ -150,6 +155,7 @@ def sweep(
         device=device,
         layers=layers,
         trust_remote_code=trust_remote_code,
+        api=api,
     )
     check_references(references, {plan.line.model for plan in plans})
     loader = TaskLoader(tasks, keep_going=keep_going, **choice)

@@ -64,11 +64,7 @@ class EmbeddingCache:
         store = self._store()
         prompt = self.model.prompt_for(role, prompt=prompt) or ""
         route = role if self.model.has_routes else None
-        prefix = f"{route}\0{prompt}\0".encode()
-        keys = [
-            hashlib.blake2b(prefix + text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
-            for text in texts
-        ]
+        keys = self._keys(texts, prompt, route)
         # again, should somebody delete the file in the meantime
         while missing := {key: text for key, text in zip(keys, texts, strict=True) if key not in store.rows}:
             self._encode(store, missing, prompt, route)
@@ -79,12 +75,24 @@ class EmbeddingCache:
         if self._folder is None:
             self._opened = None
 
+    @staticmethod
+    def _keys(texts: Sequence[str], prompt: str, route: str | None) -> list[bytes]:
+        prefix = f"{route}\0{prompt}\0".encode()
+        return [
+            hashlib.blake2b(prefix + text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+            for text in texts
+        ]
+
+    def _fingerprint(self) -> str:
+        """The name of the model's folder."""
+        return fingerprint(self.model)
+
     def _store(self) -> VectorMemory:
         """What is known, read not before it is needed: there may be gigabytes to check."""
         if self._opened is None:
             self._opened = VectorMemory()
             if self._folder is not None:
-                self._opened = VectorFile(self._folder / fingerprint(self.model) / "vectors.bin")
+                self._opened = VectorFile(self._folder / self._fingerprint() / "vectors.bin")
             self._opened.refresh()
         return self._opened
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from mrl_text.api.options import refusal
 from mrl_text.choices import AutoBackend, AutoDtype, Backend, Dtype
 from mrl_text.dtypes import compute_dtype
 from mrl_text.embedding_cache import EmbeddingCache
@@ -53,8 +54,10 @@ def load(
         FileNotFoundError: the model cannot be read or fetched.
         ModuleNotFoundError: the backend is not installed.
         ValueError: an unknown type or one that the backend has not, a device that is not there, a model with code that
-            was not allowed, or one that the backend cannot take.
+            was not allowed, one that the backend cannot take, or one behind an API.
     """
+    if source.api is not None:
+        raise ValueError(refusal(source.reference))
     check_computing(backend, dtype, device)
     if backend == "auto":
         chosen = choose_backend(source, dtype=dtype, device=device)
@@ -216,10 +219,18 @@ def check_device(device: str | None) -> None:
 def full_width(source: ModelSource) -> int:
     """Width of a model's vectors, told by its files; by the loaded model where they do not tell.
 
+    A model behind an API is asked for the vector of one word, once.
+
     Raises:
         FileNotFoundError: the model cannot be read or fetched.
-        ValueError: a model with code that was not allowed, or one that reads no text and does not tell.
+        ValueError: a model with code that was not allowed, or one that reads no text and does not tell; what an API
+            refuses.
+        ConnectionError: the API does not answer.
     """
+    if source.api is not None:
+        from mrl_text.api.cache import PROBE
+
+        return int(cached(source).embed([PROBE]).shape[1])
     width = peek_width(source)
     width = load(source, device="cpu").width if width is None else width
     if width is None:
@@ -241,7 +252,8 @@ def cached(
 ) -> EmbeddingCache:
     """Full-width embeddings of a model, each text encoded once; the model is loaded when a text is asked for.
 
-    What is not told here is as for :func:`load`.
+    What is not told here is as for :func:`load`. This is where a model behind an API comes in
+    (:class:`mrl_text.api.cache.ApiCache`): all but ``source`` and ``folder`` is for models that are computed here.
 
     Args:
         batch_size: texts per forward pass.
@@ -249,7 +261,7 @@ def cached(
             share, ``embeddings`` in :func:`mrl_text.files.cache_dir`.
 
     Raises:
-        ValueError: a device that is not there.
+        ValueError: a device that is not there; no key for an API that asks for one.
         OSError: the folder cannot be written.
     """
     check_device(device)
@@ -257,6 +269,11 @@ def cached(
     if place is not None:
         fix = "name another folder with MRL_TEXT_CACHE" if folder in ("shared", shared_folder()) else "name another one"
         check_writable(place, fix)
+
+    if source.api is not None:
+        from mrl_text.api.cache import ApiCache
+
+        return ApiCache(source.path, source.api, place)
 
     def load_quietly() -> MatryoshkaEncoder:
         model = load(source, dtype=dtype, device=device, backend=backend, layers=layers)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mrl_text.api.options import PREFIX, ApiOptions, api_name, is_api_name, refusal, result_name
 from mrl_text.files import peek_json
 
 logger = logging.getLogger(__name__)
@@ -35,14 +36,18 @@ class ModelSource:
     matryoshka_dims: tuple[int, ...] = ()  # trained sizes, where the folder says so
     trust_remote_code: bool = False
     """Whether the user allows code that comes with the model to run; :func:`mrl_text.loading.load` obeys."""
+    api: ApiOptions | None = None
+    """Where the model is behind an API, which; it has vectors then (:func:`mrl_text.loading.cached`) and no weights."""
 
     @cached_property
     def revision(self) -> str:
         """What tells two versions of a model apart.
 
         First 16 hex digits of the content hash of a local folder; the commit of a hub model, ``"main"`` where the hub
-        cannot be asked.
+        cannot be asked; of a model behind an API those of its address and name, which is all that is known.
         """
+        if self.api is not None:
+            return self.api.fingerprint(self.path)[:16]
         if self.is_local:
             return _content_hash(Path(self.path))
         from sentence_transformers.util import load_file_path
@@ -61,6 +66,8 @@ class ModelSource:
     @property
     def reference(self) -> str:
         """What finds the model again from another working directory."""
+        if self.api is not None:
+            return f"{PREFIX}{self.path}"
         return str(Path(self.path).resolve()) if self.name.startswith("local/") else self.name
 
     @property
@@ -81,7 +88,10 @@ def find_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
 
     Raises:
         FileNotFoundError: the name looks like a path, but no model is there; the message says what is.
+        ValueError: a model behind an API, which has no weights; :func:`find_any_model` takes it.
     """
+    if is_api_name(name):
+        raise ValueError(refusal(name))
     folder = Path(name).expanduser()
     if folder.is_dir():
         return replace(_local_source(folder), trust_remote_code=trust_remote_code)
@@ -99,6 +109,28 @@ def find_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
         if name.lower() not in ORIGINAL_TRANSFORMER_MODELS:  # sentence-transformers' own rule for bare names
             name = f"sentence-transformers/{name}"
     return ModelSource(name, name, False, trust_remote_code=trust_remote_code)
+
+
+def find_any_model(
+    name: str | ModelSource, *, trust_remote_code: bool = False, api: ApiOptions | None = None
+) -> ModelSource:
+    """As :func:`find_model`; takes ``openai:NAME``, a model behind an OpenAI-compatible API, too.
+
+    Args:
+        name: as for :func:`find_model`; what was found before comes back as it is.
+        trust_remote_code: likewise.
+        api: where the API is; None takes what the environment says.
+
+    Raises:
+        FileNotFoundError: as of :func:`find_model`.
+        ValueError: no name behind ``openai:``, or ``OPENAI_BASE_URL`` is no address.
+    """
+    if isinstance(name, ModelSource):
+        return name
+    if not is_api_name(name):
+        return find_model(name, trust_remote_code=trust_remote_code)
+    bare = api_name(name)
+    return ModelSource(bare, result_name(bare), False, api=api or ApiOptions())
 
 
 def require_packaged_model(hub_name: str, *, extra: str) -> Path:
@@ -134,6 +166,8 @@ def model_file(name: str | None, loaded_with: Mapping[str, Any], file: str) -> P
 
 def read_model_json(source: ModelSource, file: str) -> Any:
     """A small JSON file of a model, fetched for a hub id; None where it is not there or cannot be read."""
+    if source.api is not None:
+        return None
     from sentence_transformers.util import load_file_path
 
     try:
@@ -152,7 +186,7 @@ def peek_width(source: ModelSource) -> int | None:
         FileNotFoundError: neither a folder nor a hub model that can be read from here.
     """
     modules, config = read_model_json(source, "modules.json"), read_model_json(source, "config.json")
-    if modules is None and config is None and not source.is_local:
+    if modules is None and config is None and not source.is_local and source.api is None:
         raise FileNotFoundError(f"{source.path} is neither a model folder nor a hub model that can be read from here")
     for module in reversed(modules or []):
         kind = str(module.get("type", "")).rpartition(".")[2]

@@ -58,6 +58,8 @@ def test_the_line_names_the_value_and_the_fix(
     command: str, says: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setattr(logging.root, "handlers", [])  # each command begins with none
     monkeypatch.setattr("mrl_text.library_logging.quiet_libraries", lambda: None)
     before = _files(home)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -12,10 +12,16 @@ from typer import Argument, Option
 from mrl_text.choices import AutoBackend, AutoDtype, Dtype, EngineWord, OnError
 from mrl_text.cli import inputs
 
+if TYPE_CHECKING:
+    from mrl_text.api.options import ApiOptions
+
 _ANY_MODEL = "Folder, hub id or packaged model."
 
 Model = Annotated[str, Argument(help=_ANY_MODEL, callback=inputs.model)]
 ModelOption = Annotated[str, Option("--model", "-m", help=_ANY_MODEL, callback=inputs.model)]
+AnyModelOption = Annotated[
+    str, Option("--model", "-m", help=f"{_ANY_MODEL[:-1]}; or openai:NAME, by an API.", callback=inputs.any_model)
+]
 Corpus = Annotated[
     list[Path],
     Argument(metavar="INPUT...", help="JSON lines, CSV, TSV, Parquet, .txt; - is stdin.", callback=inputs.table),
@@ -55,6 +61,13 @@ AutoDtypeOption = Annotated[
     AutoDtype, Option("--dtype", help="What to compute in; auto: bfloat16 where it is native; int8: --backend onnx.")
 ]
 
+BaseUrl = Annotated[str | None, Option(help="With openai:NAME: the API; default: OPENAI_BASE_URL, else OpenAI's own.")]
+RequestTexts = Annotated[int | None, Option(min=1, help="With openai:NAME: texts per request; default: 2048.")]
+Price = Annotated[float | None, Option(min=0, help="With openai:NAME: US dollars a million tokens, to show the cost.")]
+MaxTotalTokens = Annotated[
+    int | None, Option(min=1, help="With openai:NAME: refuse beforehand to send more tokens, as estimated.")
+]
+
 
 def dims_option(default: str) -> Any:
     """The option ``--dims``, which says what it is by default."""
@@ -64,6 +77,23 @@ def dims_option(default: str) -> Any:
 def output_option(what: str) -> Any:
     """The option ``--output``, which says what is written there."""
     return Option("--output", "-o", help=what)
+
+
+def api_options(context: typer.Context, models: Sequence[str]) -> ApiOptions | None:
+    """How the APIs of models ``openai:NAME`` are asked; None where there are none.
+
+    Raises:
+        ValueError: an address that is none, or options of an API without such a model.
+    """
+    from mrl_text.api.options import PREFIX, ApiOptions, is_api_name
+
+    known = ("base_url", "request_texts", "price_per_million", "max_total_tokens")
+    if any(map(is_api_name, models)):
+        given = {name: context.params[name] for name in known if context.params[name] is not None}
+        return ApiOptions(**given)
+    if unused := inputs.given(context, *known):
+        raise ValueError(f"{unused[0]} is for a model {PREFIX}NAME, and none is named: leave it out")
+    return None
 
 
 def names(text: str | None) -> list[str]:

@@ -13,9 +13,10 @@ from mrl_text.cli import common
 
 
 def encode(
+    context: typer.Context,
     inputs: common.Corpus,
     output: Annotated[Path, common.output_option("Folder; one that was begun goes on.")],
-    model: common.ModelOption,
+    model: common.AnyModelOption,
     dims: Annotated[str | None, common.dims_option("full width")] = None,
     precision: Annotated[
         str, Option(help="Of each size, comma-separated: float32, float16, int8, uint8, int4, int2, binary, ubinary.")
@@ -34,9 +35,14 @@ def encode(
     device: common.Device = None,
     trust_remote_code: common.TrustRemoteCode = False,
     engine: Annotated[EngineName, Option(help="This process, or a Ray cluster (RAY_ADDRESS).")] = "local",
+    base_url: common.BaseUrl = None,
+    request_texts: common.RequestTexts = None,
+    price_per_million: common.Price = None,
+    max_total_tokens: common.MaxTotalTokens = None,
 ) -> None:
     """Encode a corpus of any size into a folder of vectors; interrupted, the same command goes on."""
     sizes = common.whole_numbers(dims)
+    api = common.api_options(context, [model])
     from mrl_text.encoding import encode_files
 
     report = encode_files(
@@ -59,6 +65,7 @@ def encode(
         trust_remote_code=trust_remote_code,
         token_budget=token_budget,
         engine=engine,
+        api=api,
         progress=True,
     )
     if count := report.left_out + report.cut + report.misfits:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from mrl_text.api.options import is_api_name
 from mrl_text.choices import LabelledAs, TableFormat
 from mrl_text.cli import common, inputs
 from mrl_text.cli.questions import what_to_measure
@@ -19,6 +20,7 @@ _OF_MODELS = (
     *("tasks", "benchmark", "data", "as_", "languages", "subsets", "splits", "layers", "pca_texts", "mirror", "cache"),
     *("keep_going", "batch_size", "device", "trust_remote_code", "backend", "dtype"),
 )
+_COMPUTED = ("layers", "batch_size", "device", "trust_remote_code", "backend", "dtype")
 _VECTORS = inputs.there("vectors: .npy, Parquet or Arrow")
 _BESIDE = {"queries": "--queries", "qrels": "--qrels"}
 
@@ -27,7 +29,10 @@ def evaluate(
     context: typer.Context,
     models: Annotated[
         list[str] | None,
-        Argument(help="Folders of runs or models, hub ids, packaged models.", callback=inputs.model),
+        Argument(
+            help="Folders of runs or models, hub ids, packaged models; openai:NAME, by an API.",
+            callback=inputs.any_model,
+        ),
     ] = None,
     tasks: Annotated[
         str | None, Option(help="mteb tasks, comma-separated; default: those of the recipe, or it asks.")
@@ -76,6 +81,10 @@ def evaluate(
     trust_remote_code: common.TrustRemoteCode = False,
     backend: common.BackendOption = "torch",
     dtype: common.DtypeOption = "float32",
+    base_url: common.BaseUrl = None,
+    request_texts: common.RequestTexts = None,
+    price_per_million: common.Price = None,
+    max_total_tokens: common.MaxTotalTokens = None,
 ) -> None:
     """Evaluate models, or vectors of any, on mteb tasks or your own data, at every size and precision."""
     sizes = common.whole_numbers(dims)
@@ -84,13 +93,14 @@ def evaluate(
     if pca_texts is not None and "pca" not in common.names(controls):
         raise ValueError(f"--pca-texts is for the control pca, and --controls names {controls}: leave it out")
     _check_source(context, models, vectors)
+    api = common.api_options(context, models or [])
     from mrl_text.eval.given_vectors import read_vector_task
     from mrl_text.eval.own_data import read_all
     from mrl_text.eval.reference import check_references, read_references
-    from mrl_text.models import find_model
+    from mrl_text.models import find_any_model
 
     for model in models or ():  # what a mistake is likely in, before seconds of importing
-        find_model(model, trust_remote_code=trust_remote_code)
+        find_any_model(model, trust_remote_code=trust_remote_code, api=api)
     if models and not (tasks or benchmark or data):
         from mrl_text.training.recipe_files import recipe_eval
 
@@ -140,6 +150,7 @@ def evaluate(
         backend=backend,
         dtype=dtype,
         layers=depths or planned.layers or None,
+        api=api,
         references=reference or (),
     )
     own = find_engine(engine) if engine else None
@@ -281,6 +292,8 @@ def _check_source(context: typer.Context, models: list[str] | None, vectors: Pat
     if vectors is None:
         if not models:
             raise ValueError("name models to evaluate, or give --vectors, --queries and --qrels")
+        if all(map(is_api_name, models)) and (unused := inputs.given(context, *_COMPUTED)):
+            raise ValueError(f"{unused[0]} is for models that are computed here, not for {models[0]}: leave it out")
         return
     if models:
         raise ValueError(f"give either models ({', '.join(models)}) or --vectors")

@@ -92,11 +92,22 @@ def _table_or_folder(context: typer.Context, path: Any) -> Any:
 
 
 def _model(context: typer.Context, name: str) -> str:
+    from mrl_text.api.options import is_api_name
     from mrl_text.models import find_model
 
-    if "/" in name or Path(name).exists():  # whether a bare name is one of the hub's takes the libraries to tell
+    if is_api_name(name) or "/" in name or Path(name).exists():  # whether a bare name is the hub's takes the libraries
         find_model(name)
     return name
+
+
+def _any_model(context: typer.Context, name: str) -> str:
+    """As :func:`_model`; models behind an API, too."""
+    from mrl_text.api.options import api_name, is_api_name
+
+    if is_api_name(name):
+        api_name(name)
+        return name
+    return str(_model(context, name))
 
 
 def _store(context: typer.Context, url: Any) -> Any:
@@ -105,4 +116,5 @@ def _store(context: typer.Context, url: Any) -> Any:
     return url
 
 
-table, table_or_folder, model, store = each(_table), each(_table_or_folder), each(_model), each(_store)
+table, table_or_folder, store = each(_table), each(_table_or_folder), each(_store)
+model, any_model = each(_model), each(_any_model)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from mrl_text.api.cache import ApiCache
 from mrl_text.choices import EngineName
-from mrl_text.encoding.job import Job, Segment
-from mrl_text.encoding.shards import encode_shards, load_encoder, open_reader, prepare
+from mrl_text.encoding.job import Job, Reader, Segment
+from mrl_text.encoding.shards import Encoder, encode_shards, load_encoder, open_reader, prepare
 
 if TYPE_CHECKING:
-    from mrl_text.encoder import MatryoshkaEncoder
     from mrl_text.encoding.ray_engine import RayEngine
 
 
@@ -36,7 +36,19 @@ class LocalEngine:
 
     def __init__(self, shards: Sequence[Sequence[Segment]]) -> None:
         self._shards = shards
-        self._encoder: MatryoshkaEncoder | None = None
+        self._encoder: Encoder | None = None
+
+    def announce(self, job: Job, numbers: Sequence[int]) -> None:
+        """Say what the texts of these shards cost, of a model behind an API; the files are read for it once more.
+
+        Raises:
+            ValueError: more tokens than the job's API may be sent, or no key for it.
+        """
+        encoder = self._loaded(job)
+        if isinstance(encoder, ApiCache):
+            reader = Reader(job.sources)
+            rows = (row for number in numbers for _, row in reader.read(self._shards[number]))
+            encoder.announce(row.text for row in rows if row.problem is None)
 
     def prepare(self, job: Job) -> Job:
         """Settle what takes the model; see :func:`mrl_text.encoding.shards.prepare`."""
@@ -47,9 +59,11 @@ class LocalEngine:
         encoder = self._loaded(job)
         reader = open_reader(job, encoder)
         rows = ((number, reader.read(self._shards[number])) for number in numbers)
-        return encode_shards(encoder, rows, job)
+        yield from encode_shards(encoder, rows, job)
+        if isinstance(encoder, ApiCache):
+            encoder.report()
 
-    def _loaded(self, job: Job) -> MatryoshkaEncoder:
+    def _loaded(self, job: Job) -> Encoder:
         if self._encoder is None:
             self._encoder = load_encoder(job)
         return self._encoder

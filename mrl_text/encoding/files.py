@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 
+from mrl_text.api.options import ApiOptions
 from mrl_text.choices import AutoBackend, AutoDtype, EncodedFormat, EngineName, OnError, OnLong
 from mrl_text.codes import CODEC_FILE
 from mrl_text.encoding.completion import PROBLEMS, finish, lost_files
-from mrl_text.encoding.engines import check_engine, open_engine
+from mrl_text.encoding.engines import LocalEngine, check_engine, open_engine
 from mrl_text.encoding.folder import MANIFEST, SHARDS, EncodedFolder, readable
 from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
 from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
 from mrl_text.files import check_writable, hold, write_atomically
 from mrl_text.loading import check_computing
-from mrl_text.models import find_model
+from mrl_text.models import find_any_model
 from mrl_text.progress import progress_bar
 from mrl_text.suggest import check_choice
 from mrl_text.tables.corpus import open_corpus
@@ -70,6 +71,7 @@ def encode_files(
     token_budget: int | None = None,
     engine: EngineName = "local",
     trust_remote_code: bool = False,
+    api: ApiOptions | None = None,
     done: Mapping[Path, int] | None = None,
     progress: bool = False,
 ) -> EncodeReport:
@@ -81,7 +83,8 @@ def encode_files(
     Args:
         inputs: see :func:`mrl_text.tables.open_table`.
         output: folder; one that was begun with the same inputs and options is continued.
-        model: folder, hub id or packaged model.
+        model: folder, hub id or packaged model; or ``openai:NAME``, a model behind an OpenAI-compatible API, whose
+            vectors come through the cache that all commands share. What is about computing is not for it.
         dims: sizes; None takes the model's full width.
         precisions: of each size. int8 and uint8 take their ranges from the first 4,096 texts, see ``ranges`` in the
             manifest; the codec of int4 and int2, ``codec.json``, is that of the model or is fitted to these texts.
@@ -101,6 +104,7 @@ def encode_files(
         token_budget: tokens per batch; None takes what suits the device.
         engine: ``local``, or ``ray`` for a cluster (:mod:`mrl_text.encoding.ray_engine`).
         trust_remote_code: allow code that comes with the model to run.
+        api: for ``openai:NAME``, where that is and how it is asked; None takes what the environment says.
         done: files that were encoded before (absolute), in that order, and how many of their rows: these are not read
             again, count towards ``limit``, and rows without an id are called as if all had been encoded together.
         progress: show a progress bar on stderr.
@@ -108,9 +112,9 @@ def encode_files(
     Raises:
         FileNotFoundError: a file or the model is not there.
         ValueError: files that cannot be read; impossible options; a folder begun with others, or being written to by
-            another process; a row that the policies do not allow.
+            another process; a row that the policies do not allow; what an API refuses.
         ModuleNotFoundError: ``ray`` is not installed.
-        ConnectionError: no cluster answers at ``RAY_ADDRESS``.
+        ConnectionError: no cluster answers at ``RAY_ADDRESS``, or the API does not.
     """
     started = time.monotonic()
     _check_options(dims, precisions, shard_rows=shard_rows, limit=limit, token_budget=token_budget)
@@ -126,24 +130,35 @@ def encode_files(
         raise ValueError("an input file is named twice" if sources else "no input file was named")
     if clash := [name for name in extra if name == "id" or name.startswith("embedding_")]:
         raise ValueError(f"keep names {clash[0]!r}, a column that the output has of its own")
-    found = find_model(model, trust_remote_code=trust_remote_code)
+    found = find_any_model(model, trust_remote_code=trust_remote_code, api=api)
+    if found.api is not None:
+        defaults: dict[str, tuple[Any, Any]] = {
+            "backend": (backend, "torch"),
+            "dtype": (dtype, "auto"),
+            "engine": (engine, "local"),
+        }
+        defaults |= {"device": (device, None), "token_budget": (token_budget, None)}
+        for name, (value, default) in defaults.items():
+            if value != default:
+                raise ValueError(f"{name} {value} is for models that are computed here, not for {model}: leave it out")
     if engine == "local":  # a cluster's workers have devices, and packages, of their own
         check_computing(backend, dtype, device)
     job = Job(
         sources=sources,
-        model=str(Path(found.path).absolute()) if found.is_local else found.path,  # workers may be elsewhere
+        model=str(Path(found.path).absolute()) if found.is_local else found.reference,  # workers may be elsewhere
         dims=check_dims(dims) if dims else (),
         precisions=tuple(dict.fromkeys(precisions)),
         keep=tuple(dict.fromkeys(keep)),
         types=column_types(sources, extra),
         on_error=on_error,
         on_long=on_long,
-        backend=backend,
+        backend=backend if found.api is None else "api",
         dtype=dtype,
         device=device,
         token_budget=token_budget,
         threads=torch.get_num_threads(),
         trust_remote_code=trust_remote_code,
+        api=found.api,
         done=dict(done or {}),
     )
     folder = Path(output).expanduser()
@@ -198,6 +213,9 @@ class _Run:
             leftover.unlink()
         todo = [number for number in range(len(self.shards)) if not self._file(number).exists()]
         engine = open_engine(self.engine, self.shards)
+        if job.api is not None and todo:
+            assert isinstance(engine, LocalEngine)
+            engine.announce(job, todo)
         if manifest is None:
             job = engine.prepare(job)
             manifest = describe(job, bound)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mrl_text.api.options import ApiOptions
 from mrl_text.choices import AutoBackend, OnError, OnLong
 from mrl_text.codes import Codec
 from mrl_text.tables.corpus import CorpusFile, Text, id_prefixes
@@ -48,12 +49,13 @@ class Job:
     types: dict[str, pa.DataType]  # Arrow types of the kept columns but ``text``
     on_error: OnError  # what to do with rows without text
     on_long: OnLong  # what to do with texts longer than the model reads
-    backend: AutoBackend  # what computes the model
+    backend: AutoBackend | Literal["api"]  # what computes the model
     dtype: str  # what in
     device: str | None  # None is the best there is
     token_budget: int | None  # tokens per batch; None takes what suits the device
     threads: int  # of the processor; another number may change the last bits
     trust_remote_code: bool = False  # allow code that comes with the model to run
+    api: ApiOptions | None = None  # where the model is behind one
     width: int = 0  # of the model; 0 before it was looked at
     ranges: dict[int, np.ndarray] = field(default_factory=dict)  # per size (2, dim), where a precision needs them
     codec: Codec | None = None  # likewise

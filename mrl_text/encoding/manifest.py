@@ -25,6 +25,7 @@ def binding(job: Job, found: ModelSource, *, shard_rows: int, limit: int | None,
     """All that the result depends on and that is known before the model is loaded."""
     return {
         "model": found.reference,
+        **({"base_url": found.api.base_url} if found.api else {}),  # before the revision, which depends on it
         "revision": found.revision,
         "dims": list(job.dims),
         "precisions": list(job.precisions),

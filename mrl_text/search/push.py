@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from tqdm import tqdm
 
+from mrl_text.api.options import is_api_name
 from mrl_text.choices import OnDuplicate
 from mrl_text.files import write_atomically
 from mrl_text.models import find_model, peek_width
@@ -250,8 +251,10 @@ def _sizes(dims: Sequence[int] | None, source: PushSource) -> tuple[int, ...]:
 
 def _trained(model: str | None) -> tuple[int, ...]:
     """Sizes that a model on this machine was trained for; none where that is its width alone."""
+    if model is None or is_api_name(model):
+        return ()
     try:
-        trained = find_model(model).matryoshka_dims if model else ()
+        trained = find_model(model).matryoshka_dims
     except FileNotFoundError:
         return ()
     return trained if len(trained) > 1 else ()
