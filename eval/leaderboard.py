@@ -64,9 +64,9 @@ def load_results(folders: Sequence[str | Path], *, all_tasks: bool = False) -> R
 def _refuse_twice(table: pd.DataFrame, repeated: pd.Series[bool]) -> None:
     if not repeated.any():
         return
-    row = table[repeated].iloc[0]
-    same = (table[KEY_COLUMNS].astype(str) == row[KEY_COLUMNS].astype(str)).all(axis=1)
-    places = " and ".join(dict.fromkeys(table[same]["folder"]))
+    keys = table[KEY_COLUMNS].astype(str)
+    row = keys[repeated].iloc[0]
+    places = " and ".join(dict.fromkeys(table[(keys == row).all(axis=1)]["folder"]))
     what = f"{row['task']} of {row['model']} at {row['dim']} x {row['precision']}"
     more = f", and {int(repeated.sum()) - 1} more" if repeated.sum() > 1 else ""
     raise ValueError(f"{what} comes twice, in {places}{more}: give each result once")

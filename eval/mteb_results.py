@@ -46,7 +46,9 @@ def read_mteb_results(folder: Path) -> pd.DataFrame:
         for row in _rows(file, _where(meta, model))
     ]
     if not rows:
-        raise ValueError(f"{folder} has no result of a task beside its {META}: expected files such as STSBenchmark.json")
+        raise ValueError(
+            f"{folder} has no result of a task beside its {META}: expected files such as STSBenchmark.json"
+        )
     return pd.DataFrame(rows)
 
 

@@ -33,7 +33,11 @@ class Pairs:
 
     def packed(self) -> dict[str, Any]:
         """For JSON: the bounds as little-endian 16-bit numbers in base64."""
-        return {"cells": self.cells, "n": self.n, "bounds": base64.b64encode(self.bounds.astype("<i2").tobytes()).decode()}
+        return {
+            "cells": self.cells,
+            "n": self.n,
+            "bounds": base64.b64encode(self.bounds.astype("<i2").tobytes()).decode(),
+        }
 
 
 def paired(estimates: Mapping[str, Estimate]) -> list[Pairs]:

@@ -174,7 +174,9 @@ def _share(as_number: Callable[[object], float], highest: float, value: object) 
 
 def _source(value: object) -> str:
     if not _SOURCE.fullmatch(found := text(value).strip()):
-        raise ValueError(f"is {shown(value)}: it is the address of the page or paper, such as https://arxiv.org/abs/...")
+        raise ValueError(
+            f"is {shown(value)}: it is the address of the page or paper, such as https://arxiv.org/abs/..."
+        )
     return found
 
 

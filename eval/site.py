@@ -100,9 +100,7 @@ def write_site(
     return written
 
 
-def render_site(
-    results: Results | None, figures: Sequence[Figure], *, title: str = "", largest: int = LARGEST
-) -> str:
+def render_site(results: Results | None, figures: Sequence[Figure], *, title: str = "", largest: int = LARGEST) -> str:
     """The page as text; ``largest`` is how many bytes it may have. Errors as :func:`write_site`."""
     sets = task_sets(results, figures)
     found = list(entries(results, figures, sets))
@@ -136,7 +134,13 @@ def _data(results: Results | None, found: Sequence[Entry], sets: Sequence[TaskSe
         row = [place[name], places[one.task_set.id], *values, one.values["n"], list(one.missing)]
         rows.append([*row, list(one.sources), one.note])
     shown = [vars(one) | {"tasks": list(one.tasks)} for one in sets]
-    return {"confidence": CONFIDENCE, "sets": shown, "lines": [*lines.values()], "cells": [*cells.values()], "rows": rows}
+    return {
+        "confidence": CONFIDENCE,
+        "sets": shown,
+        "lines": [*lines.values()],
+        "cells": [*cells.values()],
+        "rows": rows,
+    }
 
 
 def line_id(owner: Line | str) -> str:
@@ -204,13 +208,13 @@ def _pairs(
 
 
 def _lead(found: Sequence[Entry]) -> str:
-    measured = {line_id(one.owner): one for one in found if isinstance(one.owner, Line) and one.owner.role == "model"}
+    measured = {one.owner for one in found if isinstance(one.owner, Line) and one.owner.role == "model"}
     published = {one.owner for one in found if isinstance(one.owner, str)}
-    cells = len({cell_id(one) for one in found})
+    cells = {cell_id(one) for one in found}
     return (
-        f"What text embeddings keep when they are cut to fewer numbers and fewer bits: {len(measured)} models measured "
-        f"here and {len(published)} with published figures, {cells} sizes and precisions. Scores compare within one set of "
-        "tasks only, so that one set is shown at a time."
+        "What text embeddings keep when they are cut to fewer numbers and fewer bits. Models measured here: "
+        f"{len(measured)}; with published figures: {len(published)}; cells, each a size and precision of a model: "
+        f"{len(cells)}. Scores compare within one set of tasks only, so one set is shown at a time."
     )
 
 
@@ -221,7 +225,7 @@ def _table(found: Sequence[Entry], sets: Sequence[TaskSet]) -> str:
         own = sorted((entry for entry in found if entry.task_set == one), key=_order)
         if own:
             heading = f"{one.name}: {', '.join(one.tasks)}" if one.kind == "mean" else one.name
-            head = f'<tr><th colspan="7" scope="rowgroup">{html.escape(heading)}</th></tr>'
+            head = f'<tr><th colspan="6" scope="rowgroup">{html.escape(heading)}</th></tr>'
             bodies.append(f"<tbody>{head}{''.join(map(_row, own))}</tbody>")
     return "\n".join(bodies)
 
@@ -236,16 +240,15 @@ def _row(entry: Entry) -> str:
         label, origin = entry.owner.rpartition("/")[2], PUBLISHED
         links = [f'<a href="{html.escape(source)}">{html.escape(_host(source))}</a>' for source in entry.sources]
     else:
-        label, origin = entry.owner.label, MEASURED
+        label, origin = entry.owner.label, MEASURED + (", control" if entry.owner.role == "control" else "")
         links = [f'<a href="{_href(entry.owner)}">table</a>']
     lacking = f"lacks {', '.join(entry.missing)}" if entry.missing else ""
     cells = [
-        f'<th scope="row">{html.escape(label)}</th>',
+        f'<th scope="row">{html.escape(label)}<br>{origin}</th>',
         f"<td>{entry.cell.bytes:,}</td>",
         f"<td>{html.escape(_stored(entry))}</td>",
         f"<td>{html.escape(lacking or shown(values['retention'], values['retention_low'], values['retention_high']))}</td>",
         f"<td>{html.escape(shown(values['score'], values['low'], values['high']))}</td>",
-        f"<td>{origin}</td>",
         f"<td>{' '.join(links)}</td>",
     ]
     return f"<tr>{''.join(cells)}</tr>"
