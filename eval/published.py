@@ -196,7 +196,8 @@ def _at_odds(figures: Sequence[Figure]) -> Iterator[str]:
         other = sets.setdefault(figure.task, figure)
         for name in ("tasks", "type", "metric"):
             if (mine := getattr(figure, name)) != (theirs := getattr(other, name)):
-                yield f"{figure.task} has {name} {theirs} in {other.place} and {mine} in {figure.place}: they are two sets"
+                places = f"{theirs} in {other.place} and {mine} in {figure.place}"
+                yield f"{figure.task} has {name} {places}: they are two sets"
         if (other := widths.setdefault(figure.model, figure)).width != figure.width:
             yield f"{figure.model} has width {other.width} in {other.place} and {figure.width} in {figure.place}"
     for figure, share in zip(figures, kept(figures, stated=False), strict=True):

@@ -243,11 +243,12 @@ def _row(entry: Entry) -> str:
         label, origin = entry.owner.label, MEASURED + (", control" if entry.owner.role == "control" else "")
         links = [f'<a href="{_href(entry.owner)}">table</a>']
     lacking = f"lacks {', '.join(entry.missing)}" if entry.missing else ""
+    share = shown(values["retention"], values["retention_low"], values["retention_high"])
     cells = [
         f'<th scope="row">{html.escape(label)}<br>{origin}</th>',
         f"<td>{entry.cell.bytes:,}</td>",
         f"<td>{html.escape(_stored(entry))}</td>",
-        f"<td>{html.escape(lacking or shown(values['retention'], values['retention_low'], values['retention_high']))}</td>",
+        f"<td>{html.escape(lacking or share)}</td>",
         f"<td>{html.escape(shown(values['score'], values['low'], values['high']))}</td>",
         f"<td>{' '.join(links)}</td>",
     ]

@@ -146,10 +146,8 @@ def _measured(results: Results, task_set: TaskSet) -> Iterator[Entry]:
 def _published(figures: Sequence[Figure], task_set: TaskSet) -> Iterator[Entry]:
     grouped: dict[tuple[str, str, Cell], dict[str, tuple[Figure, float | None]]] = {}
     for one, share in zip(figures, kept(figures), strict=True):
-        wanted = (
-            one.tasks == 1 and one.task in task_set.tasks or task_set.kind == "published" and one.task == task_set.name
-        )
-        if wanted:
+        single = one.tasks == 1 and one.task in task_set.tasks
+        if single or (task_set.kind == "published" and one.task == task_set.name):
             grouped.setdefault((one.model, one.stated, one.cell), {})[one.task] = one, share
     for (model, stated, cell), found in grouped.items():
         own = [one for one, _ in found.values()]

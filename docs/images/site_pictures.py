@@ -29,7 +29,7 @@ def main(site: Path, folder: Path) -> None:
             size = {"width": width, "height": height, "deviceScaleFactor": 2 if mobile else 1, "mobile": mobile}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             driver.get((site / "index.html").resolve().as_uri())
-            for place in (1, 4):  # two rows to compare
+            for place in (0, 1):  # two rows to compare
                 driver.execute_script("document.querySelectorAll('#board tbody button')[arguments[0]].click()", place)
             start = "versus" if mobile else "controls"  # a phone shows the comparison and the table
             driver.execute_script("document.getElementById(arguments[0]).closest('section').scrollIntoView()", start)

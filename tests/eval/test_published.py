@@ -55,7 +55,7 @@ def test_what_is_wrong_is_named_with_its_line(row: str, says: str, tmp_path: Pat
 
 
 def test_columns_and_scale_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="it needs .*source.*: add source"):
+    with pytest.raises(ValueError, match=r"it needs .*source.*: add source"):
         read_published([table(tmp_path / "a.csv", FULL.rpartition(",")[0], header=HEADER.rpartition(",")[0])])
     with pytest.raises(ValueError, match="the column 'url', which means nothing here"):
         read_published([table(tmp_path / "b.csv", f"{FULL},x", header=f"{HEADER},url")])

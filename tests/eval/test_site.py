@@ -401,7 +401,8 @@ class Site:
         )
 
     def rows(self) -> list[list[str]]:
-        script = "[...document.querySelectorAll('#board tbody tr')].map((row) => [...row.cells].map((cell) => cell.innerText))"
+        rows = "[...document.querySelectorAll('#board tbody tr')]"
+        script = f"{rows}.map((row) => [...row.cells].map((cell) => cell.innerText))"
         return [[" ".join(cell.split()) for cell in row] for row in self.js(script)]
 
     def compare(self, *keys: str) -> str:
