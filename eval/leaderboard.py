@@ -64,7 +64,7 @@ def load_results(folders: Sequence[str | Path], *, all_tasks: bool = False) -> R
 def _refuse_twice(table: pd.DataFrame, repeated: pd.Series[bool]) -> None:
     if not repeated.any():
         return
-    keys = table[KEY_COLUMNS].astype(str)
+    keys = table[KEY_COLUMNS].astype(str).fillna("")  # what is missing is equal, too
     row = keys[repeated].iloc[0]
     places = " and ".join(dict.fromkeys(table[(keys == row).all(axis=1)]["folder"]))
     what = f"{row['task']} of {row['model']} at {row['dim']} x {row['precision']}"

@@ -122,7 +122,8 @@ def _read(file: Path) -> Iterator[Figure]:
         def converted(value: object) -> tuple[T | None]:
             return (None,) if blank and str(value).strip() == "" else (convert(value),)
 
-        return [one for (one,) in checked(columns, name, converted, problems, (None,) if blank else None)]
+        nothing: tuple[T | None] = (None,)
+        return [one for (one,) in checked(columns, name, converted, problems, nothing if blank else None)]
 
     whole = functools.partial(size_of, as_number)
     found = {

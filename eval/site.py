@@ -147,7 +147,7 @@ def line_id(owner: Line | str) -> str:
     """The name of a line in links: the same in every build."""
     if isinstance(owner, str):
         return f"published:{owner}"
-    notes = [owner.method if owner.method != "truncation" else "base" if owner.role == "control" else ""]
+    notes: list[str] = [owner.method if owner.method != "truncation" else "base" if owner.role == "control" else ""]
     notes += [owner.dtype if owner.dtype != "float32" else "", owner.depth]
     return "".join([f"{owner.model}@{owner.revision[:8]}", *(f",{note}" for note in notes if note)])
 
