@@ -18,6 +18,7 @@ from rich.table import Table
 from mrl_text.files import write_atomically
 from mrl_text.markdown import table as markdown_table
 
+from .mteb_results import has_results, read_mteb_results
 from .reference import read_references
 from .report import KEEP, render_html, summarize
 from .results import CELL_COLUMNS, KEY_COLUMNS, TABLE, Results, numbers, with_new_columns
@@ -35,20 +36,40 @@ _USUAL = {"disk": 0, "comparison": "asymmetric", "rescore": 0}
 """Columns that people are shown only where something else is in them."""
 
 
-def load_results(folders: Sequence[str | Path]) -> Results:
-    """The results of sweeps, together; what several folders hold is taken from the first.
+def load_results(folders: Sequence[str | Path], *, all_tasks: bool = False) -> Results:
+    """The results of sweeps, or of mteb, together; what several folders hold is taken from the first.
 
-    Only tasks that every model has been evaluated on are kept: means over different tasks do not compare.
+    Args:
+        folders: what ``mrl-text eval`` wrote, or folders in mteb's layout.
+        all_tasks: keep tasks that only some models have been evaluated on, and take nothing twice. Otherwise only
+            what every model has is kept: means over different tasks do not compare.
 
     Raises:
         FileNotFoundError: a folder has no results.
-        ValueError: no folder, a damaged table, or no task that all models share.
+        ValueError: no folder, a damaged table or file, no task that all models share; with ``all_tasks`` a result that
+            comes twice.
     """
     if not folders:
         raise ValueError("no results given: name the output folder of an evaluation")
-    table = pd.concat(map(_read, folders), ignore_index=True)
-    table = table[~table[KEY_COLUMNS].astype(str).duplicated()]
+    tables = [_read(folder).assign(folder=str(folder)) for folder in folders]
+    table = pd.concat(tables, ignore_index=True)
+    repeated = table[KEY_COLUMNS].astype(str).duplicated()
+    if all_tasks:
+        _refuse_twice(table, repeated)
+        return _of(table.drop(columns="folder"), list(dict.fromkeys(table["task"])), folders)
+    table = table[~repeated].drop(columns="folder")
     return _of(table, _shared(table), folders)
+
+
+def _refuse_twice(table: pd.DataFrame, repeated: pd.Series[bool]) -> None:
+    if not repeated.any():
+        return
+    keys = table[KEY_COLUMNS].astype(str).fillna("")  # what is missing is equal, too
+    row = keys[repeated].iloc[0]
+    places = " and ".join(dict.fromkeys(table[(keys == row).all(axis=1)]["folder"]))
+    what = f"{row['task']} of {row['model']} at {row['dim']} x {row['precision']}"
+    more = f", and {int(repeated.sum()) - 1} more" if repeated.sum() > 1 else ""
+    raise ValueError(f"{what} comes twice, in {places}{more}: give each result once")
 
 
 def with_earlier(result: SweepResult) -> Results:
@@ -75,6 +96,8 @@ def with_earlier(result: SweepResult) -> Results:
 
 def _read(folder: str | Path) -> pd.DataFrame:
     file = Path(folder) / f"{TABLE}.parquet"
+    if not file.is_file() and has_results(Path(folder)):
+        return with_new_columns(read_mteb_results(Path(folder)))
     if not file.is_file():
         raise FileNotFoundError(f"no results in {folder}: expected {file}, which mrl-text eval writes")
     try:

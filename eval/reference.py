@@ -87,7 +87,7 @@ def _parse(file: Path) -> _Published:
     as_number = functools.partial(number, typed=columns.table.typed)
     scores = checked(columns, name, functools.partial(_score, as_number, _SCALES[name]), problems)
     told = "dim" in columns.names
-    dims = checked(columns, "dim", functools.partial(_dim, as_number), problems) if told else None
+    dims = checked(columns, "dim", functools.partial(size_of, as_number), problems) if told else None
     problems.raise_if_any()
     return _Published(file, models, dims, tasks, scores)
 
@@ -119,7 +119,8 @@ def _score(as_number: Callable[[object], float], scale: int, value: object) -> f
     return score / scale
 
 
-def _dim(as_number: Callable[[object], float], value: object) -> int:
+def size_of(as_number: Callable[[object], float], value: object) -> int:
+    """A whole number of at least 1; ``as_number`` reads a cell. Another value raises ``ValueError``."""
     if (dim := as_number(value)) < 1 or dim != int(dim):
         raise ValueError(f"is {shown(value)}, not a whole number of at least 1")
     return int(dim)

@@ -75,12 +75,32 @@ def write_html(data: Mapping[str, Any], file: Path) -> Path:
 
 def render_html(data: Mapping[str, Any]) -> str:
     """The page that :func:`write_html` writes, as text; errors as there."""
-    template = files("mrl_text.eval").joinpath("report.html").read_text(encoding="utf-8")
-    text = json.dumps(_plain(data), allow_nan=False, separators=(",", ":"))
-    # without < nothing in a script element can end it
-    parts = {"title": html.escape(str(data["title"])), "data": text.replace("<", "\\u003c")}
+    return fill_page("report.html", title=html.escape(str(data["title"])), data=json_for_page(data))
+
+
+def fill_page(template: str, **parts: str) -> str:
+    """A page of this package with its placeholders filled, and with the style and helpers that all pages share.
+
+    Args:
+        template: file name of the page, with placeholders such as ``{{title}}``.
+        parts: name of a placeholder -> what stands there, as HTML.
+    """
+    folder = files("mrl_text.eval")
+    shared = {"style": "page.css", "helpers": "page.js"}
+    parts |= {name: folder.joinpath(file).read_text(encoding="utf-8").rstrip() for name, file in shared.items()}
     # in one pass, so that a title or a label that looks like a placeholder stays as it is
-    return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template)
+    names = "|".join(map(re.escape, parts))
+    page = folder.joinpath(template).read_text(encoding="utf-8")
+    return re.sub(rf"\{{\{{({names})\}}\}}", lambda match: parts[match[1]], page)
+
+
+def json_for_page(data: Mapping[str, Any]) -> str:
+    """Data as JSON that nothing in a script element can end; a number that is not finite becomes null.
+
+    Raises:
+        TypeError: ``data`` holds something that JSON has no form for.
+    """
+    return json.dumps(_plain(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _plain(value: Any) -> Any:

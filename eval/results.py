@@ -128,13 +128,13 @@ class Results:
     def only(self, lines: Iterable[Line]) -> Results:
         """The scores of these lines alone."""
         chosen = set(lines)
-        mask = [_line(row) in chosen for row in self.scores[LINE_COLUMNS].itertuples(index=False, name=None)]
+        mask = [line_of(row) in chosen for row in self.scores[LINE_COLUMNS].itertuples(index=False, name=None)]
         return Results(self.scores[mask].reset_index(drop=True), self.folders)
 
     @cached_property
     def lines(self) -> list[Line]:
         """Every line, in the order of the table."""
-        return [_line(row) for row in self.scores[LINE_COLUMNS].drop_duplicates().itertuples(index=False, name=None)]
+        return [line_of(row) for row in self.scores[LINE_COLUMNS].drop_duplicates().itertuples(index=False, name=None)]
 
     @cached_property
     def labels(self) -> dict[Line, str]:
@@ -305,7 +305,7 @@ class Results:
         rows = self.scores[[*LINE_COLUMNS, *CELL_COLUMNS]].drop_duplicates()
         cells: dict[Line, list[Cell]] = defaultdict(list)
         for row in rows.to_dict("records"):
-            cells[_line(row[column] for column in LINE_COLUMNS)].append(_cell(row))
+            cells[line_of(row[column] for column in LINE_COLUMNS)].append(_cell(row))
         for own in cells.values():
             own.sort(key=lambda cell: cell.place)
         return dict(cells)
@@ -364,13 +364,14 @@ def with_new_columns(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**lacking).astype({"layers": "Int64", "rescore": "int64"})
 
 
-def _line(row: Iterable[Any]) -> Line:
+def line_of(row: Iterable[Any]) -> Line:
+    """The line of a row of the table, of its :data:`LINE_COLUMNS`."""
     model, revision, role, method, dtype, layers = row
     return Line(model, revision, role, method, dtype, None if pd.isna(layers) else int(layers))
 
 
 def _variant(row: Any) -> Variant:
-    line = _line(row[column] for column in LINE_COLUMNS)
+    line = line_of(row[column] for column in LINE_COLUMNS)
     return Variant(line, _cell(row), None if pd.isna(row["seed"]) else int(row["seed"]))
 
 

@@ -98,8 +98,8 @@ class Estimate:
         """
         if self.replicates is None:
             return None
-        tail = stats.norm.cdf(stats.t.ppf((1 - confidence) / 2, self._dof))
-        low, high = np.quantile(self.replicates, (tail, 1 - tail))
+        share = tail(self._dof, confidence)
+        low, high = np.quantile(self.replicates, (share, 1 - share))
         return Interval(self.value, float(low), float(high), self.n)
 
     def sureness(self, threshold: float) -> float | None:
@@ -136,6 +136,11 @@ class Estimate:
         if not np.isfinite(replicates).all():  # the other is zero in some of them
             return Estimate(value, None, math.inf, 0)
         return Estimate(value, replicates, min(self.dof, other.dof), min(self.n, other.n), self.draws | other.draws)
+
+
+def tail(dof: float, confidence: float = CONFIDENCE) -> float:
+    """Share of replicates below an interval of this confidence, with ``dof`` degrees of freedom behind their spread."""
+    return float(stats.norm.cdf(stats.t.ppf((1 - confidence) / 2, dof)))
 
 
 def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:

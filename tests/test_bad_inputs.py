@@ -139,6 +139,9 @@ def _tables(folder: Path) -> None:
     csv("words-for-scores.csv", "sentence1,sentence2,score", [(*row[:2], "good") for row in rows])
     csv("header.csv", "text,label", [])
     csv("other.csv", "headline,kind", [(row[0], row[2]) for row in rows])
+    figures = (("x", 60, "https://a.org"), (8, 60, "a card"), (8, 400, "https://a.org"))
+    wrong: list[tuple[object, ...]] = [("a/b", 32, dim, "T", "STS", "pearson", *rest) for dim, *rest in figures]
+    csv("figures.csv", "model,width,dim,task,type,metric,main_score_x100,source", wrong)
     csv("semicolon.csv", "text;label", [(row[0], row[2]) for row in rows], ";")
     (folder / "latin.csv").write_bytes("text,label\ncafé,1\n".encode("latin-1"))
     (folder / "texts.txt").write_text("\n".join(row[0] for row in rows))

@@ -167,17 +167,42 @@ def evaluate(
 def leaderboard(
     context: typer.Context,
     results: Annotated[
-        list[Path],
-        Argument(help="Output folders of mrl-text eval.", callback=inputs.there("what mrl-text eval writes")),
-    ],
+        list[Path] | None,
+        Argument(
+            help="Output folders of mrl-text eval, or results in mteb's layout.",
+            callback=inputs.there("what mrl-text eval writes"),
+        ),
+    ] = None,
     format_: Annotated[TableFormat, Option("--format", help="What to print.")] = "terminal",
     output: Annotated[Path | None, common.output_option("File to write; .html is the interactive page.")] = None,
     reference: common.References = None,
     keep: common.KeepShare = 0.99,
     engine: common.EngineOption = None,
+    site: Annotated[
+        Path | None, Option(help="Folder for a static site, with published figures beside what was measured.")
+    ] = None,
+    published: Annotated[
+        list[Path] | None,
+        Option(
+            help="With --site or --check: tables of published figures; default: those of the package.",
+            callback=inputs.there("a table of published figures, or a folder of them"),
+        ),
+    ] = None,
+    check: Annotated[bool, Option("--check", help="Check results and published figures; write nothing.")] = False,
 ) -> None:
-    """One table over models, sizes and precisions, from any number of evaluations."""
+    """One table over models, sizes and precisions, from any number of evaluations; or a site of it."""
     common.check_share(keep)
+    if site is not None or check:
+        if unused := inputs.given(context, "format_", "output", "reference", "keep", "engine"):
+            raise ValueError(f"{unused[0]} is for the table, not for {'--check' if check else '--site'}: leave it out")
+        if site is not None and check:
+            raise ValueError(f"--check writes nothing: leave --site {site} out, or --check")
+        _site(results or [], published, site)
+        return
+    if published:
+        raise ValueError("--published is for --site: give --site DIR too, or leave --published out")
+    if not results:
+        raise ValueError("Missing results: name output folders of mrl-text eval, or see mrl-text leaderboard --help")
     from mrl_text.eval.engines import find_engine
     from mrl_text.eval.leaderboard import load_results, write_leaderboard
 
@@ -187,6 +212,26 @@ def leaderboard(
     own = find_engine(engine) if engine else None
     text = write_leaderboard(load_results(results), kind, output, keep=keep, references=reference or (), engine=own)
     typer.echo(text, nl=False)
+
+
+def _site(results: list[Path], published: list[Path] | None, folder: Path | None) -> None:
+    """Check what a site is made of, and write it where there is a folder for it."""
+    if folder is not None and folder.is_file():
+        raise ValueError(f"--site {folder}: that is a file, and a site is a folder")
+    from mrl_text.eval.published import packaged, read_published
+    from mrl_text.eval.site import read_sources, write_site
+
+    tables = published or [packaged()]
+    read_published(tables)  # within a second: results take longer
+    measured, figures = read_sources(results, tables)
+    if folder is not None:
+        typer.echo("\n".join(map(str, write_site(folder, measured, figures))))
+        return
+    models = {figure.model for figure in figures}
+    typer.echo(f"published: {len(figures)} figures of {len(models)} models are in order")
+    if measured is not None:
+        lines = [line for line in measured.lines if line.role == "model"]
+        typer.echo(f"measured: {len(measured.scores)} results of {len(lines)} models are in order")
 
 
 def mirror(

@@ -48,7 +48,8 @@ def test_the_wheel_holds_every_part_and_the_recipes(installed: Path, tmp_path: P
     shipped = sorted(file.stem for file in (ROOT / "recipes").glob("*.yaml"))
     assert [line.split()[0] for line in listing.splitlines()] == shipped
     assert (installed / "mrl_text" / "py.typed").exists()
-    assert (installed / "mrl_text" / "eval" / "report.html").exists()
+    for name in ("report.html", "site.html", "page.css", "page.js", "published/nomic-embed-text-v1.5.csv"):
+        assert (installed / "mrl_text" / "eval" / name).exists()
 
 
 def test_the_wheel_encodes_outside_the_checkout(installed: Path, tmp_path: Path, tiny_bert: Path) -> None:
