@@ -179,6 +179,8 @@ def test_a_page_says_all_that_is_needed(name) -> None:
     )
     assert len(page.printed) == len(SEARCHES.get(name, "ab"))
     assert max(map(len, page.code.splitlines())) <= 120
+    lines = [line for line in page.blocks("python")[0].splitlines() if line and not line.startswith(("import", "from"))]
+    assert 10 <= len(lines) <= 30, "as the index says"
     for text in page.files.values():
         json.loads(text)
 
