@@ -63,9 +63,9 @@ def main() -> int:
         page = Page.read(name)
         with tempfile.TemporaryDirectory() as folder:
             found = run(page, Path(folder), pip_flags)
-        if found != page.printed:
-            failed.append(name)
-        logger.info("%s: %s", name, "as the page shows" if name not in failed else f"printed {found}")
+            if found != page.printed:
+                failed.append(name)
+            logger.info("%s: %s", name, "as the page shows" if name not in failed else f"printed {found}")
     return bool(failed)
 
 
