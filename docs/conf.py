@@ -17,7 +17,7 @@ release = __version__
 root_doc = "docs/index"
 include_patterns = ["docs/**", "README.md", "recipes/README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 exclude_patterns = ["docs/images"]
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 suppress_warnings = ["misc.highlighting_failure"]  # $1 of PostgreSQL
 
 myst_enable_extensions = ["deflist"]

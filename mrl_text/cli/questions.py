@@ -48,7 +48,8 @@ def what_to_measure(models: list[str]) -> Measure:
             measure = Measure(benchmark=_ALL)
         case _:
             measure = Measure(tasks=answer)
-    given = {"--tasks": measure.tasks, "--benchmark": measure.benchmark, "--data": (measure.data or [None])[0]}
-    options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    given = [("--tasks", measure.tasks), ("--benchmark", measure.benchmark)]
+    given += [("--data", str(path)) for path in measure.data or ()]
+    options = [word for name, value in given if value is not None for word in (name, value)]
     typer.echo(f"Without a question: {shlex.join(['mrl-text', 'eval', *models, *options])}", err=True)
     return measure

@@ -7,6 +7,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.docs.pages import blocks
+
 FOLDER = Path(__file__).parents[2] / "docs" / "stacks"
 CORPUS = FOLDER / "corpus.jsonl"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.md") if file.stem != "README")
@@ -28,7 +30,7 @@ class Page:
 
     def blocks(self, language: str) -> list[str]:
         """Its blocks in a language, in order."""
-        return re.findall(rf"^```{language}\n(.*?)^```$", self.text, re.MULTILINE | re.DOTALL)
+        return [block.text for block in blocks(FOLDER / f"{self.name}.md", language)]
 
     @property
     def commands(self) -> list[list[str]]:
