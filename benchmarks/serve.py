@@ -10,6 +10,12 @@ least is printed. Offline is the server's own model in the same number format ov
 batches of the same budget of tokens, before and after the server ran; beside it `MatryoshkaEncoder.encode` in batches
 of 32. Server and clients share the processor; the clients' part is printed.
 
+`--rival` is the command of another server that speaks OpenAI's protocol, for the same requests in the same run, such as
+infinity's from an environment of its own (`{port}` is a free port); requests then ask for full width only:
+
+    python benchmarks/serve.py captions.parquet --model FOLDER --rival 'infinity_emb v2 --model-id FOLDER --device cpu
+        --served-model-name served --url-prefix /v1 --port {port}'
+
 `--queue still` measures with a queue whose clock stands still while texts wait, so that requests of one text can
 overtake those of several for ever; `--queue both` measures one after the other.
 """
@@ -21,7 +27,9 @@ import asyncio
 import base64
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,7 +76,9 @@ def main() -> None:
     parser.add_argument("--max-batch-tokens", type=int, default=1536)
     parser.add_argument("--sizes", default=SIZES, help="texts of the requests, each as likely")
     parser.add_argument("--queue", default="fair", choices=["fair", "still", "both"])
+    parser.add_argument("--rival", help="command of another server, with {port} in it; asked at /v1/embeddings")
     parser.add_argument("--server", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.server:
         _serve(arguments)
@@ -85,10 +95,11 @@ def main() -> None:
     vectors, before = _offline(embedder, texts, lengths, arguments.max_batch_tokens)
     plain = _plain(embedder, texts)
     failed = False
-    for queue in ("still", "fair") if arguments.queue == "both" else (arguments.queue,):
-        tally, used = _measure(arguments, queue, embedder, texts, lengths, vectors)
+    queues = ["still", "fair"] if arguments.queue == "both" else [arguments.queue]
+    for side in [*queues, *(["rival"] if arguments.rival else [])]:
+        tally, used = _measure(arguments, side, embedder, texts, lengths, vectors)
         after = _offline(embedder, texts, lengths, arguments.max_batch_tokens)[1]
-        print(f"\nqueue: {queue}")
+        print(f"\n{arguments.rival if side == 'rival' else f'queue: {side}'}")
         _report(tally, arguments, (before + after) / 2, plain, used)
         failed |= bool(tally.errors)
     if failed:
@@ -113,9 +124,10 @@ def _report(tally: Tally, arguments: argparse.Namespace, offline: float, plain: 
     for size in np.unique(sizes):
         own = seconds[sizes == size] * 1e3
         print(f"{size:5} {len(own):10,} {np.median(own):8.0f} {np.percentile(own, 99):8.0f} {own.max():8.0f}")
+    print(f"first answer {used['cold']:.1f} s after the start; the server's memory was {used['mb']:,.0f} MB at most")
     print(
-        f"processor time: clients {used['clients']:.2f} cores, server {used['server']:.2f} cores of {os.cpu_count()};"
-        f" {used['compute']:.0%} of the time in the model"
+        f"processor time: clients {used['clients']:.2f} cores, server {used['server']:.2f} cores of {os.cpu_count()}"
+        + (f"; {used['compute']:.0%} of the time in the model" if "compute" in used else "")
     )
 
 
@@ -163,35 +175,79 @@ def _serve(arguments: argparse.Namespace) -> None:
         from mrl_text.serving.queueing import FairQueue
 
         FairQueue.slowness = float("inf")  # type: ignore[assignment]  # no work moves its clock
-    settings = ServerSettings(port=0, model_name="served", max_batch_tokens=arguments.max_batch_tokens)
-    serve(arguments.model, settings, dtype=arguments.dtype, on_ready=lambda address: print(address, flush=True))
+    settings = ServerSettings(port=arguments.port, model_name="served", max_batch_tokens=arguments.max_batch_tokens)
+    serve(arguments.model, settings, dtype=arguments.dtype)
 
 
 def _measure(
-    arguments: argparse.Namespace, queue: str, embedder: Any, texts: list[str], lengths: np.ndarray, vectors: np.ndarray
+    arguments: argparse.Namespace, side: str, embedder: Any, texts: list[str], lengths: np.ndarray, vectors: np.ndarray
 ) -> tuple[Tally, dict[str, float]]:
     """Start a server, load it, stop it."""
-    options = ["--model", arguments.model, "--dtype", embedder.dtype, "--max-batch-tokens", arguments.max_batch_tokens]
-    command = [sys.executable, __file__, *arguments.data, "--server", "--queue", queue, *options]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
+    import psutil
+
+    port = _free_port()
+    if side == "rival":
+        command = [word.replace("{port}", str(port)) for word in shlex.split(arguments.rival)]
+    else:
+        options = ["--model", arguments.model, "--dtype", embedder.dtype, "--port", port, "--queue", side]
+        options += ["--max-batch-tokens", arguments.max_batch_tokens]
+        command = [str(word) for word in (sys.executable, __file__, *arguments.data, "--server", *options)]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert process.stdout is not None
-        port = int(process.stdout.readline().rpartition(":")[2])
-        requests = _requests(texts, port, [int(size) for size in arguments.sizes.split(",")])
+        _await_answer(port, process)
+        used = {"cold": time.perf_counter() - started}
+        requests = _requests(texts, port, [int(size) for size in arguments.sizes.split(",")], cut=not arguments.rival)
         asyncio.run(_load(requests, vectors, lengths, port, arguments.clients, 1.0))  # unmeasured
-        then, clock, started = _metrics(port), time.process_time(), time.perf_counter()
+        server = psutil.Process(process.pid)
+        then, clock, started = _seconds(server), time.process_time(), time.perf_counter()
+        inside = _metrics(port) if side != "rival" else {}
         tally = asyncio.run(_load(requests, vectors, lengths, port, arguments.clients, arguments.seconds))
-        used = {"clients": time.process_time() - clock}
-        now = _metrics(port)
-        used["server"] = now["process_cpu_seconds_total"] - then["process_cpu_seconds_total"]
-        used["compute"] = now["mrl_text_compute_seconds_total"] - then["mrl_text_compute_seconds_total"]
         wall = time.perf_counter() - started  # the last answers come after the clients' time
-        used = {name: seconds / wall for name, seconds in used.items()}
+        used |= {"clients": (time.process_time() - clock) / wall, "server": (_seconds(server) - then) / wall}
+        used["mb"] = _peak(process.pid) / 1e6
+        if inside:
+            name = "mrl_text_compute_seconds_total"
+            used["compute"] = (_metrics(port)[name] - inside[name]) / wall
     finally:
         process.send_signal(signal.SIGTERM)
-    if status := process.wait(60):
+        status = process.wait(60)
+    if status and side != "rival":
         tally.errors.append(f"the server ended with status {status}")
     return tally, used
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_answer(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Ask for one vector until it comes, for two minutes at most."""
+    import httpx
+
+    end = time.perf_counter() + 120
+    while time.perf_counter() < end and process.poll() is None:
+        try:
+            content = {"input": ["one text"], "model": "served"}
+            if httpx.post(f"http://127.0.0.1:{port}/v1/embeddings", json=content, timeout=30).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.02)
+    raise SystemExit(f"no answer from {' '.join(map(str, process.args))}")  # type: ignore[arg-type]
+
+
+def _seconds(process: Any) -> float:
+    """Processor time of a process and those it has started."""
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(one.user + one.system for one in times))
+
+
+def _peak(process: int) -> int:
+    """The most memory a process has held, bytes (Linux)."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def _metrics(port: int) -> dict[str, float]:
@@ -201,15 +257,15 @@ def _metrics(port: int) -> dict[str, float]:
     return {key: float(value) for key, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
-def _requests(texts: list[str], port: int, sizes: list[int]) -> list[Request]:
-    """Requests that hold every text once, in random order."""
+def _requests(texts: list[str], port: int, sizes: list[int], cut: bool) -> list[Request]:
+    """Requests that hold every text once, in random order; with ``cut``, two thirds of them for fewer numbers."""
     generator = np.random.default_rng(1)
     order, begin = generator.permutation(len(texts)), 0
     requests: list[Request] = []
     while begin < len(order):
         rows = order[begin : begin + generator.choice(sizes)]
         begin += len(rows)
-        dim = DIMS[len(requests) % len(DIMS)]
+        dim = DIMS[len(requests) % len(DIMS)] if cut else None
         content = {"input": [texts[row] for row in rows], "model": "served", "encoding_format": "base64"}
         body = json.dumps(content | ({"dimensions": dim} if dim else {})).encode()
         head = f"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
