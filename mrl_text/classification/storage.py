@@ -68,11 +68,14 @@ def save_classifier(classifier: AdaptiveClassifier, folder: str | Path, facts: M
 def load_classifier(folder: str | Path) -> AdaptiveClassifier:
     """Read a classifier that :func:`save_classifier` wrote. It predicts the same numbers.
 
+    Args:
+        folder: where it was saved; or ``classifier.json`` in it.
+
     Raises:
         FileNotFoundError: no classifier there.
         ValueError: damaged files, or files of another kind.
     """
-    place = Path(folder)
+    place = _folder_of(Path(folder))
     facts = read_facts(place)
     try:
         classifier = AdaptiveClassifier(**facts["parameters"])
@@ -97,9 +100,14 @@ def load_classifier(folder: str | Path) -> AdaptiveClassifier:
     return classifier.take(facts["place"])
 
 
+def _folder_of(place: Path) -> Path:
+    """The folder, also where its file is given, which is what ``mrl-text classify`` prints."""
+    return place.parent if place.name == FACTS_FILE else place
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """Read ``classifier.json`` of a folder; errors as for :func:`load_classifier`."""
-    file = folder / FACTS_FILE
+    file = _folder_of(folder) / FACTS_FILE
     if not file.is_file():
         raise FileNotFoundError(f"no classifier in {folder}: expected {FACTS_FILE}, as mrl-text classify writes it")
     facts = read_json(file)

@@ -65,6 +65,7 @@ def classify(
     )
     print_classification(result, Console())
     typer.echo("\n".join(map(str, result.files)))
+    typer.echo(f"Next: mrl-text label {output} NEW_TEXTS.csv", err=True)
 
 
 def label(

@@ -237,7 +237,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(helper, function, *arguments)
 
     def _check_model(self, name: str | None) -> None:
-        if name not in (None, self.embedder.name):
+        if name is not None and name not in self.embedder.names:
             message = f"the model {shown(name)} is not served here; {self.embedder.name!r} is"
             raise ApiError(404, message, param="model", code="model_not_found")
 

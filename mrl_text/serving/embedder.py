@@ -55,6 +55,9 @@ class Embedder:
         check_choice("dtype", dtype, AutoDtype)
         source = find_model(model, trust_remote_code=trust_remote_code) if isinstance(model, str) else model
         self.name = name or source.name.removeprefix("local/")  # what clients call it
+        self.names = {self.name}  # all that clients may call it
+        if name is None:  # also what it was loaded by, and a hub id without its organisation
+            self.names |= {self.name.rpartition("/")[2], *([model] if isinstance(model, str) else [])}
         self._encoder = load(source, dtype=dtype, device=device, backend=backend).eval()
         self.dtype = compute_dtype(self._encoder)
         self.backend = self._encoder.get_backend()

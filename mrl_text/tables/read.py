@@ -216,7 +216,8 @@ def open_table(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> Table:
     file = Path(path).expanduser().absolute()
     suffix = table_suffix(file)
     if file.is_dir():
-        raise ValueError(f"{path} is a folder: give the path of a file")
+        texts = "; of a folder of texts make a file, docs/files.md shows how" if any(file.glob("*.txt")) else ""
+        raise ValueError(f"{path} is a folder: give the path of a file{texts}")
     if suffix not in suffixes:
         raise ValueError(f"{path} is none of the types that can be read: {', '.join(suffixes)}")
     if not file.is_file():

@@ -111,7 +111,7 @@ def test_saved_and_loaded_it_predicts_the_same(fitted: AdaptiveClassifier, tmp_p
     named = clone(fitted).fit(made(300, 0)[0], names[made(300, 0)[1]])
     for classifier, given in ((fitted, made(600, 0)), (named, (made(300, 0)[0], names[made(300, 0)[1]]))):
         save_classifier(classifier, tmp_path, {"note": "kept"})
-        loaded = load_classifier(tmp_path)
+        loaded = load_classifier(tmp_path / "classifier.json")  # the folder will do, too
         np.testing.assert_array_equal(loaded.predict(vectors), classifier.predict(vectors))
         np.testing.assert_array_equal(loaded.predict_proba(vectors), classifier.predict_proba(vectors))
         np.testing.assert_array_equal(loaded.thresholds_, classifier.thresholds_)

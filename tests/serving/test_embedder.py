@@ -37,6 +37,17 @@ def test_float32_of_a_model_saved_in_bfloat16(tiny_bert: Path, tmp_path: Path) -
     )
 
 
+def test_it_answers_to_the_names_it_was_started_by(tiny_bert: Path) -> None:
+    assert {str(tiny_bert), tiny_bert.name} <= Embedder(str(tiny_bert), device="cpu").names
+    assert Embedder(str(tiny_bert), device="cpu", name="my/search").names == {"my/search"}
+
+
+@pytest.mark.model
+def test_a_hub_model_answers_without_its_organisation() -> None:
+    hub = "sentence-transformers/all-MiniLM-L6-v2"
+    assert Embedder("all-MiniLM-L6-v2", device="cpu").names == {hub, "all-MiniLM-L6-v2"}
+
+
 def test_a_static_model_is_described_and_served(tiny_bert: Path, tmp_path: Path) -> None:
     table = StaticEmbedding(MatryoshkaEncoder(str(tiny_bert)).tokenizer, embedding_dim=16)
     MatryoshkaEncoder(modules=[table]).save(str(tmp_path / "static"))

@@ -113,6 +113,9 @@ def test_what_cannot_be_opened_is_told_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(ValueError, match="is a folder: give the path of a file"):
         open_table(tmp_path / "folder.csv")
+    (tmp_path / "folder.csv" / "a.txt").write_text("x")
+    with pytest.raises(ValueError, match="of a folder of texts make a file"):
+        open_table(tmp_path / "folder.csv")
     (tmp_path / "a.docx").write_text("x")
     with pytest.raises(ValueError, match=f"none of the types that can be read: {', '.join(SUFFIXES)}"):
         open_table(tmp_path / "a.docx")
