@@ -214,7 +214,9 @@ def test_train_hands_recipe_and_folder_on_and_prints_where_the_model_is(
     assert result.exit_code == 0, result.output
     assert calls == [(5.0, Path(folder), True)]
     assert result.stdout == f"what came of {folder}\n\n{Path(folder) / 'model'}\n"
-    assert result.stderr.endswith(f"Next: mrl-text eval {folder}\n")
+    assert result.stderr.endswith(
+        f"Next: mrl-text eval {folder}  # on STSBenchmark; on your own: --data YOUR_TEST_DATA\n"
+    )
 
 
 def test_an_interrupted_training_says_how_to_resume(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,7 @@ def options() -> Iterator[tuple[str, str, Any]]:
 
 FLOATS = [(command, option) for command, option, type_ in options() if float in (type_, *get_args(type_))]
 NEEDED = {
+    "encode": "texts.txt -o out --model m",
     "eval": "m --data labels.csv",
     "leaderboard": "index",
     "classify": "m labels.csv -o out",

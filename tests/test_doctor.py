@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mrl_text import doctor
+from mrl_text.versions import installed_version
 from tests.conftest import invoke
 
 pytestmark = pytest.mark.usefixtures("command_line")
@@ -36,7 +37,7 @@ def test_it_tells_versions_machine_and_backends() -> None:
 def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def pretended(package: str) -> str | None:
         made_up = {"numpy": "1.9.0", "peft": "0.1.0", "tqdm": None, "qdrant-client": None}
-        return made_up[package] if package in made_up else version(package)
+        return made_up[package] if package in made_up else installed_version(package)
 
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "file" / "cache"))

@@ -101,7 +101,7 @@ def evaluate(
 
     for model in models or ():  # what a mistake is likely in, before seconds of importing
         find_any_model(model, trust_remote_code=trust_remote_code, api=api)
-    if models and not (tasks or benchmark or data):
+    if models and not (tasks or benchmark or data or as_):
         from mrl_text.training.recipe_files import recipe_eval
 
         if not recipe_eval(models[0]).tasks:

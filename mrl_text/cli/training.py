@@ -79,7 +79,9 @@ def train(
     from mrl_text.training.outcome import outcome
 
     typer.echo(f"{outcome(folder)}\n\n{model}")
-    typer.echo(f"Next: mrl-text eval {folder}{'' if loaded.eval.tasks else ' --data YOUR_TEST_DATA'}", err=True)
+    own = " --data YOUR_TEST_DATA"
+    on = f"  # on {', '.join(loaded.eval.tasks)}; on your own:{own}" if loaded.eval.tasks else own
+    typer.echo(f"Next: mrl-text eval {folder}{on}", err=True)
 
 
 def adapt(
