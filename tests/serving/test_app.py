@@ -23,7 +23,7 @@ class Told:
     """An embedder of width 2 that waits while it is held, fails at "bad" and makes a vector too many at "odd"."""
 
     name, width, dims, max_tokens, device, dtype = "told", 2, (2,), None, "cpu", "float32"
-    backend = "torch"
+    backend, names = "torch", {"told"}
 
     def __init__(self) -> None:
         self.free, self.busy = threading.Event(), threading.Event()
