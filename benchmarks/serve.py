@@ -195,7 +195,7 @@ def _measure(
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _await_answer(port, process)
+        _await_answer(port, process, shlex.join(command))
         used = {"cold": time.perf_counter() - started}
         requests = _requests(texts, port, [int(size) for size in arguments.sizes.split(",")], cut=not arguments.rival)
         asyncio.run(_load(requests, vectors, lengths, port, arguments.clients, 1.0))  # unmeasured
@@ -223,7 +223,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _await_answer(port: int, process: subprocess.Popen[bytes]) -> None:
+def _await_answer(port: int, process: subprocess.Popen[bytes], command: str) -> None:
     """Ask for one vector until it comes, for two minutes at most."""
     import httpx
 
@@ -235,7 +235,7 @@ def _await_answer(port: int, process: subprocess.Popen[bytes]) -> None:
                 return
         except httpx.TransportError:
             time.sleep(0.02)
-    raise SystemExit(f"no answer from {' '.join(map(str, process.args))}")  # type: ignore[arg-type]
+    raise SystemExit(f"no answer from {command}")
 
 
 def _seconds(process: Any) -> float:

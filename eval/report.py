@@ -79,7 +79,7 @@ def render_html(data: Mapping[str, Any]) -> str:
 
 
 def fill_page(template: str, **parts: str) -> str:
-    """A page of this package with its placeholders filled, and with the style and helpers that all pages share.
+    """A page of this package with its placeholders filled, and with the head, style and helpers that all pages share.
 
     Args:
         template: file name of the page, with placeholders such as ``{{title}}``.
@@ -90,7 +90,8 @@ def fill_page(template: str, **parts: str) -> str:
     parts |= {name: folder.joinpath(file).read_text(encoding="utf-8").rstrip() for name, file in shared.items()}
     # in one pass, so that a title or a label that looks like a placeholder stays as it is
     names = "|".join(map(re.escape, parts))
-    page = folder.joinpath(template).read_text(encoding="utf-8")
+    head, page = (folder.joinpath(file).read_text(encoding="utf-8") for file in ("head.html", template))
+    page = page.replace("{{head}}\n", head, 1)
     return re.sub(rf"\{{\{{({names})\}}\}}", lambda match: parts[match[1]], page)
 
 

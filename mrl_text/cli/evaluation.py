@@ -15,6 +15,7 @@ from mrl_text.cli.questions import what_to_measure
 
 if TYPE_CHECKING:
     from mrl_text.eval.results import Results
+    from mrl_text.training.recipe import EvalConfig
 
 _OF_MODELS = (
     *("tasks", "benchmark", "data", "as_", "languages", "subsets", "splits", "layers", "pca_texts", "mirror", "cache"),
@@ -101,11 +102,8 @@ def evaluate(
 
     for model in models or ():  # what a mistake is likely in, before seconds of importing
         find_any_model(model, trust_remote_code=trust_remote_code, api=api)
-    if models and not (tasks or benchmark or data or as_):
-        from mrl_text.training.recipe_files import recipe_eval
-
-        if not recipe_eval(models[0]).tasks:
-            tasks, benchmark, data = what_to_measure(models)
+    if models and not (tasks or benchmark or data or as_ or _planned(models).tasks):
+        tasks, benchmark, data = what_to_measure(models)
     read = read_all(data or (), as_)  # kept, so that it is not parsed again
     texts = _texts(pca_texts) if pca_texts else None
     given = read_vector_task(vectors, queries, qrels) if vectors and queries and qrels else None
@@ -117,10 +115,8 @@ def evaluate(
     from mrl_text.eval.report import write_report
     from mrl_text.eval.runner import sweep
     from mrl_text.eval.tables import print_report
-    from mrl_text.training.recipe import EvalConfig
-    from mrl_text.training.recipe_files import recipe_eval
 
-    planned = recipe_eval(models[0]) if models else EvalConfig()
+    planned = _planned(models or [])
     chosen = common.names(tasks) if tasks else [] if benchmark or read else planned.tasks
     if not (chosen or benchmark or given) and (unused := inputs.given(context, "languages", "subsets", "splits")):
         raise ValueError(f"{unused[0]} is for mteb tasks, and none is evaluated: leave it out")
@@ -346,6 +342,14 @@ def _check_source(context: typer.Context, models: list[str] | None, vectors: Pat
         raise ValueError(f"--vectors needs {' and '.join(missing)}: what is asked, and who answers whom")
     if unused := inputs.given(context, *_OF_MODELS):
         raise ValueError(f"--vectors needs no {', '.join(unused)}: nothing is encoded")
+
+
+def _planned(models: list[str]) -> EvalConfig:
+    """What the recipe of the first model says of its evaluation; nothing without one."""
+    from mrl_text.training.recipe import EvalConfig
+    from mrl_text.training.recipe_files import recipe_eval
+
+    return recipe_eval(models[0]) if models else EvalConfig()
 
 
 def _texts(file: Path) -> list[str]:

@@ -13,7 +13,6 @@ import pytest
 from tests.docs.pages import PAGES, ROOT
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("sphinx")
 
 
 class Links(HTMLParser):
