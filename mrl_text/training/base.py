@@ -31,7 +31,7 @@ def check_recipe(recipe: Recipe) -> ModelSource:
     Errors are those of :func:`mrl_text.training.train`.
     """
     source = find_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
-    for field, name in (named for loss in recipe.losses for named in (loss.models | loss.along).items()):
+    for field, name in (named for loss in recipe.losses for named in loss.frozen):
         if name != "base":
             _check_frozen(field, name)
     if recipe.model.peft is not None:
@@ -68,8 +68,10 @@ def located(recipe: Recipe) -> Recipe:
         return str(path.absolute()) if path.exists() else name
 
     def found(loss: LossConfig) -> LossConfig:
-        frozen = (loss.models | loss.along).items()
-        return loss.model_copy(update={field: name if name == "base" else there(name) for field, name in frozen})
+        def at(given: Any) -> Any:
+            return [at(one) for one in given] if isinstance(given, list) else given if given == "base" else there(given)
+
+        return loss.model_copy(update={field: at(getattr(loss, field)) for field, _ in loss.frozen})
 
     def sources(given: list[SourceConfig]) -> list[SourceConfig]:
         named = [{"source": one.source if one.source == "docstrings" else there(one.source)} for one in given]

@@ -54,14 +54,19 @@ class LossConfig(Section):
         return False
 
     @property
-    def models(self) -> dict[str, str]:
-        """Field -> the frozen model that it names, ``base`` or another, whose vectors have to be computed."""
+    def models(self) -> dict[str, tuple[str, ...]]:
+        """Field -> the frozen models that it names, ``base`` or others, whose vectors have to be computed."""
         return {}
 
     @property
-    def along(self) -> dict[str, str]:
+    def along(self) -> dict[str, tuple[str, ...]]:
         """Field -> the frozen model that it names, ``base`` or another, which runs along in every step."""
         return {}
+
+    @property
+    def frozen(self) -> list[tuple[str, str]]:
+        """All frozen models, each with the field that names it: (field, name)."""
+        return [(field, name) for field, names in (self.models | self.along).items() for name in names]
 
     @property
     def needs_teacher(self) -> bool:
@@ -139,10 +144,11 @@ class _Nested(LossConfig):
     """One weight per size for self-distillation; None takes ``weights``."""
     embed_weight: NotNegative = 0.0
     """Weight of embedding distillation: every size is to say, through an affine map, what the teacher's vector says."""
-    teacher: str = "base"
+    teacher: str | list[str] = "base"
     """Of distillation: ``base`` is the frozen starting model, ``self`` the model's own full width as it trains; any
     other name is that of another model (hub id, folder, packaged model) of any width and any tokenizer, with its own
-    prompts and its own length. A frozen model's vectors are computed once."""
+    prompts and its own length. A list of frozen models, ``base`` among them or not, teaches the mean of their cosine
+    similarities. A frozen model's vectors are computed once."""
     precisions: list[Literal["float32", "int8", "int4", "int2", "binary"]] = ["float32"]
     """Documents are compared in these, too, as codes keep them, each query staying float32. One of the codes a step."""
     precision_weights: list[Positive] | None = None  # one per precision; None is 1 for each
@@ -151,14 +157,31 @@ class _Nested(LossConfig):
     spread_out: NotNegative = 0.0  # weight of the mean squared cosine of different texts, which keeps texts apart
 
     @property
-    def models(self) -> dict[str, str]:
+    def models(self) -> dict[str, tuple[str, ...]]:
         taught = self.distills or self.embed_weight > 0
-        return {"teacher": self.teacher} if taught and self.teacher != "self" else {}
+        names = (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
+        return {"teacher": names} if taught and names != ("self",) else {}
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _names(cls, given: Any) -> Any:
+        names = given if isinstance(given, list) else [given]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"name a model, or several in a list, not {given!r}")
+        if len(names) > 1 and "self" in names:
+            raise ValueError("self changes as it trains and stands alone: name frozen models, or self")
+        if len(set(names)) < len(names):
+            raise ValueError("a model is named twice")
+        return given[0] if isinstance(given, list) and len(given) == 1 else given
 
     @model_validator(mode="after")
     def _teaches(self) -> _Nested:
         if self.teacher not in ("base", "self") and not self.models:
-            raise ValueError(f"teacher {self.teacher} teaches nothing at distill_weight 0: raise that, or leave it out")
+            names = [self.teacher] if isinstance(self.teacher, str) else self.teacher
+            teaches = "teaches" if len(names) == 1 else "teach"
+            raise ValueError(
+                f"teacher {', '.join(names)} {teaches} nothing at distill_weight 0: raise that, or leave it out"
+            )
         if self.teacher == "self" and self.embed_weight:
             raise ValueError("embed_weight needs a teacher other than self, which every size is a part of")
         return self
@@ -228,9 +251,9 @@ class _Contrastive(_Nested):
         return self.gather_across_devices
 
     @property
-    def models(self) -> dict[str, str]:
+    def models(self) -> dict[str, tuple[str, ...]]:
         """Teacher and guide."""
-        return super().models | ({"guide": self.guide} if self.guide is not None else {})
+        return super().models | ({"guide": (self.guide,)} if self.guide is not None else {})
 
     @model_validator(mode="after")
     def _guides(self) -> _Contrastive:
@@ -277,9 +300,9 @@ class ScoreDistillationConfig(_Contrastive):
         return Needs(3, None, None if self.cross_encoder else "scores", "negatives" if compares else "alone")
 
     @property
-    def models(self) -> dict[str, str]:
+    def models(self) -> dict[str, tuple[str, ...]]:
         """Teacher, guide and cross-encoder."""
-        return super().models | ({"cross_encoder": self.cross_encoder} if self.cross_encoder is not None else {})
+        return super().models | ({"cross_encoder": (self.cross_encoder,)} if self.cross_encoder is not None else {})
 
     @model_validator(mode="after")
     def _scores(self) -> ScoreDistillationConfig:

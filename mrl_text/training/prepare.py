@@ -18,6 +18,7 @@ from mrl_text.training.recipe import Recipe
 from mrl_text.training.run import RunFolder, explain_failed_write
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from mrl_text.adapt.adaptation import Adaptation
@@ -38,56 +39,62 @@ def prepare(recipe: Recipe, model: MatryoshkaEncoder, data: Any, folder: RunFold
         from mrl_text.training.negatives import mine_sources
 
         data = mine_sources(data, recipe.data.train, model, prompts=training_prompts(model, data))
-    grouped = {"base": "base"} if recipe.data.batches == "neighbours" else {}
+    grouped = {"base": ("base",)} if recipe.data.batches == "neighbours" else {}
     roles = [loss.models if loss.needs_teacher else loss.models | grouped for loss in recipe.losses]
     scorers = [one.pop("cross_encoder", None) for one in roles]
     data = _scored(recipe, scorers, data)
     taught = data
-    for name in dict.fromkeys(name for one in roles for name in one.values()):
-        columns = [[role for role, wanted in one.items() if wanted == name] for one in roles]
-        taught = _taught(recipe, name, model, taught, columns)
+    for names in dict.fromkeys(names for one in roles for names in one.values()):
+        columns = [[role for role, wanted in one.items() if wanted == names] for one in roles]
+        taught = _taught(recipe, names, model, taught, columns)
     if recipe.model.rotation or not recipe.loss.steps:
         from mrl_text.adapt import apply
 
-        vectors = _taught(recipe, "base", model, data, [["base"]] * len(roles))
+        vectors = _taught(recipe, ("base",), model, data, [["base"]] * len(roles))
         model = apply(model, _rotation(recipe, model, vectors, folder.rotation))
         model.matryoshka_dims = recipe.loss.dims
     return model, taught
 
 
-def _scored(recipe: Recipe, scorers: list[str | None], data: Any) -> Any:
+def _scored(recipe: Recipe, scorers: list[tuple[str, ...] | None], data: Any) -> Any:
     """The data with the scores of a cross-encoder, for the sources whose loss names one."""
     from mrl_text.training.scores import add_scores
 
-    def scored(part: Dataset, name: str | None) -> Dataset:
+    def scored(part: Dataset, names: Sequence[str] | None) -> Dataset:
         trust = recipe.model.trust_remote_code
-        return part if name is None else add_scores(part, find_model(name, trust_remote_code=trust))
+        return part if names is None else add_scores(part, find_model(names[0], trust_remote_code=trust))
 
     if not any(scorers):
         return data
     parts = data if isinstance(data, DatasetDict) else {"": data}
-    done = {label: scored(part, name) for (label, part), name in zip(parts.items(), scorers, strict=True)}
+    done = {label: scored(part, names) for (label, part), names in zip(parts.items(), scorers, strict=True)}
     return DatasetDict(done) if isinstance(data, DatasetDict) else done[""]
 
 
-def _taught(recipe: Recipe, name: str, base: MatryoshkaEncoder, data: Any, columns: list[list[str]]) -> Any:
-    """The data with the vectors of a frozen model, the base or another one, in columns of these names by source."""
+def _taught(recipe: Recipe, names: Sequence[str], base: MatryoshkaEncoder, data: Any, columns: list[list[str]]) -> Any:
+    """The data with the vectors of frozen models, the base or others, side by side in these columns by source."""
     from mrl_text.training.teacher import add_teacher
 
+    frozen = [_frozen(recipe, name, base) for name in names]
+    for loss in recipe.losses:
+        if loss.models.get("teacher") == names and names != ("base",):
+            loss.check_width(base.width or 0, sum(one.width or 0 for one in frozen))
+    parts = data if isinstance(data, DatasetDict) else {"": data}
+    taught = {}
+    for (label, part), roles, loss in zip(parts.items(), columns, recipe.losses, strict=True):
+        prompts = [training_prompts(one, part, loss.needs) for one in frozen]
+        taught[label] = add_teacher(part, frozen, prompts=prompts, names=roles) if roles else part
+    return DatasetDict(taught) if isinstance(data, DatasetDict) else taught[""]
+
+
+def _frozen(recipe: Recipe, name: str, base: MatryoshkaEncoder) -> MatryoshkaEncoder:
+    """The base as it is now, or another model, to compute vectors with."""
     if name == "base":
-        frozen = copy.deepcopy(base).to(getattr(torch, compute_dtype(base, "auto")))
+        frozen: MatryoshkaEncoder = copy.deepcopy(base).to(getattr(torch, compute_dtype(base, "auto")))
     else:
         frozen = load(find_model(name, trust_remote_code=recipe.model.trust_remote_code), dtype="auto")
         frozen.warn_when_cut = False  # it reads as much as it can
-        for loss in recipe.losses:
-            if loss.models.get("teacher") == name:
-                loss.check_width(base.width or 0, frozen.width)
-    parts = data if isinstance(data, DatasetDict) else {"": data}
-    taught = {}
-    for (label, part), names, loss in zip(parts.items(), columns, recipe.losses, strict=True):
-        prompts = training_prompts(frozen, part, loss.needs)
-        taught[label] = add_teacher(part, frozen, prompts=prompts, names=names) if names else part
-    return DatasetDict(taught) if isinstance(data, DatasetDict) else taught[""]
+    return frozen
 
 
 def _rotation(recipe: Recipe, model: MatryoshkaEncoder, taught: Any, file: Path) -> Adaptation:

@@ -80,14 +80,14 @@ class MatryoshkaConfig(LossConfig):
         return needs if self.teacher is None else needs._replace(label=None)
 
     @property
-    def models(self) -> dict[str, str]:
+    def models(self) -> dict[str, tuple[str, ...]]:
         """The teacher."""
-        return {} if self.teacher is None else {"teacher": self.teacher}
+        return {} if self.teacher is None else {"teacher": (self.teacher,)}
 
     @property
-    def along(self) -> dict[str, str]:
+    def along(self) -> dict[str, tuple[str, ...]]:
         """The guide."""
-        return {} if self.guide is None else {"guide": self.guide}
+        return {} if self.guide is None else {"guide": (self.guide,)}
 
     @property
     def gathers(self) -> bool:

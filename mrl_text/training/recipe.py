@@ -285,7 +285,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sources_fit_loss(self) -> Recipe:
-        of_the_base = any("base" in (*loss.models.values(), *loss.along.values()) for loss in self.losses)
+        of_the_base = any(name == "base" for loss in self.losses for _, name in loss.frozen)
         if self.model.static is not None and (of_the_base or not self.loss.steps):
             raise ValueError("model.static begins from nothing, so there is no base to distil from or to rotate")
         if self.model.peft is not None and not self.loss.steps:

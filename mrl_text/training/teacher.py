@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,11 +25,11 @@ Data = TypeVar("Data", Dataset, DatasetDict)
 
 def add_teacher(
     data: Data,
-    model: MatryoshkaEncoder,
+    model: MatryoshkaEncoder | Sequence[MatryoshkaEncoder],
     *,
     batch_size: int = 64,
     columns: Sequence[str] | None = None,
-    prompts: Mapping[str, str] | None = None,
+    prompts: Mapping[str, str] | Sequence[Mapping[str, str] | None] | None = None,
     cache: Path | None = None,
     names: Sequence[str] = (LABEL,),
 ) -> Data:
@@ -40,10 +41,13 @@ def add_teacher(
 
     Args:
         data: text columns; each part of a ``DatasetDict`` is done.
-        model: the teacher, at full width. It is put into evaluation mode for the time being.
+        model: the teacher, at full width. It is put into evaluation mode for the time being. Of several, the unit
+            vectors stand side by side, scaled to unit length together: their cosine similarity is the mean of the
+            models'.
         batch_size: texts per forward pass.
         columns: columns to encode; None takes all.
-        prompts: column -> text put before its texts, as in training (``training_prompts``).
+        prompts: column -> text put before its texts, as in training (``training_prompts``); a list has those of each
+            model.
         cache: folder for the vectors of all models; None is the one that all commands share.
         names: of the column, and of others that share its memory.
 
@@ -53,7 +57,9 @@ def add_teacher(
     Raises:
         ValueError: there is such a column already, or the model returned a number that is not finite.
     """
-    store = EmbeddingCache(lambda: model, cache or shared_folder(), batch_size)
+    models = [model] if isinstance(model, MatryoshkaEncoder) else list(model)
+    each = [prompts] * len(models) if prompts is None or isinstance(prompts, Mapping) else list(prompts)
+    stores = [EmbeddingCache(partial(_itself, one), cache or shared_folder(), batch_size) for one in models]
 
     def taught(part: Dataset) -> Dataset:
         if there := [name for name in names if name in part.column_names]:
@@ -62,17 +68,24 @@ def add_teacher(
         vectors = []
         for index, name in enumerate(columns or text_columns(part)):
             role = "query" if index == 0 else "document"
-            vectors.append(truncate(store.embed(plain[name][:], prompt=(prompts or {}).get(name, ""), role=role)))
-        return with_numbers(plain, np.concatenate(vectors, axis=1), names)
+            for store, given in zip(stores, each, strict=True):
+                vectors.append(truncate(store.embed(plain[name][:], prompt=(given or {}).get(name, ""), role=role)))
+        return with_numbers(plain, np.concatenate(vectors, axis=1) / np.float32(len(stores) ** 0.5), names)
 
-    was_training = model.training
-    model.eval()
+    was_training = [one.training for one in models]
+    for one in models:
+        one.eval()
     try:
         if isinstance(data, DatasetDict):
             return DatasetDict({name: taught(part) for name, part in data.items()})
         return taught(data)
     finally:
-        model.train(was_training)
+        for one, training in zip(models, was_training, strict=True):
+            one.train(training)
+
+
+def _itself(model: MatryoshkaEncoder) -> MatryoshkaEncoder:
+    return model
 
 
 class VectorsCollator(SentenceTransformerDataCollator):

@@ -364,7 +364,7 @@ def _save(
             model.save_pretrained(str(partial))
             write_card(partial, **about, **card)
         base = {"name": source.name, "revision": source.revision, **source.trusted}
-        others = {name for loss in recipe.losses for name in (loss.models | loss.along).values()} - {"base"}
+        others = {name for loss in recipe.losses for _, name in loss.frozen} - {"base"}
         frozen = {found.name: found.revision for found in map(find_model, sorted(others))}
         about_models = {"base_model": base, **({"frozen_models": frozen} if frozen else {})}
         write_atomically(folder.result, json.dumps({**about_models, **facts}, indent=2).encode())

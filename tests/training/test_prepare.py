@@ -109,6 +109,20 @@ def test_another_teacher_reads_with_its_own_tokenizer_prompts_and_length(
     np.testing.assert_allclose(taught[:]["teacher"].numpy(), expected, atol=1e-5)
 
 
+def test_several_teachers_give_the_mean_of_their_similarities(
+    model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path, other_model: Path
+) -> None:
+    loss = {"name": "self_distillation", "teacher": [str(other_model), "base"]}
+    _, taught = prepare(recipe(loss, batches="neighbours"), model, data, folder)
+    assert taught.column_names == [*data.column_names, "teacher"]
+    columns = taught[:]["teacher"].unflatten(1, (3, 20 + 32))
+    for place, (name, prompt) in enumerate({"anchor": "the ", "positive": "a green ", "negative": "a green "}.items()):
+        both = [unit(other_model, data[name][:], prompt), unit(tiny_bert, data[name][:])]
+        vectors = columns[:, place].double()
+        mean = np.mean([one.astype(float) @ one.astype(float).T for one in both], axis=0)
+        np.testing.assert_allclose(vectors @ vectors.T, mean, atol=1e-5)
+
+
 def test_teacher_and_guide_of_one_model_share_their_vectors_and_others_have_their_own(
     model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, tiny_bert: Path, other_model: Path
 ) -> None:
@@ -231,9 +245,9 @@ def test_the_teacher_is_a_copy_in_the_fastest_number_format(
     used: list[Any] = []
     add = teacher_module.add_teacher
 
-    def spy(given: Any, teacher: MatryoshkaEncoder, **options: Any) -> Any:
-        used.append(teacher.dtype)
-        return add(given, teacher, **options)
+    def spy(given: Any, teachers: list[MatryoshkaEncoder], **options: Any) -> Any:
+        used.extend(one.dtype for one in teachers)
+        return add(given, teachers, **options)
 
     monkeypatch.setattr(teacher_module, "add_teacher", spy)
     prepare(recipe({"distill_weight": 1.0}), model, data.select(range(4)), folder)

@@ -401,7 +401,14 @@ def test_what_needs_all_rows_cannot_be_streamed(write: Writer, data: dict[str, A
         ({"weights": [0, 0, 0]}, "weights are all zero: there would be nothing to train"),
         ({"distill_weight": -1}, "loss.distill_weight: "),
         ({"teacher": "large"}, "teacher large teaches nothing at distill_weight 0: raise that"),
-        ({"teacher": 3}, "loss.teacher: "),
+        ({"teacher": 3}, "loss.teacher: name a model, or several in a list, not 3"),
+        ({"distill_weight": 1, "teacher": []}, "loss.teacher: name a model, or several"),
+        (
+            {"distill_weight": 1, "teacher": ["org/large", "self"]},
+            "loss.teacher: self changes as it trains and stands alone",
+        ),
+        ({"distill_weight": 1, "teacher": ["base", "base"]}, "loss.teacher: a model is named twice"),
+        ({"teacher": ["org/large", "base"]}, "teach nothing at distill_weight 0: raise that"),
         ({"teacher": "self", "embed_weight": 1}, "embed_weight needs a teacher other than self"),
         ({"name": "score_distillation", "cross_encoder": "base"}, "cross_encoder base: the starting model embeds"),
         (
@@ -430,27 +437,28 @@ def test_every_loss_takes_sizes_and_weights_alone_and_its_recipe_written_out(wri
     ("loss", "distills", "models"),
     [
         ({}, False, {}),
-        ({"distill_weight": 2}, True, {"teacher": "base"}),
+        ({"distill_weight": 2}, True, {"teacher": ("base",)}),
         ({"distill_weight": 2, "teacher": "self"}, True, {}),
-        ({"distill_weight": 2, "teacher": "org/large"}, True, {"teacher": "org/large"}),
+        ({"distill_weight": 2, "teacher": "org/large"}, True, {"teacher": ("org/large",)}),
+        ({"distill_weight": 2, "teacher": ["org/large", "base"]}, True, {"teacher": ("org/large", "base")}),
         ({"teacher": "base"}, False, {}),
-        ({"embed_weight": 1}, False, {"teacher": "base"}),
+        ({"embed_weight": 1}, False, {"teacher": ("base",)}),
         ({"name": "score_distillation"}, False, {}),
         (
             {"name": "score_distillation", "cross_encoder": "a/b", "contrast_weight": 1, "guide": "base"},
             False,
-            {"guide": "base", "cross_encoder": "a/b"},
+            {"guide": ("base",), "cross_encoder": ("a/b",)},
         ),
-        ({"guide": "base", "margin": 0.1}, False, {"guide": "base"}),
-        ({"guide": "org/large", "distill_weight": 1}, True, {"teacher": "base", "guide": "org/large"}),
-        ({"name": "self_distillation"}, True, {"teacher": "base"}),
+        ({"guide": "base", "margin": 0.1}, False, {"guide": ("base",)}),
+        ({"guide": "org/large", "distill_weight": 1}, True, {"teacher": ("base",), "guide": ("org/large",)}),
+        ({"name": "self_distillation"}, True, {"teacher": ("base",)}),
         ({"name": "self_distillation", "teacher": "self"}, True, {}),
         ({"name": "nested_infonce_2d"}, False, {}),
         ({"name": "rotation"}, False, {}),
     ],
 )
 def test_the_loss_says_whose_vectors_it_needs(
-    write: Writer, loss: dict[str, Any], distills: bool, models: dict[str, str]
+    write: Writer, loss: dict[str, Any], distills: bool, models: dict[str, tuple[str, ...]]
 ) -> None:
     recipe = load_recipe(write({**MINIMAL, "loss": {**MINIMAL["loss"], **loss}}))
     assert (recipe.loss.distills, recipe.loss.models) == (distills, models)

@@ -268,7 +268,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory, triplets: list[dict[str, str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batches", ["no_duplicates", "neighbours", "by_length"])
-@pytest.mark.parametrize("teacher", ["base", "self", "another"])
+@pytest.mark.parametrize("teacher", ["base", "self", "another", "both"])
 def test_self_distillation_trains_on_texts_alone(
     make_recipe: MakeRecipe,
     texts: Path,
@@ -278,7 +278,8 @@ def test_self_distillation_trains_on_texts_alone(
     batches: str,
     teacher: str,
 ) -> None:
-    teacher = str(other_model) if teacher == "another" else teacher
+    others = teacher in ("another", "both")
+    teacher = {"another": str(other_model), "both": f"[{other_model},base]"}.get(teacher, teacher)
     source = f"data.train=[{{source: {texts}, columns: [text]}}]"
     loss = ["loss.name=self_distillation", f"loss.teacher={teacher}", "model.prompts={query: 'the '}"]
     folder = RunFolder(tmp_path / "run")
@@ -290,7 +291,7 @@ def test_self_distillation_trains_on_texts_alone(
     layer = "encoder.layer.1.output.dense.weight"
     assert not torch.equal(weights(folder)[layer], load_file(tiny_bert / "model.safetensors")[layer])
     frozen = json.loads(folder.result.read_text(encoding="utf-8")).get("frozen_models", {})
-    assert frozen == ({"local/other-model": find_model(teacher).revision} if teacher == str(other_model) else {})
+    assert frozen == ({"local/other-model": find_model(str(other_model)).revision} if others else {})
     card = (folder.model / "README.md").read_text(encoding="utf-8")
     assert "<code>anchor</code>" in card
     assert "<code>teacher</code>" not in card
@@ -715,6 +716,7 @@ def test_a_run_can_be_repeated_from_anywhere(
     relative += (
         f"data.validation=[{{source: {pairs.name}}}]",
         "data.check_against=[SciFact, folder]",
+        "loss={name: self_distillation, dims: [8], teacher: [folder, base]}",
         "training.save_total_limit=null",
     )
     recipe = make_recipe(*relative)
@@ -726,6 +728,7 @@ def test_a_run_can_be_repeated_from_anywhere(
     assert again.data.train[0].mine_negatives.relative_margin is None
     assert again.data.validation[0].source == str(pairs)
     assert again.data.check_against == ["SciFact", str(pairs.parent / "folder")]
+    assert again.loss.models == {"teacher": (str(pairs.parent / "folder"), "base")}
     assert again.training["save_total_limit"] is None
     folder.check(located(again), resume=True)
 
