@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from mrl_text.embedding_cache import EmbeddingCache
+from mrl_text.encoding.folder import read_embeddings
 from mrl_text.models import ModelSource
 from mrl_text.tables import Problems, open_table
 from mrl_text.tables.beir import QUERY_IDS, one_of, read_judgements
 from mrl_text.tables.corpus import ID_COLUMNS
-from mrl_text.tables.vectors import read_vectors
 from mrl_text.truncation import usable
 
 from .own_data import OwnData, task_name
@@ -91,8 +91,9 @@ def read_vector_task(
     """Read vectors of documents and queries, and which documents answer which query; all of it is checked here.
 
     Args:
-        documents: ``.npy`` (n, width), or Parquet or Arrow with one column of float lists. Ids are those of a column
-            ``_id`` or ``id``; of ``.npy``, and without such a column, the numbers of the rows from 0.
+        documents: ``.npy`` (n, width), Parquet or Arrow with one column of float lists, or a folder of ``mrl-text
+            encode``. Ids are those of a column ``_id`` or ``id``, or of the folder; of ``.npy``, and without such a
+            column, the numbers of the rows from 0.
         queries: the same of queries, in the same width.
         judgements: a table of ``query-id``, ``corpus-id`` and ``score``, as in BEIR.
 
@@ -108,7 +109,7 @@ def read_vector_task(
     open_table(judgements)
     places, ids, rows = [], [], []
     for file, known in ((documents, ID_COLUMNS), (queries, QUERY_IDS)):
-        vectors, named = read_vectors(file, known)
+        vectors, named = read_embeddings(file, known)
         places.append(Path(file).expanduser().absolute())
         ids.append(named if named is not None else list(map(str, range(len(vectors)))))
         rows.append(_checked(vectors, places[-1]))

@@ -239,8 +239,8 @@ class Results:
         full width, too. With an engine, only what it stores and compares is tried, and bytes are those that it takes.
 
         Returns:
-            None where full width was not measured or its score is not positive, and for a line with fewer layers none
-            of whose sizes clears the bar.
+            None where full width was not measured, its score is not positive or :meth:`tells_too_little`, and for a
+            line with fewer layers none of whose sizes clears the bar.
 
         Raises:
             ValueError: ``keep`` is not between 0 and 1.
@@ -249,6 +249,8 @@ class Results:
             raise ValueError(f"keep is a share of the full score, above 0 and at most 1; got {keep}")
         reference = self.full(line)
         if reference is None or (whole := self.retention(*reference, tasks)) is None:
+            return None
+        if self.tells_too_little(line, tasks):
             return None
         best = Recommendation(line, reference[1], keep, whole, reference[1], engine) if line.layers is None else None
         cells = [cell for cell in self.cells(line) if _bytes(cell, engine) is not None]
@@ -261,6 +263,13 @@ class Results:
                 found = Recommendation(line, cell, keep, retention, reference[1], engine)
                 best = found if best is None else min(best, found, key=lambda one: one.cost)
         return best
+
+    def tells_too_little(self, line: Line, tasks: Collection[str] | None = None) -> bool:
+        """Whether the interval of the score at full width reaches below half of it: a share of it would say nothing."""
+        reference = self.full(line)
+        whole = None if reference is None else self.estimate(*reference, tasks)
+        interval = None if whole is None else whole.interval()
+        return whole is not None and interval is not None and interval.low < whole.value / 2
 
     def pareto(
         self,

@@ -54,6 +54,12 @@ def recommendations(result: Results, line: Line, keep: float, engine: Engine | N
         nothing = "no size can be recommended from these scores"
         if line.depth and result.retention(line, result.cells(line)[0], tasks) is not None:
             nothing = f"no size keeps {100 * keep:.4g}% of the score of all layers with confidence"
+        if result.tells_too_little(line, tasks):
+            whole = _score(result.estimate(*(result.full(line) or (line, result.cells(line)[0])), tasks))
+            nothing = (
+                f"no size can be recommended: the full score is {whole}, which tells too little; see whether ids and"
+                " texts belong together, or measure on more items"
+            )
         sentences.append(choice.sentence(where) if choice else f"{where}: {nothing}")
     return sentences
 

@@ -18,12 +18,13 @@ from mrl_text.adapt.judge import kept_by_bytes
 from mrl_text.adapt.texts import read_pairs, read_texts
 from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod
+from mrl_text.encoding.folder import read_embeddings
 from mrl_text.files import check_replaceable, replaced_folder, write_atomically
 from mrl_text.loading import cached, check_device, full_width, load
 from mrl_text.models import ModelSource, find_model
 from mrl_text.suggest import check_choice
 from mrl_text.tables import open_table
-from mrl_text.tables.vectors import read_array, read_vectors
+from mrl_text.tables.vectors import read_array
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def adapt_vectors(
     """Fit a matrix for vectors that exist already, of any provider; no model is needed.
 
     Args:
-        embeddings: ``.npy`` (n, width), or Parquet or Arrow with one column of lists.
+        embeddings: ``.npy`` (n, width), Parquet or Arrow with one column of lists, or a folder of ``mrl-text encode``.
         output: ``.npy`` file for the matrix; facts go to the ``.json`` beside it. Use it as ``vectors @ matrix``.
         method: see :func:`mrl_text.adapt.fit`.
         dims: sizes to be good at; None is the powers of two from 16 up, and the width.
@@ -131,7 +132,7 @@ def adapt_vectors(
     _check_method(method, pairs, needs_texts=False)
     if file.exists() and not file.with_suffix(".json").exists():
         raise FileExistsError(f"{file} is there and was not written by an adaptation: choose another name")
-    vectors, _ = read_vectors(embeddings)
+    vectors, _ = read_embeddings(embeddings)
     rows = None if pairs is None else read_array(pairs)
     if len(vectors) < _FEWEST:
         raise ValueError(f"{embeddings} has {len(vectors)} vectors, {_FEWEST} is the least")

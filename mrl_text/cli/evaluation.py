@@ -22,7 +22,7 @@ _OF_MODELS = (
     *("keep_going", "batch_size", "device", "trust_remote_code", "backend", "dtype"),
 )
 _COMPUTED = ("layers", "batch_size", "device", "trust_remote_code", "backend", "dtype")
-_VECTORS = inputs.there("vectors: .npy, Parquet or Arrow")
+_VECTORS = inputs.there("vectors: .npy, Parquet, Arrow, or a folder of mrl-text encode")
 _BESIDE = {"queries": "--queries", "qrels": "--qrels"}
 
 
@@ -43,7 +43,9 @@ def evaluate(
     as_: Annotated[LabelledAs | None, Option("--as", help="What text,label data is; default: classification.")] = None,
     vectors: Annotated[
         Path | None,
-        Option(help="Instead of models, vectors of documents: .npy, Parquet, Arrow.", callback=_VECTORS),
+        Option(
+            help="Instead of models, vectors of documents: .npy, Parquet, Arrow, encoded folder.", callback=_VECTORS
+        ),
     ] = None,
     queries: Annotated[Path | None, Option(help="With --vectors: those of the queries.", callback=_VECTORS)] = None,
     qrels: Annotated[

@@ -101,8 +101,8 @@ def adapt(
     embeddings: Annotated[
         Path | None,
         Option(
-            help="Vectors instead of model and texts: .npy, Parquet or Arrow.",
-            callback=inputs.there("vectors: .npy, Parquet or Arrow"),
+            help="Vectors instead of model and texts: .npy, Parquet, Arrow, or an encoded folder.",
+            callback=inputs.there("vectors: .npy, Parquet, Arrow, or a folder of mrl-text encode"),
         ),
     ] = None,
     method: Annotated[AdaptMethod, Option(help="How to fit.")] = "rotation",

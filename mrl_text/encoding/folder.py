@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +15,7 @@ from mrl_text.codes import CODEC_FILE, CODED, Codec, restore, store
 from mrl_text.encoding.job import TEXT, column_name
 from mrl_text.files import read_json
 from mrl_text.suggest import did_you_mean
+from mrl_text.tables.vectors import read_vectors, unique_ids
 from mrl_text.truncation import PRECISIONS, Precision
 
 MANIFEST = "manifest.json"
@@ -207,3 +208,30 @@ def open_encoded(folder: str | Path) -> EncodedFolder:
     encoded = EncodedFolder(path, manifest)
     encoded.check_files()
     return encoded
+
+
+def read_embeddings(place: str | Path, id_columns: Sequence[str] = ()) -> tuple[np.ndarray, list[str] | None]:
+    """Vectors as :func:`mrl_text.tables.vectors.read_vectors` reads them, or those of a folder of ``mrl-text encode``.
+
+    Args:
+        place: file or folder. Of a folder, the largest size in float32 is read, or, where that is not there, float16.
+        id_columns: as there; of a folder, any name asks for the ids of its rows.
+
+    Returns:
+        Float array (n, width), and the ids, or None.
+
+    Raises:
+        FileNotFoundError: there is nothing, or a folder that holds no encoding.
+        ValueError: as of a file; of a folder, codes alone, or an id that is there twice.
+    """
+    path = Path(place).expanduser()
+    if not path.is_dir():
+        return read_vectors(place, id_columns)
+    encoded = open_encoded(path)
+    stored = encoded.manifest["precisions"]
+    precision = next((one for one in ("float32", "float16") if one in stored), None)
+    if precision is None:
+        raise ValueError(f"{place} holds codes alone ({', '.join(stored)}): encode with --precision float32, too")
+    batches = list(encoded.batches(precision=precision))  # type: ignore[arg-type]  # one of the two
+    ids = unique_ids(path, [one for batch in batches for one in batch.ids]) if id_columns else None
+    return np.concatenate([batch.vectors for batch in batches]), ids

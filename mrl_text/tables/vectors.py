@@ -40,7 +40,7 @@ def read_vectors(file: str | Path, id_columns: Sequence[str] = ()) -> tuple[np.n
         raise ValueError(f"{path} has {found}: it needs one, the embeddings")
     named = [name for name in id_columns if name in schema.names][:1]
     table = _opened(path, [*lists, *named])
-    return _numbers(path, lists[0], table), _ids(path, table[named[0]].to_pylist()) if named else None
+    return _numbers(path, lists[0], table), unique_ids(path, table[named[0]].to_pylist()) if named else None
 
 
 def read_array(file: str | Path) -> np.ndarray:
@@ -98,7 +98,8 @@ def _numbers(path: Path, name: str, table: pa.Table) -> np.ndarray:
     return np.asarray(numbers).reshape(len(column), longest)
 
 
-def _ids(path: Path, values: list[Any]) -> list[str]:
+def unique_ids(path: Path, values: list[Any]) -> list[str]:
+    """Ids as text, in order; ``ValueError`` that names the row where one is missing or there twice."""
     seen: dict[str, int] = {}
     for row, value in enumerate(values, start=1):
         try:

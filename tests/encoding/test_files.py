@@ -22,6 +22,7 @@ import mrl_text.encoding.files as files_module
 from mrl_text import MatryoshkaEncoder, streaming
 from mrl_text.codes import Codec, FewBits
 from mrl_text.encoding import encode_files, open_encoded
+from mrl_text.encoding.folder import read_embeddings
 from mrl_text.encoding.job import Reader, Segment
 from mrl_text.tables.corpus import CorpusFile, open_corpus
 from mrl_text.truncation import Precision
@@ -69,6 +70,19 @@ def test_rows_columns_and_problems(corpus: Path, tiny_bert: Path, tmp_path: Path
         (51, "left out"),
         (60, "cut"),
     ]
+
+
+def test_codes_alone_and_a_repeated_id_are_no_vectors_of_a_provider(tiny_bert: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("id,text\na,a cat\nb,a dog\na,the cat\n")
+    encode(rows, tmp_path / "coded", tiny_bert, precisions=["int8"])
+    with pytest.raises(ValueError, match=r"holds codes alone \(int8\): encode with --precision float32, too"):
+        read_embeddings(tmp_path / "coded")
+    encode(rows, tmp_path / "half", tiny_bert, precisions=["float16", "int8"])
+    found, named = read_embeddings(tmp_path / "half")
+    assert (found.dtype, found.shape, named) == (np.float16, (3, 32), None)
+    with pytest.raises(ValueError, match="row 3: the id 'a' is that of row 1: each needs its own"):
+        read_embeddings(tmp_path / "half", ["id"])
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
 
+from mrl_text import MatryoshkaEncoder
 from mrl_text.codes import Codec
 from mrl_text.eval import sweep
 from mrl_text.eval.given_vectors import read_vector_task
-from tests.conftest import invoke
+from tests.conftest import WORDS, invoke
 
 WIDTH, DOCUMENTS, QUERIES = 32, 60, 12
 
@@ -98,6 +100,24 @@ def test_row_numbers_and_ids_of_any_file_are_one_task(files: dict[str, Path], tm
     np.save(files["corpus.npy"], 2 * made_up()[0])
     other, task = read_vector_task(files["corpus.npy"], files["asked.npy"], files["rows.tsv"])
     assert other.revision != first[0].revision and task.revision != first[1].revision
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["parquet", "npy"])
+def test_folders_that_encode_wrote_are_vectors_with_ids(tmp_path: Path, tiny_bert: Path, format: str) -> None:
+    texts = {"corpus": [f"a {word} cat" for word in WORDS[:40]], "asked": [f"the {word} cat" for word in WORDS[:9]]}
+    for name, rows in texts.items():
+        lines = [json.dumps({"_id": f"{name[0]}{row}", "text": text}) for row, text in enumerate(rows)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        told = f"encode {tmp_path / name}.jsonl -o {tmp_path / name} --model {tiny_bert} --format {format} --dims 8,32"
+        assert invoke(*told.split()).exit_code == 0
+    judged = "".join(f"a{row}\tc{row}\t1\n" for row in range(9))
+    (tmp_path / "judged.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
+    source, task = read_vector_task(tmp_path / "corpus", tmp_path / "asked", tmp_path / "judged.tsv")
+    expected = MatryoshkaEncoder(str(tiny_bert), device="cpu").encode(texts["corpus"])
+    np.testing.assert_allclose(source.documents, expected, atol=1e-5)
+    assert task.tables["corpus"]["id"] == [f"c{row}" for row in range(40)]
+    assert task.relevant["a3"] == {"c3": 1}
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from rich.console import Console
 from rich.table import Table
@@ -189,6 +190,20 @@ def test_recommendations_are_made_overall_and_per_type(several: Results, single:
 def test_a_model_whose_full_score_is_nothing_gets_a_sentence_too(tmp_path: Path) -> None:
     results = MadeUpSweep(tmp_path).curve({64: 0.0, 16: 0.1}).results()
     assert recommendations(results, MODEL, 0.99) == ["overall: no size can be recommended from these scores"]
+
+
+def test_a_full_score_that_is_noise_recommends_nothing(tmp_path: Path) -> None:
+    """As where ids of judgements and documents do not belong together: a hit here and there."""
+    hits = np.zeros(200)
+    hits[[17, 120, 150]] = 1.0
+    results = MadeUpSweep(tmp_path).curve({64: hits, 16: hits}).results()
+    assert results.recommend(MODEL, 0.99) is None
+    (sentence,) = recommendations(results, MODEL, 0.99)
+    assert sentence.startswith("overall: no size can be recommended: the full score is 1.50 [")
+    assert "see whether ids and texts belong together" in sentence
+    hits[:20] = 1.0
+    results = MadeUpSweep(tmp_path / "more").curve({64: hits, 16: hits}).results()
+    assert chosen(results, 0.99).cell == Cell(16)
 
 
 def test_what_is_printed_holds_tables_controls_and_sentences_of_every_model(single: Results) -> None:
