@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mrl_text.search import SearchPlan, Store
-    from mrl_text.search.measure import Tuning
+    from mrl_text.search.measure import Trial, Tuning
     from mrl_text.search.push import PushReport
     from mrl_text.search.sample_queries import Judged
+
+_SHOWN_PLANS = 20  # of those that tuning tried, besides the chosen one and the exact search
 
 index_app = inputs.Commands(help="Build, tune, measure and look after a search index.", no_args_is_help=True)
 
@@ -303,9 +306,18 @@ def _print_problems(report: PushReport, on_duplicate: OnDuplicate) -> None:
         typer.echo(f"{report.duplicates:,} ids came again; the {on_duplicate} row was kept", err=True)
 
 
+def _telling(found: Tuning) -> list[Trial]:
+    """The chosen plan, the exact search and the fastest of the others, in the order they were tried."""
+    timed = [trial for trial in found.trials if trial.timing is not None and trial.retention is not None]
+    fastest = sorted(timed, key=lambda trial: trial.timing.single if trial.timing else math.inf)[:_SHOWN_PLANS]
+    kept = {id(trial) for trial in (*fastest, found.chosen, *([found.exact] if found.exact else []))}
+    few = len(found.trials) <= _SHOWN_PLANS
+    return [trial for trial in found.trials if few or id(trial) in kept or trial == found.chosen]
+
+
 def _print_tuning(found: Tuning) -> None:
-    rows = []
-    for trial in found.trials:
+    rows, shown = [], _telling(found)
+    for trial in shown:
         chosen, other = trial.retention or (None, None)
         share, spent = trial.filtered or (None, None)
         filtered = {"found %": _number(share, 100), "ms filtered": _number(spent, 1000, 3)}
@@ -322,6 +334,8 @@ def _print_tuning(found: Tuning) -> None:
             }
         )
     print_table(rows)
+    if more := len(found.trials) - len(shown):
+        typer.echo(f"... and {more} more plans that are slower, or were not worth measuring")
     plan, (first, other) = found.chosen, found.chosen.retention or (0.0, 0.0)
     number, rest = found.queries
     typer.echo(

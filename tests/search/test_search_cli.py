@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mrl_text import MatryoshkaEncoder
+from mrl_text.cli.index import _print_tuning
 from mrl_text.models import find_model
-from mrl_text.search import AdaptiveIndex
+from mrl_text.search import AdaptiveIndex, SearchPlan
+from mrl_text.search.measure import Timing, Trial, Tuning
 from tests.conftest import WORDS, invoke
 
 TEXTS = [f"the {WORDS[row % 40]} and a {WORDS[row * 7 % 43]} {WORDS[row // 40]}" for row in range(120)]
@@ -61,7 +64,25 @@ def test_explain_shows_every_step(built: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tune_prints_everything_tried_and_search_uses_what_it_chose(built: Path) -> None:
+def test_of_many_plans_the_chosen_the_exact_and_the_fastest_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    def trial(number: int) -> Trial:
+        unmeasured = number % 3 == 1
+        timing = None if unmeasured else Timing((100 - number) / 1000, 0.01)
+        return Trial(SearchPlan(number + 1), "slow" * unmeasured, None if unmeasured else (1.0, 1.0), timing, 1000)
+
+    trials = [trial(number) for number in range(90)]
+    tuning = Tuning(trials[3], True, trials, "ndcg@10", 0.99, (0.5, 0.5), (60, 60), 1, 120, 0, trials[0])
+    _print_tuning(tuning)
+    printed = capsys.readouterr().out
+    rows = [line.split()[0] for line in printed[: printed.index("...")].splitlines()[1:]]
+    fastest = [number + 1 for number in range(90) if number % 3 != 1][-20:]
+    assert rows == ["1", "4", *map(str, fastest)]
+    assert "... and 68 more plans that are slower, or were not worth measuring\n" in printed
+    _print_tuning(replace(tuning, trials=trials[:10]))
+    assert capsys.readouterr().out.count("float32 flat") >= 10
+
+
+def test_tune_prints_what_it_tried_and_search_uses_what_it_chose(built: Path) -> None:
     Path("queries.csv").write_text("id,text\n" + "".join(f"q{row},{TEXTS[row]} fast\n" for row in range(60)))
     options = ("--queries", "queries.csv", "--keep", 0.9, "--kinds", "flat")
     result = invoke("index", "tune", built, *options)
@@ -69,7 +90,7 @@ def test_tune_prints_everything_tried_and_search_uses_what_it_chose(built: Path)
     written = json.loads((built / "tune.json").read_text())
     assert written["metric"] == "recall@10"
     assert sum(" * " in line for line in result.stdout.splitlines()) == 1
-    for trial in written["trials"]:
+    for trial in written["trials"] if len(written["trials"]) <= 20 else [written["chosen"], written["exact"]]:
         assert trial["label"] in result.stdout
     assert AdaptiveIndex.load(built).plan is not None
     assert AdaptiveIndex.load(built).plan.to_json() == written["chosen"]["plan"]  # type: ignore[union-attr]
