@@ -56,6 +56,7 @@ def search(
         raise ValueError("--explain shows the steps of the plan: leave out --exact")
     from mrl_text.search.checks import check_results, is_unicode
     from mrl_text.search.conditions import parse_where
+    from mrl_text.search.filters import check_where
     from mrl_text.search.open import engine_of, open_store
 
     check_results(k)
@@ -75,6 +76,7 @@ def search(
         from mrl_text.search.query_model import load_model
         from mrl_text.search.results import results
 
+        check_where(conditions, opened.column_types())  # before a model is loaded
         vector = load_model(opened, model, **loading).encode_query(query)
         hits, costs = opened.explain(vector, k) if explain else (None, [])
         [found] = results(opened, hits or (opened.exact if exact else opened.search)(vector, k, where=conditions))

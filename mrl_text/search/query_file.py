@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from mrl_text.choices import RunFormat
 from mrl_text.progress import progress_bar
 from mrl_text.search.checks import check_results
+from mrl_text.search.filters import check_where
 from mrl_text.search.push_rows import repeats
 from mrl_text.search.results import Result, results
 from mrl_text.search.store import Store, Where
@@ -89,6 +90,7 @@ def search_queries(
         ValueError, StoreUnavailableError: as for :meth:`mrl_text.search.Store.search`.
     """
     check_results(k)
+    check_where(where, store.column_types())  # before a model is loaded
     rows = queries.good_texts()
     model, find = load_model(), store.exact if exact else store.search
     with progress_bar(total=queries.table.count(), unit="query", desc="Searching", disable=not progress) as bar:

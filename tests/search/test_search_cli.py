@@ -64,6 +64,17 @@ def test_explain_shows_every_step(built: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_condition_on_no_column_is_refused_before_a_model_is_loaded(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrl_text.search.query_model.load_model", lambda *_, **__: pytest.fail("loaded"))
+    Path("queries.txt").write_text("the cat\n", encoding="utf-8")
+    for asked in (["a dog"], ["--queries", "queries.txt"]):
+        result = invoke("search", built, *asked, "--where", "lagn=en")
+        assert result.exit_code == 2, result.output
+        assert "the store has no column 'lagn'" in result.stderr
+
+
 def test_of_many_plans_the_chosen_the_exact_and_the_fastest_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     def trial(number: int) -> Trial:
         unmeasured = number % 3 == 1
