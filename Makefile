@@ -2,6 +2,7 @@
 # make test   create the environment if it is missing, install, run the tests
 # make check  the same with ruff, mypy and the fast tests only: what to run before a commit
 # make docs   the documentation as a site, in build/docs
+# make figures   the figures of the documentation again, of what is there; docs/images/figures.py says from what
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
@@ -12,7 +13,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/python -m pytest -n $(WORKE
 
 GET_PIP ?= https://bootstrap.pypa.io/get-pip.py
 
-.PHONY: demo test check lint types docs constraints clean venv-without-ensurepip
+.PHONY: demo test check lint types docs figures constraints clean venv-without-ensurepip
 
 demo: $(VENV)/.demo
 	$(BIN)/mrl-text quickstart
@@ -38,6 +39,9 @@ types: $(VENV)/.dev
 # the documentation as a site that asks no other: build/docs/index.html
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx -b html -q -W --keep-going -c docs . build/docs
+
+figures: $(VENV)/.dev
+	$(BIN)/python docs/images/figures.py $(if $(RESULTS),--results $(RESULTS)) $(if $(TAGS),--tags $(TAGS))
 
 # the versions in the environment, less what differs between platforms
 constraints: $(VENV)/.dev
