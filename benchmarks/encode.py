@@ -1,11 +1,12 @@
-"""Streaming encoding against ``SentenceTransformer.encode`` at its defaults, both sides in one process.
+"""Streaming encoding against ``SentenceTransformer.encode`` at its defaults, each side in a process of its own.
 
-    python benchmarks/encode.py DATA --texts 20000
+    python benchmarks/encode.py DATA --texts 20000 --fastembed other-environment/bin/python
     python benchmarks/encode.py --profile
     python benchmarks/encode.py --memory 100000,1000000
 
 The first prints texts a second of each backend that is installed, their ratio, cosines to the other side's float32
-vectors, and which share of the processor's measured peak of matrix products the real tokens come to in torch. DATA
+vectors, which share of the processor's measured peak of matrix products the real tokens come to in torch, and the peak
+of each process's resident memory; with ``--fastembed`` that library, too, on the graph that ONNX Runtime has here. DATA
 holds ``train/medical-qa.parquet``, ``train/captions.parquet`` and ``mteb-mirror/mteb/scifact``; answers, captions and
 abstracts are shuffled together. The second prints where torch spends the time of a forward pass, for texts of 16, 64
 and 256 tokens, and how fast the processor multiplies matrices of the model's own shapes. The third encodes so many
@@ -19,6 +20,7 @@ import argparse
 import json
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,7 @@ import numpy as np
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _GEMM = 2048  # large enough for the peak, small enough for the caches of a server
 _BLOCK = 100_000
+_PEER = "sentence-transformers"
 _BATCH_TOKENS = 4096
 _PARTS = {
     "matrix products": ("mm", "linear"),
@@ -51,16 +54,22 @@ def main() -> None:
     parser.add_argument("--token-budget", type=int, help="default: what suits the device")
     parser.add_argument("--profile", action="store_true", help="where the time of a forward pass goes")
     parser.add_argument("--memory", metavar="N,N", help="numbers of texts to measure memory with")
+    parser.add_argument("--fastembed", metavar="PYTHON", help="interpreter of an environment that has fastembed")
+    parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--one-memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one_memory:
+    if arguments.side:
+        backend, dtype, scratch = arguments.side
+        _side(backend, dtype, Path(scratch), arguments.model, arguments.token_budget)
+    elif arguments.one_memory:
         _encode_short_texts(int(arguments.one_memory[0]), Path(arguments.one_memory[1]))
     elif arguments.memory:
         _compare_memory([int(count) for count in arguments.memory.split(",")], arguments.model)
     elif arguments.profile:
         _profile(arguments.model)
     elif arguments.data:
-        _compare_speed(mixed_texts(arguments.data, arguments.texts), arguments.model, arguments.token_budget)
+        texts = mixed_texts(arguments.data, arguments.texts)
+        _compare_speed(texts, arguments.model, arguments.token_budget, arguments.fastembed)
     else:
         parser.error("name DATA, --profile or --memory")
 
@@ -77,60 +86,130 @@ def mixed_texts(data: Path, count: int) -> list[str]:
     return texts[:count]
 
 
-def _compare_speed(texts: list[str], name: str, token_budget: int | None) -> None:
+def _compare_speed(texts: list[str], name: str, token_budget: int | None, fastembed: str | None) -> None:
     import torch
-    from sentence_transformers import SentenceTransformer
 
     from mrl_text import MatryoshkaEncoder
     from mrl_text.backends.base import engine_of
     from mrl_text.dtypes import compute_dtype
+
+    model = MatryoshkaEncoder(name)
+    work, fast = _operations(model, texts), compute_dtype(model, "auto")
+    print(f"{len(texts):,} texts, {torch.get_num_threads()} threads, {name}, device {model.device}")
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+
+        def measure(backend: str, dtype: str, plain: float | None = None) -> float:
+            command = [sys.executable, __file__, "--side", backend, dtype, scratch, "--model", name]
+            command += ["--token-budget", str(token_budget)] if token_budget else []
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(done.stderr)
+            return _shown(f"{backend:8} {dtype}", json.loads(done.stdout.splitlines()[-1]), Path(scratch), work, plain)
+
+        plain = measure(_PEER, "float32")
+        before = _peak(torch, fast)
+        for dtype in dict.fromkeys(["float32", fast]):
+            seconds = measure("torch", dtype, plain)
+        peak = max(before, _peak(torch, fast))
+        share = work / seconds / peak
+        print(f"{fast} matrix product peak {peak / 1e9:.0f} GFLOP/s ({_GEMM}x{_GEMM}); torch at {share:.2f} of it")
+        for backend in ("onnx", "openvino"):
+            try:
+                dtypes = engine_of(backend).dtypes()
+            except ModuleNotFoundError as error:
+                print(error)
+                continue
+            for dtype in dtypes:
+                measure(backend, dtype, plain)
+        if fastembed:
+            _fastembed(fastembed, name, Path(scratch), work, plain)
+
+
+def _shown(side: str, facts: dict[str, float], scratch: Path, work: float, plain: float | None) -> float:
+    """Print what a side took; the first side's vectors are what the others' are compared with."""
+    vectors, expected = np.load(scratch / "vectors.npy"), scratch / "expected.npy"
+    if plain is None:
+        np.save(expected, vectors)
+    cosines = np.einsum("nd,nd->n", vectors.astype(np.float64), np.load(expected).astype(np.float64))
+    seconds = facts["seconds"]
+    print(
+        f"{side:30} {len(vectors) / seconds:8.1f} texts/s  {(plain or seconds) / seconds:5.2f} x  cosine min"
+        f" {cosines.min():.6f} mean {cosines.mean():.6f}  {work / seconds / 1e9:6.0f} GFLOP/s"
+        f"  {facts['peak_mb']:6.0f} MB",
+        flush=True,
+    )
+    return seconds
+
+
+def _side(backend: str, dtype: str, scratch: Path, name: str, token_budget: int | None) -> None:
+    """Encode the texts in this process; write the vectors and print seconds and the peak of memory."""
+    from sentence_transformers import SentenceTransformer
+
     from mrl_text.loading import load
     from mrl_text.models import find_model
 
-    peer = SentenceTransformer(find_model(name).path)
-    ours = MatryoshkaEncoder(name)
-    fast = compute_dtype(ours, "auto")
-    peer.encode(texts[:64])  # both sides warm
-    _stream(ours, texts[:64], fast, token_budget)
-    before = _peak(torch, fast)
-    print(f"{len(texts):,} texts, {torch.get_num_threads()} threads, {name}, device {ours.device}")
+    texts = json.loads((scratch / "texts.json").read_text(encoding="utf-8"))
+    if backend == _PEER:
+        peer = SentenceTransformer(find_model(name).path)
+
+        def encode(some: list[str]) -> np.ndarray:
+            return np.asarray(peer.encode(some, normalize_embeddings=True, show_progress_bar=False))
+    else:
+        model = load(find_model(name), backend=backend, dtype=dtype)
+
+        def encode(some: list[str]) -> np.ndarray:
+            return np.concatenate(list(model.encode_stream(some, dtype=dtype, token_budget=token_budget)))
+
+    encode(texts[:64])  # warm
     started = time.perf_counter()
-    expected = peer.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-    plain = time.perf_counter() - started
-    print(f"SentenceTransformer.encode            {len(texts) / plain:8.1f} texts/s", flush=True)
-    work = _operations(ours, texts)
-
-    def measure(backend: str, model: Any, dtype: str) -> float:
-        started = time.perf_counter()
-        vectors = _stream(model, texts, dtype, token_budget)
-        seconds = time.perf_counter() - started
-        cosines = np.einsum("nd,nd->n", vectors.astype(np.float64), expected.astype(np.float64))
-        print(
-            f"encode_stream, {backend:8} {dtype:13} {len(texts) / seconds:8.1f} texts/s  {plain / seconds:5.2f} x"
-            f"  cosine min {cosines.min():.6f} mean {cosines.mean():.6f}  {work / seconds / 1e9:6.0f} GFLOP/s",
-            flush=True,
-        )
-        return seconds
-
-    for dtype in dict.fromkeys(["float32", fast]):
-        seconds = measure("torch", ours, dtype)
-    peak = max(before, _peak(torch, fast))
-    share = work / seconds / peak
-    print(f"{fast} matrix product peak {peak / 1e9:.0f} GFLOP/s ({_GEMM}x{_GEMM}); torch at {share:.2f} of it")
-    for backend in ("onnx", "openvino"):
-        try:
-            dtypes = engine_of(backend).dtypes()
-        except ModuleNotFoundError as error:
-            print(error)
-            continue
-        for dtype in dtypes:
-            model = load(find_model(name), backend=backend, dtype=dtype)
-            _stream(model, texts[:64], dtype, token_budget)
-            measure(backend, model, dtype)
+    vectors = encode(texts)
+    seconds = time.perf_counter() - started
+    np.save(scratch / "vectors.npy", vectors)
+    print(json.dumps({"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
-def _stream(model: Any, texts: list[str], dtype: str, token_budget: int | None) -> np.ndarray:
-    return np.concatenate(list(model.encode_stream(texts, dtype=dtype, token_budget=token_budget)))
+_FASTEMBED = """
+import json, resource, sys, time
+import numpy as np
+from fastembed import TextEmbedding
+from fastembed.common.model_description import ModelSource, PoolingType
+folder, scratch, threads = sys.argv[1:]
+TextEmbedding.add_custom_model(
+    model="benchmarked", pooling=PoolingType.MEAN, normalization=True, dim=1,
+    sources=ModelSource(url="https://example.org/model"), model_file="model.onnx",
+)
+model = TextEmbedding("benchmarked", specific_model_path=folder, threads=int(threads))
+texts = json.load(open(f"{scratch}/texts.json"))
+list(model.embed(texts[:64]))
+started = time.perf_counter()
+vectors = np.stack(list(model.embed(texts)))
+seconds = time.perf_counter() - started
+np.save(f"{scratch}/vectors.npy", vectors)
+print(json.dumps({"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+
+
+def _fastembed(python: str, name: str, scratch: Path, work: float, plain: float) -> None:
+    """fastembed, in an environment of its own, with the graph that our ONNX Runtime backend computes in float32."""
+    import torch
+
+    from mrl_text.loading import load
+    from mrl_text.models import find_model
+
+    source, folder = find_model(name), scratch / "fastembed"
+    shutil.copytree(source.path, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.bin", "onnx"))
+    ours = load(source, backend="onnx", dtype="float32")
+    for file in Path(ours[0].model.folder).glob("model.onnx*"):
+        shutil.copy(file, folder)
+    settings = folder / "tokenizer_config.json"  # as many tokens as the others read
+    told = json.loads(settings.read_text(encoding="utf-8")) | {"model_max_length": ours.max_seq_length}
+    settings.write_text(json.dumps(told), encoding="utf-8")
+    command = [python, "-c", _FASTEMBED, str(folder), str(scratch), str(torch.get_num_threads())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    _shown("fastembed float32", json.loads(done.stdout.splitlines()[-1]), scratch, work, plain)
 
 
 def _operations(model: Any, texts: list[str]) -> float:

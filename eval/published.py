@@ -75,6 +75,12 @@ def packaged() -> Path:
         return folder
 
 
+def packaged_results() -> list[Path]:
+    """The folders of measured results that come with the package, one a model, in mteb's layout."""
+    with as_file(files("mrl_text.eval").joinpath("measured")) as folder:
+        return sorted(place for place in folder.iterdir() if place.is_dir())
+
+
 def read_published(places: Sequence[str | Path]) -> list[Figure]:
     """Read and check tables of published figures.
 

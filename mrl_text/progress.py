@@ -11,7 +11,7 @@ import tqdm.auto
 from tqdm import tqdm as plain_bar
 
 _SECONDS = 10.0  # between lines, and before the first
-_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} so far, {remaining} left{postfix}"
+_LINE = "{{desc}}: {{n_fmt}} of {{total_fmt}} {units}, {{elapsed}} so far, {{remaining}} left{{postfix}}"
 
 
 def progress_bar(*given: Any, **options: Any) -> plain_bar:
@@ -32,7 +32,8 @@ class _Lines(plain_bar):
     def __init__(self, *given: Any, **options: Any) -> None:
         self._told = time.monotonic()
         nowhere = _Nowhere()  # for what moves the cursor about
-        super().__init__(*given, **{**options, "file": nowhere, "bar_format": _LINE, "dynamic_ncols": False})
+        line = _LINE.format(units=_plural(options.get("unit", "step")))
+        super().__init__(*given, **{**options, "file": nowhere, "bar_format": line, "dynamic_ncols": False})
 
     def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
         """Name what is under way, without the colon that bars have behind it: lines have one."""
@@ -44,6 +45,10 @@ class _Lines(plain_bar):
             self._told = time.monotonic()
             sys.stderr.write(f"{msg or self}\n")
             sys.stderr.flush()
+
+
+def _plural(noun: str) -> str:
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
 
 
 class _Nowhere(io.TextIOBase):

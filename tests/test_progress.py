@@ -31,7 +31,7 @@ def test_a_log_gets_a_line_every_ten_seconds(
     lines = told.splitlines()
     assert "\r" not in told
     assert 10 < len(lines) < 40
-    assert all(line.startswith("Encoding: ") and " of 40 text, " in line for line in lines)
+    assert all(line.startswith("Encoding: ") and " of 40 texts, " in line for line in lines)
     assert "at 30" in told
 
 

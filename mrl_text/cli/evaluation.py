@@ -216,12 +216,12 @@ def _site(results: list[Path], published: list[Path] | None, folder: Path | None
     """Check what a site is made of, and write it where there is a folder for it."""
     if folder is not None and folder.is_file():
         raise ValueError(f"--site {folder}: that is a file, and a site is a folder")
-    from mrl_text.eval.published import packaged, read_published
+    from mrl_text.eval.published import packaged, packaged_results, read_published
     from mrl_text.eval.site import read_sources, write_site
 
     tables = published or [packaged()]
     read_published(tables)  # within a second: results take longer
-    measured, figures = read_sources(results, tables)
+    measured, figures = read_sources(results or packaged_results(), tables)
     if folder is not None:
         typer.echo("\n".join(map(str, write_site(folder, measured, figures))))
         return
