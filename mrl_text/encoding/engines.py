@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mrl_text.api.cache import ApiCache
 from mrl_text.choices import EngineName
+from mrl_text.encoding.encoders import Encoder, load_encoder
 from mrl_text.encoding.job import Job, Reader, Segment
-from mrl_text.encoding.shards import Encoder, encode_shards, load_encoder, open_reader, prepare
+from mrl_text.encoding.shards import encode_shards, open_reader, prepare
 
 if TYPE_CHECKING:
     from mrl_text.encoding.ray_engine import RayEngine
@@ -44,11 +44,9 @@ class LocalEngine:
         Raises:
             ValueError: more tokens than the job's API may be sent, or no key for it.
         """
-        encoder = self._loaded(job)
-        if isinstance(encoder, ApiCache):
-            reader = Reader(job.sources)
-            rows = (row for number in numbers for _, row in reader.read(self._shards[number]))
-            encoder.announce(row.text for row in rows if row.problem is None)
+        reader = Reader(job.sources)
+        rows = (row for number in numbers for _, row in reader.read(self._shards[number]))
+        self._loaded(job).announce(row.text for row in rows if row.problem is None)
 
     def prepare(self, job: Job) -> Job:
         """Settle what takes the model; see :func:`mrl_text.encoding.shards.prepare`."""
@@ -60,8 +58,7 @@ class LocalEngine:
         reader = open_reader(job, encoder)
         rows = ((number, reader.read(self._shards[number])) for number in numbers)
         yield from encode_shards(encoder, rows, job)
-        if isinstance(encoder, ApiCache):
-            encoder.report()
+        encoder.report()
 
     def _loaded(self, job: Job) -> Encoder:
         if self._encoder is None:

@@ -18,8 +18,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from mrl_text.encoding.encoders import load_encoder
 from mrl_text.encoding.job import Job, Segment
-from mrl_text.encoding.shards import encode_shards, load_encoder, open_reader, prepare
+from mrl_text.encoding.shards import encode_shards, open_reader, prepare
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,55 +7,27 @@ import io
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from mrl_text.api.cache import PROBE, ApiCache
-from mrl_text.choices import AutoBackend, AutoDtype
 from mrl_text.codes import CODED, Codec, store
-from mrl_text.dtypes import compute_dtype
+from mrl_text.encoding.encoders import Encoder
 from mrl_text.encoding.job import TEXT, Job, Reader, Segment, as_column, column_name
-from mrl_text.loading import cached, choose_backend, load
-from mrl_text.long_texts import Shortener
-from mrl_text.models import find_any_model
-from mrl_text.streaming import EncodedWindow, encode_windows, windows
+from mrl_text.streaming import EncodedWindow, windows
 from mrl_text.tables.corpus import Text
 from mrl_text.truncation import check_dims, truncate, usable
-
-if TYPE_CHECKING:
-    from mrl_text.encoder import MatryoshkaEncoder
 
 METADATA = b"mrl_text"  # key of our part of a shard's metadata: problems and how many rows were read
 
 Rows = list[tuple[int, Text]]  # rows with the number of the file they are from
 
-Encoder: TypeAlias = "MatryoshkaEncoder | ApiCache"
-
-
-def load_encoder(job: Job) -> Encoder:
-    """The model of a job, or the vectors of one behind an API; with torch in float32: fewer bits are a matter of
-    computing.
-    """
-    source = find_any_model(job.model, trust_remote_code=job.trust_remote_code, api=job.api)
-    if source.api is not None:
-        found = cached(source)
-        assert isinstance(found, ApiCache)
-        return found
-    backend, dtype = cast(AutoBackend, job.backend), cast(AutoDtype, job.dtype)
-    if backend == "auto":
-        backend = choose_backend(source, dtype=dtype, device=job.device)
-    return load(source, dtype="float32" if backend == "torch" else dtype, device=job.device, backend=backend)
-
 
 def open_reader(job: Job, encoder: Encoder) -> Reader:
     """A reader of a job's texts, whole where they are kept, else no longer than the model reads."""
-    if isinstance(encoder, ApiCache):
-        return Reader(job.sources)
-    shorten, prompt = Shortener.of(encoder), encoder.prompt_for("document")
-    return Reader(job.sources, None if TEXT in job.keep else lambda text: shorten(text, prompt))
+    return Reader(job.sources, None if TEXT in job.keep else encoder.shorten)
 
 
 def prepare(job: Job, encoder: Encoder, shards: Sequence[Sequence[Segment]]) -> Job:
@@ -64,18 +36,12 @@ def prepare(job: Job, encoder: Encoder, shards: Sequence[Sequence[Segment]]) -> 
     Ranges are the extremes in the first window of all texts, 4,096 at most. The codec is that of the model, else fitted
     to the same texts. ValueError: impossible sizes or dtype, or no vector to take ranges from.
     """
-    if isinstance(encoder, ApiCache):
-        vectors, codec = encoder.embed([PROBE]), None
-        computed: dict[str, Any] = {"dtype": "float32"}
-    else:
-        vectors = np.concatenate([one.vectors for one in encode_windows(encoder, [["width"]], task="document")])
-        computed = {"backend": encoder.get_backend(), "dtype": compute_dtype(encoder, job.dtype)}
-        codec = encoder.codec
-    dims = check_dims(job.dims or (vectors.shape[1],), vectors.shape[1])
-    job = dataclasses.replace(job, dims=dims, width=vectors.shape[1], **computed)
+    width, computed = encoder.facts(job)
+    dims = check_dims(job.dims or (width,), width)
+    job = dataclasses.replace(job, dims=dims, width=width, **computed)
     wanted = set(job.precisions)
-    if CODED & wanted and codec is not None:
-        job = dataclasses.replace(job, codec=codec)
+    if CODED & wanted and encoder.codec is not None:
+        job = dataclasses.replace(job, codec=encoder.codec)
     if not {"int8", "uint8"} & wanted and not (CODED & wanted and job.codec is None):
         return job
     reader = open_reader(job, encoder)
@@ -83,7 +49,7 @@ def prepare(job: Job, encoder: Encoder, shards: Sequence[Sequence[Segment]]) -> 
     texts = next(windows(row.text for row in rows if row.problem is None), None)
     if texts is None:
         return job
-    sample = next(_encode(encoder, [texts], job)).vectors
+    sample = next(iter(encoder.encode([texts], job))).vectors
     sample = sample[usable(sample)]
     if not len(sample):
         which = ", ".join(sorted(wanted - {"float32", "float16", "binary", "ubinary"}))
@@ -119,17 +85,10 @@ def encode_shards(encoder: Encoder, shards: Iterable[tuple[int, Rows]], job: Job
             yield number, _shard(rows, parts[:count], job)
             del parts[:count]
 
-    for window in _encode(encoder, lists(), job):
+    for window in encoder.encode(lists(), job):
         parts.append(window)
         yield from finished()
     yield from finished()  # those at the end without any text
-
-
-def _encode(encoder: Encoder, lists: Iterable[list[str]], job: Job) -> Iterator[EncodedWindow]:
-    if isinstance(encoder, ApiCache):
-        return map(encoder.window, lists)
-    options: dict[str, Any] = {"dtype": job.dtype, "token_budget": job.token_budget}
-    return encode_windows(encoder, lists, prompt=encoder.prompt_for("document"), task="document", **options)
 
 
 def _refuse(rows: Rows, job: Job) -> None:

@@ -161,7 +161,10 @@ def test_one_text_that_is_too_long_is_found_and_cut(stub: Stub) -> None:
 
 
 def test_what_is_under_way_is_kept_when_another_request_fails(stub: Stub) -> None:
+    under_way = threading.Barrier(3, timeout=60)
+
     def refuse(body: dict[str, Any]) -> Failure | None:
+        under_way.wait()
         return (400, {}, {"error": {"message": "no"}}) if "text 0 " in body["input"] else None
 
     stub.refuse = refuse
