@@ -86,7 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
         with stub.lock:
             stub.bodies.append(body)
             stub.keys.add(self.headers["authorization"])
-            failure = stub.failures.pop(0) if stub.failures else stub.refuse(body)
+            failure = stub.failures.pop(0) if stub.failures else None
+        failure = failure or stub.refuse(body)
         if self.path != "/v1/embeddings":
             failure = 404, {}, {"error": {"message": "no such page"}}
         if failure is not None:
