@@ -40,7 +40,7 @@ def load_results(folders: Sequence[str | Path], *, all_tasks: bool = False) -> R
     """The results of sweeps, or of mteb, together; what several folders hold is taken from the first.
 
     Args:
-        folders: what ``mrl-text eval`` wrote, or folders in mteb's layout.
+        folders: what ``mrl-text eval`` wrote, or its ``scores.csv`` alone, or folders in mteb's layout.
         all_tasks: keep tasks that only some models have been evaluated on, and take nothing twice. Otherwise only
             what every model has is kept: means over different tasks do not compare.
 
@@ -95,6 +95,8 @@ def with_earlier(result: SweepResult) -> Results:
 
 
 def _read(folder: str | Path) -> pd.DataFrame:
+    if Path(folder).suffix == ".csv":
+        return _read_csv(Path(folder))
     file = Path(folder) / f"{TABLE}.parquet"
     if not file.is_file() and has_results(Path(folder)):
         return with_new_columns(read_mteb_results(Path(folder)))
@@ -104,6 +106,20 @@ def _read(folder: str | Path) -> pd.DataFrame:
         table = with_new_columns(pd.read_parquet(file))
     except (ValueError, OSError) as error:
         raise ValueError(f"{file} is damaged ({error}): run the evaluation again, it computes nothing twice") from None
+    return _whole(table, file)
+
+
+def _read_csv(file: Path) -> pd.DataFrame:
+    """``scores.csv`` under any name: without the items, but with the intervals of single tasks."""
+    types: dict[str, Any] = {**dict.fromkeys(("layers", "seed", "n"), "Int64"), "calibration": str}
+    try:
+        table = pd.read_csv(file, dtype=types).fillna({"calibration": ""})
+    except ValueError as error:
+        raise ValueError(f"{file} is no scores.csv of mrl-text eval: {' '.join(str(error).split())}") from None
+    return with_new_columns(_whole(table, file))
+
+
+def _whole(table: pd.DataFrame, file: Path) -> pd.DataFrame:
     if lacking := [name for name in (*KEY_COLUMNS, "data") if name not in table]:
         raise ValueError(f"{file} has no column {lacking[0]}, an older version wrote it: evaluate into a new folder")
     return table

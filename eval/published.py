@@ -76,9 +76,9 @@ def packaged() -> Path:
 
 
 def packaged_results() -> list[Path]:
-    """The folders of measured results that come with the package, one a model, in mteb's layout."""
+    """The measured results that come with the package, one a model: ``scores.csv``, or a folder in mteb's layout."""
     with as_file(files("mrl_text.eval").joinpath("measured")) as folder:
-        return sorted(place for place in folder.iterdir() if place.is_dir())
+        return sorted(place for place in folder.iterdir() if place.is_dir() or place.suffix == ".csv")
 
 
 def read_published(places: Sequence[str | Path]) -> list[Figure]:

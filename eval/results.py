@@ -267,9 +267,8 @@ class Results:
     def tells_too_little(self, line: Line, tasks: Collection[str] | None = None) -> bool:
         """Whether the interval of the score at full width reaches below half of it: a share of it would say nothing."""
         reference = self.full(line)
-        whole = None if reference is None else self.estimate(*reference, tasks)
-        interval = None if whole is None else whole.interval()
-        return whole is not None and interval is not None and interval.low < whole.value / 2
+        whole = self.estimate(*reference, tasks) if reference else None
+        return bool(whole and (interval := whole.interval()) and interval.low < whole.value / 2)
 
     def pareto(
         self,
@@ -314,7 +313,7 @@ class Results:
         rows = self.scores[[*LINE_COLUMNS, *CELL_COLUMNS]].drop_duplicates()
         cells: dict[Line, list[Cell]] = defaultdict(list)
         for row in rows.to_dict("records"):
-            cells[line_of(row[column] for column in LINE_COLUMNS)].append(_cell(row))
+            cells[line_of(row[column] for column in LINE_COLUMNS)].append(cell_of(row))
         for own in cells.values():
             own.sort(key=lambda cell: cell.place)
         return dict(cells)
@@ -381,10 +380,11 @@ def line_of(row: Iterable[Any]) -> Line:
 
 def _variant(row: Any) -> Variant:
     line = line_of(row[column] for column in LINE_COLUMNS)
-    return Variant(line, _cell(row), None if pd.isna(row["seed"]) else int(row["seed"]))
+    return Variant(line, cell_of(row), None if pd.isna(row["seed"]) else int(row["seed"]))
 
 
-def _cell(row: Any) -> Cell:
+def cell_of(row: Any) -> Cell:
+    """The cell of a row of the table."""
     return Cell(int(row["dim"]), row["precision"], row["comparison"], int(row["rescore"]))
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+import pandas as pd
+
 from .grid import Cell, Line
 from .published import Figure, kept
-from .results import Results, numbers
+from .results import LINE_COLUMNS, Results, cell_of, line_of, numbers
 from .statistics import Estimate
 
 
@@ -126,13 +128,29 @@ def _mean(identity: str, name: str, tasks: Sequence[str], known: dict[str, tuple
 
 def entries(results: Results | None, figures: Sequence[Figure], sets: Sequence[TaskSet]) -> Iterator[Entry]:
     """What every line and cell has on every set; nothing where it has none of its tasks."""
+    told = {} if results is None else _told(results)
     for task_set in sets:
         if results is not None:
-            yield from _measured(results, task_set)
+            yield from _measured(results, task_set, told)
         yield from _published(figures, task_set)
 
 
-def _measured(results: Results, task_set: TaskSet) -> Iterator[Entry]:
+Told = dict[tuple[Line, Cell, str], list[dict[str, Any]]]
+
+
+def _told(results: Results) -> Told:
+    """Intervals of single tasks as they stand in the table: where items are not at hand, none can be worked out."""
+    names = {"low": "ci_low", "high": "ci_high", **dict.fromkeys(("n", "retention_low", "retention_high"))}
+    columns = {name: column or name for name, column in names.items()}
+    found: Told = {}
+    for row in results.scores.to_dict("records") if set(columns.values()) <= set(results.scores.columns) else ():
+        known = {name: row[column] for name, column in columns.items() if not pd.isna(row[column])}
+        line = line_of(row[column] for column in LINE_COLUMNS)
+        found.setdefault((line, cell_of(row), row["task"]), []).append(known)
+    return found
+
+
+def _measured(results: Results, task_set: TaskSet, told: Told) -> Iterator[Entry]:
     for line in results.lines:
         for cell in results.cells(line):
             missing = _missing(task_set, [t for t in task_set.tasks if results.estimate(line, cell, [t]) is not None])
@@ -140,7 +158,11 @@ def _measured(results: Results, task_set: TaskSet) -> Iterator[Entry]:
                 continue
             score = None if missing else results.estimate(line, cell, task_set.tasks)
             share = None if missing else results.retention(line, cell, task_set.tasks)
-            yield Entry(line, cell, cell.comparison, task_set, numbers(score, share), missing, estimate=score)
+            values = numbers(score, share)
+            rows = told.get((line, cell, task_set.tasks[0]), [])
+            if len(task_set.tasks) == len(rows) == 1 and values["low"] is None:
+                values |= rows[0]
+            yield Entry(line, cell, cell.comparison, task_set, values, missing, estimate=score)
 
 
 def _published(figures: Sequence[Figure], task_set: TaskSet) -> Iterator[Entry]:

@@ -15,11 +15,13 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mrl_text.eval.grid import Cell, Line
+from mrl_text.eval.leaderboard import load_results
 from mrl_text.eval.pairs import paired
-from mrl_text.eval.published import packaged
+from mrl_text.eval.published import packaged, packaged_results
 from mrl_text.eval.site import LARGEST, read_sources, render_site, write_site
 from mrl_text.eval.statistics import RESAMPLES, Estimate
 from tests.conftest import invoke
@@ -355,6 +357,38 @@ def test_the_sources_are_checked(tmp_path: Path, sources: tuple[Path, Path]) -> 
         write_site(tmp_path / "site", None, [])
 
 
+def test_a_table_alone_has_the_scores_and_the_intervals_of_single_tasks(
+    sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    table = load_results([sources[0]], all_tasks=True).table()
+    table.to_csv(tmp_path / "both.csv", index=False)
+    results, figures = read_sources([tmp_path / "both.csv"], [sources[1]])
+    write_site(tmp_path / "alone", results, figures)
+    write_site(tmp_path / "whole", *read_sources([sources[0]], [sources[1]]))
+    alone, whole = (rows_of(opened(tmp_path / name)[1]) for name in ("alone", "whole"))
+    assert alone.keys() == whole.keys()
+    for (cell, task_set), values in whole.items():
+        numbers = 7 if task_set.startswith("task:") else 1  # score, interval, retention, its interval, items
+        assert alone[cell, task_set][:numbers] == pytest.approx(values[:numbers], abs=1e-6)
+    assert any(key[1].startswith("task:") and None not in values[:7] for key, values in alone.items())
+    (tmp_path / "cut.csv").write_text("model,task\na,b\n")
+    with pytest.raises(ValueError, match=r"cut\.csv has no column revision"):
+        read_sources([tmp_path / "cut.csv"], [sources[1]])
+
+
+def test_the_packages_own_results_are_in_order_and_as_published() -> None:
+    """all-MiniLM-L6-v2's scores were published by others, at full width."""
+    results, figures = read_sources(packaged_results(), [packaged()])
+    assert results is not None
+    published = {one.task: one.score for one in figures if one.model.endswith("all-MiniLM-L6-v2") and one.score}
+    [line] = [one for one in results.lines if one.model == "sentence-transformers/all-MiniLM-L6-v2"]
+    measured = {task: results.estimate(line, Cell(384), [task]) for task in results.tasks}
+    both = {task: (one.value, published[task]) for task, one in measured.items() if one and task in published}
+    assert {"STSBenchmark", "STS12", "STS13", "SICK-R"} <= both.keys()
+    for ours, theirs in both.values():
+        assert ours == pytest.approx(theirs, abs=5e-4)
+
+
 def test_the_command_builds_and_checks(sources: tuple[Path, Path], command_line: None, tmp_path: Path) -> None:
     checked = invoke("leaderboard", sources[0], "--published", sources[1], "--check")
     assert (checked.exit_code, list(tmp_path.iterdir())) == (0, [])
@@ -368,7 +402,9 @@ def test_the_command_builds_and_checks(sources: tuple[Path, Path], command_line:
     alone = invoke("leaderboard", "--site", "published")
     assert alone.exit_code == 0, alone.output
     _, data = opened(Path("published"))
-    assert len({line["model"] for line in data["lines"]}) == len(list(packaged().glob("*.csv")))
+    own = {str(name) for file in packaged_results() for name in pd.read_csv(file)["model"].unique()}
+    assert own and own <= {line["model"] for line in data["lines"]}
+    assert len({line["model"] for line in data["lines"]} - own) >= len(list(packaged().glob("*.csv"))) - 1
 
 
 # ---- in a browser
