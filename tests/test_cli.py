@@ -164,7 +164,10 @@ def test_recipes_copy_of_an_unknown_recipe_writes_nothing(tmp_path: Path) -> Non
         ("adapt --embeddings SELF --texts SELF --output out.npy", ["nothing is encoded"]),
         ("adapt --embeddings SELF --device cpu --output out.npy", ["nothing is encoded"]),
         ("adapt --embeddings SELF --output out", ["out.npy"]),
-        ("adapt --embeddings a.npy --output out.npy", ["nothing at a.npy: expected vectors: .npy, Parquet or Arrow"]),
+        (
+            "adapt --embeddings a.npy --output out.npy",
+            ["nothing at a.npy: expected vectors: .npy, Parquet, Arrow, or a folder of mrl-text encode"],
+        ),
         ("adapt TINY --texts a.txt --output out", ["no data file at a.txt"]),
         ("adapt TINY --texts a.pdf --output out", ["a.pdf", ".parquet"]),
         ("adapt TINY --output out", ["no texts were named"]),
