@@ -140,8 +140,7 @@ Told = dict[tuple[Line, Cell, str], list[dict[str, Any]]]
 
 def _told(results: Results) -> Told:
     """Intervals of single tasks as they stand in the table: where items are not at hand, none can be worked out."""
-    names = {"low": "ci_low", "high": "ci_high", **dict.fromkeys(("n", "retention_low", "retention_high"))}
-    columns = {name: column or name for name, column in names.items()}
+    columns = {"low": "ci_low", "high": "ci_high"} | {name: name for name in ("n", "retention_low", "retention_high")}
     found: Told = {}
     for row in results.scores.to_dict("records") if set(columns.values()) <= set(results.scores.columns) else ():
         known = {name: row[column] for name, column in columns.items() if not pd.isna(row[column])}

@@ -221,7 +221,7 @@ def _site(results: list[Path], published: list[Path] | None, folder: Path | None
 
     tables = published or [packaged()]
     read_published(tables)  # within a second: results take longer
-    measured, figures = read_sources(results or packaged_results(), tables)
+    measured, figures = read_sources(results or ([] if published else packaged_results()), tables)
     if folder is not None:
         typer.echo("\n".join(map(str, write_site(folder, measured, figures))))
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -308,11 +307,12 @@ def _print_problems(report: PushReport, on_duplicate: OnDuplicate) -> None:
 
 def _telling(found: Tuning) -> list[Trial]:
     """The chosen plan, the exact search and the fastest of the others, in the order they were tried."""
-    timed = [trial for trial in found.trials if trial.timing is not None and trial.retention is not None]
-    fastest = sorted(timed, key=lambda trial: trial.timing.single if trial.timing else math.inf)[:_SHOWN_PLANS]
-    kept = {id(trial) for trial in (*fastest, found.chosen, *([found.exact] if found.exact else []))}
-    few = len(found.trials) <= _SHOWN_PLANS
-    return [trial for trial in found.trials if few or id(trial) in kept or trial == found.chosen]
+    trials = found.trials
+    single = {place: one.timing.single for place, one in enumerate(trials) if one.timing and one.retention}
+    fastest = set(sorted(single, key=single.__getitem__)[:_SHOWN_PLANS])
+    if len(trials) <= _SHOWN_PLANS:
+        return trials
+    return [one for place, one in enumerate(trials) if place in fastest or one in (found.chosen, found.exact)]
 
 
 def _print_tuning(found: Tuning) -> None:

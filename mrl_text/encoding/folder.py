@@ -23,6 +23,7 @@ SHARDS = "shards"
 IDS = "ids.parquet"  # ids and kept columns where vectors are .npy files
 
 _BATCH_ROWS = 8192
+_FLOATS: tuple[Precision, ...] = ("float32", "float16")  # what a provider's vectors may be, the better first
 _HOLDING: dict[str, tuple[Precision, ...]] = {
     "int4": ("int4",),
     "int2": ("int2", "int4"),
@@ -229,9 +230,11 @@ def read_embeddings(place: str | Path, id_columns: Sequence[str] = ()) -> tuple[
         return read_vectors(place, id_columns)
     encoded = open_encoded(path)
     stored = encoded.manifest["precisions"]
-    precision = next((one for one in ("float32", "float16") if one in stored), None)
+    precision = next((one for one in _FLOATS if one in stored), None)
     if precision is None:
         raise ValueError(f"{place} holds codes alone ({', '.join(stored)}): encode with --precision float32, too")
-    batches = list(encoded.batches(precision=precision))  # type: ignore[arg-type]  # one of the two
-    ids = unique_ids(path, [one for batch in batches for one in batch.ids]) if id_columns else None
-    return np.concatenate([batch.vectors for batch in batches]), ids
+    vectors, ids = np.empty((encoded.rows, encoded.dims[-1]), precision), list[str]()
+    for batch in encoded.batches(precision=precision):
+        vectors[len(ids) : len(ids) + len(batch.ids)] = batch.vectors
+        ids += batch.ids
+    return vectors, unique_ids(path, ids) if id_columns else None

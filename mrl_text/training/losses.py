@@ -178,9 +178,8 @@ class _Nested(LossConfig):
     def _teaches(self) -> _Nested:
         if self.teacher not in ("base", "self") and not self.models:
             names = [self.teacher] if isinstance(self.teacher, str) else self.teacher
-            teaches = "teaches" if len(names) == 1 else "teach"
             raise ValueError(
-                f"teacher {', '.join(names)} {teaches} nothing at distill_weight 0: raise that, or leave it out"
+                f"teacher {', '.join(names)}: none is needed at distill_weight 0: raise that, or leave it out"
             )
         if self.teacher == "self" and self.embed_weight:
             raise ValueError("embed_weight needs a teacher other than self, which every size is a part of")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,7 +58,11 @@ def add_teacher(
     """
     models = [model] if isinstance(model, MatryoshkaEncoder) else list(model)
     each = [prompts] * len(models) if prompts is None or isinstance(prompts, Mapping) else list(prompts)
-    stores = [EmbeddingCache(partial(_itself, one), cache or shared_folder(), batch_size) for one in models]
+
+    def store_of(one: MatryoshkaEncoder) -> EmbeddingCache:
+        return EmbeddingCache(lambda: one, cache or shared_folder(), batch_size)
+
+    stores = list(map(store_of, models))
 
     def taught(part: Dataset) -> Dataset:
         if there := [name for name in names if name in part.column_names]:
@@ -82,10 +85,6 @@ def add_teacher(
     finally:
         for one, training in zip(models, was_training, strict=True):
             one.train(training)
-
-
-def _itself(model: MatryoshkaEncoder) -> MatryoshkaEncoder:
-    return model
 
 
 class VectorsCollator(SentenceTransformerDataCollator):

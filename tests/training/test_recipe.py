@@ -400,7 +400,7 @@ def test_what_needs_all_rows_cannot_be_streamed(write: Writer, data: dict[str, A
         ({"distill_weight": 1, "distill_weights": [0, 0, 0]}, "distill_weights are all zero"),
         ({"weights": [0, 0, 0]}, "weights are all zero: there would be nothing to train"),
         ({"distill_weight": -1}, "loss.distill_weight: "),
-        ({"teacher": "large"}, "teacher large teaches nothing at distill_weight 0: raise that"),
+        ({"teacher": "large"}, "teacher large: none is needed at distill_weight 0: raise that"),
         ({"teacher": 3}, "loss.teacher: name a model, or several in a list, not 3"),
         ({"distill_weight": 1, "teacher": []}, "loss.teacher: name a model, or several"),
         (
@@ -408,7 +408,7 @@ def test_what_needs_all_rows_cannot_be_streamed(write: Writer, data: dict[str, A
             "loss.teacher: self changes as it trains and stands alone",
         ),
         ({"distill_weight": 1, "teacher": ["base", "base"]}, "loss.teacher: a model is named twice"),
-        ({"teacher": ["org/large", "base"]}, "teach nothing at distill_weight 0: raise that"),
+        ({"teacher": ["org/large", "base"]}, "teacher org/large, base: none is needed at distill_weight 0"),
         ({"teacher": "self", "embed_weight": 1}, "embed_weight needs a teacher other than self"),
         ({"name": "score_distillation", "cross_encoder": "base"}, "cross_encoder base: the starting model embeds"),
         (
