@@ -134,7 +134,7 @@ def score_table(result: Results, line: Line) -> Table:
         row |= {"size": str(cell.dim), "precision": cell.precision}
         row |= {"queries": "coded" if cell.comparison == "symmetric" else "float32"}
         row |= {heading: _score(result.estimate(line, cell))}
-        row |= {"retention": f"{100 * retention.value:.1f} %" if retention else "-"}
+        row |= {"retention": _share(retention)}
         row |= {"best": "*" if cell in front else ""}
         table.add_row(*(row[column] for column in columns))
     return table
@@ -147,6 +147,16 @@ def _score(estimate: Estimate | None) -> str:
     interval = estimate.interval()
     around = f" [{100 * interval.low:.2f}, {100 * interval.high:.2f}]" if interval else ""
     return f"{100 * estimate.value:.2f}{around}"
+
+
+def _share(retention: Estimate | None) -> str:
+    """What is kept of the score of full width in float32, in percent with its interval, where there are any."""
+    if retention is None:
+        return "-"
+    interval = retention.interval()
+    certain = interval is None or interval.low == interval.high  # full width keeps itself, whatever the items
+    around = "" if certain else f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    return f"{100 * retention.value:.1f} %{around}"
 
 
 def code_table(result: Results, line: Line) -> Table | None:

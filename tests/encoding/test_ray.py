@@ -34,6 +34,7 @@ def cluster() -> Iterator[None]:
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     patch.setenv("RAY_AUTH_MODE", "disabled")
+    patch.setenv("RAY_worker_niceness", "0")  # 15 otherwise: beside other tests its workers would wait for minutes
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a processor for each of the two
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)

@@ -83,7 +83,12 @@ def test_the_score_table_has_the_numbers_of_the_results(single: Results) -> None
     assert found["bytes"] == ["256", "64", "64", "16"]
     assert found["size"] == ["64", "64", "16", "16"]
     assert found["precision"] == ["float32", "int8", "float32", "int8"]
-    assert found["retention"] == ["100.0 %", "99.5 %", "80.0 %", "79.0 %"]
+    assert found["retention"][0] == "100.0 %"  # of itself
+    assert [kept.partition(" [")[0] for kept in found["retention"][1:]] == ["99.5 %", "80.0 %", "79.0 %"]
+    value, low, high = map(float, re.findall(r"[\d.]+", found["retention"][2]))
+    whole = queries(0.6)
+    change = bootstrap_mean(share_kept(whole, 0.8, noise=0.01) / 0.6 - 0.8 * whole / 0.6)  # the ratio to first order
+    assert [low, high] == pytest.approx([value + 100 * change.low, value + 100 * change.high], abs=0.06)
     assert found["best"] == ["*", "*", "", "*"]  # 64 numbers in int8 are better than 16 in float32
     assert found["Search"][2] == f"48.00 [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
     assert [cell.partition(" ")[0] for cell in found["Search"]] == ["60.00", "59.70", "48.00", "47.40"]
