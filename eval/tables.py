@@ -153,9 +153,9 @@ def _share(retention: Estimate | None) -> str:
     """What is kept of the score of full width in float32, in percent with its interval, where there are any."""
     if retention is None:
         return "-"
-    interval = retention.interval()
-    certain = interval is None or interval.low == interval.high  # full width keeps itself, whatever the items
-    around = "" if certain else f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    interval, around = retention.interval(), ""
+    if interval and interval.low < interval.high:  # full width keeps itself, whatever the items
+        around = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
     return f"{100 * retention.value:.1f} %{around}"
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 AdaptMethod = Literal["rotation", "pca", "linear"]  # how the matrix behind a frozen model is fitted
 
 AutoDtype = Literal["auto", "float32", "bfloat16", "int8"]
-"""What a model computes in; ``auto`` takes bfloat16 where the device has it, ``int8`` is for some backends."""
+"""What a model computes in; ``auto`` takes bfloat16 where the device has it, ``int8`` is for others than torch."""
 
 Backend = Literal["torch", "onnx", "openvino"]  # what computes a model's transformer
 
@@ -41,7 +41,7 @@ Code = Literal["float32", "float16", "int8", "int4", "int2", "int1.5", "int1", "
 
 Cost = Literal["largest", "sum"]  # what a cascade keeps low: the largest size used, or the sum of all
 
-Dtype = Literal["float32", "bfloat16", "float16", "int8"]  # what a model computes in; int8 is for some backends
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]  # what a model computes in; int8 is for others than torch
 
 EncodedFormat = Literal["parquet", "npy"]  # how a folder of vectors holds them: shards, or one memory-mapped array
 

@@ -78,7 +78,7 @@ def compute_dtype(model: SentenceTransformer, wanted: str | None = None) -> str:
         return own
     check_choice("dtype", wanted, AutoDtype)
     if wanted == "int8":
-        raise ValueError("torch does not compute in int8 here: load the model with backend onnx")
+        raise ValueError("torch does not compute in int8 here: load the model with backend openvino or onnx")
     if own != "float32":
         if wanted == "float32":
             raise ValueError(

@@ -40,7 +40,7 @@ def load(
         source: what :func:`mrl_text.models.find_model` found; code that comes with it runs only if that was allowed.
         dtype: type of the weights and so of what is computed, whatever the checkpoint was saved in
             (:mod:`mrl_text.dtypes`). ``auto`` is bfloat16 where the device has it natively and the model multiplies
-            matrices, else float32. ``int8`` is for ``onnx``.
+            matrices, else float32. ``int8`` is for the other backends.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None is the best there is.
         backend: what computes the model's transformer (:mod:`mrl_text.backends`); ``auto`` is the fastest of those that
             are installed, by a trial that is kept. Others than torch are for inference on the processor.
@@ -105,7 +105,7 @@ def check_computing(backend: AutoBackend, dtype: str, device: str | None = None)
     check_choice("dtype", dtype, ("auto", *get_args(Dtype)))
     check_device(device)
     if backend == "torch" and dtype == "int8":
-        raise ValueError("torch does not compute in int8 here: choose the backend onnx (--backend onnx)")
+        raise ValueError("torch does not compute in int8 here: choose another backend (--backend openvino or onnx)")
     if backend in ("onnx", "openvino"):
         from mrl_text.backends import check_backend
 

@@ -9,25 +9,32 @@ from typing import Any
 import numpy as np
 import openvino
 import torch
+from openvino import opset13 as openvino_ops
 
 from mrl_text.backends.base import CompiledBackbone, Trace
 from mrl_text.choices import BackendDtype
 from mrl_text.dtypes import fastest_dtype
 
 _FILE = "model.xml"
+_GROUP = 128  # numbers of an activation that share a scale: more are quicker and farther from float32
 _PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVinoBackbone(CompiledBackbone):
-    """A transformer in OpenVINO, in bfloat16 where the processor has it."""
+    """A transformer in OpenVINO, in bfloat16 where the processor has it.
+
+    ``int8`` multiplies by weights of eight bits, symmetric per output, and rounds activations to eight bits as they
+    come, each 128 numbers of a token by a scale of their own (OpenVINO's dynamic quantisation). What is no product with
+    weights is computed in bfloat16 where the processor has it, else in float32.
+    """
 
     backend = "openvino"
     packages = ("openvino",)
 
     @classmethod
     def dtypes(cls) -> tuple[BackendDtype, ...]:
-        """float32, and bfloat16 where the processor has it."""
-        return ("float32", "bfloat16") if fastest_dtype("cpu") == "bfloat16" else ("float32",)
+        """float32, bfloat16 where the processor has it, and int8."""
+        return ("float32", "bfloat16", "int8") if fastest_dtype("cpu") == "bfloat16" else ("float32", "int8")
 
     def make(self, trace: Trace, folder: Path) -> None:
         """Write ``model.xml``, with plain attention where the engine's own leaves padding without a number.
@@ -40,6 +47,8 @@ class OpenVinoBackbone(CompiledBackbone):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch, at its own words that the converter uses
                 graph = openvino.convert_model(program)
+            if self.computes_in == "int8":
+                _round_weights(graph)
             self._compile(graph)
             example, _ = program.example_inputs
             if np.isfinite(self.run([tensor.numpy() for tensor in example])).all():
@@ -51,8 +60,10 @@ class OpenVinoBackbone(CompiledBackbone):
         self._compile(folder / _FILE)
 
     def _compile(self, graph: Any) -> None:
+        rounds = self.computes_in == "int8"
         settings = {
-            "INFERENCE_PRECISION_HINT": _PRECISION[self.computes_in],
+            "INFERENCE_PRECISION_HINT": _PRECISION[fastest_dtype("cpu") if rounds else self.computes_in],
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if rounds else 0,
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, by all threads
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
@@ -62,3 +73,21 @@ class OpenVinoBackbone(CompiledBackbone):
         """One forward pass."""
         outputs = self.engine.infer(dict(enumerate(inputs)), share_inputs=True)
         return np.array(outputs[0])  # the engine's own memory is written again by the next batch
+
+
+def _round_weights(graph: openvino.Model) -> None:
+    """Put integers times a scale per output in the place of all matrices that are multiplied by."""
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != "MatMul":
+            continue
+        weights = node.input_value(1).get_node()
+        if weights.get_type_name() != "Constant" or len(weights.shape) != 2:
+            continue
+        values = weights.data.astype(np.float32)
+        inputs = 1 if node.get_attributes()["transpose_b"] else 0  # the axis that is summed over
+        scale = np.abs(values).max(axis=inputs, keepdims=True) / 127
+        scale[scale == 0] = 1
+        integers = openvino_ops.constant(np.rint(values / scale).astype(np.int8))
+        rounded = openvino_ops.multiply(openvino_ops.convert(integers, np.float32), openvino_ops.constant(scale))
+        node.input(1).replace_source_output(rounded.output(0))
+    graph.validate_nodes_and_infer_types()

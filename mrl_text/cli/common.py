@@ -56,9 +56,9 @@ TrustRemoteCode = Annotated[bool, Option("--trust-remote-code", help="Run the mo
 BackendOption = Annotated[
     AutoBackend, Option("--backend", help="What computes the model; auto: the fastest that is installed, by a trial.")
 ]
-DtypeOption = Annotated[Dtype, Option("--dtype", help="What the model computes in; int8: with --backend onnx.")]
+DtypeOption = Annotated[Dtype, Option("--dtype", help="What the model computes in; int8: not with torch.")]
 AutoDtypeOption = Annotated[
-    AutoDtype, Option("--dtype", help="What to compute in; auto: bfloat16 where it is native; int8: --backend onnx.")
+    AutoDtype, Option("--dtype", help="What to compute in; auto: bfloat16 where it is native; int8: not with torch.")
 ]
 
 BaseUrl = Annotated[str | None, Option(help="With openai:NAME: the API; default: OPENAI_BASE_URL, else OpenAI's own.")]
