@@ -14,15 +14,17 @@ import os
 import shutil
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the processors: what they start has one thread, too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    gc.disable()  # while tests are collected: what is imported stays, and looking at it would take a fifth of the time
 
 import torch
 
@@ -46,6 +48,37 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 def _cache_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test begins with an empty cache."""
     monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that all workers of a run share, for what is slow to make and locks itself."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def once(common: Path) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Fill a folder of that name by one of the workers; the others wait for it, and all read it."""
+
+    def fill(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = common / name, common / f"{name}.done"
+        with FileLock(common / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()  # fails where another worker failed
+                make(folder)
+                done.touch()
+        return folder
+
+    return fill
+
+
+@pytest.fixture
+def kept_docstrings(common: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that all tests share that read the docstrings of many packages, which takes ten seconds."""
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(common / "docstrings"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -235,8 +268,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_finish() -> None:
     """Leave what is imported now out of garbage collection: libraries collect after each training, 0.4 s a time."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

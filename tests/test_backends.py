@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,9 @@ ENGINES = ["onnx", "openvino"]
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_the_test() -> None:
+def _cache_of_the_test(common: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one for each test: a graph takes seconds to make, and the tests of this file share those of a model."""
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(common / "graphs"))
 
 
 def made(config: PretrainedConfig, tiny_bert: Path, folder: Path, pooling: str, side: str = "right") -> Path:
@@ -116,11 +118,12 @@ class Products(nn.Module):
 def test_openvino_rounds_the_weights_of_each_output_to_int8() -> None:
     import openvino
 
-    from mrl_text.backends.openvino import _round_weights
+    from mrl_text.backends.openvino import _nothing_is_reported, _round_weights
 
     torch.manual_seed(0)
     network, texts = Products(), torch.randn(16, 300)
-    graph = openvino.convert_model(network, example_input=texts)
+    with _nothing_is_reported():
+        graph = openvino.convert_model(network, example_input=texts)
     _round_weights(graph)
     settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
     found = openvino.compile_model(graph, "CPU", settings)(texts.numpy())[0]
@@ -132,6 +135,18 @@ def test_openvino_rounds_the_weights_of_each_output_to_int8() -> None:
     expected = network(texts).detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
     assert np.abs(expected - exact).max() > 1
+
+
+@pytest.mark.slow
+def test_openvino_tells_nobody_of_its_use(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its converter reports each use from a process of its own, and keeps the user's number in ``~/intel``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MRL_TEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("multiprocessing.Process.start", lambda process: pytest.fail("a process is started"))
+    load(find_model(str(tiny_bert)), backend="openvino")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["cache"]
+    assert "CI" not in os.environ
 
 
 @pytest.mark.slow

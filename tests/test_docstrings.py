@@ -305,12 +305,10 @@ def test_the_environment_holds_the_standard_library_and_what_is_installed_but_no
     assert found == sorted(set(found))
 
 
-@pytest.fixture(scope="module")
-def held_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Docstring]]:
-    """The held-out pairs of this environment, with a cache of their own for the module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MRL_TEXT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield load_docstrings(HELD_OUT_PACKAGES)
+@pytest.fixture
+def held_out(kept_docstrings: None) -> list[Docstring]:
+    """The held-out pairs of this environment."""
+    return load_docstrings(HELD_OUT_PACKAGES)
 
 
 @pytest.mark.slow

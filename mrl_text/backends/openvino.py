@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,7 @@ class OpenVinoBackbone(CompiledBackbone):
         """
         for attention in (None, "eager"):
             program = trace(attention)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _nothing_is_reported():
                 warnings.simplefilter("ignore")  # of torch, at its own words that the converter uses
                 graph = openvino.convert_model(program)
             if self.computes_in == "int8":
@@ -73,6 +76,23 @@ class OpenVinoBackbone(CompiledBackbone):
         """One forward pass."""
         outputs = self.engine.infer(dict(enumerate(inputs)), share_inputs=True)
         return np.array(outputs[0])  # the engine's own memory is written again by the next batch
+
+
+@contextlib.contextmanager
+def _nothing_is_reported() -> Iterator[None]:
+    """While the converter works, which tells its makers of each use, but not in continuous integration.
+
+    Each report goes over the network from a process of its own, which takes seconds where there is none.
+    """
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before
 
 
 def _round_weights(graph: openvino.Model) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from tests.docs.pages import PAGES, ROOT
+from tests.processes import Started
 
 pytestmark = pytest.mark.slow
 
@@ -37,12 +37,14 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-c", "docs", ".", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder
+def site(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    return once("site", build)
+
+
+def build(folder: Path) -> None:
+    code = f"import os, sys; os.chdir({str(ROOT)!r}); from sphinx.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = Started(code, "-b", "html", "-q", "-W", "--keep-going", "-c", "docs", ".", folder)
+    assert done.wait() == 0, done.errors
 
 
 def test_every_page_is_there_and_every_link_leads_somewhere(site: Path) -> None:

@@ -5,8 +5,9 @@ import pytest
 from mrl_text.docstrings import HELD_OUT_PACKAGES, Docstring, load_docstrings
 from mrl_text.eval.tasks import DocstringRetrieval
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kept_docstrings")]
 
-@pytest.mark.slow
+
 def test_every_query_has_its_own_document_and_nothing_else_to_find() -> None:
     task = DocstringRetrieval()
     task.load_data()
@@ -18,7 +19,6 @@ def test_every_query_has_its_own_document_and_nothing_else_to_find() -> None:
     assert {pair.package for pair in pairs} >= {"sklearn", "asyncio", "json"}
 
 
-@pytest.mark.slow
 def test_the_revision_follows_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     here = DocstringRetrieval().metadata.dataset["revision"]
     assert DocstringRetrieval().metadata.dataset["revision"] == here

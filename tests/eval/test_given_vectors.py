@@ -110,6 +110,7 @@ def test_folders_that_encode_wrote_are_vectors_with_ids(tmp_path: Path, tiny_ber
         lines = [json.dumps({"_id": f"{name[0]}{row}", "text": text}) for row, text in enumerate(rows)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
         told = f"encode {tmp_path / name}.jsonl -o {tmp_path / name} --model {tiny_bert} --format {format} --dims 8,32"
+        told += " --dtype float32"
         assert invoke(*told.split()).exit_code == 0
     judged = "".join(f"a{row}\tc{row}\t1\n" for row in range(9))
     (tmp_path / "judged.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")

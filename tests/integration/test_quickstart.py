@@ -16,6 +16,7 @@ import pytest
 
 from mrl_text.eval.grid import Cell
 from mrl_text.quickstart import comparison
+from tests.processes import Started
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,9 @@ app(sys.argv[1:])
 
 
 @pytest.mark.model
-def test_the_quick_start_runs_without_network_and_a_second_run_only_reads(tmp_path: Path) -> None:
+def test_the_quick_start_runs_without_network_and_a_second_run_only_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = tmp_path / "network.log"
     script = tmp_path / "cut.py"
     script.write_text(NO_NETWORK.format(log=str(log)))
@@ -47,13 +50,10 @@ def test_the_quick_start_runs_without_network_and_a_second_run_only_reads(tmp_pa
     small = [*data, "training.max_steps=3", "training.per_device_train_batch_size=8", "eval.dims=[32,384]"]
     command = [sys.executable, str(script), "quickstart", *small, "--output", str(tmp_path / "run")]
 
-    def run() -> subprocess.CompletedProcess[str]:
-        # a user's machine: nothing says offline, and nothing is cached yet
-        environment = {name: value for name, value in os.environ.items() if "OFFLINE" not in name}
-        environment |= {"MRL_TEXT_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
-        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    first = run()
+    cache = {"MRL_TEXT_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
+    # a user's machine: nothing says offline, and nothing is cached yet
+    environment = {name: value for name, value in os.environ.items() if "OFFLINE" not in name} | cache
+    first = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr[-2000:]
     assert not log.exists(), log.read_text()
     table = pd.read_csv(tmp_path / "run" / "eval" / "scores.csv")
@@ -73,9 +73,10 @@ def test_the_quick_start_runs_without_network_and_a_second_run_only_reads(tmp_pa
     assert "Warning" not in first.stderr
 
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*.json")}
-    second = run()
-    assert second.returncode == 0
-    assert second.stdout == first.stdout
+    monkeypatch.chdir(tmp_path)
+    second = Started(script.read_text(), *command[2:], **cache)
+    assert second.stdout.read() == first.stdout
+    assert second.wait() == 0, second.errors
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*.json")} == files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.losses import EmbeddingDistillation, InfoNCE, NestedLoss
+from tests import processes
 from tests.losses.reference import ragged, random_columns, without_dropout
 
 DIMS = [8, 16, 32]
@@ -96,10 +98,15 @@ def work(rank: int, folder: str, output: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(tiny_bert: Path, once: Callable[[str, Callable[[Path], None]], Path]) -> list[dict[str, Any]]:
     """What each of the two processes found, in all cases: they are started once."""
-    output = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(work, (str(tiny_bert), str(output)), nprocs=WORLD)
+
+    def run(output: Path) -> None:
+        # from the server of tests.processes, which has imported what they need
+        start, arguments = torch.multiprocessing.start_processes, (str(tiny_bert), str(output))
+        start(work, arguments, nprocs=WORLD, start_method=processes.context.get_start_method())
+
+    output = once("ranks", run)
     return [torch.load(output / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 
