@@ -96,12 +96,17 @@ def fill_page(template: str, **parts: str) -> str:
 
 
 def json_for_page(data: Mapping[str, Any]) -> str:
-    """Data as JSON that nothing in a script element can end; a number that is not finite becomes null.
+    """What :func:`plain_json` gives, as JSON that nothing in a script element can end."""
+    return plain_json(data).replace("<", "\\u003c")
+
+
+def plain_json(data: Mapping[str, Any]) -> str:
+    """Data as JSON; a number that is not finite becomes null.
 
     Raises:
         TypeError: ``data`` holds something that JSON has no form for.
     """
-    return json.dumps(_plain(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(_plain(data), allow_nan=False, separators=(",", ":"))
 
 
 def _plain(value: Any) -> Any:

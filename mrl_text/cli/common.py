@@ -61,6 +61,8 @@ AutoDtypeOption = Annotated[
     AutoDtype, Option("--dtype", help="What to compute in; auto: bfloat16 where it is native; int8: not with torch.")
 ]
 
+AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
+
 BaseUrl = Annotated[str | None, Option(help="With openai:NAME: the API; default: OPENAI_BASE_URL, else OpenAI's own.")]
 RequestTexts = Annotated[int | None, Option(min=1, help="With openai:NAME: texts per request; default: 2048.")]
 Price = Annotated[float | None, Option(min=0, help="With openai:NAME: US dollars a million tokens, to show the cost.")]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
-from typer import Option
 
-from mrl_text.cli.common import print_table
+from mrl_text.cli.common import AsJson, print_table
 
 
-def doctor(as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Show versions, processor, backends and what is missing: for a bug report, or when something is slow."""
     from mrl_text.doctor import examine
 

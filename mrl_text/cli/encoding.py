@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +41,7 @@ def encode(
     request_texts: common.RequestTexts = None,
     price_per_million: common.Price = None,
     max_total_tokens: common.MaxTotalTokens = None,
+    as_json: common.AsJson = False,
 ) -> None:
     """Encode a corpus of any size into a folder of vectors; interrupted, the same command goes on."""
     sizes = common.whole_numbers(dims)
@@ -75,6 +78,9 @@ def encode(
         raise ValueError(
             f"nothing was encoded: no row of {', '.join(map(str, inputs))} is left, so mend or choose others"
         )
+    if as_json:
+        typer.echo(json.dumps(asdict(report) | {"folder": str(report.folder)}, ensure_ascii=False))
+        return
     rate = f", {report.encoded / report.seconds:,.0f} texts/s" if report.encoded else ""
     typer.echo(
         f"{report.folder}: {report.rows:,} rows ({report.encoded:,} read now) in {report.seconds:.1f} s{rate},"

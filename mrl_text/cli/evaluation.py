@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -88,6 +88,7 @@ def evaluate(
     request_texts: common.RequestTexts = None,
     price_per_million: common.Price = None,
     max_total_tokens: common.MaxTotalTokens = None,
+    as_json: common.AsJson = False,
 ) -> None:
     """Evaluate models, or vectors of any, on mteb tasks or your own data, at every size and precision."""
     sizes = common.whole_numbers(dims)
@@ -114,7 +115,7 @@ def evaluate(
 
     from mrl_text.eval.engines import find_engine
     from mrl_text.eval.leaderboard import with_earlier
-    from mrl_text.eval.report import write_report
+    from mrl_text.eval.report import plain_json, summarize, write_report
     from mrl_text.eval.runner import sweep
     from mrl_text.eval.tables import print_report
 
@@ -152,13 +153,18 @@ def evaluate(
         references=reference or (),
     )
     own = find_engine(engine) if engine else None
-    print_report(result, Console(), keep=keep, engine=own)
-    for task, reason in result.failed.items():
-        typer.echo(f"{task} was left out: {reason}")
+    if not as_json:
+        print_report(result, Console(), keep=keep, engine=own)
+        for task, reason in result.failed.items():
+            typer.echo(f"{task} was left out: {reason}")
     whole = with_earlier(result)
-    references = read_references(reference or (), whole)
-    written = write_report(whole, keep=keep, references=references, failed=result.failed, engine=own)
-    typer.echo("\n".join(str(file) for file in (output / "scores.csv", output / "scores.parquet", *written)))
+    beside: dict[str, Any] = {"references": read_references(reference or (), whole), "failed": result.failed}
+    written = write_report(whole, keep=keep, engine=own, **beside)
+    files = [str(file) for file in (output / "scores.csv", output / "scores.parquet", *written)]
+    if as_json:
+        typer.echo(plain_json({**summarize(whole, keep=keep, engine=own, **beside), "files": files}))
+    else:
+        typer.echo("\n".join(files))
     _write_cards(models or [], whole, keep)
 
 

@@ -11,7 +11,7 @@ import typer
 
 from mrl_text.choices import RunFormat
 from mrl_text.cli import inputs
-from mrl_text.cli.common import Device, FilledStore, TrustRemoteCode, WhereOption, output_option, print_table
+from mrl_text.cli.common import AsJson, Device, FilledStore, TrustRemoteCode, WhereOption, output_option, print_table
 
 if TYPE_CHECKING:
     from mrl_text.search import StageCost
@@ -34,7 +34,7 @@ def search(
     where: WhereOption = None,
     explain: Annotated[bool, typer.Option(help="Show what each step cost; of an index in a folder.")] = False,
     exact: Annotated[bool, typer.Option(help="Compare with every document at full width.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     output: Annotated[Path | None, output_option("Of --queries: .jsonl, .csv or .trec, maybe .gz or .zst.")] = None,
     form: Annotated[
         RunFormat | None, typer.Option("--format", help="Of --queries; default: as --output ends, or jsonl.")

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from mrl_text.cli import inputs
-from mrl_text.cli.common import FilledStore, WhereOption, print_table
+from mrl_text.cli.common import AsJson, FilledStore, WhereOption, print_table
 
 _MB = 2**20
 
 
-def info(store: FilledStore, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def info(store: FilledStore, as_json: AsJson = False) -> None:
     """Show what a store is and holds: rows, model, sizes, plan, columns, bytes."""
     from mrl_text.search.open import open_store
     from mrl_text.search.upkeep import describe

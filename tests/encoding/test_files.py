@@ -539,6 +539,9 @@ def test_the_command(corpus: Path, tiny_bert: Path, tmp_path: Path) -> None:
     assert "float32; 3 left out, 1 cut" in done.stdout
     assert "row 34" not in done.stdout and "corpus.jsonl, row 34: is not valid JSON" in done.stderr
     assert vectors(tmp_path / "out", 16, "float16").shape == (297, 16)
+    told = json.loads(invoke(*arguments, "--json").stdout)
+    assert (told["rows"], told["encoded"], told["left_out"], told["cut"]) == (297, 0, 3, 1)
+    assert told["folder"] == str(tmp_path / "out")
     failed = invoke(*arguments[:6], "--dims", "64")
     assert failed.exit_code == 2
     assert "error: " in failed.stderr

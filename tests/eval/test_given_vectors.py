@@ -140,6 +140,21 @@ def test_a_second_model_is_compared_on_the_same_queries(files: dict[str, Path], 
     assert (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.slow
+def test_json_is_all_that_is_printed_and_says_what_the_files_say(files: dict[str, Path], tmp_path: Path) -> None:
+    asked = f"--queries {files['asked.npy']} --qrels {files['rows.tsv']} --controls none -o {tmp_path / 'out'} --json"
+    answer = invoke(*f"eval --vectors {files['corpus.npy']} --dims 8,16 --precisions float32,int8 {asked}".split())
+    assert answer.exit_code == 0, answer.output
+    found = json.loads(answer.stdout)
+    table = pd.read_csv(tmp_path / "out" / "scores.csv").set_index(["dim", "precision"])["score"]
+    told = {(cell["dim"], cell["precision"]): cell["overall"]["score"] for cell in found["cells"]}
+    assert told == pytest.approx(table.to_dict(), abs=1e-5)  # mteb rounds
+    assert len(told) == 6
+    overall = next(one for one in found["recommendations"] if one["scope"] == "overall")
+    assert (overall["dim"], overall["precision"]) in told
+    assert all(Path(file).is_file() for file in found["files"])
+
+
 def test_what_is_wrong_is_named(files: dict[str, Path]) -> None:
     whole = made_up()[0]
     for damaged, words in (
