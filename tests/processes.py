@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ COMMAND = "from mrl_text.__main__ import main; main()"
 
 
 def _run(code: str, arguments: tuple[str, ...], environment: dict[str, str], *outputs: Any) -> None:
+    gc.freeze()  # what was imported before is not looked at again, and so not copied
     os.environ.clear()
     os.environ.update(environment)
     for output, there in zip(outputs, (1, 2), strict=True):
