@@ -124,7 +124,7 @@ def score_table(result: Results, line: Line) -> Table:
         captions.append(f"{len(shown)} of {len(known)} cells: nothing scores higher in as few bytes{staged}")
     coded = any(cell.comparison == "symmetric" for cell in shown)
     optional = {"on disk": any(cell.rescore for cell in shown), "queries": coded}
-    every = ("bytes", "on disk", "size", "precision", "queries", heading, "retention", "best")
+    every = ("bytes", "on disk", "size", "precision", "queries", heading, "retention %", "best")
     columns = [column for column in every if optional.get(column, True)]
     table = _table(escape(result.labels[line]), columns, ("precision", "queries", "best"), "bold")
     table.caption, table.caption_justify = "; ".join(captions) or None, "left"
@@ -134,7 +134,7 @@ def score_table(result: Results, line: Line) -> Table:
         row |= {"size": str(cell.dim), "precision": cell.precision}
         row |= {"queries": "coded" if cell.comparison == "symmetric" else "float32"}
         row |= {heading: _score(result.estimate(line, cell))}
-        row |= {"retention": _share(retention)}
+        row |= {"retention %": _share(retention)}
         row |= {"best": "*" if cell in front else ""}
         table.add_row(*(row[column] for column in columns))
     return table
@@ -156,7 +156,7 @@ def _share(retention: Estimate | None) -> str:
     interval, around = retention.interval(), ""
     if interval and interval.low < interval.high:  # full width keeps itself, whatever the items
         around = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-    return f"{100 * retention.value:.1f} %{around}"
+    return f"{100 * retention.value:.1f}{around}"
 
 
 def code_table(result: Results, line: Line) -> Table | None:
@@ -228,7 +228,7 @@ def _size_table(
 
 def _table(title: str, columns: Sequence[str], words: Sequence[str] = (), style: str = "italic") -> Table:
     """An empty table of numbers; those of its columns that hold ``words`` begin at the left."""
-    table = Table(title=title, title_justify="left", title_style=style)
+    table = Table(title=title, title_justify="left", title_style=style, pad_edge=False)  # to fit 80 columns
     for column in columns:
         table.add_column(escape(column), justify="left" if column in words else "right")
     return table

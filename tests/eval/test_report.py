@@ -79,13 +79,13 @@ def test_the_score_table_has_the_numbers_of_the_results(single: Results) -> None
     assert table.title == "tuned"
     interval = interval_of(single.estimate(MODEL, Cell(16)))
     found = columns(table)
-    assert list(found) == ["bytes", "size", "precision", "Search", "retention", "best"]
+    assert list(found) == ["bytes", "size", "precision", "Search", "retention %", "best"]
     assert found["bytes"] == ["256", "64", "64", "16"]
     assert found["size"] == ["64", "64", "16", "16"]
     assert found["precision"] == ["float32", "int8", "float32", "int8"]
-    assert found["retention"][0] == "100.0 %"  # of itself
-    assert [kept.partition(" [")[0] for kept in found["retention"][1:]] == ["99.5 %", "80.0 %", "79.0 %"]
-    value, low, high = map(float, re.findall(r"[\d.]+", found["retention"][2]))
+    assert found["retention %"][0] == "100.0"  # of itself
+    assert [kept.partition(" [")[0] for kept in found["retention %"][1:]] == ["99.5", "80.0", "79.0"]
+    value, low, high = map(float, re.findall(r"[\d.]+", found["retention %"][2]))
     whole = queries(0.6)
     change = bootstrap_mean(share_kept(whole, 0.8, noise=0.01) / 0.6 - 0.8 * whole / 0.6)  # the ratio to first order
     assert [low, high] == pytest.approx([value + 100 * change.low, value + 100 * change.high], abs=0.06)
@@ -100,7 +100,7 @@ def test_the_score_table_of_several_tasks_has_their_mean_and_the_task_table_each
         "size": ["64", "16"],
         "precision": ["float32", "float32"],
         "mean of 2 tasks": ["70.00", "49.85"],
-        "retention": ["100.0 %", "71.2 %"],
+        "retention %": ["100.0", "71.2"],
         "best": ["*", "*"],
     }
     assert columns(task_table(several, MODEL)) == {
@@ -146,7 +146,7 @@ def test_words_say_where_principal_components_score_higher(tmp_path: Path) -> No
 def test_the_score_table_leaves_out_sizes_that_lack_a_task_and_shares_of_nothing(tmp_path: Path) -> None:
     sweep = MadeUpSweep(tmp_path).curve({64: 0.0, 16: 0.1}).curve({64: 0.0}, task="Pairs")
     found = columns(score_table(sweep.results(), MODEL))
-    assert (found["size"], found["retention"]) == (["64"], ["-"])
+    assert (found["size"], found["retention %"]) == (["64"], ["-"])
 
 
 def test_the_control_table_has_every_line_beside_the_model_in_float32(single: Results) -> None:
@@ -169,7 +169,7 @@ def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
     console = Console(width=100, file=io.StringIO())
     print_report(results, console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]  # the stream two lines above
-    for text in ("tuned [r1, float32]", "tuned [r9, float32]", "own [data]", " model ", " PCA "):
+    for text in ("tuned [r1, float32]", "tuned [r9, float32]", "own [data]", " model ", " PCA"):
         assert text in printed
     assert list(columns(control_table(results, twin))) == ["size", "model", "PCA"]
 
@@ -220,7 +220,7 @@ def test_what_is_printed_holds_tables_controls_and_sentences_of_every_model(sing
         for cell in single.cells(line):
             (row,) = re.findall(rf"^│ +{cell.bytes} │ +{cell.dim} │ {cell.precision} +│(.*)$", text, re.MULTILINE)
             assert f"{100 * value_of(single.estimate(line, cell)):.2f}" in row
-            assert f"{100 * value_of(single.retention(line, cell)):.1f} %" in row
+            assert f"{100 * value_of(single.retention(line, cell)):.1f}" in row
     assert text.count("beside controls") == 1
 
 
@@ -327,7 +327,7 @@ def grid(tmp_path: Path) -> Results:
 
 def test_the_table_has_bytes_on_disk_and_coded_queries_where_there_are_any(grid: Results) -> None:
     found = columns(score_table(grid, MODEL))
-    assert list(found) == ["bytes", "on disk", "size", "precision", "queries", "Search", "retention", "best"]
+    assert list(found) == ["bytes", "on disk", "size", "precision", "queries", "Search", "retention %", "best"]
     assert found["bytes"] == ["256", "128", "16", "8", "8", "8"]
     rows = zip(found["bytes"], found["on disk"], found["queries"], found["best"], strict=True)
     assert sorted(row for row in rows if row[0] == "8") == [
