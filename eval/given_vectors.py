@@ -107,12 +107,13 @@ def read_vector_task(
             about ids that are not there.
     """
     open_table(judgements)
-    places, ids, rows = [], [], []
+    places, ids, rows, numbered = [], [], [], []
     for file, known in ((documents, ID_COLUMNS), (queries, QUERY_IDS)):
         vectors, named = read_embeddings(file, known)
         places.append(Path(file).expanduser().absolute())
         ids.append(named if named is not None else list(map(str, range(len(vectors)))))
         rows.append(_checked(vectors, places[-1]))
+        numbered.append(named is None)
         if named is None:
             logger.info("%s has no column of ids: they are the numbers of the rows, from 0", places[-1])
     if (width := rows[0].shape[1]) != rows[1].shape[1]:
@@ -120,12 +121,15 @@ def read_vector_task(
             f"{places[0]} has vectors of {width} numbers, {places[1]} of {rows[1].shape[1]}: give one model's"
         )
     place = Path(judgements).expanduser().absolute()
+    fix = ", whose rows are numbered from 0: give ids in a column _id of Parquet"
+    where = [f"{file.name}{fix if by_number else ''}" for file, by_number in zip(places, numbered, strict=True)]
     relevant = read_judgements(
-        place,
-        Problems(place),
-        queries=one_of(set(ids[1]), places[1].name),
-        documents=one_of(set(ids[0]), places[0].name),
+        place, Problems(place), queries=one_of(set(ids[1]), where[1]), documents=one_of(set(ids[0]), where[0])
     )
+    judged = {name for documents in relevant.values() for name in documents}, set(relevant)
+    for file, count, by_number, found in zip(places, map(len, rows), numbered, judged, strict=True):
+        if by_number and "0" not in found and str(count - 1) in found:
+            logger.warning("%s: no judgement names row 0 of %s: are its rows numbered from 1 there?", place, file)
     tables = {
         "corpus": {"id": ids[0], "title": [""] * len(ids[0]), "text": list(map(str, range(len(ids[0]))))},
         "queries": {

@@ -41,23 +41,24 @@ def load_results(folders: Sequence[str | Path], *, all_tasks: bool = False) -> R
 
     Args:
         folders: what ``mrl-text eval`` wrote, or its ``scores.csv`` alone, or folders in mteb's layout.
-        all_tasks: keep tasks that only some models have been evaluated on, and take nothing twice. Otherwise only
-            what every model has is kept: means over different tasks do not compare.
+        all_tasks: keep tasks that only some models have been evaluated on, and take nothing twice but what is the
+            same, as the base that two models were compared with. Otherwise only what every model has is kept: means
+            over different tasks do not compare.
 
     Raises:
         FileNotFoundError: a folder has no results.
         ValueError: no folder, a damaged table or file, no task that all models share; with ``all_tasks`` a result that
-            comes twice.
+            comes twice with another score.
     """
     if not folders:
         raise ValueError("no results given: name the output folder of an evaluation")
     tables = [_read(folder).assign(folder=str(folder)) for folder in folders]
     table = pd.concat(tables, ignore_index=True)
-    repeated = table[KEY_COLUMNS].astype(str).duplicated()
     if all_tasks:
-        _refuse_twice(table, repeated)
+        table = table[~table[[*KEY_COLUMNS, "score", "data"]].astype(str).duplicated()]
+        _refuse_twice(table, table[KEY_COLUMNS].astype(str).duplicated())
         return _of(table.drop(columns="folder"), list(dict.fromkeys(table["task"])), folders)
-    table = table[~repeated].drop(columns="folder")
+    table = table[~table[KEY_COLUMNS].astype(str).duplicated()].drop(columns="folder")
     return _of(table, _shared(table), folders)
 
 
@@ -69,7 +70,7 @@ def _refuse_twice(table: pd.DataFrame, repeated: pd.Series[bool]) -> None:
     places = " and ".join(dict.fromkeys(table[(keys == row).all(axis=1)]["folder"]))
     what = f"{row['task']} of {row['model']} at {row['dim']} x {row['precision']}"
     more = f", and {int(repeated.sum()) - 1} more" if repeated.sum() > 1 else ""
-    raise ValueError(f"{what} comes twice, in {places}{more}: give each result once")
+    raise ValueError(f"{what} comes twice with other scores, in {places}{more}: give each once")
 
 
 def with_earlier(result: SweepResult) -> Results:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mrl_text.suggest import did_you_mean
 from mrl_text.tables.columns import Problems, good_rows
-from mrl_text.tables.corpus import TITLE
+from mrl_text.tables.corpus import ID_COLUMNS, TITLE
 from mrl_text.tables.read import TEXT, Table, open_table
 from mrl_text.tables.values import cell_text
 
@@ -19,8 +19,8 @@ def read_texts(file: str | Path, column: str | None = None) -> list[str]:
 
     Args:
         file: see :func:`mrl_text.tables.open_table`.
-        column: the column to take; None takes every cell that holds text. In files without types a column of numbers
-            alone is no text then, unless it is called ``text`` or ``title``.
+        column: the column to take; None takes every cell that holds text. Ids (:data:`ID_COLUMNS`) and a column of
+            numbers alone, unless it is called ``text`` or ``title``, are no text then.
 
     Raises:
         FileNotFoundError, ValueError: as for :func:`mrl_text.tables.open_table`; rows that cannot be read, a cell of
@@ -41,8 +41,13 @@ def read_texts(file: str | Path, column: str | None = None) -> list[str]:
     problems.raise_if_any()
     if column is not None and column not in (known := list(found) or table.columns):
         raise ValueError(f"{file} has no column {column!r}{did_you_mean(column, known)}")
-    if column is None and not table.typed:
-        found = {name: texts for name, texts in found.items() if name in (TEXT, TITLE) or not _are_numbers(texts)}
+    if column is None:
+        others = {
+            name for name in found if name in ID_COLUMNS or (name not in (TEXT, TITLE) and _are_numbers(found[name]))
+        }
+        found = {name: texts for name, texts in found.items() if name not in others}
+        if len(found) > 1 or others:
+            logger.info("%s: texts are in %s", file, ", ".join(found) or "no column")
     cells = [text for texts in found.values() for text in texts]
     every = list(filter(None, cells))
     if not every:

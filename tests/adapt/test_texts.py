@@ -106,3 +106,15 @@ def test_pairs(tmp_path: Path) -> None:
         read_pairs(file)
     with pytest.raises(ValueError, match="none of the types"):
         read_pairs(tmp_path / "pairs.txt")
+
+
+def test_ids_are_no_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        {"_id": f"doc-{row}", "title": f"title {row}", "text": f"text {row}", "year": f"19{row}0"} for row in range(3)
+    ]
+    file = tmp_path / "corpus.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with caplog.at_level("INFO", "mrl_text"):
+        assert read_texts([file]) == [*(f"title {row}" for row in range(3)), *(f"text {row}" for row in range(3))]
+    assert "corpus.jsonl: texts are in title, text" in caplog.text
+    assert read_texts([file], column="_id") == ["doc-0", "doc-1", "doc-2"]

@@ -155,6 +155,25 @@ def test_json_is_all_that_is_printed_and_says_what_the_files_say(files: dict[str
     assert all(Path(file).is_file() for file in found["files"])
 
 
+def test_rows_that_are_numbered_from_one_are_noticed(
+    files: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = ["query-id\tcorpus-id\tscore", *(f"{row}\t{row + 1}\t1" for row in range(5))]
+    judged = tmp_path / "judged.tsv"
+    for last, words in ((DOCUMENTS - 1, "names row 0 of corpus.npy: are its rows numbered from 1"), (7, "")):
+        caplog.clear()
+        judged.write_text("\n".join([*lines, f"0\t{last}\t1"]))
+        read_vector_task(files["corpus.npy"], files["asked.npy"], judged)
+        told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert len(told) == bool(words)
+        assert words in "".join(told).replace(str(files["corpus.npy"].parent) + "/", "")
+    judged.write_text("\n".join([*lines, f"0\t{DOCUMENTS}\t1"]))
+    with pytest.raises(
+        ValueError, match=r"is not in corpus.npy, whose rows are numbered from 0: give ids in a column _id"
+    ):
+        read_vector_task(files["corpus.npy"], files["asked.npy"], judged)
+
+
 def test_what_is_wrong_is_named(files: dict[str, Path]) -> None:
     whole = made_up()[0]
     for damaged, words in (

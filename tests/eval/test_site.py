@@ -339,8 +339,14 @@ def test_colours_have_contrast_and_are_told_apart(site: Path) -> None:
 
 def test_the_sources_are_checked(tmp_path: Path, sources: tuple[Path, Path]) -> None:
     copy = MadeUpSweep(tmp_path / "again").curve({64: 0.4}).save()
-    with pytest.raises(ValueError, match=r"Search of someone/tuned at 64 x float32 comes twice, in .*again: give each"):
+    with pytest.raises(
+        ValueError,
+        match=r"Search of someone/tuned at 64 x float32 comes twice with other scores, in .*again: give each",
+    ):
         read_sources([sources[0], copy], [sources[1]])
+    same, _ = read_sources([sources[0], sources[0]], [sources[1]])  # as the base of two models is
+    once, _ = read_sources([sources[0]], [sources[1]])
+    assert same.scores.equals(once.scores)
     lone = MadeUpSweep(tmp_path / "lone").curve({(64, "int8"): 0.4}).save()
     with pytest.raises(ValueError, match="no result in float32 at its largest size, 64"):
         read_sources([lone], [sources[1]])
