@@ -228,7 +228,7 @@ def test_the_report_shows_the_grid(trained: Path, tiny_tasks: list[str], tmp_pat
         for row, dim in enumerate(sorted(DIMS, reverse=True)):
             shown = [list(column.cells)[row] for column in table.columns]
             assert shown == [str(dim), *(f"{100 * result.curve(one)[dim]:.2f}" for one in result.depths(line))]
-            assert re.search(r"│ +" + r" │ +".join(shown) + r" │", printed)
+            assert re.search(r"│ *" + r" │ +".join(shown) + r" *│", printed)
     assert "1 layer, overall: " in printed
 
     written = {file.name: file for file in write_report(result)}

@@ -218,7 +218,7 @@ def test_what_is_printed_holds_tables_controls_and_sentences_of_every_model(sing
     for line in (MODEL, OTHER):
         assert chosen(single, 0.9, line).sentence("overall") in text
         for cell in single.cells(line):
-            (row,) = re.findall(rf"^│ +{cell.bytes} │ +{cell.dim} │ {cell.precision} +│(.*)$", text, re.MULTILINE)
+            (row,) = re.findall(rf"^│ *{cell.bytes} │ +{cell.dim} │ {cell.precision} +│(.*)$", text, re.MULTILINE)
             assert f"{100 * value_of(single.estimate(line, cell)):.2f}" in row
             assert f"{100 * value_of(single.retention(line, cell)):.1f}" in row
     assert text.count("beside controls") == 1
