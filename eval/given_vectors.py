@@ -114,7 +114,7 @@ def read_vector_task(
         ids.append(named if named is not None else list(map(str, range(len(vectors)))))
         rows.append(_checked(vectors, places[-1]))
         numbered.append(named is None)
-        if named is None:
+        if numbered[-1]:
             logger.info("%s has no column of ids: they are the numbers of the rows, from 0", places[-1])
     if (width := rows[0].shape[1]) != rows[1].shape[1]:
         raise ValueError(

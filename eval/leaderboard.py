@@ -56,10 +56,11 @@ def load_results(folders: Sequence[str | Path], *, all_tasks: bool = False) -> R
     table = pd.concat(tables, ignore_index=True)
     if all_tasks:
         table = table[~table[[*KEY_COLUMNS, "score", "data"]].astype(str).duplicated()]
-        _refuse_twice(table, table[KEY_COLUMNS].astype(str).duplicated())
-        return _of(table.drop(columns="folder"), list(dict.fromkeys(table["task"])), folders)
-    table = table[~table[KEY_COLUMNS].astype(str).duplicated()].drop(columns="folder")
-    return _of(table, _shared(table), folders)
+    repeated = table[KEY_COLUMNS].astype(str).duplicated()
+    if all_tasks:
+        _refuse_twice(table, repeated)
+    table = table[~repeated].drop(columns="folder")
+    return _of(table, list(dict.fromkeys(table["task"])) if all_tasks else _shared(table), folders)
 
 
 def _refuse_twice(table: pd.DataFrame, repeated: pd.Series[bool]) -> None:

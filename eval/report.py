@@ -32,29 +32,20 @@ _LINE_FACTS = ("role", "method", "model", "revision", "dtype")
 
 
 def write_report(
-    result: Results,
-    folder: Path | None = None,
-    *,
-    keep: float = KEEP,
-    references: Sequence[Reference] = (),
-    failed: Mapping[str, str] | None = None,
-    engine: Engine | None = None,
+    result: Results, data: Mapping[str, Any], folder: Path | None = None, *, references: Sequence[Reference] = ()
 ) -> list[Path]:
     """Write ``report.html``, ``curve.png`` and ``curve.svg``, and ``depths.png`` and ``.svg`` with several depths.
 
     Args:
         result: finished results.
+        data: what :func:`summarize` made of them, with the same ``references``.
         folder: where to write; None is the first folder of the results.
-        keep: target of the recommended sizes.
         references: published curves to overlay.
-        failed: task -> why it was left out.
-        engine: restricts the recommended sizes to what it stores and compares.
 
     Returns:
         The files.
     """
     folder = folder or result.folders[0]
-    data = summarize(result, keep=keep, references=references, failed=failed, engine=engine)
     pictures = [*draw_curve(result, folder, references), *draw_depths(result, folder)]
     return [write_html(data, folder / "report.html"), *pictures]
 

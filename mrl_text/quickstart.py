@@ -49,7 +49,7 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
         KeyboardInterrupt: interrupted; the same call continues.
     """
     from mrl_text.eval import sweep
-    from mrl_text.eval.report import write_report
+    from mrl_text.eval.report import summarize, write_report
 
     show = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     started = time.monotonic()
@@ -67,7 +67,7 @@ def quickstart(output: Path, console: Console, notes: Console, overrides: Sequen
         dtype=fastest_dtype(),
     )
     notes.print("[bold]3/4 Drawing[/bold] the curve")
-    report, picture, _ = write_report(result)
+    report, picture, _ = write_report(result, summarize(result))
     show(comparison(result))
     notes.print(
         f"[bold]4/4 Searching[/bold] the documentation of this environment, {DEMO_DIM} x {DEMO_PRECISION} a text"

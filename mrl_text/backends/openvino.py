@@ -96,7 +96,10 @@ def _nothing_is_reported() -> Iterator[None]:
 
 
 def _round_weights(graph: openvino.Model) -> None:
-    """Put integers times a scale per output in the place of all matrices that are multiplied by."""
+    """Put integers times a scale per output in the place of all matrices that are multiplied by.
+
+    The package nncf does as much, and brings many others.
+    """
     for node in graph.get_ordered_ops():
         if node.get_type_name() != "MatMul":
             continue

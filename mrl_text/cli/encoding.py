@@ -79,7 +79,7 @@ def encode(
             f"nothing was encoded: no row of {', '.join(map(str, inputs))} is left, so mend or choose others"
         )
     if as_json:
-        typer.echo(json.dumps(asdict(report) | {"folder": str(report.folder)}, ensure_ascii=False))
+        typer.echo(json.dumps(asdict(report), ensure_ascii=False, default=str))
         return
     rate = f", {report.encoded / report.seconds:,.0f} texts/s" if report.encoded else ""
     typer.echo(

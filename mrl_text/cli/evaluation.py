@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
@@ -158,11 +158,12 @@ def evaluate(
         for task, reason in result.failed.items():
             typer.echo(f"{task} was left out: {reason}")
     whole = with_earlier(result)
-    beside: dict[str, Any] = {"references": read_references(reference or (), whole), "failed": result.failed}
-    written = write_report(whole, keep=keep, engine=own, **beside)
+    references = read_references(reference or (), whole)
+    found = summarize(whole, keep=keep, references=references, failed=result.failed, engine=own)
+    written = write_report(whole, found, references=references)
     files = [str(file) for file in (output / "scores.csv", output / "scores.parquet", *written)]
     if as_json:
-        typer.echo(plain_json({**summarize(whole, keep=keep, engine=own, **beside), "files": files}))
+        typer.echo(plain_json({**found, "files": files}))
     else:
         typer.echo("\n".join(files))
     _write_cards(models or [], whole, keep)

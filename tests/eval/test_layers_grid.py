@@ -231,7 +231,7 @@ def test_the_report_shows_the_grid(trained: Path, tiny_tasks: list[str], tmp_pat
             assert re.search(r"│ *" + r" │ +".join(shown) + r" *│", printed)
     assert "1 layer, overall: " in printed
 
-    written = {file.name: file for file in write_report(result)}
+    written = {file.name: file for file in write_report(result, summarize(result))}
     assert set(written) == {"report.html", "curve.png", "curve.svg", "depths.png", "depths.svg"}
     assert written["depths.png"].read_bytes().startswith(b"\x89PNG")
     picture = written["depths.svg"].read_text()

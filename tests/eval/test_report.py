@@ -228,7 +228,9 @@ def test_what_is_printed_holds_tables_controls_and_sentences_of_every_model(sing
 def test_a_report_is_a_page_and_two_pictures(single: Results, tmp_path: Path) -> None:
     reference = Reference("vendor/small", {32: {"Search": 0.4}})
     failed = {"Pairs": "no data"}
-    files = write_report(single, keep=0.9, references=[reference], failed=failed)
+    files = write_report(
+        single, summarize(single, keep=0.9, references=[reference], failed=failed), references=[reference]
+    )
     assert files == [single.folders[0] / name for name in ("report.html", "curve.png", "curve.svg")]
     page, png, svg = files
     found = re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
@@ -236,7 +238,7 @@ def test_a_report_is_a_page_and_two_pictures(single: Results, tmp_path: Path) ->
     assert json.loads(found[1]) == summarize(single, keep=0.9, references=[reference], failed=failed)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert "small (published)" in labels(svg)
-    elsewhere = write_report(single, tmp_path / "new" / "folder")
+    elsewhere = write_report(single, summarize(single), tmp_path / "new" / "folder")
     assert {file.parent for file in elsewhere} == {tmp_path / "new" / "folder"}
     assert all(file.stat().st_size for file in elsewhere)
 
