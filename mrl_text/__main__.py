@@ -9,7 +9,9 @@ def main() -> None:
     """Entry point of the console script; an interrupt while it still imports ends it quietly, too."""
     try:
         from mrl_text.cli import app
+        from mrl_text.imports import pause_collection
 
+        pause_collection()
         app()
     except KeyboardInterrupt:
         sys.exit(130)
