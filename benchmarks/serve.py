@@ -6,9 +6,9 @@ Clients are connections of one process that send one request after the other, wi
 Most requests hold one text, the others 2 to 32 (`--sizes`), and waits are printed for each size; a third asks for 64
 numbers, a third for 128. Every answer is checked: as many vectors as texts, of the size asked for, of unit length, and
 at a cosine of 0.999 or more to those computed offline (in bfloat16 what shares a batch changes the last digits); the
-least is printed. Offline is the server's own model in the same number format over all texts sorted by length, in
-batches of the same budget of tokens, before and after the server ran; beside it `MatryoshkaEncoder.encode` in batches
-of 32. Server and clients share the processor; the clients' part is printed.
+least is printed. Offline is `encode_stream` of the same model in the same number format over all texts: sorted by
+length, in batches of the same budget of tokens, before and after the server ran; beside it `MatryoshkaEncoder.encode`
+in batches of 32. Server and clients share the processor; the clients' part is printed.
 
 `--rival` is the command of another server that speaks OpenAI's protocol, for the same requests in the same run, such as
 infinity's from an environment of its own (`{port}` is a free port); requests then ask for full width only:
@@ -92,13 +92,13 @@ def main() -> None:
     texts = _texts(arguments.data, arguments.texts)
     lengths = np.minimum(embedder.count(texts), embedder.max_tokens or sys.maxsize)
     print(f"{len(texts):,} texts of {np.mean(lengths):.0f} tokens (median {np.median(lengths):.0f}, {embedder.dtype})")
-    vectors, before = _offline(embedder, texts, lengths, arguments.max_batch_tokens)
+    vectors, before = _offline(embedder, texts, arguments.max_batch_tokens)
     plain = _plain(embedder, texts)
     failed = False
     queues = ["still", "fair"] if arguments.queue == "both" else [arguments.queue]
     for side in [*queues, *(["rival"] if arguments.rival else [])]:
         tally, used = _measure(arguments, side, embedder, texts, lengths, vectors)
-        after = _offline(embedder, texts, lengths, arguments.max_batch_tokens)[1]
+        after = _offline(embedder, texts, arguments.max_batch_tokens)[1]
         print(f"\n{arguments.rival if side == 'rival' else f'queue: {side}'}")
         _report(tally, arguments, (before + after) / 2, plain, used)
         failed |= bool(tally.errors)
@@ -127,7 +127,7 @@ def _report(tally: Tally, arguments: argparse.Namespace, offline: float, plain: 
     print(f"first answer {used['cold']:.1f} s after the start; the server's memory was {used['mb']:,.0f} MB at most")
     print(
         f"processor time: clients {used['clients']:.2f} cores, server {used['server']:.2f} cores of {os.cpu_count()}"
-        + (f"; {used['compute']:.0%} of the time in the model" if "compute" in used else "")
+        + (f"; {used['compute']:.2f} batches in the model at a time" if "compute" in used else "")
     )
 
 
@@ -144,18 +144,11 @@ def _texts(files: list[Path], count: int) -> list[str]:
     return [texts[row] for row in np.random.default_rng(0).permutation(len(texts))[:count]]
 
 
-def _offline(embedder: Any, texts: list[str], lengths: np.ndarray, budget: int) -> tuple[np.ndarray, float]:
+def _offline(embedder: Any, texts: list[str], budget: int) -> tuple[np.ndarray, float]:
     """Vectors, and texts per second."""
-    vectors = np.empty((len(texts), embedder.width), np.float32)
-    order = np.argsort(lengths, kind="stable")
-    started, begin = time.perf_counter(), 0
-    while begin < len(order):
-        end = begin + 1
-        while end < len(order) and (end - begin + 1) * lengths[order[end]] <= budget:
-            end += 1
-        rows = order[begin:end]
-        vectors[rows] = embedder.encode([texts[row] for row in rows])
-        begin = end
+    started = time.perf_counter()
+    found = embedder._encoder.encode_stream(texts, token_budget=budget, window=len(texts))
+    vectors = np.concatenate(list(found))
     return vectors, len(texts) / (time.perf_counter() - started)
 
 
@@ -166,8 +159,10 @@ def _plain(embedder: Any, texts: list[str]) -> float:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
+    from mrl_text.imports import pause_collection
     from mrl_text.library_logging import quiet_libraries
 
+    pause_collection()  # as the command does
     quiet_libraries()
     from mrl_text.serving import ServerSettings, serve
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from mrl_text.dtypes import compute_dtype, computing_in
+from mrl_text.lanes import Lanes
 from mrl_text.long_texts import Shortener
 from mrl_text.token_batches import TokenBatch, token_batches
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 WINDOW = 4096  # texts that are sorted by length together
 
-TOKEN_BUDGET = {"cpu": 4096}  # tokens of a batch by type of device: what fills the caches of a processor
+TOKEN_BUDGET = {"cpu": 1024}  # tokens of a batch by type of device: what suits the caches of a processor's core
 
 OTHER_TOKEN_BUDGET = 32_768  # tokens of a batch on a GPU
 
@@ -89,7 +91,7 @@ def encode_windows(
     long = LONG * limit if isinstance(limit, int) else math.inf
     on_gpu = model.device.type == "cuda"
     model.eval()
-    with ThreadPoolExecutor(1, "tokeniser") as thread:
+    with ThreadPoolExecutor(1, "tokeniser") as thread, Lanes(model.device) as lanes:
 
         def tokenise(texts: list[str]) -> list[TokenBatch]:
             texts = [shorten(text, prompt) if len(text) > long else text for text in texts]
@@ -106,7 +108,7 @@ def encode_windows(
         while ahead:
             count, batches = ahead
             ahead = prepare()
-            yield _compute(model, count, batches.result(), chosen, task)
+            yield compute(model, count, batches.result(), chosen, task, lanes)
 
 
 def _pinned(features: dict[str, Any]) -> dict[str, Any]:
@@ -121,14 +123,30 @@ def _on_device(features: dict[str, Any], device: torch.device) -> dict[str, Any]
     }
 
 
-def _compute(
-    model: SentenceTransformer, count: int, batches: list[TokenBatch], dtype: str, task: str | None
+def compute(
+    model: SentenceTransformer, count: int, batches: list[TokenBatch], dtype: str, task: str | None, lanes: Lanes
 ) -> EncodedWindow:
-    # entered window by window: a context that stays open at a yield would reach into the caller's code
-    with torch.inference_mode(), computing_in(dtype, model):
-        features = (_on_device(batch.features, model.device) for batch in batches)
-        parts = [model(one, **({} if task is None else {"task": task}))["sentence_embedding"] for one in features]
-        joined = torch.cat(parts).float().cpu().numpy()
+    """Compute the ``count`` texts of a window, which ``batches`` hold between them.
+
+    Args:
+        dtype: as :func:`mrl_text.dtypes.compute_dtype` gave it.
+        task: ``query``, ``document`` or None, as for the model's ``encode``.
+        lanes: on the model's device.
+    """
+    options = {} if task is None else {"task": task}
+
+    def forward(batch: TokenBatch) -> torch.Tensor:
+        vectors: torch.Tensor = model(_on_device(batch.features, model.device), **options)["sentence_embedding"]
+        return vectors
+
+    def context() -> ExitStack:
+        # entered window by window: a context that stays open at a yield would reach into the caller's code
+        stack = ExitStack()
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(computing_in(dtype, model))
+        return stack
+
+    joined = torch.cat(lanes.map(forward, batches, context)).float().cpu().numpy()
     rows = np.concatenate([batch.rows for batch in batches])
     vectors = np.empty_like(joined)
     vectors[rows] = joined

@@ -183,7 +183,7 @@ def test_a_model_that_is_computed_otherwise_is_refused(tiny_bert: Path, monkeypa
     from mrl_text.backends.onnx import OnnxBackbone
 
     run = OnnxBackbone.run
-    monkeypatch.setattr(OnnxBackbone, "run", lambda self, inputs: np.roll(run(self, inputs), 1, axis=2))
+    monkeypatch.setattr(OnnxBackbone, "run", lambda self, engine, inputs: np.roll(run(self, engine, inputs), 1, axis=2))
     with pytest.raises(ValueError, match=r"computes other vectors of model .* leave it to backend torch"):
         load(find_model(str(tiny_bert)), backend="onnx")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import logging
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from mrl_text.choices import Backend, BackendDtype
 from mrl_text.embedding_cache import network_hash, settings_of
 from mrl_text.files import cache_dir, replaced_folder
+from mrl_text.lanes import Share, share
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,6 @@ class CompiledBackbone(nn.Module, ABC):
     backend: ClassVar[Backend]
     packages: ClassVar[tuple[str, ...]]  # that it needs; a graph is known by their versions
     identity: Tensor
-    engine: Any
 
     def __init__(self, backbone: nn.Module, example: dict[str, Tensor], dtype: BackendDtype) -> None:
         super().__init__()
@@ -87,16 +88,29 @@ class CompiledBackbone(nn.Module, ABC):
                 with replaced_folder(self.folder, _MARKER, "graph") as new:
                     self.make(lambda attention: _traced(backbone, example, attention), new)
                     (new / _MARKER).write_text(f"{type(backbone).__name__}: {made_of}\n", encoding="utf-8")
-        self.open(self.folder)
+        self._prepare()
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, and for copies: an engine cannot be sent, so the graph is read again there."""
-        return {name: value for name, value in self.__dict__.items() if name != "engine"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_engines", "_opening")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read the graph again."""
         self.__dict__.update(state)
-        self.open(self.folder)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._engines: dict[Share, Any] = {}
+        self._opening = threading.Lock()
+        self._engine()  # so that a graph that cannot be read is an error at once
+
+    def _engine(self) -> Any:
+        """The engine for the share of the processor that the calling thread has, opened when it is first asked for."""
+        mine = share()
+        with self._opening:
+            if mine not in self._engines:
+                self._engines[mine] = self.open(self.folder, mine)
+            return self._engines[mine]
 
     @property
     def device(self) -> torch.device:
@@ -118,11 +132,11 @@ class CompiledBackbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def open(self, folder: Path) -> None:
-        """Read the graph into :attr:`engine`, which has as many threads as torch."""
+    def open(self, folder: Path, given: Share) -> Any:
+        """An engine that reads the graph, for as many calls of :meth:`run` at once as a share has lanes."""
 
     @abstractmethod
-    def run(self, inputs: list[np.ndarray]) -> np.ndarray:
+    def run(self, engine: Any, inputs: list[np.ndarray]) -> np.ndarray:
         """Token vectors, float32 (texts, tokens, width), of the inputs in order, int64 (texts, tokens)."""
 
     def forward(self, output_hidden_states: bool = False, **inputs: Any) -> BaseModelOutput:
@@ -135,7 +149,7 @@ class CompiledBackbone(nn.Module, ABC):
             raise ValueError(f"{self.backend} gives the last layer only: load the model with backend torch")
         if missing := [name for name in self.inputs if name not in inputs]:
             raise ValueError(f"the graph takes {missing[0]}, which is not given: load the model with backend torch")
-        vectors = self.run([inputs[name].cpu().numpy() for name in self.inputs])
+        vectors = self.run(self._engine(), [inputs[name].cpu().numpy() for name in self.inputs])
         return BaseModelOutput(last_hidden_state=torch.from_numpy(vectors).to(inputs[self.inputs[0]].device))
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:

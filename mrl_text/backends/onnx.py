@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,6 +16,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from mrl_text.backends.base import CompiledBackbone, Trace
 from mrl_text.choices import BackendDtype
+from mrl_text.lanes import Share
 
 _FILE = "model.onnx"
 
@@ -57,16 +59,16 @@ class OnnxBackbone(CompiledBackbone):
                 for file in folder.glob("exact.onnx*"):
                     file.unlink()
 
-    def open(self, folder: Path) -> None:
-        """Read it; threads are torch's."""
+    def open(self, folder: Path, given: Share) -> Any:
+        """Read it. Of lanes with one thread each computes in its own, others have their threads in common."""
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = 1 if given.threads == 1 else given.lanes * given.threads
         options.log_severity_level = 3
-        self.engine = onnxruntime.InferenceSession(folder / _FILE, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(folder / _FILE, options, providers=["CPUExecutionProvider"])
 
-    def run(self, inputs: list[np.ndarray]) -> np.ndarray:
+    def run(self, engine: Any, inputs: list[np.ndarray]) -> np.ndarray:
         """One forward pass."""
-        vectors: np.ndarray = self.engine.run(None, dict(zip(self.inputs, inputs, strict=True)))[0]
+        vectors: np.ndarray = engine.run(None, dict(zip(self.inputs, inputs, strict=True)))[0]
         return vectors
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import openvino
-import torch
 from openvino import opset13 as openvino_ops
 
 from mrl_text.backends.base import CompiledBackbone, Trace
 from mrl_text.choices import BackendDtype
 from mrl_text.dtypes import fastest_dtype
+from mrl_text.lanes import Share, whole
 
 _FILE = "model.xml"
 _GROUP = 128  # numbers of an activation that share a scale: more are quicker and farther from float32
@@ -52,30 +53,43 @@ class OpenVinoBackbone(CompiledBackbone):
                 graph = openvino.convert_model(program)
             if self.computes_in == "int8":
                 _round_weights(graph)
-            self._compile(graph)
             example, _ = program.example_inputs
-            if np.isfinite(self.run([tensor.numpy() for tensor in example])).all():
+            if np.isfinite(self.run(self._compiled(graph, whole()), [tensor.numpy() for tensor in example])).all():
                 break
         openvino.save_model(graph, folder / _FILE, compress_to_fp16=False)
 
-    def open(self, folder: Path) -> None:
-        """Read it; threads are torch's."""
-        self._compile(folder / _FILE)
+    def open(self, folder: Path, given: Share) -> Any:
+        """Read it."""
+        return self._compiled(folder / _FILE, given)
 
-    def _compile(self, graph: Any) -> None:
+    def _compiled(self, graph: Any, given: Share) -> Any:
         rounds = self.computes_in == "int8"
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISION[fastest_dtype("cpu") if rounds else self.computes_in],
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if rounds else 0,
-            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, by all threads
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY" if given.lanes == 1 else "THROUGHPUT",
+            "NUM_STREAMS": given.lanes,
+            "INFERENCE_NUM_THREADS": given.lanes * given.threads,
         }
-        self.engine = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
+        return _Requests(openvino.Core().compile_model(graph, "CPU", settings))
 
-    def run(self, inputs: list[np.ndarray]) -> np.ndarray:
+    def run(self, engine: _Requests, inputs: list[np.ndarray]) -> np.ndarray:
         """One forward pass."""
-        outputs = self.engine.infer(dict(enumerate(inputs)), share_inputs=True)
+        outputs = engine.mine().infer(dict(enumerate(inputs)), share_inputs=True)
         return np.array(outputs[0])  # the engine's own memory is written again by the next batch
+
+
+class _Requests:
+    """A request for each thread that computes: one request computes one batch at a time."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._here = threading.local()
+
+    def mine(self) -> Any:
+        if not hasattr(self._here, "request"):
+            self._here.request = self._compiled.create_infer_request()
+        return self._here.request
 
 
 @contextlib.contextmanager

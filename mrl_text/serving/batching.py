@@ -1,4 +1,4 @@
-"""One thread computes for all requests."""
+"""Some threads compute for all requests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mrl_text.lanes import Share, computing_with, whole
 from mrl_text.serving.embedder import Embedder, Reading
 from mrl_text.serving.queueing import FairQueue, Item, Job
 
@@ -29,10 +30,10 @@ class Closed(Exception):
 
 
 class Batcher:
-    """Merges the texts of concurrent requests into batches, which one thread computes.
+    """Merges the texts of concurrent requests into batches, which as many threads compute as the encoder has lanes.
 
-    While a batch is computed the next ones gather by themselves; only an idle server waits, ``max_wait_ms`` after the
-    first text, for others to share its batch.
+    While batches are computed the next ones gather by themselves; only an idle thread waits, ``max_wait_ms`` after the
+    first text, for others to share its batch. A batch beside which nothing waits or is computed has all processors.
 
     Args:
         batch_tokens: padded tokens per forward pass.
@@ -40,7 +41,7 @@ class Batcher:
         max_queue: tokens that may wait.
         observe: called after each batch, in the thread, with texts, padded tokens, tokens, seconds, and the
             longest wait of one of them before, seconds.
-        thread: compute in a thread of its own; otherwise the caller calls :meth:`run`.
+        thread: compute in threads of its own; otherwise the caller calls :meth:`run`, and is one of them.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Batcher:
         self._changed = threading.Condition()
         self._jobs: set[Job] = set()
         self._closing = False
-        self._rate = 0.0  # tokens per second, a running mean
+        self._rate = 0.0  # tokens per second of one batch, a running mean
+        self._share, self._whole = encoder.share, whole()
+        self._busy = 0  # batches that are computed
         self._thread = threading.Thread(target=self.run, name="mrl-text-compute", daemon=True) if thread else None
         if self._thread is not None:
             self._thread.start()
@@ -80,7 +83,8 @@ class Batcher:
             raise Closed
         waiting = self._queue.tokens
         if waiting and waiting + tokens > self._max_queue:
-            raise Overloaded(int(min(60, max(1, waiting / self._rate if self._rate else 1))))
+            rate = self._rate * self._share.lanes
+            raise Overloaded(int(min(60, max(1, waiting / rate if rate else 1))))
 
     async def embed(self, texts: Sequence[str], tokens: Sequence[int], reading: Reading) -> np.ndarray:
         """Encode the texts of one request together with those of others.
@@ -116,7 +120,7 @@ class Batcher:
                 for job in self._jobs:
                     self._queue.drop(job)
                     self._settle([(job, Closed())])
-            self._changed.notify()
+            self._changed.notify_all()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for its own thread to end after :meth:`close`, at most ``timeout`` seconds."""
@@ -125,11 +129,28 @@ class Batcher:
 
     def run(self) -> None:
         """Compute until the queue is closed and empty."""
-        while batch := self._next_batch():
-            self._compute(batch)
+        others = [
+            threading.Thread(target=self._work, name=f"mrl-text-compute-{number}", daemon=True)
+            for number in range(1, self._share.lanes)
+        ]
+        for one in others:
+            one.start()
+        self._work()
+        for one in others:
+            one.join()
 
-    def _next_batch(self) -> list[Item]:
-        """Wait for the next texts to compute. Empty when closed and done."""
+    def _work(self) -> None:
+        while found := self._next_batch():
+            batch, given = found
+            try:
+                with computing_with(given):
+                    self._compute(batch)
+            finally:
+                with self._changed:
+                    self._busy -= 1
+
+    def _next_batch(self) -> tuple[list[Item], Share] | None:
+        """Wait for the next texts to compute, and what with. None when closed and done."""
         with self._changed:
             if not self._queue:
                 self._changed.wait_for(lambda: bool(self._queue) or self._closing)
@@ -137,7 +158,13 @@ class Batcher:
                 self._changed.wait_for(lambda: self._queue.tokens >= full or self._closing, timeout=self._wait)
             while not self._queue and not self._closing:  # the only request was cancelled while we waited
                 self._changed.wait()
-            return self._queue.take()
+            batch = self._queue.take()
+            if not batch:
+                return None
+            self._busy += 1
+            if self._queue:  # another thread that waits can go on with the rest
+                self._changed.notify()
+            return batch, self._share if self._queue or self._busy > 1 else self._whole
 
     def _compute(self, batch: list[Item]) -> None:
         started = time.perf_counter()
@@ -148,16 +175,17 @@ class Batcher:
             return
         seconds = time.perf_counter() - started
         tokens = sum(item.tokens for item in batch)
-        self._rate = tokens / seconds if not self._rate else 0.9 * self._rate + 0.1 * tokens / seconds
         if self._observe:
             waited = started - min(item.job.since for item in batch)
             self._observe(len(batch), len(batch) * max(item.tokens for item in batch), tokens, seconds, waited)
         done: list[tuple[Job, Exception | None]] = []
-        for item, vector in zip(batch, vectors, strict=True):
-            item.job.vectors[item.row] = vector
-            item.job.left -= 1
-            if not item.job.left:
-                done.append((item.job, None))
+        with self._changed:  # the rest of a request may be computed beside this
+            self._rate = tokens / seconds if not self._rate else 0.9 * self._rate + 0.1 * tokens / seconds
+            for item, vector in zip(batch, vectors, strict=True):
+                item.job.vectors[item.row] = vector
+                item.job.left -= 1
+                if not item.job.left:
+                    done.append((item.job, None))
         self._settle(done)
 
     def _failed(self, batch: list[Item], error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,10 +12,14 @@ from tokenizers import Tokenizer
 
 from mrl_text.choices import AutoBackend, AutoDtype
 from mrl_text.dtypes import compute_dtype
+from mrl_text.lanes import Lanes, Share, split
 from mrl_text.loading import load
 from mrl_text.long_texts import Shortener, own_tokenizer
 from mrl_text.models import ModelSource, find_model
+from mrl_text.streaming import compute
 from mrl_text.suggest import check_choice
+from mrl_text.token_batches import token_batches
+from mrl_text.truncation import truncate
 
 
 class Reading(NamedTuple):
@@ -30,7 +35,7 @@ PLAIN = Reading()  # no prompt and no route
 class Embedder:
     """Encodes batches that the caller has put together.
 
-    :meth:`encode` is for one thread at a time; everything else may be called from any thread.
+    All of it may be called from any thread. :attr:`share` is how many should compute at once, and how.
 
     Args:
         backend: what computes it, as for :func:`mrl_text.loading.load`.
@@ -62,6 +67,9 @@ class Embedder:
         self.dtype = compute_dtype(self._encoder)
         self.backend = self._encoder.get_backend()
         self._encoder.warn_when_cut = False  # the server counts what it cuts
+        self.share: Share = split(self._encoder.device)
+        self._lanes = Lanes(self._encoder.device)
+        self._tokenizing = threading.Lock()  # the model's tokenizer changes its padding, which one at a time may do
         width = self._encoder.width
         if width is None:
             raise ValueError(f"{self.name} does not tell how many numbers its vectors have, and cannot be served")
@@ -118,11 +126,10 @@ class Embedder:
         Raises:
             FloatingPointError: the model returned NaN or infinity.
         """
-        options: dict[str, Any] = {"task": reading.task} if reading.task else {}
-        options["prompt"] = reading.prompt or ""  # an empty one, because None would bring the default prompt back
-        vectors: np.ndarray = self._encoder.encode(
-            list(texts), batch_size=len(texts), show_progress_bar=False, **options
-        )
+        with self._tokenizing:
+            batches = token_batches(self._encoder, texts, sys.maxsize, reading.prompt, reading.task)
+        computed = compute(self._encoder, len(texts), batches, self.dtype, reading.task, self._lanes)
+        vectors: np.ndarray = truncate(computed.vectors, normalize=True)
         if not np.isfinite(vectors).all():
             raise FloatingPointError("the model gave vectors that are not finite")
         return vectors

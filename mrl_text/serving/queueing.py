@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _WINDOW = 4  # how many batches of waiting texts are searched for texts of similar length
-_FREE_PADDING = 64  # up to this many padding tokens cost less than another forward pass
+_FREE_PADDING = 32  # up to this many padding tokens cost less than another forward pass, ...
+_PADDING = 1 / 16  # ... and this share of all others is too little to wait for texts of a better length
 _SHARE = 8  # a request gets at least an eighth of the work for what follows its first text, ...
 _REST = 1.25  # ... and all of them together four fifths
 _SHORTEST = 8  # texts of fewer tokens are of one length
@@ -149,7 +150,7 @@ class FairQueue:
         for item in alike:
             longest, real = max(longest, item.tokens), real + item.tokens
             padded = (count + 1) * longest
-            wasteful = not same(item) and padded - real > _FREE_PADDING + real / 3
+            wasteful = not same(item) and padded - real > _FREE_PADDING + real * _PADDING
             if count and (padded > self.batch_tokens or wasteful):
                 break
             count += 1

@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from mrl_text.choices import AutoBackend, AutoDtype
+from mrl_text.lanes import computing_with, whole
 from mrl_text.serving.app import Service, create_app
 from mrl_text.serving.connections import Connection, Door, connection_limit
 from mrl_text.serving.embedder import Embedder
@@ -204,5 +205,7 @@ def _bind(settings: ServerSettings) -> socket.socket:
 def _warm_up(embedder: Embedder, batch_tokens: int) -> None:
     """Compute one short text and one full batch, so that the first clients do not wait for what starts lazily."""
     text = "warm " * 30
-    embedder.encode(["a"])
-    embedder.encode([text] * max(1, batch_tokens // embedder.count([text])[0]))
+    for given in {whole(), embedder.share}:
+        with computing_with(given):
+            embedder.encode(["a"])
+            embedder.encode([text] * max(1, batch_tokens // embedder.count([text])[0]))

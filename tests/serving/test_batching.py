@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mrl_text.lanes import Share
 from mrl_text.serving.batching import Batcher, Closed, Overloaded
 from mrl_text.serving.embedder import Reading
 from mrl_text.serving.queueing import FairQueue, Job
@@ -22,7 +23,8 @@ class Watched:
 
     width = 2
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: int = 1) -> None:
+        self.share = Share(lanes, 1)
         self.batches: list[list[str]] = []
         self.free = threading.Event()
         self.free.set()
