@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 MOST = 16
 """Lanes, at most: of more, Python itself would take a noticeable part of each forward pass from the others."""
@@ -96,13 +97,17 @@ class Lanes:
         stop = threading.Event()
 
         def work() -> None:
-            with context():
-                while not stop.is_set():
-                    with lock:
-                        found = next(todo, None)
-                    if found is None:
-                        return
-                    results[found[0]] = function(found[1])
+            try:
+                with context():
+                    while not stop.is_set():
+                        with lock:
+                            found = next(todo, None)
+                        if found is None:
+                            return
+                        results[found[0]] = function(found[1])
+            except BaseException:
+                stop.set()
+                raise
 
         if self._share.lanes == 1 or len(items) <= 1:
             work()
@@ -132,4 +137,5 @@ class Lanes:
 
 def _begin(given: Share) -> None:
     _here.share = given
+    torch.get_num_threads()  # a thread's first question or product gives it the number that was set last of all
     torch.set_num_threads(given.threads)

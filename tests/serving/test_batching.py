@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrl_text.lanes import Share
+from mrl_text.lanes import Share, share
 from mrl_text.serving.batching import Batcher, Closed, Overloaded
 from mrl_text.serving.embedder import Reading
 from mrl_text.serving.queueing import FairQueue, Job
@@ -213,3 +213,30 @@ def test_closing_finishes_or_gives_up_what_waits():
             assert [one[0, 0] for one in found] == [0, 1, 2]
         work.join(10)
         assert not work._thread.is_alive()
+
+
+def test_as_many_batches_at_once_as_there_are_lanes():
+    encoder = Watched(lanes=2)
+    shares, both = [], threading.Barrier(2)
+
+    def encode(texts: Sequence[str], reading: Reading) -> np.ndarray:
+        shares.append(share())
+        if len(texts) > 1:
+            both.wait(20)  # two are computed at once, or this fails
+        return np.array([[float(text), len(texts)] for text in texts], np.float32)
+
+    encoder.encode = encode  # type: ignore[method-assign]
+    batching = batcher(encoder)
+
+    async def ask() -> None:
+        texts = [str(number) for number in range(16)]
+        found = await batching.embed(texts, [5] * 16, PLAIN)  # two batches of eight
+        assert found[:, 0].tolist() == list(range(16))
+        assert set(found[:, 1]) == {8}
+        shares.clear()
+        await batching.embed(["1"], [5], PLAIN)
+
+    asyncio.run(ask())
+    batching.close()
+    batching.join(10)
+    assert [one.lanes for one in shares] == [1]  # alone, with all threads
