@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from mrl_text.lanes import Share
 from mrl_text.serving import serve
 from mrl_text.serving.app import Service, create_app
 from mrl_text.serving.embedder import Reading
@@ -21,6 +22,8 @@ from mrl_text.serving.settings import ServerSettings
 
 class Told:
     """An embedder of width 2 that waits while it is held, fails at "bad" and makes a vector too many at "odd"."""
+
+    share = Share(1, 1)
 
     name, width, dims, max_tokens, device, dtype = "told", 2, (2,), None, "cpu", "float32"
     backend, names = "torch", {"told"}
