@@ -119,7 +119,7 @@ def serve(
 
 
 def _run(server: _Server, service: Service, listener: socket.socket) -> None:
-    """Answer requests in a second thread and compute in this one.
+    """Answer requests in a second thread and compute in this one, and in as many beside it as there are other lanes.
 
     torch fills more of the processor from the main thread than from another: ``benchmarks/serve.py`` prints the cores
     that are used.
