@@ -1,6 +1,7 @@
 """Import the big libraries below us without the garbage collector looking on.
 
-They make some hundred thousand objects that all stay, and the collector looks through them again and again. Python's documentation of :func:`gc.freeze` describes the practice.
+They make some hundred thousand objects that all stay, and the collector looks through them again and again. Python's
+documentation of :func:`gc.freeze` describes the practice.
 """
 
 from __future__ import annotations
