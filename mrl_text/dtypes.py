@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,12 @@ from mrl_text.suggest import check_choice
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+# what torch says where ATEN_CPU_CAPABILITY keeps it from newer instructions
+_WITHOUT_AVX512 = ("DEFAULT", "AVX2")
+# limits of oneDNN, by which torch and OpenVINO multiply, under which it emulates bfloat16 or has none
+_ONEDNN_LIMIT = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 def training_precision(*, use_cpu: bool = False) -> dict[str, bool]:
@@ -43,6 +50,8 @@ def training_precision(*, use_cpu: bool = False) -> dict[str, bool]:
 
 def fastest_dtype(device: str | torch.device | None = None) -> Literal["float32", "bfloat16"]:
     """bfloat16 where a device has it natively (AVX-512 BF16, AMX, CUDA GPUs from Ampere on), else float32.
+
+    A processor that is held back by ``ATEN_CPU_CAPABILITY`` or ``ONEDNN_MAX_CPU_ISA`` has what these leave it.
 
     Args:
         device: None is the one that sentence-transformers chooses.
@@ -106,5 +115,9 @@ def computing_in(dtype: str, model: SentenceTransformer) -> AbstractContextManag
 def _has_bfloat16(device_type: str) -> bool:
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device_type != "cpu" or torch.backends.cpu.get_cpu_capability() in _WITHOUT_AVX512:
+        return False
+    if any(os.environ.get(name, "").upper() in _WITHOUT_BFLOAT16 for name in _ONEDNN_LIMIT):
+        return False
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return device_type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

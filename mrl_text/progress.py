@@ -11,7 +11,8 @@ import tqdm.auto
 from tqdm import tqdm as plain_bar
 
 _SECONDS = 10.0  # between lines, and before the first
-_LINE = "{{desc}}: {{n_fmt}} of {{total_fmt}} {units}, {{elapsed}} so far, {{remaining}} left{{postfix}}"
+_FIRST = "{{desc}}: {{n_fmt}} of {{total_fmt}} {units}, {{elapsed}} so far{{postfix}}"
+_LINE = _FIRST.replace("{{postfix}}", ", {{remaining}} left{{postfix}}")
 
 
 def progress_bar(*given: Any, **options: Any) -> plain_bar:
@@ -32,8 +33,10 @@ class _Lines(plain_bar):
     def __init__(self, *given: Any, **options: Any) -> None:
         self._told = time.monotonic()
         nowhere = _Nowhere()  # for what moves the cursor about
-        line = _LINE.format(units=_plural(options.get("unit", "step")))
-        super().__init__(*given, **{**options, "file": nowhere, "bar_format": line, "dynamic_ncols": False})
+        units = _plural(options.get("unit", "step"))
+        self._line = _LINE.format(units=units)
+        first = _FIRST.format(units=units)
+        super().__init__(*given, **{**options, "file": nowhere, "bar_format": first, "dynamic_ncols": False})
 
     def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
         """Name what is under way, without the colon that bars have behind it: lines have one."""
@@ -43,6 +46,8 @@ class _Lines(plain_bar):
         """Write a line, if it is time for one."""
         if time.monotonic() - self._told >= _SECONDS and msg != "":
             self._told = time.monotonic()
+            if self.n - self.initial > 1:  # the first has what comes before all others in it, as to load or to encode
+                self.bar_format = self._line
             sys.stderr.write(f"{msg or self}\n")
             sys.stderr.flush()
 

@@ -48,3 +48,14 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(progress_bar(range(3), desc="Measuring", unit="plan")) == [0, 1, 2]
     assert "\rMeasuring" in terminal.getvalue()
     assert "3/3" in terminal.getvalue()
+
+
+def test_the_first_step_foretells_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "_SECONDS", 0.0)
+    with progress_bar(total=30, desc="Evaluating", unit="result", mininterval=0, miniters=1) as bar:
+        bar.update()
+        first = capsys.readouterr().err
+        bar.update()
+    assert "1 of 30 results, " in first
+    assert " left" not in first
+    assert " left" in capsys.readouterr().err

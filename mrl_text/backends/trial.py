@@ -14,6 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mrl_text.choices import Backend
+from mrl_text.dtypes import fastest_dtype
 from mrl_text.files import cache_dir, peek_json, write_atomically
 from mrl_text.models import ModelSource
 from mrl_text.versions import installed_version
@@ -89,6 +90,7 @@ def _try(load: Callable[[Backend], SentenceTransformer]) -> dict[Backend, float]
 def _key(source: ModelSource, dtype: str) -> str:
     versions = [installed_version(name) for name in _PACKAGES]
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    machine = platform.machine(), sorted(capabilities.items()), torch.get_num_threads()
+    allowed = torch.backends.cpu.get_cpu_capability(), fastest_dtype("cpu")
+    machine = platform.machine(), allowed, sorted(capabilities.items()), torch.get_num_threads()
     described = json.dumps([source.reference, source.revision, dtype, versions, machine], default=str)
     return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
