@@ -142,7 +142,7 @@ def compute(
     def context() -> ExitStack:
         # entered window by window: a context that stays open at a yield would reach into the caller's code
         stack = ExitStack()
-        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.no_grad())  # in inference mode autocast would round all weights again in each product
         stack.enter_context(computing_in(dtype, model))
         return stack
 

@@ -13,8 +13,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrl_text import MatryoshkaEncoder
+from mrl_text.lanes import Share
 from mrl_text.streaming import windows
 from mrl_text.token_batches import token_batches
 from mrl_text.truncation import quantize, truncate
@@ -139,6 +141,22 @@ def test_bfloat16_is_near_and_leaves_the_model_alone(model: MatryoshkaEncoder) -
     next(generator)
     assert not torch.is_autocast_enabled("cpu")  # between two windows the caller's code runs
     assert not torch.is_inference_mode_enabled()
+
+
+def test_weights_are_rounded_once_a_window(model: MatryoshkaEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrl_text.lanes.split", lambda device: Share(1, 1))  # in this thread, where they are counted
+    weights = {id(layer.weight) for layer in model.modules() if isinstance(layer, torch.nn.Linear)}
+
+    class Count(TorchDispatchMode):
+        rounded = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.rounded += func is torch.ops.aten._to_copy.default and id(args[0]) in weights
+            return func(*args, **(kwargs or {}))
+
+    with Count() as count:
+        stream(model, [f"text {number}" for number in range(40)], dtype="bfloat16", token_budget=32)
+    assert 0 < count.rounded <= len(weights)
 
 
 def test_static_embeddings(tiny_bert: Path) -> None:
