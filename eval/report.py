@@ -27,6 +27,7 @@ from .statistics import CONFIDENCE
 KEEP = 0.99
 """Share of the full-width score that a recommended size keeps, unless told otherwise."""
 
+_NAMED = 3  # models in the title, at most
 _REFERENCE_FACTS = {"role": "reference", "method": "truncation", "revision": "", "dtype": "float32"}
 _LINE_FACTS = ("role", "method", "model", "revision", "dtype")
 
@@ -129,14 +130,15 @@ def summarize(
         references: published curves to overlay.
         failed: task -> why it was left out.
         engine: restricts the recommended sizes to what it stores and compares.
-        title: of the page; None names the models.
+        title: of the page; None names the models, or says how many where there are more than three.
     """
     models = [line for line in results.lines if line.role == "model"]
     front = results.pareto()
     metrics = results.scores.groupby("task")["metric"].first()
+    names = list(dict.fromkeys(results.labels[line] for line in models))
     ids = {line: f"m{number}" for number, line in enumerate(results.lines)}
     return {
-        "title": title or ", ".join(dict.fromkeys(results.labels[line] for line in models)),
+        "title": title or (", ".join(names) if len(names) <= _NAMED else f"{len(names)} models"),
         "version": __version__,
         "keep": keep,
         "confidence": CONFIDENCE,

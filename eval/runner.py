@@ -120,7 +120,7 @@ def sweep(
             embeddings live in memory until their task is done.
         pca_texts: texts to fit PCA on.
         keep_going: a task that cannot run, or fails, is reported and left out, instead of stopping the sweep.
-        batch_size, device: texts per forward pass, and where to encode; None chooses.
+        batch_size, device: as for :func:`mrl_text.loading.cached`.
         backend: what computes the models, as for :func:`mrl_text.loading.load`.
         dtype: what the models compute in. bfloat16 is faster where the processor has it and differs from
             float32 in the second decimal of a score; results of different types are kept apart.

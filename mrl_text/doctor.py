@@ -24,8 +24,8 @@ def examine() -> dict[str, Any]:
 
     Returns:
         What JSON can hold: ``versions`` of this package's requirements, ``machine``, ``backends`` (what each computes
-        in, None where it is not installed), ``extras`` (what each lacks), ``cache`` and ``problems``, a list of
-        sentences, each with its fix; empty where all is well.
+        in, None where it is not installed), ``extras`` (whether each is ``there``, and what it ``lacks``), ``cache``
+        and ``problems``, a list of sentences, each with its fix; empty where all is well.
     """
     import torch
     from sentence_transformers.util import get_device_name
@@ -61,7 +61,7 @@ def examine() -> dict[str, Any]:
             "fastest dtype": fastest_dtype(),
         },
         "backends": backends,
-        "extras": extras,
+        "extras": {name: {"there": not lacks, "lacks": lacks} for name, lacks in extras.items()},
         "cache": {
             "folder": str(cache),
             "gb": round(sum(files) / _GB, 2),

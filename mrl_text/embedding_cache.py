@@ -15,12 +15,14 @@ import torch
 from tqdm import tqdm
 
 from mrl_text.progress import progress_bar
+from mrl_text.streaming import bounded_budget, encode_windows
 from mrl_text.vector_file import KEY_BYTES, VectorFile, VectorMemory
 
 if TYPE_CHECKING:
     from mrl_text.encoder import MatryoshkaEncoder
 
 _BLOCK_TEXTS = 4096
+_WINDOW_TEXTS = 512  # often enough for the bar to move
 _ABOUT_THE_FILE = ("_name_or_path", "transformers_version", "matryoshka_dimensions", "is_matryoshka")
 
 
@@ -30,6 +32,9 @@ class EmbeddingCache:
     New texts are encoded longest first and written every 4,096, so that a run that is killed repeats no more. Several
     processes may share a folder; see :class:`~mrl_text.vector_file.VectorFile`.
     Each model has a folder named after its :func:`fingerprint`; where ``folder`` is None all stay in memory.
+
+    Args:
+        batch_size: as for :func:`mrl_text.streaming.bounded_budget`.
     """
 
     def __init__(self, load_model: Callable[[], MatryoshkaEncoder], folder: Path | None, batch_size: int = 32) -> None:
@@ -109,12 +114,11 @@ class EmbeddingCache:
         self, store: VectorMemory, texts: list[str], prompt: str, route: str | None, bar: tqdm
     ) -> np.ndarray:
         steps: list[np.ndarray] = []
-        options: dict[str, Any] = {"task": route} if route else {}
-        options |= {"batch_size": self._batch_size, "show_progress_bar": False, "normalize_embeddings": False}
-        for start in range(0, len(texts), 16 * self._batch_size):  # often enough for the bar to move
-            some = texts[start : start + 16 * self._batch_size]
-            with self.model.truncate_embeddings(None):
-                step = self.model.encode(some, prompt=prompt, **options)
+        lists = [texts[start : start + _WINDOW_TEXTS] for start in range(0, len(texts), _WINDOW_TEXTS)]
+        budget = bounded_budget(self.model, self._batch_size)
+        windows = encode_windows(self.model, lists, token_budget=budget, prompt=prompt or None, task=route)
+        for some, window in zip(lists, windows, strict=True):
+            step = window.vectors
             width = steps[0].shape[1] if steps else store.width or self.model.width or step.shape[1]
             if step.shape[1] != width:
                 raise ValueError(

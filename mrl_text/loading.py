@@ -256,7 +256,7 @@ def cached(
     (:class:`mrl_text.api.cache.ApiCache`): all but ``source`` and ``folder`` is for models that are computed here.
 
     Args:
-        batch_size: texts per forward pass.
+        batch_size: texts of full length per forward pass, at most; of shorter ones more go together.
         folder: of the embeddings of all models; None keeps them in memory, the default is the one that all commands
             share, ``embeddings`` in :func:`mrl_text.files.cache_dir`.
 

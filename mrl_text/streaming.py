@@ -62,6 +62,17 @@ def windows(texts: Iterable[str], size: int = WINDOW) -> Iterator[list[str]]:
         yield window
 
 
+def suited_budget(model: SentenceTransformer) -> int:
+    """Tokens of a batch that suit the model's device."""
+    return TOKEN_BUDGET.get(model.device.type, OTHER_TOKEN_BUDGET)
+
+
+def bounded_budget(model: SentenceTransformer, batch_size: int) -> int:
+    """The same, and no more than ``batch_size`` texts of full length have: what bounds the memory of a pass."""
+    limit = model.max_seq_length
+    return min(suited_budget(model), batch_size * limit) if isinstance(limit, int) else suited_budget(model)
+
+
 def encode_windows(
     model: SentenceTransformer,
     lists: Iterable[list[str]],
@@ -83,7 +94,7 @@ def encode_windows(
     Raises:
         ValueError: an impossible ``dtype`` or ``token_budget``.
     """
-    budget = TOKEN_BUDGET.get(model.device.type, OTHER_TOKEN_BUDGET) if token_budget is None else token_budget
+    budget = suited_budget(model) if token_budget is None else token_budget
     if budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")
     chosen = compute_dtype(model, dtype)

@@ -218,7 +218,7 @@ def test_train_hands_recipe_and_folder_on_and_prints_where_the_model_is(
     assert calls == [(5.0, Path(folder), True)]
     assert result.stdout == f"what came of {folder}\n\n{Path(folder) / 'model'}\n"
     assert result.stderr.endswith(
-        f"Next: mrl-text eval {folder}  # on STSBenchmark; on your own: --data YOUR_TEST_DATA\n"
+        f"Next: mrl-text eval {folder} --data YOUR_TEST_DATA  # on STSBenchmark, from the hub, without --data\n"
     )
 
 

@@ -27,6 +27,7 @@ def test_it_tells_versions_machine_and_backends() -> None:
     assert found["machine"]["threads"] == torch.get_num_threads()
     assert {"search", "onnx", "postgres"} <= set(found["extras"])
     assert "dev" not in found["extras"]
+    assert found["extras"]["search"] == {"there": True, "lacks": []}
     assert "pytest" not in found["versions"]
     assert found["backends"]["torch"]
     shown = invoke("doctor").output
@@ -49,6 +50,6 @@ def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch, 
     assert numpy == "numpy 1.9.0 is not what is needed: pip install 'numpy>=2'"
     assert tqdm.startswith("tqdm is not installed: pip install 'tqdm>=")
     assert "name another folder with MRL_TEXT_CACHE" in cache
-    assert found["extras"]["qdrant"] == ["qdrant-client>=1.18"]
-    assert found["extras"]["peft"] == ["peft>=0.20"]
+    assert found["extras"]["qdrant"] == {"there": False, "lacks": ["qdrant-client>=1.18"]}
+    assert found["extras"]["peft"] == {"there": False, "lacks": ["peft>=0.20"]}
     assert "pip install" in invoke("doctor").output

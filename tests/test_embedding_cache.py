@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from mrl_text import MatryoshkaEncoder
 from mrl_text.embedding_cache import EmbeddingCache, fingerprint
+from mrl_text.streaming import EncodedWindow, bounded_budget, encode_windows
 from mrl_text.vector_file import VectorFile
 from tests.processes import Started
 
@@ -217,16 +219,23 @@ def test_a_number_that_is_not_finite_stops_with_the_text_that_caused_it(
     tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = MatryoshkaEncoder(str(tiny_bert))
-    encode = model.encode
 
-    def broken(texts: list[str], **kwargs: Any) -> Any:
-        vectors = encode(texts, **kwargs)
-        vectors[texts.index("water"), 3] = np.nan
-        return vectors
+    def broken(*given: Any, **options: Any) -> Iterator[EncodedWindow]:
+        for texts, window in zip(given[1], encode_windows(*given, **options), strict=True):
+            window.vectors[texts.index("water"), 3] = np.nan
+            yield window
 
-    monkeypatch.setattr(model, "encode", broken)
+    monkeypatch.setattr("mrl_text.embedding_cache.encode_windows", broken)
     with pytest.raises(ValueError, match="'water'"):
         EmbeddingCache(lambda: model, None).embed(TEXTS)
+
+
+def test_a_batch_has_no_more_tokens_than_so_many_texts_of_full_length(tiny_bert: Path) -> None:
+    model = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+    assert bounded_budget(model, 1) == model.max_seq_length
+    assert bounded_budget(model, 1000) == 1024  # what suits a processor
+    model.max_seq_length = None
+    assert bounded_budget(model, 1) == 1024
 
 
 def test_the_fingerprint_is_of_what_decides_the_vectors(tiny_bert: Path) -> None:

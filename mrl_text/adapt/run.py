@@ -66,7 +66,7 @@ def adapt(
         column: of the tables, the column of texts; None takes every column that holds text.
         limit: texts to fit on, at most; of more a random part is taken.
         seed: of that part and of the fit.
-        batch_size: texts per forward pass.
+        batch_size: texts of full length per forward pass, at most; of shorter ones more go together.
         device: where to encode; None is the best there is.
         trust_remote_code: allow code that comes with the model to run.
 

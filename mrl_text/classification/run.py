@@ -98,7 +98,7 @@ def classify(
         expected_dims: instead of it, the expected size to stay within.
         cost: what is kept low, see :class:`AdaptiveClassifier`.
         seed: of the folds and of the fifth that is set apart.
-        batch_size, device: texts per forward pass, and where to encode; None is the best there is.
+        batch_size, device: as for :func:`mrl_text.loading.cached`.
         trust_remote_code: allow code that comes with the model to run.
 
     Raises:

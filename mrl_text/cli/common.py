@@ -15,6 +15,7 @@ from mrl_text.cli import inputs
 if TYPE_CHECKING:
     from mrl_text.api.options import ApiOptions
 
+_PROBLEMS = 3  # rows that are shown of those that were left out or cut
 _ANY_MODEL = "Folder, hub id or packaged model."
 
 Model = Annotated[str, Argument(help=_ANY_MODEL, callback=inputs.model)]
@@ -50,7 +51,7 @@ OnErrorOption = Annotated[OnError, Option(help="What to do with rows without tex
 KeepShare = Annotated[float, Option(help="Share of the full score to keep.")]
 EngineOption = Annotated[EngineWord | None, Option(help="Recommend what it can store, with the lines to paste.")]
 Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Of what is drawn at random.")]
-BatchSize = Annotated[int, Option(min=1, help="Texts per forward pass.")]
+BatchSize = Annotated[int, Option(min=1, help="Texts of full length per forward pass; more of shorter ones.")]
 Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
 TrustRemoteCode = Annotated[bool, Option("--trust-remote-code", help="Run the model's own code, with your rights.")]
 BackendOption = Annotated[
@@ -132,6 +133,15 @@ WhereOption = Annotated[
         help="Rows: lang=en,de, lang!=en, 'year>=2020', title=Photo*, lang=null; joined by and, or. May be repeated.",
     ),
 ]
+
+
+def print_problems(problems: Sequence[str], count: int, folder: Path | None) -> None:
+    """Print the first rows that were left out or cut, of ``count``, to stderr, and where ``folder`` has all."""
+    shown = problems[:_PROBLEMS]
+    if count > len(shown):
+        place = f", all in {folder / 'problems.jsonl'}" if folder else ""
+        shown = [*shown, f"... and {count - len(shown):,} more{place}"]
+    typer.echo("\n".join(shown), err=True)
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:

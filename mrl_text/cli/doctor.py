@@ -20,7 +20,8 @@ def doctor(as_json: AsJson = False) -> None:
         machine, cache = found["machine"], found["cache"]
         backends = {name: ", ".join(known) if known else "not installed" for name, known in found["backends"].items()}
         extras = {
-            name: f"lacks {', '.join(lacking)}" if lacking else "there" for name, lacking in found["extras"].items()
+            name: "there" if extra["there"] else f"lacks {', '.join(extra['lacks'])}"
+            for name, extra in found["extras"].items()
         }
         models = {name: known or "not installed" for name, known in found["packaged models"].items()}
         rows = {

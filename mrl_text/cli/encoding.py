@@ -72,8 +72,7 @@ def encode(
         progress=True,
     )
     if count := report.left_out + report.cut + report.misfits:
-        more = f"\n... all in {report.folder / 'problems.jsonl'}" * (count > len(report.problems))
-        typer.echo("\n".join(report.problems) + more, err=True)
+        common.print_problems(report.problems, count, report.folder)
     if not report.rows:
         raise ValueError(
             f"nothing was encoded: no row of {', '.join(map(str, inputs))} is left, so mend or choose others"

@@ -30,6 +30,7 @@ from mrl_text.cli.common import (
     dims_option,
     names,
     output_option,
+    print_problems,
     print_table,
     whole_numbers,
 )
@@ -297,10 +298,9 @@ def _encoded_queries(
 
 def _print_problems(report: PushReport, on_duplicate: OnDuplicate) -> None:
     if report.problems:
-        where = f"; see {report.folder}/problems.jsonl" if report.folder else ""
-        more = f"\n... and {report.left_out - len(report.problems):,} more" * (report.left_out > len(report.problems))
-        listed = "\n".join(report.problems)
-        typer.echo(f"left out {report.left_out:,} rows{where}\n{listed}{more}", err=True)
+        if report.left_out:
+            typer.echo(f"left out {report.left_out:,} rows", err=True)
+        print_problems(report.problems, max(report.left_out, len(report.problems)), report.folder)
     if report.duplicates:
         typer.echo(f"{report.duplicates:,} ids came again; the {on_duplicate} row was kept", err=True)
 

@@ -79,9 +79,8 @@ def train(
     from mrl_text.training.outcome import outcome
 
     typer.echo(f"{outcome(folder)}\n\n{model}")
-    own = " --data YOUR_TEST_DATA"
-    on = f"  # on {', '.join(loaded.eval.tasks)}; on your own:{own}" if loaded.eval.tasks else own
-    typer.echo(f"Next: mrl-text eval {folder}{on}", err=True)
+    tasks = f"  # on {', '.join(loaded.eval.tasks)}, from the hub, without --data" if loaded.eval.tasks else ""
+    typer.echo(f"Next: mrl-text eval {folder} --data YOUR_TEST_DATA{tasks}", err=True)
 
 
 def adapt(

@@ -221,6 +221,13 @@ def open_push_source(
         raise ValueError(f"{folders[0]} was encoded with {found.model}, not with {model}: leave --model out")
     _check_full(found.encoded)
     found.check_columns(keep)
+    if folders and _TEXT not in found.encoded.manifest["columns"]:
+        logger.warning(
+            "%s holds no texts, so the store will have none to show: mrl-text encode keeps them with --keep %s,"
+            " whatever column they are from",
+            folders[0],
+            _TEXT,
+        )
     return found
 
 

@@ -43,7 +43,7 @@ def add_teacher(
         model: the teacher, at full width. It is put into evaluation mode for the time being. Of several, the unit
             vectors stand side by side, scaled to unit length together: their cosine similarity is the mean of the
             models'.
-        batch_size: texts per forward pass.
+        batch_size: texts of full length per forward pass, at most; of shorter ones more go together.
         columns: columns to encode; None takes all.
         prompts: column -> text put before its texts, as in training (``training_prompts``); a list has those of each
             model.

@@ -385,6 +385,19 @@ def test_the_header_says_what_is_recommended(report: Report) -> None:
 
 
 @pytest.mark.browser
+def test_how_sure_is_left_out_where_it_is_not_known(report: Report) -> None:
+    data = example()
+    report.open(data)
+    assert "96.2 %" in report.texts(".card dd")
+    assert "sure of the target" in report.texts(".card dt")
+    for one in data["recommendations"]:  # scores of sets of tasks without those of each item
+        one["sureness"] = None
+    report.open(data)
+    assert "smaller" in report.texts(".card dt")
+    assert "sure of the target" not in report.texts(".card dt")
+
+
+@pytest.mark.browser
 def test_the_slider_shows_what_can_be_had_for_so_many_bytes(report: Report) -> None:
     data = example()
     report.open(data)

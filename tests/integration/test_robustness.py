@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mrl_text import MatryoshkaEncoder
 from mrl_text.eval import sweep
 from mrl_text.eval.leaderboard import load_results
+from mrl_text.streaming import EncodedWindow, encode_windows
 from tests.conftest import WORDS
 from tests.processes import Started, command
 
@@ -79,19 +82,17 @@ def test_two_evaluations_at_once_in_one_folder_leave_the_tables_of_both(
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
 
 
-class _Broken(MatryoshkaEncoder):
-    """Answers for one text with what no index can hold."""
+def _broken(fault: str) -> Any:
+    """Encoding that answers for one text with what no index can hold."""
 
-    fault = "nan"
+    def encode(model: Any, lists: list[list[str]], **options: Any) -> Iterator[EncodedWindow]:
+        for texts, window in zip(lists, encode_windows(model, lists, **options), strict=True):
+            vectors, bad = window.vectors, [row for row, text in enumerate(texts) if "piano piano" in text]
+            if fault == "nan":
+                vectors[bad] = np.nan
+            yield replace(window, vectors=vectors[:, :-1] if bad and fault == "width" else vectors)
 
-    def encode(self, inputs: list[str], **kwargs: object) -> np.ndarray:  # type: ignore[override]
-        vectors = super().encode(inputs, **kwargs)
-        if self.fault == "width" and any("piano piano" in text for text in inputs):
-            return vectors[:, :-1]
-        for row, text in enumerate(inputs):
-            if self.fault == "nan" and "piano piano" in text:
-                vectors[row] = np.nan
-        return vectors
+    return encode
 
 
 @pytest.mark.parametrize(
@@ -105,8 +106,7 @@ def test_a_broken_embedding_stops_the_task_and_names_the_text(
     labels = [index % 2 for index in range(20)]
     pd.DataFrame({"text": texts, "label": labels}).to_csv(good, index=False)
     pd.DataFrame({"text": [*texts, "piano piano"], "label": [*labels, 0]}).to_csv(bad, index=False)
-    monkeypatch.setattr(_Broken, "fault", fault)
-    monkeypatch.setattr("mrl_text.loading.MatryoshkaEncoder", _Broken)
+    monkeypatch.setattr("mrl_text.embedding_cache.encode_windows", _broken(fault))
     with pytest.raises(ValueError, match=words) as stopped:
         sweep([str(tiny_bert)], data=[bad], output=tmp_path / "stops", dims=[8], as_="clustering")
     assert "piano piano" in str(stopped.value)

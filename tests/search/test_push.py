@@ -231,6 +231,23 @@ def test_other_columns_are_another_push(folder: Path, tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_folder_without_texts_is_told(tmp_path: Path, tiny_bert: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("id,body\na,a cat\nb,a dog\n")
+    read: dict[str, Any] = {"model": str(tiny_bert), "text_columns": ["body"]}
+    encode_files([rows], tmp_path / "without", keep=["body"], **read)
+    with caplog.at_level(logging.WARNING):
+        push(tmp_path / "first", tmp_path / "without")
+    assert "mrl-text encode keeps them with --keep text" in caplog.text
+    caplog.clear()
+    encode_files([rows], tmp_path / "with", keep=["text"], **read)  # as the warning says
+    with caplog.at_level(logging.WARNING):
+        push(tmp_path / "second", tmp_path / "with")
+    assert "--keep text" not in caplog.text
+    with contextlib.closing(open_store(tmp_path / "second")) as store:
+        assert store.documents(["a"])[0].text == "a cat"
+
+
 def test_columns_of_parquet(tmp_path: Path, tiny_bert: Path, caplog: pytest.LogCaptureFixture) -> None:
     hours = [datetime.datetime(2020, 1, 1, hour, tzinfo=datetime.UTC) for hour in (1, 2)]
     own = {

@@ -66,7 +66,7 @@ def unit(model_folder: Path, texts: list[str], prompt: str = "") -> np.ndarray:
 def test_nothing_is_done_that_the_recipe_does_not_ask_for(
     model: MatryoshkaEncoder, data: Dataset, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(MatryoshkaEncoder, "encode", lambda *_, **__: pytest.fail("texts were encoded"))
+    monkeypatch.setattr("mrl_text.embedding_cache.encode_windows", lambda *_, **__: pytest.fail("texts were encoded"))
     same_model, same_data = prepare(recipe(**asked), model, data, folder)
     assert same_model is model
     assert same_data is data
@@ -194,7 +194,7 @@ def test_rotation_and_vectors_of_a_run_are_used_again_when_it_is_resumed(
     monkeypatch.setattr("mrl_text.adapt.fitting._rotation", lambda *_: pytest.fail("fitted again"))
     model = MatryoshkaEncoder(str(tiny_bert), device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(MatryoshkaEncoder, "encode", lambda *_, **__: pytest.fail("texts were encoded again"))
+        patch.setattr("mrl_text.embedding_cache.encode_windows", lambda *_, **__: pytest.fail("encoded again"))
         second, again = prepare(asked, model, data, folder)
     np.testing.assert_array_equal(again[:]["teacher"].numpy(), taught[:]["teacher"].numpy())
     np.testing.assert_array_equal(second.encode(["a cat", "water"]), first.encode(["a cat", "water"]))

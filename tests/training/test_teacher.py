@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.losses import self_distillation
+from mrl_text.streaming import EncodedWindow, encode_windows
 from mrl_text.training.teacher import VectorsCollator, add_teacher
 
 
@@ -31,17 +33,15 @@ def reference(model: MatryoshkaEncoder, data: Dataset, prompts: dict[str, str] |
 
 
 @pytest.fixture
-def encoded(model: MatryoshkaEncoder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Texts that went through the model."""
     texts: list[str] = []
-    plain = model.encode
 
-    def encode(inputs: list[str], **kwargs: Any) -> Any:
-        texts.extend(inputs)
-        return plain(inputs, **kwargs)
+    def encode(model: MatryoshkaEncoder, lists: list[list[str]], **options: Any) -> Iterator[EncodedWindow]:
+        texts.extend(text for some in lists for text in some)
+        yield from encode_windows(model, lists, **options)
 
-    for name in ("encode", "encode_query", "encode_document"):
-        monkeypatch.setattr(model, name, encode)
+    monkeypatch.setattr("mrl_text.embedding_cache.encode_windows", encode)
     return texts
 
 
