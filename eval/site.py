@@ -210,11 +210,13 @@ def _pairs(
 def _lead(found: Sequence[Entry]) -> str:
     measured = {one.owner for one in found if isinstance(one.owner, Line) and one.owner.role == "model"}
     published = {one.owner for one in found if isinstance(one.owner, str)}
+    models = {line.model for line in measured} | published
     cells = {cell_id(one) for one in found}
     return (
-        "What text embeddings keep when they are cut to fewer numbers and fewer bits. Models measured here: "
-        f"{len(measured)}; with published figures: {len(published)}; cells, each a size and precision of a model: "
-        f"{len(cells)}. Scores compare within one set of tasks only, so one set is shown at a time."
+        "What text embeddings keep when they are cut to fewer numbers and fewer bits. "
+        f"Models: {len(models)}, of which {len(measured)} were measured here and {len(published)} have published "
+        f"figures; cells, each a size and precision of a model: {len(cells)}. "
+        "Scores compare within one set of tasks only, so one set is shown at a time."
     )
 
 

@@ -466,6 +466,7 @@ TUNED_ID, RIVAL_ID = f"{MODEL.model}@{MODEL.revision}", f"{OTHER.model}@{OTHER.r
 
 @pytest.mark.browser
 def test_filters_narrow_the_table_and_go_into_the_address(browser: Site) -> None:
+    assert "Models: 4, of which 2 were measured here and 2 have" in browser.js("document.body.textContent")
     browser.set("set", "task:Search")
     everything = browser.rows()
     assert len(everything) == 4 + 4 + 1 + 3
