@@ -92,11 +92,12 @@ def target_columns(source: SourceConfig, present: Sequence[str], needs: Needs = 
         ValueError: a column is missing, named twice, or it is not clear which to use.
     """
     columns = needs.default(present) if source.columns is None else source.columns
+    name_them = f"name those to use with columns: {needs.example.upper()}"
     if columns is None:
-        advice = other_separator(present) or f"name those to use with columns: {needs.example.upper()}"
+        advice = other_separator(present) or name_them
         raise ValueError(f"{source.source} has the columns {', '.join(present)}: {advice}")
     if missing := [name for name in columns if name not in present]:
-        raise ValueError(f"{source.source} has no column {missing[0]!r}; it has {', '.join(present)}")
+        raise ValueError(f"{source.source} has no column {missing[0]!r}; it has {', '.join(present)}: {name_them}")
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise ValueError(f"{source.source}: columns names {', '.join(twice)} twice")
     texts, label = needs.split(columns)

@@ -124,7 +124,10 @@ def test_columns_become_anchor_positive_and_negatives_in_their_order(
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (["anchor", "answer"], "has no column 'answer'; it has anchor, text, year$"),
+        (
+            ["anchor", "answer"],
+            r"has no column 'answer'; it has anchor, text, year: name those to use with columns: \[ANCHOR, POSITIVE\]$",
+        ),
         (None, r"has the columns anchor, text, year: name those to use with columns: \[ANCHOR, POSITIVE\]"),
         (
             ["anchor", "year"],
