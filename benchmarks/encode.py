@@ -251,7 +251,7 @@ def _profile(name: str) -> None:
     dtype = compute_dtype(model, "auto")
     for tokens in (16, 64, 256):
         features = model.preprocess([" ".join(["word"] * (tokens - 2))] * (_BATCH_TOKENS // tokens))
-        with torch.inference_mode(), computing_in(dtype, model):
+        with computing_in(dtype, model):
             for _ in range(2):
                 model(dict(features))  # warm
             started = time.perf_counter()

@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -102,14 +103,16 @@ def compute_dtype(model: SentenceTransformer, wanted: str | None = None) -> str:
     return wanted
 
 
-def computing_in(dtype: str, model: SentenceTransformer) -> AbstractContextManager[None]:
-    """A context in which the model's matrix products are in ``dtype``, the rest in the type of its weights.
+@contextmanager
+def computing_in(dtype: str, model: SentenceTransformer) -> Iterator[None]:
+    """Compute without gradients, the model's matrix products in ``dtype``, the rest in the type of its weights.
 
-    The model itself is left as it is: weights are rounded on the way into each product.
+    The model itself is left as it is: each weight is rounded once, and forgotten when the context ends.
     """
-    if compute_dtype(model) == dtype:
-        return nullcontext()
-    return torch.autocast(model.device.type, getattr(torch, dtype))
+    same = compute_dtype(model) == dtype
+    # not inference mode: there autocast keeps no rounded weight, and rounds it again in each product
+    with torch.no_grad(), nullcontext() if same else torch.autocast(model.device.type, getattr(torch, dtype)):
+        yield
 
 
 def _has_bfloat16(device_type: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -150,14 +149,9 @@ def compute(
         vectors: torch.Tensor = model(_on_device(batch.features, model.device), **options)["sentence_embedding"]
         return vectors
 
-    def context() -> ExitStack:
-        # entered window by window: a context that stays open at a yield would reach into the caller's code
-        stack = ExitStack()
-        stack.enter_context(torch.no_grad())  # in inference mode autocast would round all weights again in each product
-        stack.enter_context(computing_in(dtype, model))
-        return stack
-
-    joined = torch.cat(lanes.map(forward, batches, context)).float().cpu().numpy()
+    # entered window by window: a context that stays open at a yield would reach into the caller's code
+    computed = lanes.map(forward, batches, lambda: computing_in(dtype, model))
+    joined = torch.cat(computed).float().cpu().numpy()
     rows = np.concatenate([batch.rows for batch in batches])
     vectors = np.empty_like(joined)
     vectors[rows] = joined

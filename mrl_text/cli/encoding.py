@@ -71,8 +71,8 @@ def encode(
         api=api,
         progress=True,
     )
-    if count := report.left_out + report.cut + report.misfits:
-        common.print_problems(report.problems, count, report.folder)
+    if report.noted:
+        common.print_problems(report.problems, report.noted, report.folder)
     if not report.rows:
         raise ValueError(
             f"nothing was encoded: no row of {', '.join(map(str, inputs))} is left, so mend or choose others"

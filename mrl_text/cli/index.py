@@ -300,7 +300,7 @@ def _print_problems(report: PushReport, on_duplicate: OnDuplicate) -> None:
     if report.problems:
         if report.left_out:
             typer.echo(f"left out {report.left_out:,} rows", err=True)
-        print_problems(report.problems, max(report.left_out, len(report.problems)), report.folder)
+        print_problems(report.problems, report.noted, report.folder)
     if report.duplicates:
         typer.echo(f"{report.duplicates:,} ids came again; the {on_duplicate} row was kept", err=True)
 

@@ -49,6 +49,11 @@ class EncodeReport:
     misfits: int  # cells of kept columns that did not fit their column and are null
     problems: list[str]  # the first ten of all these, with their place; all of them are in ``problems.jsonl``
 
+    @property
+    def noted(self) -> int:
+        """How many problems ``problems.jsonl`` has."""
+        return self.left_out + self.cut + self.misfits
+
 
 def encode_files(
     inputs: Sequence[str | Path],

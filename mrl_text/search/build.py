@@ -158,4 +158,4 @@ def _entries(files: Sequence[CorpusFile], limit: int | None) -> dict[str, _Entry
 def _unchanged(folder: Path) -> PushReport:
     with contextlib.closing(FaissStore.open(str(folder))) as store:
         plan = store.plan or store.starting_plan(store.count(), store.width, store.dims)
-        return PushReport(str(folder), None, 0, 0, store.count(), 0, [], plan, 0.0, 0)
+        return PushReport(str(folder), None, 0, 0, store.count(), 0, 0, [], plan, 0.0, 0)

@@ -49,7 +49,8 @@ class PushReport:
     pushed: int  # of them, sent in this call; the others had been confirmed before
     stored: int  # rows in the store now
     left_out: int  # rows of corpus files without a vector: no text, or not readable
-    problems: list[str]  # the first ten left out or cut, with their place; all are in the folder's problems.jsonl
+    noted: int  # problems: those rows, texts that were cut, cells that did not fit their column
+    problems: list[str]  # the first ten of them, with their place; all are in the folder's problems.jsonl
     plan: SearchPlan  # how the store searches
     seconds: float  # of the whole call
     duplicates: int  # rows that another with the same id replaces or keeps out
@@ -176,8 +177,19 @@ def send(
         shutil.rmtree(source.encoded.path, ignore_errors=True)
     seconds, url = time.monotonic() - started, without_password(store_url)
     folder, duplicates = None if source.temporary else source.encoded.path, len(left_out | there)
-    lost, problems = source.left_out, source.problems
-    return PushReport(url, folder, rows, rows - start, stored, lost, problems, chosen, seconds, duplicates)
+    return PushReport(
+        url=url,
+        folder=folder,
+        rows=rows,
+        pushed=rows - start,
+        stored=stored,
+        left_out=source.left_out,
+        noted=source.noted,
+        problems=source.problems,
+        plan=chosen,
+        seconds=seconds,
+        duplicates=duplicates,
+    )
 
 
 def _check_before(

@@ -88,7 +88,8 @@ class PushSource:
     encoded: EncodedFolder  # where they are
     temporary: bool = False  # whether the folder is ours, to be removed when all is stored
     left_out: int = 0  # rows of the corpus without a vector
-    problems: list[str] = field(default_factory=list)  # the first ten rows that were left out or cut, with their place
+    noted: int = 0  # problems of the corpus: those rows, texts that were cut, cells that did not fit
+    problems: list[str] = field(default_factory=list)  # the first ten of them, with their place
 
     @property
     def width(self) -> int:
@@ -270,7 +271,7 @@ def encode_corpus(
     folder = Path(work).expanduser() if work else _work_folder(files, find_model(model), kept, options)
     report = encode_files(paths, folder, model=model, precisions=["float16"], keep=kept, **options)
     temporary = work is None and not report.problems  # else problems.jsonl is kept
-    return PushSource(open_encoded(folder), temporary, report.left_out, report.problems)
+    return PushSource(open_encoded(folder), temporary, report.left_out, report.noted, report.problems)
 
 
 def _check_ids(

@@ -29,7 +29,7 @@ from mrl_text.search.faiss.store import FaissStore
 from mrl_text.search.open import engine_of
 from mrl_text.search.plan import SearchPlan
 from mrl_text.search.push import Journal, PushReport, push
-from tests.conftest import WORDS
+from tests.conftest import WORDS, invoke
 from tests.processes import Started
 
 ROWS = 240
@@ -313,6 +313,14 @@ def test_rows_that_are_left_out_are_named_and_kept_on_record(tmp_path: Path, tin
     with pytest.raises(ValueError, match="row 6"):
         push(tmp_path / "strict", file, model=str(tiny_bert), on_error="fail")
     assert not (tmp_path / "strict").exists()
+
+
+def test_problems_are_counted_beyond_those_that_are_listed(tmp_path: Path, tiny_bert: Path) -> None:
+    file = corpus(tmp_path / "corpus.jsonl", ["word " * 300] * 25 + [TEXTS[0], " "])
+    report = push(tmp_path / "index", file, model=str(tiny_bert))
+    assert (len(report.problems), report.noted, report.left_out) == (10, 26, 1)
+    lines = invoke("index", "push", tmp_path / "other", file, "--model", tiny_bert).stderr.splitlines()
+    assert f"... and 23 more, all in {tmp_path}" in next(line for line in lines if "more" in line)
 
 
 def test_rows_that_come_again_replace_what_was_there(tmp_path: Path, tiny_bert: Path, folder: Path) -> None:
