@@ -12,6 +12,7 @@ from tqdm import tqdm as plain_bar
 
 _SECONDS = 10.0  # between lines, and before the first
 _FIRST = "{{desc}}: {{n_fmt}} of {{total_fmt}} {units}, {{elapsed}} so far{{postfix}}"
+_WITHOUT_END = _FIRST.replace(" of {{total_fmt}}", "")
 _LINE = _FIRST.replace("{{postfix}}", ", {{remaining}} left{{postfix}}")
 
 
@@ -35,6 +36,7 @@ class _Lines(plain_bar):
         nowhere = _Nowhere()  # for what moves the cursor about
         units = _plural(options.get("unit", "step"))
         self._line = _LINE.format(units=units)
+        self._line_without_end = _WITHOUT_END.format(units=units)
         first = _FIRST.format(units=units)
         super().__init__(*given, **{**options, "file": nowhere, "bar_format": first, "dynamic_ncols": False})
 
@@ -46,7 +48,9 @@ class _Lines(plain_bar):
         """Write a line, if it is time for one."""
         if time.monotonic() - self._told >= _SECONDS and msg != "":
             self._told = time.monotonic()
-            if self.n - self.initial > 1:  # the first has what comes before all others in it, as to load or to encode
+            if self.total is None:
+                self.bar_format = self._line_without_end
+            elif self.n - self.initial > 1:  # the first has what comes before all others in it, as to load or to encode
                 self.bar_format = self._line
             sys.stderr.write(f"{msg or self}\n")
             sys.stderr.flush()

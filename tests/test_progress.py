@@ -59,3 +59,15 @@ def test_the_first_step_foretells_nothing(monkeypatch: pytest.MonkeyPatch, capsy
     assert "1 of 30 results, " in first
     assert " left" not in first
     assert " left" in capsys.readouterr().err
+
+
+def test_work_of_unknown_length_has_no_end_in_sight(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_SECONDS", 0.0)
+    with progress_bar(desc="Tuning", unit="plan", mininterval=0, miniters=1) as bar:
+        for _ in range(3):
+            bar.update()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("Tuning: 3 plans, 00:00 so far")
+    assert " left" not in last

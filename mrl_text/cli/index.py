@@ -36,6 +36,8 @@ from mrl_text.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from mrl_text.search import SearchPlan, Store
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from mrl_text.search.sample_queries import Judged
 
 _SHOWN_PLANS = 20  # of those that tuning tried, besides the chosen one and the exact search
+_ALIKE = 1.1  # times within this factor are told as the same
 
 index_app = inputs.Commands(help="Build, tune, measure and look after a search index.", no_args_is_help=True)
 
@@ -288,11 +291,10 @@ def _encoded_queries(
     from mrl_text.search.query_model import load_model
     from mrl_text.search.sample_queries import read_judged
 
-    def known(name: str) -> bool:
-        return store.documents([name])[0] is not None
+    def known(names: Sequence[str]) -> set[str]:
+        return {document.id for document in store.documents(names) if document is not None}
 
-    local = store.abilities.in_process  # a database would be asked for each
-    judged = read_judged(queries, qrels, known=known if local else None, limit=limit)
+    judged = read_judged(queries, qrels, known=known, limit=limit)
     return judged, load_model(store, **loaded_with).encode_query(judged.texts)
 
 
@@ -316,6 +318,8 @@ def _telling(found: Tuning) -> list[Trial]:
 
 
 def _print_tuning(found: Tuning) -> None:
+    from mrl_text.search.measure import unseen
+
     rows, shown = [], _telling(found)
     for trial in shown:
         chosen, other = trial.retention or (None, None)
@@ -329,7 +333,7 @@ def _print_tuning(found: Tuning) -> None:
                 "ms": _number(trial.timing.single if trial.timing else None, 1000, 3),
                 "ms in batch": _number(trial.timing.batch if trial.timing else None, 1000, 3),
                 **(filtered if found.chosen.filtered else {}),
-                "MB": _number(trial.ram, 1 / _MB),
+                "MB": _number(trial.ram or None, 1 / _MB),  # a database has no index where it compares with all
                 "": trial.note,
             }
         )
@@ -343,15 +347,18 @@ def _print_tuning(found: Tuning) -> None:
         f" {100 * found.scores[1]:.2f} on the other {rest}; times with {found.threads} thread{'s'[: found.threads > 1]}"
     )
     low, high = plan.interval or (first, other)
-    typer.echo(
-        f"chosen: {_label(plan.plan)}, keeps {100 * first:.2f} % and {100 * other:.2f} %; other queries may give"
-        f" {100 * low:.2f} to {100 * high:.2f} %"
-    )
+    others = f"other queries may give {100 * low:.2f} to {100 * high:.2f} %"
+    if low == high:
+        share = unseen(number + rest)
+        others = f"not one of {number + rest} queries differs, and of others up to {100 * share:.1f} % may"
+    typer.echo(f"chosen: {_label(plan.plan)}, keeps {100 * first:.2f} % and {100 * other:.2f} %; {others}")
     if found.exact and found.exact.timing and plan.timing:
         faster = found.exact.timing.single / plan.timing.single
         smaller = f", {found.exact.ram / plan.ram:.1f} times smaller" if plan.ram and found.exact.ram else ""
         compared = "all full vectors in memory" if smaller else "exact search"
-        typer.echo(f"against {compared}: {faster:.1f} times faster{smaller}")
+        speed = f"{faster:.1f} times faster" if faster > 1 else f"{1 / faster:.1f} times slower"
+        speed = "as fast" if 1 / _ALIKE < faster < _ALIKE else speed
+        typer.echo(f"against {compared}: {speed}{smaller}")
     if found.refused:
         typer.echo(f"{found.refused} cheaper plans held on the first half and not on the other")
     if not found.confirmed:

@@ -166,7 +166,8 @@ class PlanTrials:
         kept = [self._kept(plan, half) for half in (0, 1)]
         found = [self._found(plan, half) for half in (0, 1)]
         first, second = (self._worse(kept[half], found[half], half) for half in (0, 1))
-        interval = ratio_interval(np.concatenate(kept), np.concatenate(self._exact_scores))
+        low, high = ratio_interval(np.concatenate(kept), np.concatenate(self._exact_scores))
+        interval = low, high if self._metric == "ndcg@10" else min(high, 1.0)  # no recall is above that of exact search
         timing = measure(lambda some: self.store.search(some, K, plan=plan), self._queries[self._halves[0]])
         filtered = None
         if self._where:
@@ -221,6 +222,15 @@ def ratio_interval(part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
     ratio = part.mean() / whole.mean()
     half = 1.96 * np.std(part - ratio * whole, ddof=1) / (whole.mean() * len(part) ** 0.5)
     return float(ratio - half), float(ratio + half)
+
+
+def unseen(items: int) -> float:
+    """Share of items like these that may still differ where not one of them does, at 95 % (Clopper and Pearson 1934).
+
+    Args:
+        items: that were looked at, one at least.
+    """
+    return float(1 - 0.05 ** (1 / items))
 
 
 def seconds(trial: Trial) -> float:

@@ -81,7 +81,7 @@ def read_judged(
     queries: str | Path,
     qrels: str | Path | None = None,
     *,
-    known: Callable[[str], bool] | None = None,
+    known: Callable[[Sequence[str]], Collection[str]] | None = None,
     limit: int = 1000,
 ) -> Judged:
     """Read sample queries, BEIR's files among others.
@@ -89,7 +89,7 @@ def read_judged(
     Args:
         queries: as for :func:`mrl_text.tables.beir.read_queries`.
         qrels: as for :func:`mrl_text.tables.beir.read_judgements`; queries without a document above 0 are left out.
-        known: whether an id is in the index, to tell judgements of another corpus; None does not check.
+        known: those of some ids that are in the index, to tell judgements of another corpus; None does not check.
         limit: of more queries so many are drawn at random, always the same.
 
     Raises:
@@ -99,7 +99,7 @@ def read_judged(
     ids, texts = read_queries(queries)
     judged = Judged(ids, texts)
     if qrels is not None:
-        judged = Judged(ids, texts, _relevant(Path(qrels), known))
+        judged = Judged(ids, texts, _relevant(Path(qrels)))
         kept = [row for row, name in enumerate(ids) if name in (judged.relevant or ())]
         if not kept:
             raise ValueError(
@@ -109,24 +109,32 @@ def read_judged(
         if len(kept) < len(ids):
             logger.info("%d of %d queries have judgements; the others are left out", len(kept), len(ids))
         judged = judged.subset(kept)
-    if len(judged) <= limit:
-        return judged
-    logger.info("%d of %d queries are drawn at random; more of them with a larger limit", limit, len(judged))
-    return judged.subset(sorted(random.Random(0).sample(range(len(judged)), limit)))
+    if len(judged) > limit:
+        logger.info("%d of %d queries are drawn at random; more of them with a larger limit", limit, len(judged))
+        judged = judged.subset(sorted(random.Random(0).sample(range(len(judged)), limit)))
+    if qrels is not None and known is not None:
+        _check_known(judged.relevant or {}, known, qrels)
+    return judged
 
 
-def _relevant(file: Path, known: Callable[[str], bool] | None) -> Relevant:
+def _relevant(file: Path) -> Relevant:
     """Judgements of the queries that have a relevant document."""
     relevant = read_judgements(file, Problems(file))
-    positive = [name for judged in relevant.values() for name, grade in judged.items() if grade > 0]
-    absent = sum(not known(name) for name in positive) if known is not None else 0
-    if absent == len(positive):
+    return {query: judged for query, judged in relevant.items() if max(judged.values()) > 0}
+
+
+def _check_known(relevant: Relevant, known: Callable[[Sequence[str]], Collection[str]], file: str | Path) -> None:
+    """Warn of relevant documents that are not in the index; ValueError where none is."""
+    positive = list(dict.fromkeys(name for judged in relevant.values() for name, grade in judged.items() if grade > 0))
+    there = set(known(positive))
+    absent = [name for name in positive if name not in there]
+    if len(absent) == len(positive):
         raise ValueError(
             f"{file} judges nothing that can be found: none of its documents, {_some(positive)}, is in the index"
         )
     if absent:
-        logger.warning("%d of %d relevant documents of %s are not in the index", absent, len(positive), file)
-    return {query: judged for query, judged in relevant.items() if max(judged.values()) > 0}
+        said = "%d of %d relevant documents of %s are not in the index and count as not found: %s"
+        logger.warning(said, len(absent), len(positive), file, _some(absent))
 
 
 def check_metric(metric: str | None, judgements: bool) -> Metric:

@@ -29,12 +29,13 @@ logger = logging.getLogger(__name__)
 
 FILE = "tune.json"  # written into the folder of an index
 _SMALL_CORPUS = 10_000  # rows; below, comparing with all is fast, and a graph or cells have nothing to save
+_SMALL_TABLE = 1000  # rows; below, a database spends its time on the way to and fro, and all plans are as fast
 _FEW_QUERIES = 50
 _WORTH_A_FUNNEL = 40  # candidates
 _ROUNDING = 1e-9
 _NEAR = 2  # times the fastest
 _MORE_EFFORT = (1.5, 2)  # than just holds on one half
-_AS_FAST = 1.05  # within this factor of the fastest, less memory decides
+_AS_FAST = 1.05  # within this factor of the fastest, less memory decides, and then what keeps more
 _BINARY_SHARE = 2  # in a graph, one bit a number finds too little below this part of the width
 
 
@@ -204,6 +205,10 @@ class _Search:
         exact = self._trials.measure_exact(full)
         self._add(exact)
         self._until = time.monotonic() + self._seconds
+        if kinds is None and self._rows < _SMALL_TABLE:
+            logger.info("%d rows are compared in full as fast as anything: --kinds hnsw tries more", self._rows)
+            self._build(replace(full, precision="float16"))
+            return exact
         for plan in self._indexes(kinds or (*self._abilities.kinds, *(("flat",) if small else ())), precisions):
             self._build(plan)
         return exact
@@ -305,7 +310,7 @@ class _Search:
         return True
 
     def choose(self) -> tuple[Trial, bool, int]:
-        """The fastest that holds on both halves; among those about as fast, the one with the least memory.
+        """The fastest that holds on both halves; of those about as fast the smallest in memory, then the best kept.
 
         Returns the trial, whether it holds on the second half, and how many were refused for not doing so.
         """
@@ -320,7 +325,7 @@ class _Search:
         while left:
             fastest = min(seconds(trial) for trial in left)
             near = [trial for trial in left if seconds(trial) <= _AS_FAST * fastest]
-            order.append(min(near, key=lambda trial: (trial.ram or 0, seconds(trial))))
+            order.append(min(near, key=lambda trial: (trial.ram or 0, -min(trial.retention or (0,)), seconds(trial))))
             left.remove(order[-1])
         for refused, trial in enumerate(order):
             if trial.retention and trial.retention[1] >= self._keep - _ROUNDING:

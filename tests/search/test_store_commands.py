@@ -82,7 +82,9 @@ def test_what_cannot_be_searched_for_is_one_line(pushed: str) -> None:
 
 
 @pytest.mark.slow
-def test_tune_prints_everything_tried_and_the_store_keeps_the_plan(pushed: str) -> None:
+def test_tune_prints_everything_tried_and_the_store_keeps_the_plan(
+    pushed: str, caplog: pytest.LogCaptureFixture
+) -> None:
     Path("queries.csv").write_text("id,text\n" + "".join(f"q{row},{TEXTS[row]} fast\n" for row in range(60)))
     result = invoke("index", "tune", pushed, "--queries", "queries.csv", "--keep", 0.9, "--kinds", "flat,hnsw")
     assert result.exit_code == 0, result.output
@@ -94,6 +96,14 @@ def test_tune_prints_everything_tried_and_the_store_keeps_the_plan(pushed: str) 
     store.close()
     if pushed != "index":
         assert "against exact search" in result.stdout
+        judgements = [f"q{row}\t{f'd{row}' if row else 'nowhere'}\t1" for row in range(60)]
+        Path("test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judgements]))
+        judged = invoke("index", "tune", pushed, "--queries", "queries.csv", "--qrels", "test.tsv")
+        assert judged.exit_code == 0, judged.output
+        assert "1 of 60 relevant documents of test.tsv are not in the index and count as not found: 'nowhere'" in (
+            caplog.text
+        )
+        assert "rows are compared in full as fast as anything" in caplog.text
         refused = invoke("index", "tune", pushed, "--queries", "queries.csv", "--max-ram", 5)
         assert refused.exit_code == 2
         assert "--max-ram is for an index in a folder" in refused.stderr

@@ -66,7 +66,7 @@ def kept(store: MemoryStore, plan: SearchPlan, queries: np.ndarray) -> float:
 
 @pytest.mark.slow
 def test_the_cheapest_plan_that_holds_on_both_halves_is_kept(store: MemoryStore, queries: np.ndarray) -> None:
-    found = tune(store, queries, JUDGED, keep=0.97, precisions=["float16"])
+    found = tune(store, queries, JUDGED, keep=0.97, precisions=["float16"], kinds=["hnsw", "flat"])
     assert found.confirmed
     assert store.plan == found.chosen.plan
     assert kept(store, found.chosen.plan, queries) >= 0.97
@@ -85,7 +85,9 @@ def test_the_cheapest_plan_that_holds_on_both_halves_is_kept(store: MemoryStore,
 
 @pytest.mark.slow
 def test_an_index_is_built_once_for_each_size_kind_and_precision(store: MemoryStore, queries: np.ndarray) -> None:
-    found = tune(store, queries, JUDGED, keep=0.9, precisions=["float16", "binary"], dims=[8, 16])
+    found = tune(
+        store, queries, JUDGED, keep=0.9, precisions=["float16", "binary"], dims=[8, 16], kinds=["hnsw", "flat"]
+    )
     built = [(plan.dim, plan.kind, plan.precision) for plan in store.built[:-1] if plan]
     assert len(set(built)) == len(built)
     assert (8, "hnsw", "float16") in built
@@ -117,6 +119,15 @@ def test_time_that_is_over_begins_no_index(store: MemoryStore, queries: np.ndarr
     with pytest.raises(ValueError, match="no plan"):
         tune_nothing(store, queries)
     assert store.plan == before
+
+
+def test_a_small_table_is_compared_in_full(
+    store: MemoryStore, queries: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        found = tune(store, queries, JUDGED)
+    assert found.chosen.plan == SearchPlan(WIDTH, "flat", "float16", shortlist=10, final=WIDTH)
+    assert "600 rows are compared in full as fast as anything: --kinds hnsw tries more" in caplog.text
 
 
 def tune_nothing(store: MemoryStore, queries: np.ndarray) -> Any:
@@ -176,8 +187,9 @@ class LosingStore(MemoryStore):
 def test_a_plan_has_to_hold_under_conditions_too(queries: np.ndarray) -> None:
     store = LosingStore(WIDTH, dims=(4, 8, 16, 32))
     store.add([f"d{row}" for row in range(ROWS)], matryoshka_like(ROWS, 0))
-    without = tune(store, queries, JUDGED, keep=0.95, precisions=["float16"])
-    found = tune(store, queries, JUDGED, keep=0.95, precisions=["float16"], where={"lang": "de"})
+    options: dict[str, Any] = {"precisions": ["float16"], "kinds": ["hnsw", "flat"]}
+    without = tune(store, queries, JUDGED, keep=0.95, **options)
+    found = tune(store, queries, JUDGED, keep=0.95, **options, where={"lang": "de"})
     assert without.chosen.plan.shortlist < 150 <= found.chosen.plan.shortlist
     assert found.confirmed
     assert all(one.retention[0] <= 0.5 for one in found.trials if one.retention and one.plan.shortlist < 150)

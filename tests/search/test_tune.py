@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta
 from threadpoolctl import threadpool_info
 
 from mrl_text.paper.adaptive import read_tuning
 from mrl_text.search import AdaptiveIndex, SearchPlan
 from mrl_text.search.faiss.store import FaissStore
-from mrl_text.search.measure import PlanTrials, Timing, Trial, measure, ratio_interval, smallest, steps_up_to
+from mrl_text.search.measure import PlanTrials, Timing, Trial, measure, ratio_interval, smallest, steps_up_to, unseen
 from mrl_text.search.measure import threads as limited_threads
 from mrl_text.search.sample_queries import Judged, check_metric, read_judged, recall
 from mrl_text.search.tune import Tuning, tune
@@ -285,6 +286,18 @@ def test_mistakes_are_named(index: AdaptiveIndex, queries: np.ndarray, change: d
         tuned(index, queries[:3], judged())
 
 
+@pytest.mark.parametrize("items", [1, 50, 1000])
+def test_what_nobody_saw_may_still_be_there(items: int) -> None:
+    assert unseen(items) == pytest.approx(beta.ppf(0.95, 1, items))  # the upper limit of Clopper and Pearson
+
+
+def test_no_recall_may_be_above_that_of_exact_search(index: AdaptiveIndex, queries: np.ndarray) -> None:
+    found = tuned(index, queries, judged(), keep=0.8, kinds=["flat"], precisions=["float32"], metric="recall@10")
+    intervals = [one.interval for one in found.trials if one.interval and one.interval[0] < one.interval[1]]
+    assert intervals
+    assert max(high for _, high in intervals) <= 1
+
+
 def test_few_queries_are_warned_about(
     index: AdaptiveIndex, queries: np.ndarray, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,11 +314,12 @@ def test_queries_and_judgements_are_read_and_matched(tmp_path: Path, caplog: pyt
     lines = ["query-id\tcorpus-id\tscore", "q0\td1\t1", "q0\td2\t0", "q1\td9\t2", "q2\td1\t0"]
     qrels.write_text("\n".join(lines))
     assert read_judged(queries).ids == [f"q{row}" for row in range(5)]
-    found = read_judged(queries, qrels, known={"d1", "d2"}.__contains__)
+    found = read_judged(queries, qrels, known={"d1", "d2"}.intersection)
     assert (found.ids, found.relevant) == (["q0", "q1"], {"q0": {"d1": 1, "d2": 0}, "q1": {"d9": 2}})
     assert "1 of 2 relevant documents" in caplog.text
+    assert "are not in the index and count as not found: 'd9'" in caplog.text
     with pytest.raises(ValueError, match=r"none of its documents, 'd1', 'd2', 'd9', \.\.\.|none of its documents"):
-        read_judged(queries, qrels, known={"other"}.__contains__)
+        read_judged(queries, qrels, known={"other"}.intersection)
     (tmp_path / "other.tsv").write_text("query-id\tcorpus-id\tscore\nx\td1\t1\n")
     with pytest.raises(ValueError, match="there the queries are 'x', here 'q0', 'q1', 'q2', "):
         read_judged(queries, tmp_path / "other.tsv")

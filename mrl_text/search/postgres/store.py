@@ -275,11 +275,13 @@ class PostgresStore(Store):
             if plan is not None:
                 steps = plan.steps(self.width, k) or [(plan.dim, k)]
                 wanted, last = steps[0][1], steps[-1][0]
-                if conditions and plan.kind != "flat":
-                    rows, share = tables.selectivity(link, self._table, conditions)
-                    depth = math.ceil(_FARTHER * wanted / share)
-                    if rows < _FARTHER * _WALK * wanted:
-                        plan = None
+                if plan.kind == "flat" and plan.single and plan.precision != "binary":
+                    plan = None  # the same rows, without a shortlist to write down
+            if plan is not None and conditions and plan.kind != "flat":
+                rows, share = tables.selectivity(link, self._table, conditions)
+                depth = math.ceil(_FARTHER * wanted / share)
+                if rows < _FARTHER * _WALK * wanted:
+                    plan = None
             if plan is not None:
                 tables.apply(link, tables.settings(plan, wanted, self._connection.pgvector, depth))
                 found, given = self._run(link, vectors, k, statements.search(self._table, plan, k, conditions, depth))
