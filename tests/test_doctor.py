@@ -16,7 +16,7 @@ from tests.conftest import invoke
 pytestmark = pytest.mark.usefixtures("command_line")
 
 
-def test_it_tells_versions_machine_and_backends() -> None:
+def test_it_tells_versions_machine_and_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     told = invoke("doctor", "--json")
     found = json.loads(told.output)
     assert told.exit_code == 0
@@ -30,7 +30,9 @@ def test_it_tells_versions_machine_and_backends() -> None:
     assert found["extras"]["search"] == {"there": True, "lacks": []}
     assert "pytest" not in found["versions"]
     assert found["backends"]["torch"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shown = invoke("doctor").output
+    assert f"{torch.get_num_threads()} (OMP_NUM_THREADS=1)" in shown
     assert "No problem found." in shown
     assert version("torch") in shown
 
@@ -52,4 +54,6 @@ def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch, 
     assert "name another folder with MRL_TEXT_CACHE" in cache
     assert found["extras"]["qdrant"] == {"there": False, "lacks": ["qdrant-client>=1.18"]}
     assert found["extras"]["peft"] == {"there": False, "lacks": ["peft>=0.20"]}
-    assert "pip install" in invoke("doctor").output
+    shown = invoke("doctor").output
+    assert "pip install 'numpy>=2'" in shown
+    assert "lacks peft>=0.20: pip install 'mrl-text[peft]'" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import typer
 
@@ -20,10 +21,15 @@ def doctor(as_json: AsJson = False) -> None:
         machine, cache = found["machine"], found["cache"]
         backends = {name: ", ".join(known) if known else "not installed" for name, known in found["backends"].items()}
         extras = {
-            name: "there" if extra["there"] else f"lacks {', '.join(extra['lacks'])}"
+            name: "there" if extra["there"] else f"lacks {', '.join(extra['lacks'])}: pip install 'mrl-text[{name}]'"
             for name, extra in found["extras"].items()
         }
-        models = {name: known or "not installed" for name, known in found["packaged models"].items()}
+        models = {
+            f"model {name}": f"packaged, version {known}" if known else "not installed as a package"
+            for name, known in found["packaged models"].items()
+        }
+        if limit := os.environ.get("OMP_NUM_THREADS"):
+            machine["threads"] = f"{machine['threads']} (OMP_NUM_THREADS={limit})"
         rows = {
             **{name: found[name] for name in ("mrl-text", "python")},
             **{name: value for name, value in machine.items() if value is not None},
@@ -31,7 +37,7 @@ def doctor(as_json: AsJson = False) -> None:
             **{f"extra {name}": known for name, known in extras.items()},
             "cache": f"{cache['folder']}, {cache['gb']} GB, {cache['gb free']} GB free",
             **models,
-            "offline": "yes" if found["offline"] else "no",
+            "network": "not used (HF_HUB_OFFLINE)" if found["offline"] else "used where a model is not here",
             **{name: known or "not installed" for name, known in found["versions"].items()},
         }
         print_table([{" ": name, "": str(value)} for name, value in rows.items()])

@@ -52,7 +52,7 @@ def _encoding(_: np.ndarray) -> dict[str, Any]:
     from mrl_text.encoding import encode_files
 
     Path("corpus.jsonl").write_text("".join(f'{{"text": "{text}", "lang": "en"}}\n' for text in TEXTS))
-    encode_files(["corpus.jsonl"], "vectors", model=MODEL, dims=[64], precisions=["int8"], keep=["lang"])
+    encode_files(["corpus.jsonl"], "vectors", model=MODEL, dims=[64], precisions=["float32", "int8"], keep=["lang"])
     return {}
 
 

@@ -150,6 +150,9 @@ def test_a_page_finds_what_numpy_finds(name, corpus, made, server, tmp_path, mon
     assert [line.split() for line in lines] == [corpus.by(kind, since, SHORTLIST) for kind, since in searches]
     assert lines == page.printed
     assert [line.split() for line in lines] == [corpus.exact(since) for _, since in searches], "as the page says"
+    if SERVER not in page.code and "open_store" not in page.code:  # an index of ours is open still
+        runpy.run_path(str(tmp_path / "page.py"), run_name="__main__")
+        assert [line for line in capsys.readouterr().out.splitlines() if line] == lines, "a second run changes nothing"
 
 
 @pytest.mark.slow
