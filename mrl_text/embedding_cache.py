@@ -7,6 +7,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from mrl_text.linear_layers import split_linear
 from mrl_text.progress import progress_bar
 from mrl_text.streaming import bounded_budget, encode_windows
 from mrl_text.vector_file import KEY_BYTES, VectorFile, VectorMemory
@@ -31,7 +33,9 @@ class EmbeddingCache:
 
     New texts are encoded longest first and written every 4,096, so that a run that is killed repeats no more. Several
     processes may share a folder; see :class:`~mrl_text.vector_file.VectorFile`.
-    Each model has a folder named after its :func:`fingerprint`; where ``folder`` is None all stay in memory.
+    Each model has a folder named after its :func:`fingerprint`; where ``folder`` is None all stay in memory. Of a model
+    with a rotation, or another linear layer behind it, the vectors before that are kept, and the layer is applied to
+    them: what was encoded before ``mrl-text adapt`` is not encoded again afterwards.
 
     Args:
         batch_size: as for :func:`mrl_text.streaming.bounded_budget`.
@@ -51,6 +55,11 @@ class EmbeddingCache:
         if self._model is None:
             self._model = self._load_model()
         return self._model
+
+    @cached_property
+    def _parts(self) -> tuple[MatryoshkaEncoder, Callable[[np.ndarray], np.ndarray] | None]:
+        """What reads texts, and what is applied to its vectors."""
+        return split_linear(self.model)
 
     def embed(self, texts: Sequence[str], *, prompt: str | None = None, role: str | None = None) -> np.ndarray:
         """Full-width embeddings as the model computes them, not renormalised.
@@ -73,7 +82,9 @@ class EmbeddingCache:
         # again, should somebody delete the file in the meantime
         while missing := {key: text for key, text in zip(keys, texts, strict=True) if key not in store.rows}:
             self._encode(store, missing, prompt, route)
-        return store.get(keys) if keys else np.zeros((0, store.width or self.model.width or 0), dtype=np.float32)
+        if not keys:
+            return np.zeros((0, self.model.width or store.width or 0), dtype=np.float32)
+        return self._applied(store.get(keys))
 
     def forget(self) -> None:
         """Drop what is held in memory only; a cache with a folder keeps everything."""
@@ -90,7 +101,12 @@ class EmbeddingCache:
 
     def _fingerprint(self) -> str:
         """The name of the model's folder."""
-        return fingerprint(self.model)
+        return fingerprint(self._parts[0])
+
+    def _applied(self, vectors: np.ndarray) -> np.ndarray:
+        """The model's vectors from those that are kept."""
+        linear = self._parts[1]
+        return vectors if linear is None else linear(vectors)
 
     def _store(self) -> VectorMemory:
         """What is known, read not before it is needed: there may be gigabytes to check."""
@@ -115,11 +131,12 @@ class EmbeddingCache:
     ) -> np.ndarray:
         steps: list[np.ndarray] = []
         lists = [texts[start : start + _WINDOW_TEXTS] for start in range(0, len(texts), _WINDOW_TEXTS)]
-        budget = bounded_budget(self.model, self._batch_size)
-        windows = encode_windows(self.model, lists, token_budget=budget, prompt=prompt or None, task=route)
+        model = self._parts[0]
+        budget = bounded_budget(model, self._batch_size)
+        windows = encode_windows(model, lists, token_budget=budget, prompt=prompt or None, task=route)
         for some, window in zip(lists, windows, strict=True):
             step = window.vectors
-            width = steps[0].shape[1] if steps else store.width or self.model.width or step.shape[1]
+            width = steps[0].shape[1] if steps else store.width or model.width or step.shape[1]
             if step.shape[1] != width:
                 raise ValueError(
                     f"the model returned vectors of {step.shape[1]} numbers where {width} were expected, for the text"

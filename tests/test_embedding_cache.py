@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
 from mrl_text import MatryoshkaEncoder
 from mrl_text.embedding_cache import EmbeddingCache, fingerprint
+from mrl_text.linear_layers import add_linear, split_linear
 from mrl_text.streaming import EncodedWindow, bounded_budget, encode_windows
 from mrl_text.vector_file import VectorFile
 from tests.processes import Started
@@ -213,6 +215,39 @@ def test_the_full_width_is_kept_of_a_model_that_is_cut(tiny_bert: Path, tmp_path
     model = MatryoshkaEncoder(str(tiny_bert), truncate_dim=8)
     assert EmbeddingCache(lambda: model, tmp_path).embed(TEXTS).shape == (5, 32)
     assert model.truncate_dim == 8
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_a_rotated_model_has_nothing_to_encode_that_the_model_before_has_encoded(
+    tiny_bert: Path, tmp_path: Path, normalized: bool
+) -> None:
+    def load() -> MatryoshkaEncoder:
+        loaded = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+        modules = [module for module in loaded if not isinstance(module, Normalize)]
+        return MatryoshkaEncoder(modules=[*modules, *([Normalize()] if normalized else [])], device="cpu")
+
+    EmbeddingCache(load, tmp_path).embed(TEXTS)
+    rotated, narrowed = load(), load()
+    add_linear(rotated, torch.linalg.qr(torch.randn(rotated.width, rotated.width)).Q)
+    add_linear(narrowed, torch.randn(5, narrowed.width))
+    add_linear(narrowed, torch.randn(3, 5))
+    for model in (rotated, narrowed):
+        cache = EmbeddingCache(lambda model=model: model, tmp_path)
+        expected = SentenceTransformer.encode(model, TEXTS)
+        np.testing.assert_allclose(cache.embed(TEXTS), expected, rtol=1e-5, atol=1e-6)
+        assert cache.embed([]).shape == (0, expected.shape[1])
+        assert cache.encoded == 0
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("change", ["bias", "activation", "dtype"])
+def test_layers_that_are_more_than_linear_belong_to_the_model(tiny_bert: Path, change: str) -> None:
+    model = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+    activation = torch.nn.Tanh() if change == "activation" else torch.nn.Identity()
+    model.append(Dense(model.width, 8, bias=change == "bias", activation_function=activation))
+    if change == "dtype":
+        model.to(torch.bfloat16)
+    assert split_linear(model) == (model, None)
 
 
 def test_a_number_that_is_not_finite_stops_with_the_text_that_caused_it(

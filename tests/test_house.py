@@ -23,7 +23,7 @@ FLOORS: tuple[dict[str, set[str]], ...] = (
     {"tables": {"tables"}},
     {
         "models": {"models", "layers", "server_files", "encoder", "loading", "embedding_cache", "vector_file"}
-        | {"dtypes", "streaming", "token_batches", "long_texts", "backends", "api", "lanes"}
+        | {"dtypes", "streaming", "token_batches", "long_texts", "backends", "api", "lanes", "linear_layers"}
     },
     {"losses": {"losses"}, "encoding": {"encoding"}, "cards": {"cards"}},
     {"adapt": {"adapt"}},

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
-from sentence_transformers.sentence_transformer.modules import Dense
 
 from mrl_text.choices import AdaptMethod
 from mrl_text.codes import Codec
 from mrl_text.files import write_atomically
+from mrl_text.linear_layers import add_linear
 from mrl_text.truncation import check_dims, truncate
 
 if TYPE_CHECKING:
@@ -131,11 +131,3 @@ def apply(model: MatryoshkaEncoder, adaptation: Adaptation) -> MatryoshkaEncoder
     model.truncate_dim = None  # a cut saved with the model was of the old numbers
     model.matryoshka_dims, model.codec = adaptation.dims, adaptation.codec
     return model
-
-
-def add_linear(model: MatryoshkaEncoder, weight: torch.Tensor) -> None:
-    """Put a linear layer without bias, weight (out, in), before a last ``Normalize``, else at the end."""
-    width, full = weight.shape
-    layer = Dense(full, width, bias=False, activation_function=torch.nn.Identity(), init_weight=weight)
-    last = len(model) - (type(model[-1]).__name__ == "Normalize")
-    model.insert(last, layer.to(device=model.device, dtype=model.dtype))

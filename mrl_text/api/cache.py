@@ -95,6 +95,9 @@ class ApiCache(EmbeddingCache):
     def _fingerprint(self) -> str:
         return self.client.options.fingerprint(self.client.name)
 
+    def _applied(self, vectors: np.ndarray) -> np.ndarray:
+        return vectors
+
     def _encode(self, store: VectorMemory, missing: dict[bytes, str], prompt: str, route: str | None) -> None:
         sent = {key: prompt + text for key, text in missing.items() if (prompt + text).strip()}
         probe = list(missing.values()) == [PROBE]

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
 
-from mrl_text.adapt.adaptation import add_linear
 from mrl_text.cards.trained import ModelCard
 from mrl_text.encoder import MatryoshkaEncoder
 from mrl_text.layers import peek_layers
+from mrl_text.linear_layers import add_linear
 from mrl_text.loading import check_length, load
 from mrl_text.models import ModelSource, find_model, peek_width
 from mrl_text.training.adapters import adapter_config, merge_adapters, try_adapters
