@@ -4,8 +4,8 @@
 
 For each page an environment is made, the page's own line is installed (this project from this checkout, other packages
 in the newest versions that fit, unless an option for pip says otherwise), its commands and its Python are run in an
-empty folder with the corpus, and what it prints is compared with what it shows. Options that are not known here go to
-pip. Pages of search servers need one at http://localhost:9200.
+empty folder with the corpus, and what it prints is compared with what it shows; the Python is run twice, since readers
+do, but for search servers. Options that are not known here go to pip. Pages of search servers need one at http://localhost:9200.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.stacks.pages import CORPUS, NAMES, Page
+from tests.stacks.pages import CORPUS, NAMES, SERVER, Page
 
 logger = logging.getLogger("clean_environment")
 
 
 def run(page: Page, folder: Path, pip_flags: list[str]) -> list[str]:
-    """The lines that a page prints in an environment of its own.
+    """The lines that a page prints in an environment of its own, of the first run that prints others than it shows.
 
     Args:
         page: what to install and to run.
@@ -46,10 +46,13 @@ def run(page: Page, folder: Path, pip_flags: list[str]) -> list[str]:
         (work / name).write_text(text, encoding="utf-8")
     for command in page.commands[1:]:
         subprocess.run([programs / command[0], *command[1:]], cwd=work, check=True)
-    printed = subprocess.run(
-        [programs / "python", "page.py"], cwd=work, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
-    return printed.splitlines()
+    lines: list[str] = []
+    for _ in range(1 if SERVER in page.code else 2):
+        done = subprocess.run([programs / "python", "page.py"], cwd=work, check=True, stdout=subprocess.PIPE, text=True)
+        lines = done.stdout.splitlines()
+        if lines != page.printed:
+            break
+    return lines
 
 
 def main() -> int:
