@@ -7,14 +7,14 @@ import hashlib
 import logging
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from mrl_text.choices import LabelledAs
-from mrl_text.suggest import check_choice
+from mrl_text.suggest import check_choice, did_you_mean
 from mrl_text.tables import SUFFIXES, Columns, Problems, checked, open_table, read_columns, require
 from mrl_text.tables.beir import one_of, read_judgements, read_queries, unique
 from mrl_text.tables.corpus import ID_COLUMNS
@@ -33,6 +33,8 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
 )
 """Columns of a table that can be evaluated; others are ignored."""
 
+_OURS = {name for layout in LAYOUTS for name in layout}
+
 _SPLITS = ("test", "dev", "validation")
 _SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
 _SEED = 42
@@ -50,6 +52,8 @@ class OwnData:
     """Name -> columns: of a retrieval task its ``corpus`` and ``queries``, of any other its splits."""
     relevant: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Of a retrieval task: query -> document -> grade."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """A column of :data:`LAYOUTS` -> what the files call it, where that is another name."""
 
     @functools.cached_property
     def revision(self) -> str:
@@ -58,13 +62,17 @@ class OwnData:
         The same texts clustered are another task than the same texts classified, and no result of one may pass for a
         result of the other.
         """
-        return _digest(f"{self.kind} on all rows" if self.kind == "Classification" else self.kind, self.parts)[:16]
+        named = repr(sorted(self.columns.items())) if self.columns else ""
+        start = f"{self.kind} on all rows" if self.kind == "Classification" else self.kind
+        return _digest(start + named, self.parts)[:16]
 
 
-_READ: WeakValueDictionary[tuple[Path, LabelledAs | None, str], OwnData] = WeakValueDictionary()
+_READ: WeakValueDictionary[tuple[Path, LabelledAs | None, str, str], OwnData] = WeakValueDictionary()
 
 
-def read_all(paths: Sequence[str | Path], as_: LabelledAs | None = None) -> list[OwnData]:
+def read_all(
+    paths: Sequence[str | Path], as_: LabelledAs | None = None, columns: Mapping[str, str] | None = None
+) -> list[OwnData]:
     """Read what :func:`read_own_data` reads; ``as_`` is about files with ``text,label`` and leaves the others alone.
 
     Raises:
@@ -73,17 +81,17 @@ def read_all(paths: Sequence[str | Path], as_: LabelledAs | None = None) -> list
     """
     if as_ is not None:
         check_choice("as", as_, LabelledAs)
-    found = [read_own_data(path) for path in paths]
+    found = [read_own_data(path, columns=columns) for path in paths]
     labelled = [one.kind == "Classification" for one in found]
     if as_ is not None and not any(labelled):
         raise ValueError(f"--as {as_} is for files with the columns text,label, and none was given")
     return [
-        read_own_data(path, as_) if as_ == "clustering" and chosen else one
+        read_own_data(path, as_, columns) if as_ == "clustering" and chosen else one
         for path, one, chosen in zip(paths, found, labelled, strict=True)
     ]
 
 
-def read_own_data(path: str | Path, as_: LabelledAs | None = None) -> OwnData:
+def read_own_data(path: str | Path, as_: LabelledAs | None = None, columns: Mapping[str, str] | None = None) -> OwnData:
     """Read a user's data; all of it is checked here, before anything is loaded or encoded.
 
     The rows are parsed once as long as the files stay the same and what was read is in use.
@@ -94,11 +102,13 @@ def read_own_data(path: str | Path, as_: LabelledAs | None = None) -> OwnData:
             table may be says :func:`mrl_text.tables.open_table`.
         as_: what to do with labelled texts; None classifies. To be classified, a single table is split in halves
             stratified by label, always the same ones.
+        columns: where a table has other names, a column of :data:`LAYOUTS` -> what the table calls it.
 
     Raises:
         FileNotFoundError: nothing there, or a part of a folder is missing.
         ValueError: an unknown layout or type of file, or malformed rows, each named by file and line; or data on
-            which the score is not defined: one label only, equal scores, or no positive judgement.
+            which the score is not defined: one label only, equal scores, or no positive judgement; ``columns`` that
+            are not there, or given for a retrieval task.
     """
     if as_ is not None:
         check_choice("as", as_, LabelledAs)
@@ -107,10 +117,18 @@ def read_own_data(path: str | Path, as_: LabelledAs | None = None) -> OwnData:
     parts = _find_parts(place, as_)
     for file in parts.values():
         open_table(file)
-    key = (place, as_, _digest("", parts))
+    named = dict(columns or {})
+    for ours in named:
+        check_choice("column", ours, sorted(_OURS))
+    if named and "corpus" in parts:
+        raise ValueError(f"{place} is a retrieval task: columns are named for tables of pairs or of labelled texts")
+    key = (place, as_, repr(sorted(named.items())), _digest("", parts))
     if (found := _READ.get(key)) is None:
         problems = Problems(place)
-        found = _retrieval(place, parts, problems) if "corpus" in parts else _tables(place, parts, as_, problems)
+        if "corpus" in parts:
+            found = _retrieval(place, parts, problems)
+        else:
+            found = replace(_tables(place, parts, as_, named, problems), columns=named)
         _READ[key] = found
     return found
 
@@ -166,10 +184,21 @@ def _split_file(place: Path, split: str) -> Path:
     return found[0]
 
 
-def _tables(place: Path, parts: Parts, as_: LabelledAs | None, problems: Problems) -> OwnData:
-    names = {name for layout in LAYOUTS for name in layout}
-    tables = {role: read_columns(file, names, problems) for role, file in parts.items()}
-    layouts = {role: _layout(table, as_) for role, table in tables.items()}
+def _read_table(file: Path, named: Mapping[str, str], problems: Problems) -> Columns:
+    """The columns of a table by our names; a column that is called what another one stands for is left out."""
+    ours = {named.get(name, name): name for name in sorted(_OURS, key=lambda name: name in named)}
+    if len(set(named.values())) < len(named):
+        raise ValueError(f"one column is named for two: {', '.join(f'{one}={name}' for one, name in named.items())}")
+    found = read_columns(file, ours, problems)
+    if absent := [name for name in named.values() if name not in found.names]:
+        raise ValueError(f"{file} has no column {absent[0]!r}{did_you_mean(absent[0], found.names)}")
+    names = [ours.get(name, name) for name in found.names if name in ours or name not in _OURS]
+    return replace(found, names=names, values={ours[name]: column for name, column in found.values.items()})
+
+
+def _tables(place: Path, parts: Parts, as_: LabelledAs | None, named: Mapping[str, str], problems: Problems) -> OwnData:
+    tables = {role: _read_table(file, named, problems) for role, file in parts.items()}
+    layouts = {role: _layout(table, as_, named) for role, table in tables.items()}
     if "data" not in tables:
         if other := [table for role, table in tables.items() if layouts[role] != LAYOUTS[2]]:
             raise ValueError(
@@ -188,9 +217,11 @@ def _tables(place: Path, parts: Parts, as_: LabelledAs | None, problems: Problem
     return _pairs(place, parts, table, layouts["data"][-1], problems)
 
 
-def _layout(columns: Columns, as_: LabelledAs | None) -> tuple[str, ...]:
-    allowed = LAYOUTS[2:] if as_ else LAYOUTS
-    require(columns, *allowed)
+def _layout(columns: Columns, as_: LabelledAs | None, named: Collection[str]) -> tuple[str, ...]:
+    allowed = [layout for layout in (LAYOUTS[2:] if as_ else LAYOUTS) if set(named) <= set(layout)]
+    if not allowed:
+        raise ValueError(f"{columns.table.path}: {' and '.join(named)} do not go together in one kind of data")
+    require(columns, *allowed, option="--columns")
     fitting = [layout for layout in allowed if set(layout) <= set(columns.names)]
     if len(fitting) > 1:
         choices = " and ".join(f"({', '.join(layout)})" for layout in fitting)

@@ -11,7 +11,7 @@ from typer import Argument, Option
 from mrl_text.choices import Cost
 from mrl_text.cli import common, inputs
 
-Text = Annotated[str, Option(help="Name of the column of texts.")]
+Text = Annotated[str, Option("--text-column", "--text", help="Column of the texts.")]
 
 
 def classify(
@@ -30,7 +30,7 @@ def classify(
     expected_dims: Annotated[float | None, Option(help="Instead of --keep: the average size to stay within.")] = None,
     cost: Annotated[Cost, Option(help="What is kept low: the largest size used, or the sum.")] = "largest",
     text: Text = "text",
-    label: Annotated[str, Option(help="Name of the column of labels.")] = "label",
+    label: Annotated[str, Option("--label-column", "--label", help="Column of the labels.")] = "label",
     seed: common.Seed = 0,
     batch_size: common.BatchSize = 64,
     device: common.Device = None,

@@ -43,7 +43,7 @@ Mirror = Annotated[
     Option(help="Folder that mrl-text mirror made; works offline.", callback=inputs.there("a mirror folder")),
 ]
 TextColumn = Annotated[str | None, Option(help="Columns to encode, joined by a blank. Default: title,text.")]
-IdColumn = Annotated[str | None, Option(help="Default: _id, id or the number of the row.")]
+IdColumn = Annotated[str | None, Option(help="Default: _id, id, doc_id or docid, else the number of the row.")]
 KeepColumns = Annotated[str | None, Option(help="Columns to store besides: lang,year.")]
 Limit = Annotated[int | None, Option(min=1, help="Rows to take, at most.")]
 TextLimit = Annotated[int, Option(min=1, help="Texts to fit on, at most.")]
@@ -105,6 +105,18 @@ def names(text: str | None) -> list[str]:
     if text is not None and not found:
         raise ValueError(f"{text!r} names nothing: give names separated by commas, or leave the option out")
     return found
+
+
+def mapping(text: str | None, option: str, example: str) -> dict[str, str]:
+    """The pairs of an option such as ``ours=theirs,ours=theirs``; None gives none.
+
+    Raises:
+        ValueError: something else, or a name twice.
+    """
+    pairs = [[side.strip() for side in one.split("=", 1)] for one in names(text)]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs) or len({ours for ours, _ in pairs}) < len(pairs):
+        raise ValueError(f"{option} {text}: expected pairs, each once, such as {example}")
+    return dict(pairs)
 
 
 def whole_numbers(text: str | None, option: str = "--dims", example: str = "64,128,256") -> list[int] | None:

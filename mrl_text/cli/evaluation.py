@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mrl_text.training.recipe import EvalConfig
 
 _OF_MODELS = (
-    *("tasks", "benchmark", "data", "as_", "languages", "subsets", "splits", "layers", "pca_texts", "mirror", "cache"),
-    *("keep_going", "batch_size", "device", "trust_remote_code", "backend", "dtype"),
+    *("tasks", "benchmark", "data", "as_", "columns", "languages", "subsets", "splits", "layers", "pca_texts"),
+    *("mirror", "cache", "keep_going", "batch_size", "device", "trust_remote_code", "backend", "dtype"),
 )
 _COMPUTED = ("layers", "batch_size", "device", "trust_remote_code", "backend", "dtype")
 _VECTORS = inputs.there("vectors: .npy, Parquet, Arrow, or a folder of mrl-text encode")
@@ -41,6 +41,9 @@ def evaluate(
     benchmark: Annotated[str | None, Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
     data: common.OwnData = None,
     as_: Annotated[LabelledAs | None, Option("--as", help="What text,label data is; default: classification.")] = None,
+    columns: Annotated[
+        str | None, Option(help="Columns of --data by other names: sentence1=question,sentence2=answer.")
+    ] = None,
     vectors: Annotated[
         Path | None,
         Option(
@@ -107,7 +110,7 @@ def evaluate(
         find_any_model(model, trust_remote_code=trust_remote_code, api=api)
     if models and not (tasks or benchmark or data or as_ or _planned(models).tasks):
         tasks, benchmark, data = what_to_measure(models)
-    read = read_all(data or (), as_)  # kept, so that it is not parsed again
+    read = read_all(data or (), as_, common.mapping(columns, "--columns", "sentence1=question"))
     texts = _texts(pca_texts) if pca_texts else None
     given = read_vector_task(vectors, queries, qrels) if vectors and queries and qrels else None
     check_references(reference or ())
@@ -128,9 +131,7 @@ def evaluate(
         chosen,
         output=output,
         benchmark=benchmark,
-        data=data or (),
-        read=[given[1]] if given else (),
-        as_=as_,
+        read=[*read, *([given[1]] if given else [])],
         languages=common.names(languages),
         subsets=common.names(subsets),
         splits=common.names(splits),
@@ -339,6 +340,7 @@ def _write_cards(models: list[str], result: Results, keep: float) -> None:
 def _check_source(context: typer.Context, models: list[str] | None, vectors: Path | None) -> None:
     """Models or vectors, and of the other options those that go with them."""
     inputs.only_with(context, "vectors", "queries", "qrels")
+    inputs.only_with(context, "data", "columns")
     if vectors is None:
         if not models:
             raise ValueError("name models to evaluate, or give --vectors, --queries and --qrels")

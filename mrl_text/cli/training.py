@@ -113,7 +113,9 @@ def adapt(
             callback=inputs.there("pairs"),
         ),
     ] = None,
-    column: Annotated[str | None, Option(help="Column of the texts; default: every column of text.")] = None,
+    column: Annotated[
+        str | None, Option("--text-column", "--column", help="Column of the texts; default: every column of text.")
+    ] = None,
     limit: common.TextLimit = 100_000,
     seed: common.Seed = 0,
     batch_size: common.BatchSize = 64,

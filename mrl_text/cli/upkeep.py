@@ -65,7 +65,7 @@ def delete(
     store: FilledStore,
     id_: Annotated[list[str] | None, typer.Option("--id", help="A row; may be given several times.")] = None,
     ids_file: Annotated[
-        Path | None, typer.Option(help="Rows: .txt with an id a line, or a column _id or id.", callback=inputs.table)
+        Path | None, typer.Option(help="Rows: .txt with an id a line, or a table with ids.", callback=inputs.table)
     ] = None,
     where: WhereOption = None,
 ) -> None:

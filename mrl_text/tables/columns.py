@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,18 +100,27 @@ def read_columns(
     return found
 
 
-def require(columns: Columns, *layouts: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless a file has all columns of one layout; it names what is there and the nearest fix."""
+def require(columns: Columns, *layouts: Sequence[str], option: str | None = None) -> None:
+    """Raise ``ValueError`` unless a file has all columns of one layout; it names what is there and the nearest fix.
+
+    Args:
+        columns: of the file.
+        *layouts: what it may have.
+        option: that says which column stands for which, as ``text=body``.
+    """
     names = columns.names
     gaps = [[name for name in layout if name not in names] for layout in layouts]
     if not all(gaps):
         return
     missing = {name for gap in gaps for name in gap}
-    others = (name for name in names if not any(name in layout for layout in layouts))
+    others = [name for name in names if not any(name in layout for layout in layouts)]
     hints = [(name, did_you_mean(name, missing)) for name in others]
     fixes = [f"for {shown(name)}{hint.removeprefix(';')}" for name, hint in hints if "did you mean" in hint]
     if separator := other_separator(names):
         fixes = [separator]
+    if option and not fixes:
+        mapped = (",".join(map("=".join, zip(gap, others, strict=False))) for gap in gaps if len(gap) <= len(others))
+        fixes = [f"say which is which, as {option} {shlex.quote(one)}" for one in dict.fromkeys(mapped)]
     if not fixes:  # with no column of a layout there, it is another kind of file and nothing is near
         near = [gap for gap, layout in zip(gaps, layouts, strict=True) if len(gap) < len(layout)]
         fixes = [f"add {' and '.join(gap)}" for gap in near if len(gap) == min(map(len, near))]

@@ -74,6 +74,38 @@ def beir(write: Write, **changed: str) -> Path:
     return write("beir/README.md", "not read").parent
 
 
+@pytest.mark.parametrize(
+    ("columns", "theirs", "ours"),
+    [
+        (
+            {"sentence1": "question", "sentence2": "answer"},
+            "question,answer,label,text\na,b,1,x\nc,d,0,y\n",
+            "sentence1,sentence2,label\na,b,1\nc,d,0\n",
+        ),
+        (
+            {"score": "stars"},  # what they call score is something else
+            "sentence1,sentence2,score,stars\na,b,7,1\nc,d,7,3\n",
+            "sentence1,sentence2,score\na,b,1\nc,d,3\n",
+        ),
+        (
+            {"text": "label", "label": "text"},
+            "label,text\na,1\nb,1\nc,2\nd,2\n",
+            "text,label\na,1\nb,1\nc,2\nd,2\n",
+        ),
+    ],
+)
+def test_columns_may_have_other_names(write: Write, columns: dict[str, str], theirs: str, ours: str) -> None:
+    found = read_own_data(write("theirs.csv", theirs), columns=columns)
+    expected = read_own_data(write("ours.csv", ours))
+    assert (found.kind, found.tables) == (expected.kind, expected.tables)
+
+
+def test_other_columns_of_a_file_are_another_task(write: Write) -> None:
+    file = write("pairs.csv", "sentence1,sentence2,score,stars\na,b,1,2\nc,d,3,1\n")
+    revisions = {read_own_data(file, columns=columns).revision for columns in (None, {}, {"score": "stars"})}
+    assert len(revisions) == 2
+
+
 def ndcg_at_10(queries: np.ndarray, documents: np.ndarray, grades: np.ndarray) -> float:
     """Mean over queries, linear gain; grades (queries, documents)."""
     discounts = 1 / np.log2(np.arange(2, 12))
@@ -527,7 +559,11 @@ def test_a_file_that_is_not_utf8_is_named_with_line_and_byte(write: Write, conte
         ("t.csv", "Text,label\na,b\n", "'Text', 'label'; it needs .*: for 'Text' did you mean 'text'?"),
         ("t.csv", "sentence1,sentence2,labels\na,b,1\n", "for 'labels' did you mean 'label'?"),
         ("t.csv", "sentence1,sentence2\na,b\n", r"\(text, label\): add score, or add label"),
-        ("t.csv", "foo,bar\na,b\n", r"'foo', 'bar'; it needs .* or \(text, label\)$"),
+        (
+            "t.csv",
+            "foo,bar\na,b\n",
+            r"'foo', 'bar'; it needs .* or \(text, label\): say which is which, as --columns text=f",
+        ),
         ("t.csv", "sentence1,sentence2,score,label\na,b,1,1\n", "fit .* and .*: leave out"),
         ("t.csv", '"text"s,label\na,b\nc,d\n', "line 1: its quotes do not match"),
         ("t.json", '[{"text": "a", "label": "b"}, 7]', "row 2: is 7, not a JSON object"),
