@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrl_text.amounts import count, hundredfold, percent, target
 from mrl_text.choices import Code, Kind, Metric, OnDuplicate
 from mrl_text.cli import inputs
 from mrl_text.cli.common import (
@@ -339,12 +340,12 @@ def _print_tuning(found: Tuning) -> None:
     plan, (first, other) = found.chosen, found.chosen.retention or (0.0, 0.0)
     number, rest = found.queries
     typer.echo(
-        f"\nexact search: {found.metric} {100 * found.scores[0]:.2f} on the {number} queries chosen by,"
-        f" {100 * found.scores[1]:.2f} on the other {rest}; times with {found.threads} thread{'s'[: found.threads > 1]}"
+        f"\nexact search: {found.metric} {hundredfold(found.scores[0])} on the {number} queries chosen by,"
+        f" {hundredfold(found.scores[1])} on the other {rest}; times with {count(found.threads, 'thread')}"
     )
     low, high = plan.interval or (first, other)
     typer.echo(
-        f"chosen: {_label(plan.plan)}, keeps {100 * first:.2f} % and {100 * other:.2f} %; other queries may give"
+        f"chosen: {_label(plan.plan)}, keeps {percent(first)} and {percent(other)}; other queries may give"
         f" {100 * low:.2f} to {100 * high:.2f} %"
     )
     if found.exact and found.exact.timing and plan.timing:
@@ -355,7 +356,7 @@ def _print_tuning(found: Tuning) -> None:
     if found.refused:
         typer.echo(f"{found.refused} cheaper plans held on the first half and not on the other")
     if not found.confirmed:
-        typer.echo(f"NOT CONFIRMED: no plan keeps {found.keep:.2%} on both halves; take more queries", err=True)
+        typer.echo(f"NOT CONFIRMED: no plan keeps {target(found.keep)} on both halves; take more queries", err=True)
 
 
 def _label(plan: SearchPlan) -> str:
