@@ -20,6 +20,7 @@ from mteb.results import TaskResult
 from scipy import stats
 from sklearn.metrics import f1_score
 
+from mrl_text.amounts import FEW, count
 from mrl_text.files import write_atomically
 
 from .encoders import RecordingSearch
@@ -39,6 +40,22 @@ class Items:
     subset: str
     unit: str
     units: Units
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How many units the score of a task rests on, and the word for one of them; an older table names none."""
+
+    n: int
+    unit: str
+
+    def __str__(self) -> str:
+        return count(self.n, self.unit or "item")
+
+    @property
+    def few(self) -> bool:
+        """Whether these are too few items; an experiment has many, and a handful of experiments is enough."""
+        return self.unit not in ("", "experiment") and self.n < FEW
 
 
 def from_predictions(task: AbsTask) -> bool:

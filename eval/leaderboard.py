@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mrl_text.amounts import hundredfold
 from mrl_text.files import write_atomically
 from mrl_text.markdown import table as markdown_table
 
@@ -113,9 +114,9 @@ def _read(folder: str | Path) -> pd.DataFrame:
 
 def _read_csv(file: Path) -> pd.DataFrame:
     """``scores.csv`` under any name: without the items, but with the intervals of single tasks."""
-    types: dict[str, Any] = {**dict.fromkeys(("layers", "seed", "n"), "Int64"), "calibration": str}
+    types: dict[str, Any] = {**dict.fromkeys(("layers", "seed", "n"), "Int64"), "calibration": str, "unit": str}
     try:
-        table = pd.read_csv(file, dtype=types).fillna({"calibration": ""})
+        table = pd.read_csv(file, dtype=types).fillna({"calibration": "", "unit": ""})
     except ValueError as error:
         raise ValueError(f"{file} is no scores.csv of mrl-text eval: {' '.join(str(error).split())}") from None
     return with_new_columns(_whole(table, file))
@@ -212,11 +213,11 @@ def write_leaderboard(
         raise ValueError(f"published scores are drawn in the HTML page, and this is {kind}: give --output FILE.html")
     table = leaderboard(results, engine)
     if kind == "terminal":
-        text = _terminal(table) + (_advice(results, engine, keep) if engine else "")
+        text = _terminal(table) + (_advice(results, engine, keep) if engine else "") + _caution(results)
     elif kind == "csv":
         text = table.to_csv(index=False)
     elif kind == "markdown":
-        text = markdown(table)
+        text = markdown(table) + _caution(results)
     elif kind == "html":
         text = render_html(
             summarize(results, keep=keep, references=read_references(references, results), engine=engine)
@@ -227,6 +228,10 @@ def write_leaderboard(
         return text
     write_atomically(file, text.encode())
     return f"{file}\n"
+
+
+def _caution(results: Results) -> str:
+    return f"\n{caution}\n" if (caution := results.caution()) else ""
 
 
 def _advice(results: Results, engine: Engine, keep: float) -> str:
@@ -268,6 +273,8 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
     names = list(table.columns)
     cells = [name for name in names[: names.index("score")] if name not in _USUAL or name in rare]
     shown = table[cells].rename(columns={"dim": "size"}).copy()
+    for name in {"bytes", "disk"} & {*shown.columns}:
+        shown[name] = shown[name].map("{:,}".format)
     shown["score"] = [_with_interval(*row) for row in table[["score", "low", "high"]].itertuples(index=False)]
     kept = table[["retention", "retention_low", "retention_high"]].itertuples(index=False)
     shown["retention %"] = [_with_interval(*row) for row in kept]
@@ -276,10 +283,12 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
-    if pd.isna(low) or pd.isna(high):
-        return _hundredfold(value)
-    return f"{_hundredfold(value)} [{_hundredfold(low)}, {_hundredfold(high)}]"
+    return hundredfold(value, *(None if pd.isna(end) else end for end in (low, high))) if _known(value) else "-"
 
 
 def _hundredfold(value: float | None) -> str:
-    return "-" if value is None or pd.isna(value) else f"{100 * value:.2f}"
+    return hundredfold(value) if _known(value) else "-"
+
+
+def _known(value: float | None) -> TypeGuard[float]:
+    return value is not None and not pd.isna(value)

@@ -34,7 +34,6 @@ const decimal = (value) => (isNumber(value) ? value.toLocaleString("en-US", { ma
 const target = (value) => `${parseFloat((100 * value).toFixed(2))} %`;
 const count = (number, noun) => `${whole(number)} ${noun}${number === 1 ? "" : "s"}`;
 const metricName = (name) => name.replace(/^ndcg_at_/, "nDCG@").replace(/_at_/g, "@").replaceAll("_", " ");
-const sentenceCase = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const round = (value) => Math.round(value * 100) / 100;
 
 // ---- drawing: a frame maps bytes and values to places; the large and the small charts share it

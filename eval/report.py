@@ -20,8 +20,9 @@ from mrl_text.files import write_atomically
 from .engines import CHECKED, Engine, engines
 from .figures import draw_curve, draw_depths
 from .grid import Cell, Line
+from .recommendation import Recommendation, gigabytes
 from .reference import Reference
-from .results import Recommendation, Results, gigabytes, numbers
+from .results import Results, numbers
 from .statistics import CONFIDENCE
 
 KEEP = 0.99
@@ -150,7 +151,11 @@ def summarize(
             {"id": f"r{number}", "label": one.label, "model": one.model, **_REFERENCE_FACTS}
             for number, one in enumerate(references)
         ],
-        "tasks": [{"name": task, "type": kind, "metric": metrics[task]} for task, kind in results.tasks.items()],
+        "tasks": [
+            {"name": task, "type": kind, "metric": metrics[task], "items": str(results.samples.get(task, ""))}
+            | {"n": results.samples[task].n if task in results.samples else None}
+            for task, kind in results.tasks.items()
+        ],
         "cells": [
             _cell(results, ids[line], cell, _found(results, line, cell))
             | {"pareto": (line, cell) in front, "disk": results.disk(line, cell)}
@@ -175,6 +180,7 @@ def summarize(
             for one in engines().values()
             if (choice := results.recommend(line, keep, engine=one)) is not None
         ],
+        "caution": results.caution(),
         "notes": _notes(results, failed or {}),
     }
 

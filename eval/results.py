@@ -6,16 +6,19 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from mrl_text.amounts import too_few
+
 from .grid import Cell, Comparison, Line, Variant
-from .items import Items, read_items
+from .items import Items, Sample, read_items
+from .recommendation import Recommendation, engine_bytes
 from .statistics import Estimate, Interval, Units, bootstrap, mean_estimate
 
 if TYPE_CHECKING:
@@ -31,86 +34,6 @@ _TABLE_NAMES = {"low": "ci_low", "high": "ci_high"}
 _KEPT = ("retention_low", "retention_high")
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """The smallest vectors that keep a target, and what they save."""
-
-    line: Line
-    cell: Cell
-    keep: float
-    retention: Estimate
-    full: Cell
-    """What is kept from and compared with: full width in float32."""
-    engine: Engine | None = None
-    """Whose bytes count; None counts those of the numbers alone."""
-
-    @property
-    def bytes(self) -> int:
-        """Bytes in memory per vector, with what the engine adds."""
-        return _bytes(self.cell, self.engine) or 0
-
-    @property
-    def full_bytes(self) -> int:
-        """The same of full width in float32."""
-        return _bytes(self.full, self.engine) or 0
-
-    @property
-    def disk(self) -> int:
-        """Bytes on disk per vector that a second stage needs besides."""
-        return self.full.bytes if self.cell.rescore else 0
-
-    @property
-    def sureness(self) -> float | None:
-        """Bootstrap probability that the retention is at least the target; None without per-item scores."""
-        return self.retention.sureness(self.keep)
-
-    @property
-    def cost(self) -> tuple[int, int, float]:
-        """Orders choices: fewer bytes in memory, then one stage before two, then what keeps more."""
-        return self.bytes, self.cell.rescore, -self.retention.value
-
-    @property
-    def saved_bytes(self) -> int:
-        """Bytes saved per vector."""
-        return self.full_bytes - self.bytes
-
-    @property
-    def _in_words(self) -> str:
-        return f"{self.bytes} bytes" + (f" in memory (and {self.disk} on disk)" if self.disk else "")
-
-    def headline(self) -> str:
-        """In a few words: size, precision, bytes, retention."""
-        if self.cell == self.full:
-            kept = f"{_share(self.keep)} of the score"
-            return f"Stay at {self.cell.label}: nothing smaller keeps {kept} with confidence"
-        return (
-            f"{self.cell.label}: {self._in_words} per vector instead of {self.full_bytes}"
-            f" keep {100 * self.retention.value:.1f} % of the score"
-        )
-
-    def sentence(self, scope: str = "") -> str:
-        """In words: size, precision, retention with interval, sureness, savings."""
-        interval, sureness = self.retention.interval(), self.sureness
-        where = f"{scope}: " if scope else ""
-        kept = f"keeps {100 * self.retention.value:.2f} %"
-        if self.cell == self.full:
-            return f"{where}nothing smaller than {self.cell.label} keeps {_share(self.keep)} with confidence"
-        if interval is not None and sureness is not None:
-            kept += f" [{100 * interval.low:.2f}, {100 * interval.high:.2f}] of the full score"
-            kept += f" (at least {_share(self.keep)}: {_percent(sureness)} sure)"
-        else:
-            kept += " of the full score (a point estimate: nothing to resample)"
-        smaller, saved = self.full_bytes / self.bytes, gigabytes(self.saved_bytes)
-        return (
-            f"{where}{self.cell.label} {kept}; {self._in_words} per vector instead of"
-            f" {self.full_bytes} ({smaller:.3g}x smaller), {saved:.4g} GB less per 100 million"
-        )
-
-
-def _bytes(cell: Cell, engine: Engine | None) -> int | None:
-    return cell.bytes if engine is None else engine.bytes(cell)
-
-
 class Results:
     """Scores of models at sizes and precisions, with their per-item scores.
 
@@ -124,6 +47,7 @@ class Results:
         self.folders = [Path(folder) for folder in folders]
         self._estimates: dict[str, dict[tuple[Line, Cell], Estimate]] = {}
         self._part_estimates: dict[str, dict[tuple[Variant, str, str], Estimate]] = {}
+        self._units: dict[str, str] = {}
 
     def only(self, lines: Iterable[Line]) -> Results:
         """The scores of these lines alone."""
@@ -158,6 +82,24 @@ class Results:
         for task, kind in self.tasks.items():
             grouped[kind].append(task)
         return dict(grouped)
+
+    @cached_property
+    def samples(self) -> dict[str, Sample]:
+        """Task -> what the scores of its models rest on; not of a task that gives nothing to resample."""
+        found = {}
+        for task in self.tasks:
+            known = [one.n for (line, _), one in self._task(task).items() if line.role == "model" and one.n]
+            if known:
+                found[task] = Sample(min(known), self._units[task])
+            elif told := self._told(task):
+                found[task] = told
+        return found
+
+    def caution(self, tasks: Collection[str] | None = None) -> str:
+        """A warning that names which of the tasks have few items, and how many; empty where none has."""
+        chosen = self.tasks if tasks is None else tasks
+        few = [f"{task}: {one}" for task in chosen if (one := self.samples.get(task)) and one.few]
+        return too_few(few) if few else ""
 
     def cells(self, line: Line) -> list[Cell]:
         """Cells of a line, largest first."""
@@ -252,15 +194,16 @@ class Results:
             return None
         if self.tells_too_little(line, tasks):
             return None
-        best = Recommendation(line, reference[1], keep, whole, reference[1], engine) if line.layers is None else None
-        cells = [cell for cell in self.cells(line) if _bytes(cell, engine) is not None]
+        choice = partial(Recommendation, full=reference[1], engine=engine, few=bool(self.caution(tasks)))
+        best = choice(line, reference[1], keep, whole) if line.layers is None else None
+        cells = [cell for cell in self.cells(line) if engine_bytes(cell, engine) is not None]
         for sequence in dict.fromkeys(cell.sequence for cell in cells):
             for cell in sorted((one for one in cells if one.sequence == sequence), reverse=True):
                 retention = self.retention(line, cell, tasks)
                 interval = retention.interval() if retention else None
                 if retention is None or (interval.low if interval else retention.value) < keep:
                     break
-                found = Recommendation(line, cell, keep, retention, reference[1], engine)
+                found = choice(line, cell, keep, retention)
                 best = found if best is None else min(best, found, key=lambda one: one.cost)
         return best
 
@@ -304,7 +247,8 @@ class Results:
             facts: dict[str, Any] = dict(row)  # type: ignore[arg-type]  # column names are strings
             found = numbers(estimate, estimate / whole if estimate and whole else None)
             del found["score"]  # the table has mteb's own
-            rows.append(facts | {_TABLE_NAMES.get(name, name): value for name, value in found.items()})
+            facts |= {_TABLE_NAMES.get(name, name): value for name, value in found.items()}
+            rows.append(facts | {"unit": self._units.get(row["task"], facts.get("unit", ""))})
         floats = dict.fromkeys((*_TABLE_NAMES.values(), "retention", *_KEPT), float)
         return pd.DataFrame(rows).astype({"seed": "Int64", "layers": "Int64", "n": "Int64", **floats})
 
@@ -345,6 +289,7 @@ class Results:
                 parts[_variant(row), row["split"], row["subset"]] = point
             for variant in dict.fromkeys([key[0] for key in parts]):
                 for one in self._items(variant, task):
+                    self._units[task] = one.unit
                     part = variant, one.split, one.subset
                     if part in parts:
                         apart = one.subset if one.unit == "experiment" else ""
@@ -355,6 +300,16 @@ class Results:
                 parts.update(zip(group, estimates, strict=True))
             self._part_estimates[task] = parts
         return self._part_estimates[task]
+
+    def _told(self, task: str) -> Sample | None:
+        """What the table says of a task whose items are not at hand, where they are of one split and subset."""
+        if "n" not in self.scores:
+            return None
+        rows = self.scores[(self.scores["task"] == task) & (self.scores["role"] == "model")].dropna(subset=["n"])
+        if len(rows) == 0 or len(rows[["split", "subset"]].drop_duplicates()) > 1:
+            return None
+        unit = rows["unit"].iloc[0] if "unit" in rows else ""
+        return Sample(int(rows["n"].min()), unit if isinstance(unit, str) else "")
 
     def _items(self, variant: Variant, task: str) -> list[Items]:
         files = (items_file(folder, variant, task) for folder in self.folders)
@@ -397,11 +352,6 @@ def items_file(folder: Path, variant: Variant, task: str) -> Path:
     return folder / "items" / variant.line.slug / variant.slug / f"{task}.parquet"
 
 
-def gigabytes(bytes_per_vector: int) -> float:
-    """GB (10^9 bytes) that 100 million vectors take."""
-    return bytes_per_vector * 100_000_000 / 1e9
-
-
 def numbers(score: Estimate | None, retention: Estimate | None) -> dict[str, Any]:
     """Score, interval and units, retention and its interval; None for what is not known."""
     found: dict[str, Any] = {}
@@ -410,11 +360,3 @@ def numbers(score: Estimate | None, retention: Estimate | None) -> dict[str, Any
         bounds = (interval.low, interval.high, interval.n) if interval else (None, None, None)
         found |= zip(names, (estimate.value if estimate else None, *bounds), strict=False)
     return found
-
-
-def _share(keep: float) -> str:
-    return f"{100 * keep:.4g}%"
-
-
-def _percent(share: float) -> str:
-    return "more than 99.9 %" if share > 0.999 else f"{100 * share:.1f} %"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mrl_text import __version__
+from mrl_text.amounts import hundredfold
 from mrl_text.files import write_atomically
 from mrl_text.progress import progress_bar
 
@@ -105,7 +106,7 @@ def render_site(results: Results | None, figures: Sequence[Figure], *, title: st
     sets = task_sets(results, figures)
     found = list(entries(results, figures, sets))
     data = _data(results, found, sets)
-    parts = {"title": html.escape(title), "lead": html.escape(_lead(found)), "table": _table(found, sets)}
+    parts = {"title": html.escape(title), "lead": html.escape(_lead(found)), "table": _table(results, found, sets)}
     parts["colophon"] = html.escape(f"Made by mrl-text {__version__}.")
     without = len(fill_page("site.html", **parts, data=json_for_page(data)).encode())
     if without > largest:
@@ -133,7 +134,7 @@ def _data(results: Results | None, found: Sequence[Entry], sets: Sequence[TaskSe
         values = [None if one.values[key] is None else round(one.values[key], 6) for key in _VALUES]
         row = [place[name], places[one.task_set.id], *values, one.values["n"], list(one.missing)]
         rows.append([*row, list(one.sources), one.note])
-    shown = [vars(one) | {"tasks": list(one.tasks)} for one in sets]
+    shown = [vars(one) | {"tasks": list(one.tasks), "caution": _caution(results, one)} for one in sets]
     return {
         "confidence": CONFIDENCE,
         "sets": shown,
@@ -141,6 +142,10 @@ def _data(results: Results | None, found: Sequence[Entry], sets: Sequence[TaskSe
         "cells": [*cells.values()],
         "rows": rows,
     }
+
+
+def _caution(results: Results | None, one: TaskSet) -> str:
+    return results.caution(one.tasks) if results else ""
 
 
 def line_id(owner: Line | str) -> str:
@@ -220,13 +225,14 @@ def _lead(found: Sequence[Entry]) -> str:
     )
 
 
-def _table(found: Sequence[Entry], sets: Sequence[TaskSet]) -> str:
+def _table(results: Results | None, found: Sequence[Entry], sets: Sequence[TaskSet]) -> str:
     """Bodies of the plain table, one for each set, the best retention first."""
     bodies = []
     for one in sets:
         own = sorted((entry for entry in found if entry.task_set == one), key=_order)
         if own:
             heading = f"{one.name}: {', '.join(one.tasks)}" if one.kind == "mean" else one.name
+            heading = ". ".join(filter(None, (heading, _caution(results, one))))
             head = f'<tr><th colspan="6" scope="rowgroup">{html.escape(heading)}</th></tr>'
             bodies.append(f"<tbody>{head}{''.join(map(_row, own))}</tbody>")
     return "\n".join(bodies)
@@ -261,7 +267,7 @@ def shown(value: float | None, low: float | None, high: float | None) -> str:
     """A share times 100 with its interval, as the page shows it."""
     if value is None:
         return "–"
-    return f"{100 * value:.2f}" + ("" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]")
+    return hundredfold(value, low, high)
 
 
 def _host(address: str) -> str:

@@ -21,6 +21,8 @@ BLOCKS = 400
 
 Floats = npt.NDArray[np.float64]
 
+_ANYTHING = (-math.inf, math.inf)
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -61,6 +63,21 @@ class Units:
         """The statistic of the units as they are."""
         return float(weighted_statistic(self)(np.ones((len(self), 1)))[0])
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the score of any such units lies between.
+
+        A correlation goes from -1 to 1 and an average precision from 0 to 1. A mean is of accuracies, nDCG and the like
+        where all values are from 0 to 1, of correlations where they are from -1 to 1, and otherwise of anything.
+        """
+        if self.statistic != "mean":
+            return (0.0, 1.0) if self.statistic == "ap" else (-1.0, 1.0)
+        values = self.columns["value"]
+        ranges = ((0.0, 1.0), (-1.0, 1.0))
+        near = 1e-9  # a perfect nDCG may be off by a rounding
+        held = (one for one in ranges if one[0] - near <= values.min() and values.max() <= one[1] + near)
+        return next(held, _ANYTHING)
+
 
 def mean_units(values: npt.ArrayLike, ids: Sequence[str] | None = None) -> Units:
     """Units of a score that is the mean of (n,) numbers; without ``ids``, (n,) names, they are numbered."""
@@ -82,6 +99,7 @@ class Estimate:
         n: units that were resampled, summed over tasks.
         draws: names of the draws; scores of the same draws, such as those of the languages of a parallel corpus, were
             measured on the same units. Empty for draws that nothing else shares.
+        bounds: what the value lies between by its definition; differences and ratios have none.
     """
 
     value: float
@@ -89,17 +107,19 @@ class Estimate:
     dof: float
     n: int
     draws: frozenset[str] = frozenset()
+    bounds: tuple[float, float] = _ANYTHING
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
         """Percentile interval; with few units the percentiles are those of Student's t.
 
         This is the expanded percentile interval (Hesterberg, "What Teachers Should Know About the Bootstrap", The
-        American Statistician 69(4), 2015): plain percentiles are too narrow for ten experiments.
+        American Statistician 69(4), 2015): plain percentiles are too narrow for ten experiments. It ends where the
+        scores do: what widens it would lead beyond.
         """
         if self.replicates is None:
             return None
         share = tail(self._dof, confidence)
-        low, high = np.quantile(self.replicates, (share, 1 - share))
+        low, high = np.quantile(self.replicates, (share, 1 - share)).clip(*self.bounds)
         return Interval(self.value, float(low), float(high), self.n)
 
     def sureness(self, threshold: float) -> float | None:
@@ -163,7 +183,8 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     dof = variances.sum() ** 2 / parts if parts > 0 else math.inf
     n = sum(min(one.n for one in group) for group in groups.values())
     draws = frozenset[str]().union(*(one.draws for one in estimates))
-    return Estimate(value, np.sum(shares, axis=0), float(dof), n, draws)
+    low, high = (float(np.mean(ends)) for ends in zip(*(one.bounds for one in estimates), strict=True))
+    return Estimate(value, np.sum(shares, axis=0), float(dof), n, draws, (low, high))
 
 
 def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -> list[Estimate]:
@@ -186,7 +207,7 @@ def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -
         return []
     if any(len(one) != len(units[0]) or (one.ids != units[0].ids).any() for one in units[1:]):
         raise ValueError("the two results were not measured on the same items")
-    values, items = [one.score() for one in units], len(units[0])
+    values, items, bounds = [one.score() for one in units], len(units[0]), [one.bounds for one in units]
     if items < 2:
         return [Estimate(value, None, math.inf, items) for value in values]
     if items > EXACT_UP_TO and any(one.statistic != "mean" for one in units):
@@ -214,10 +235,10 @@ def bootstrap(units: Sequence[Units], key: str, *, resamples: int = RESAMPLES) -
     centre = np.array(values)[:, None]
     widened = centre + (distribution - centre) * math.sqrt(n / (n - 1))
     return [
-        Estimate(value, replicates, n - 1.0, items, frozenset({key}))
+        Estimate(value, replicates, n - 1.0, items, frozenset({key}), ends)
         if np.isfinite(replicates).all()
         else Estimate(value, None, math.inf, items)
-        for value, replicates in zip(values, widened, strict=True)
+        for value, replicates, ends in zip(values, widened, bounds, strict=True)
     ]
 
 

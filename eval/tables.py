@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mrl_text.amounts import count, hundredfold, target
+
 from .engines import CHECKED, Engine
 from .grid import Cell, Line
 from .report import KEEP, scopes
@@ -42,6 +44,8 @@ def print_report(result: Results, console: Console, *, keep: float = KEEP, engin
             for sentence in [*sentences, *(engine_lines(result, one, keep, engine) if engine else [])]:
                 console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         console.print()
+    if caution := result.caution():
+        console.print(caution, highlight=False, markup=False, soft_wrap=True)
 
 
 def recommendations(result: Results, line: Line, keep: float, engine: Engine | None = None) -> list[str]:
@@ -53,9 +57,9 @@ def recommendations(result: Results, line: Line, keep: float, engine: Engine | N
         where = ", ".join(filter(None, (engine.name if engine else "", line.depth, scope)))
         nothing = "no size can be recommended from these scores"
         if line.depth and result.retention(line, result.cells(line)[0], tasks) is not None:
-            nothing = f"no size keeps {100 * keep:.4g}% of the score of all layers with confidence"
+            nothing = f"no size keeps {target(keep)} of the score of all layers with confidence"
         if result.tells_too_little(line, tasks):
-            whole = _score(result.estimate(*(result.full(line) or (line, result.cells(line)[0])), tasks))
+            whole = _written(result.estimate(*(result.full(line) or (line, result.cells(line)[0])), tasks))
             nothing = (
                 f"no size can be recommended: the full score is {whole}, which tells too little; see whether ids and"
                 " texts belong together, or measure on more items"
@@ -102,14 +106,17 @@ def task_table(result: Results, line: Line) -> Table | None:
     table = _table("each task, in float32", ("task", "metric", "items", *map(str, sizes)), ("task", "metric"))
     for task in result.tasks:
         scores = [_hundredfold(result, line, Cell(dim), [task]) for dim in sizes]
-        table.add_row(escape(task), metrics[task], _items(result, line, [task]), *scores)
+        items = f"{result.samples[task].n:,}" if task in result.samples else "-"
+        table.add_row(escape(task), metrics[task], items, *scores)
     return table
 
 
-def _items(result: Results, line: Line, tasks: Sequence[str]) -> str:
-    """How many items scores of full width were measured on; a dash where nothing is resampled."""
-    estimate = result.estimate(line, result.cells(line)[0], tasks)
-    return f"{estimate.n:,}" if estimate is not None and estimate.n else "-"
+def _measured_on(result: Results, line: Line) -> str:
+    """What scores of full width were measured on, in words; empty where nothing is resampled."""
+    if len(result.tasks) == 1:
+        return str(next(iter(result.samples.values()), ""))
+    estimate = result.estimate(line, result.cells(line)[0])
+    return count(estimate.n, "item") if estimate is not None and estimate.n else ""
 
 
 def score_table(result: Results, line: Line) -> Table:
@@ -118,45 +125,42 @@ def score_table(result: Results, line: Line) -> Table:
     known = [cell for cell in result.cells(line) if result.estimate(line, cell) is not None]
     front = {cell for _, cell in result.pareto(lines=[line]) | result.pareto(lines=[line], one_stage=True)}
     shown = known if len(known) <= _MOST_ROWS else [cell for cell in known if cell in front or cell == known[0]]
-    captions = [f"measured on {count} items"] if (count := _items(result, line, list(result.tasks))) != "-" else []
+    captions = [f"measured on {sample}"] if (sample := _measured_on(result, line)) else []
     if len(shown) < len(known):
-        staged = " of memory, or of memory and disk" if any(cell.rescore for cell in known) else ""
-        captions.append(f"{len(shown)} of {len(known)} cells: nothing scores higher in as few bytes{staged}")
+        captions.append(f"{len(shown)} of {len(known)} cells")
+    staged = " of memory, or of memory and disk" if any(cell.rescore for cell in known) else ""
+    captions.append(f"* nothing scores higher in as few bytes{staged}")
     coded = any(cell.comparison == "symmetric" for cell in shown)
     optional = {"on disk": any(cell.rescore for cell in shown), "queries": coded}
-    every = ("bytes", "on disk", "size", "precision", "queries", heading, "retention %", "best")
+    every = ("bytes", "on disk", "size", "precision", "queries", heading, "retention %", "*")
     columns = [column for column in every if optional.get(column, True)]
-    table = _table(escape(result.labels[line]), columns, ("precision", "queries", "best"), "bold")
-    table.caption, table.caption_justify = "; ".join(captions) or None, "left"
+    table = _table(escape(result.labels[line]), columns, ("precision", "queries", "*"), "bold")
+    table.caption, table.caption_justify = "; ".join(captions), "left"
     for cell in sorted(shown, key=lambda one: (-one.bytes, *one.place)):
-        retention = result.retention(line, cell)
         row = {"bytes": f"{cell.bytes:,}", "on disk": f"{result.disk(line, cell):,}" if cell.rescore else "-"}
         row |= {"size": str(cell.dim), "precision": cell.precision}
         row |= {"queries": "coded" if cell.comparison == "symmetric" else "float32"}
-        row |= {heading: _score(result.estimate(line, cell))}
-        row |= {"retention %": _share(retention)}
-        row |= {"best": "*" if cell in front else ""}
+        row |= {heading: _written(result.estimate(line, cell))}
+        row |= {"retention %": _kept(result, line, cell)}
+        row |= {"*": "*" if cell in front else ""}
         table.add_row(*(row[column] for column in columns))
     return table
 
 
-def _score(estimate: Estimate | None) -> str:
-    """A score x100 with its interval, where there are any."""
+def _written(estimate: Estimate | None, sign: str = "") -> str:
+    """A score, share or difference x100 with its interval, where there are any."""
     if estimate is None:
         return "-"
     interval = estimate.interval()
-    around = f" [{100 * interval.low:.2f}, {100 * interval.high:.2f}]" if interval else ""
-    return f"{100 * estimate.value:.2f}{around}"
+    ends = (interval.low, interval.high) if interval else (None, None)
+    return hundredfold(estimate.value, *ends, sign=sign)
 
 
-def _share(retention: Estimate | None) -> str:
-    """What is kept of the score of full width in float32, in percent with its interval, where there are any."""
-    if retention is None:
-        return "-"
-    interval, around = retention.interval(), ""
-    if interval and interval.low < interval.high:  # full width keeps itself, whatever the items
-        around = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-    return f"{100 * retention.value:.1f}{around}"
+def _kept(result: Results, line: Line, cell: Cell) -> str:
+    """The share of the score of full width in float32; that keeps itself, whatever the items."""
+    retention = result.retention(line, cell)
+    whole = retention is not None and result.full(line) == (line, cell)
+    return hundredfold(1) if whole else _written(retention)
 
 
 def code_table(result: Results, line: Line) -> Table | None:
@@ -175,7 +179,7 @@ def code_table(result: Results, line: Line) -> Table | None:
         own = result.estimate(line, best) if best else None
         gain = own - score if own is not None and score is not None else None
         words = f"{rival.label.removeprefix(line.label).strip(' ()')}, {cell.label}"
-        scores = [f"{100 * one.value:.2f}" if one is not None else "-" for one in (own, score)]
+        scores = [hundredfold(one.value) if one is not None else "-" for one in (own, score)]
         table.add_row(f"{cell.bytes:,}", best.label if best else "-", scores[0], words, scores[1], _signed(gain))
     return table
 
@@ -242,11 +246,7 @@ def _difference(result: Results, line: Line, other: Line, dim: int) -> Estimate 
 
 def _signed(difference: Estimate | None) -> str:
     """A difference x100, with its interval where there is one."""
-    if difference is None:
-        return "-"
-    interval = difference.interval()
-    around = f" [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]" if interval else ""
-    return f"{100 * difference.value:+.2f}{around}"
+    return _written(difference, "+")
 
 
 def _controls(result: Results, line: Line) -> list[Line]:
@@ -263,4 +263,4 @@ def _beside(result: Results, line: Line, one: Line) -> str:
 
 def _hundredfold(result: Results, line: Line, cell: Cell, tasks: Sequence[str] | None = None) -> str:
     estimate = result.estimate(line, cell, tasks)
-    return "-" if estimate is None else f"{100 * estimate.value:.2f}"
+    return "-" if estimate is None else hundredfold(estimate.value)

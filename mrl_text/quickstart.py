@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mrl_text.amounts import count, hundredfold
 from mrl_text.codes import Codec, FewBits
 from mrl_text.docstrings import HELD_OUT_PACKAGES, load_docstrings
 from mrl_text.dtypes import fastest_dtype
@@ -103,11 +104,12 @@ def comparison(result: SweepResult) -> str:
     for cell, (score, gain) in gains.items():
         cut = max((score for dim, score in control.items() if Cell(dim).bytes <= cell.bytes), default=None)
         shown = "too few" if cut is None else f"{100 * cut:.2f}"
-        lines.append(f"{cell.bytes:5d}  {cell.label:13} {100 * score:6.2f}  {_difference(gain):>36}  {shown:>26}")
+        lines.append(f"{cell.bytes:5,d}  {cell.label:13} {100 * score:6.2f}  {_difference(gain):>36}  {shown:>26}")
     if enough := [cell for cell, (_, gain) in gains.items() if gain.mean >= 0]:
         fewer = bytes_of_base / enough[-1].bytes
+        in_words = f"{count(enough[-1].bytes, 'byte')} ({enough[-1].label})"
         lines.append(
-            f"\nTrained in {enough[-1].bytes} bytes ({enough[-1].label}) against the base in its {bytes_of_base:,}:"
+            f"\nTrained in {in_words} against the base in its {bytes_of_base:,}:"
             f" {_difference(gains[enough[-1]][1])} with {fewer:.3g}x fewer bytes."
         )
     return "\n".join(lines) + "\n"
@@ -125,7 +127,9 @@ def demonstration(result: SweepResult, model: str) -> str:
     vectors = cache.embed([doc.positive for doc in documents], role="document")
     codec, dim = Codec.fit(vectors), min(DEMO_DIM, vectors.shape[1])
     index = codec.encode(vectors, dim, DEMO_PRECISION)
-    lines = [f"{len(documents):,} texts, an index of {index.nbytes / 1e6:.2f} MB ({index.shape[1]} bytes each)"]
+    lines = [
+        f"{len(documents):,} texts, an index of {index.nbytes / 1e6:.2f} MB ({count(index.shape[1], 'byte')} each)"
+    ]
     found = codec.scores(cache.model.encode_query(list(DEMO_QUERIES)), index, dim, DEMO_PRECISION).argmax(axis=1)
     for query, best in zip(DEMO_QUERIES, (documents[place] for place in found), strict=True):
         lines.append(f"  {query!r} -> {best.id}: {best.anchor}")
@@ -133,4 +137,4 @@ def demonstration(result: SweepResult, model: str) -> str:
 
 
 def _difference(gain: Interval) -> str:
-    return f"{100 * gain.mean:+.2f} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
+    return hundredfold(gain.mean, gain.low, gain.high, sign="+")

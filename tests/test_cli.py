@@ -284,7 +284,9 @@ def test_eval_of_own_data_then_leaderboard_then_page(tiny_bert: Path, tmp_path: 
     table = pd.read_csv(out / "scores.csv")
     assert set(table["type"]) == {"Classification"}
     assert set(table["n"]) == {len(rows) // 2}  # every row of the test half is an item of the interval
-    assert f"measured on {len(rows) // 2} items" in result.stdout
+    assert f"measured on {len(rows) // 2} texts" in result.stdout
+    assert "Few items (" in result.stdout
+    assert "sure)" not in result.stdout
     assert set(zip(table["method"], table["precision"], strict=True)) == {
         ("truncation", "float32"),
         ("truncation", "binary"),

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[dict[str, set[str]], ...] = (
     {
         "leaves": {"files", "suggest", "truncation", "codes", "markdown", "figures", "neighbours", "library_logging"}
-        | {"docstrings", "recipes", "choices", "progress", "versions", "imports"}
+        | {"docstrings", "recipes", "choices", "progress", "versions", "imports", "amounts"}
     },
     {"tables": {"tables"}},
     {

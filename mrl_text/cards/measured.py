@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult
 
+from mrl_text.amounts import hundredfold, target
 from mrl_text.cards.blocks import CURVE, SIZES, block, find_block, replace_block
 from mrl_text.cards.sizes import rewrite
 from mrl_text.markdown import collapsed, plain, table
@@ -92,7 +93,7 @@ def curve_text(
     )
     blocks.append(_controls_text(own, controls))
     if (choice := results.recommend(own, keep)) is not None:
-        blocks.append(f"Recommended, to keep {100 * keep:.4g} %: {choice.sentence()}.")
+        blocks.append(f"Recommended, to keep {target(keep)}: {choice.sentence()}.")
     blocks.append(_bytes_text(results, own, controls))
     if len(results.types) > 1:
         blocks += [f"**Mean of {len(results.tasks)} tasks**", _scores(results, own, controls, results.tasks)]
@@ -161,7 +162,7 @@ def _scores(results: Results, own: Line, controls: Sequence[Line], tasks: Collec
 
 def _score_and_kept(results: Results, own: Line, cell: Cell, tasks: Collection[str]) -> list[str]:
     whole = results.full(own)
-    kept = "100" if whole == (own, cell) else _words(results.retention(own, cell, tasks))
+    kept = hundredfold(1) if whole == (own, cell) else _words(results.retention(own, cell, tasks))
     return [_words(results.estimate(own, cell, tasks)), kept]
 
 
@@ -170,5 +171,4 @@ def _words(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
     interval = estimate.interval()
-    words = f"{100 * estimate.value:.2f}"
-    return words if interval is None else f"{words} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+    return hundredfold(estimate.value, *((interval.low, interval.high) if interval else ()))

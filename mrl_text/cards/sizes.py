@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mrl_text.amounts import hundredfold, percent
 from mrl_text.cards.blocks import CURVE, SIZES, block, replace_block, split_head
 from mrl_text.files import write_atomically
 from mrl_text.markdown import collapsed, fenced, plain, table
@@ -121,8 +122,8 @@ def kept_table(kept: Sequence[Mapping[str, Any]]) -> str:
     """What few bytes keep as a table, in percent."""
     rows = [["bytes", "best code", "before", "adapted"]]
     for row in kept:
-        shares = [f"{100 * row[when]:.1f} %" for when in ("before", "after")]
-        rows.append([str(row["bytes"]), f"{row['dim']} x {row['precision']}", *shares])
+        shares = [percent(row[when]) for when in ("before", "after")]
+        rows.append([f"{row['bytes']:,}", f"{row['dim']} x {row['precision']}", *shares])
     return table(rows)
 
 
@@ -138,8 +139,8 @@ def _sizes_table(dims: Sequence[int], before: Mapping[int, float], after: Mappin
     shown = {name: scores for name, scores in columns.items() if scores}
     rows = [["size", "bytes per vector", *shown]]
     for dim in reversed(dims):
-        scores = [f"{100 * scores[dim]:.2f}" if dim in scores else "" for scores in shown.values()]
-        rows.append([str(dim), str(bytes_per_vector(dim)), *scores])
+        scores = [hundredfold(scores[dim]) if dim in scores else "" for scores in shown.values()]
+        rows.append([str(dim), f"{bytes_per_vector(dim):,}", *scores])
     return table(rows)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrl_text.amounts import count, hundredfold, percent, target
 from mrl_text.choices import Code, Kind, Metric, OnDuplicate
 from mrl_text.cli import inputs
 from mrl_text.cli.common import (
@@ -343,15 +344,14 @@ def _print_tuning(found: Tuning) -> None:
     plan, (first, other) = found.chosen, found.chosen.retention or (0.0, 0.0)
     number, rest = found.queries
     typer.echo(
-        f"\nexact search: {found.metric} {100 * found.scores[0]:.2f} on the {number} queries chosen by,"
-        f" {100 * found.scores[1]:.2f} on the other {rest}; times with {found.threads} thread{'s'[: found.threads > 1]}"
+        f"\nexact search: {found.metric} {hundredfold(found.scores[0])} on the {number} queries chosen by,"
+        f" {hundredfold(found.scores[1])} on the other {rest}; times with {count(found.threads, 'thread')}"
     )
     low, high = plan.interval or (first, other)
-    others = f"other queries may give {100 * low:.2f} to {100 * high:.2f} %"
+    others = f"other queries may give {100 * low:.2f} to {percent(high)}"
     if low == high:
-        share = unseen(number + rest)
-        others = f"not one of {number + rest} queries differs, and of others up to {100 * share:.1f} % may"
-    typer.echo(f"chosen: {_label(plan.plan)}, keeps {100 * first:.2f} % and {100 * other:.2f} %; {others}")
+        others = f"not one of {number + rest} queries differs, and of others up to {percent(unseen(number + rest))} may"
+    typer.echo(f"chosen: {_label(plan.plan)}, keeps {percent(first)} and {percent(other)}; {others}")
     if found.exact and found.exact.timing and plan.timing:
         faster = found.exact.timing.single / plan.timing.single
         smaller = f", {found.exact.ram / plan.ram:.1f} times smaller" if plan.ram and found.exact.ram else ""
@@ -362,7 +362,7 @@ def _print_tuning(found: Tuning) -> None:
     if found.refused:
         typer.echo(f"{found.refused} cheaper plans held on the first half and not on the other")
     if not found.confirmed:
-        typer.echo(f"NOT CONFIRMED: no plan keeps {found.keep:.2%} on both halves; take more queries", err=True)
+        typer.echo(f"NOT CONFIRMED: no plan keeps {target(found.keep)} on both halves; take more queries", err=True)
 
 
 def _label(plan: SearchPlan) -> str:

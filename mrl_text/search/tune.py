@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mrl_text.amounts import FEW, percent, target
 from mrl_text.choices import Code, Kind
 from mrl_text.files import write_atomically
 from mrl_text.progress import progress_bar
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 FILE = "tune.json"  # written into the folder of an index
 _SMALL_CORPUS = 10_000  # rows; below, comparing with all is fast, and a graph or cells have nothing to save
 _SMALL_TABLE = 1000  # rows; below, a database spends its time on the way to and fro, and all plans are as fast
-_FEW_QUERIES = 50
 _WORTH_A_FUNNEL = 40  # candidates
 _ROUNDING = 1e-9
 _NEAR = 2  # times the fastest
@@ -158,10 +158,12 @@ def _halves(queries: np.ndarray, keep: float, seed: int) -> tuple[np.ndarray, np
     if not 0 < keep <= 1:
         raise ValueError(f"keep {keep}: expected a share of the exact score, such as 0.99")
     if len(queries) < 4:
-        raise ValueError(f"tuning needs 4 queries at least, and gives reliable results from 100 on; got {len(queries)}")
-    if len(queries) < _FEW_QUERIES:
-        advice = "with %d queries the plan is chosen by luck as much as by quality: take 100 or more"
-        logger.warning(advice, len(queries))
+        raise ValueError(
+            f"tuning needs 4 queries at least, and gives reliable results from {FEW} on; got {len(queries)}"
+        )
+    if len(queries) < FEW:
+        advice = "with %d queries the plan is chosen by luck as much as by quality: take %d or more"
+        logger.warning(advice, len(queries), FEW)
     order = np.random.default_rng(seed).permutation(len(queries))
     return np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
 
@@ -320,7 +322,7 @@ class _Search:
         if not left:
             limit = f" with {self._max_ram:,} bytes for the shortlist" if self._max_ram is not None else ""
             more = " or raise --max-ram" * (self._max_ram is not None)
-            raise ValueError(f"no plan keeps {self._keep:.2%} of the exact score{limit}: lower --keep{more}")
+            raise ValueError(f"no plan keeps {target(self._keep)} of the exact score{limit}: lower --keep{more}")
         order: list[Trial] = []
         while left:
             fastest = min(seconds(trial) for trial in left)
@@ -339,7 +341,7 @@ class _Search:
             return replace(plan, shortlist=shortlist)
         longest = replace(plan, shortlist=self._shortlists[-1])
         kept = self._trials.retention(longest)
-        self._note(longest, f"misses the target with {longest.shortlist:,} candidates: keeps {100 * kept:.2f} %")
+        self._note(longest, f"misses the target with {longest.shortlist:,} candidates: keeps {percent(kept)}")
         return None
 
     def _fit_effort(self, plan: SearchPlan, efforts: Sequence[int]) -> None:
@@ -362,7 +364,7 @@ class _Search:
             self._funnel(replace(longer, effort=more[0]))
         if not measured:
             last = replace(longer, effort=efforts[-1])
-            self._note(last, f"misses the target: keeps {100 * self._trials.retention(last):.2f} %")
+            self._note(last, f"misses the target: keeps {percent(self._trials.retention(last))}")
 
     def _funnel(self, plan: SearchPlan) -> None:
         """The same with sizes between, where there are candidates enough to thin out."""

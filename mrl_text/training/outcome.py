@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mrl_text.amounts import count, hundredfold
 from mrl_text.eval.statistics import Estimate, Units, bootstrap
 from mrl_text.files import read_json
 from mrl_text.training.evaluator import NDCG, Metric
@@ -44,17 +45,17 @@ def outcome(folder: Path) -> str:
     if "steps" not in result:
         lines.append("The rotation is fitted; the encoder is as it was")
     else:
-        rows, used = sum(count or 0 for count in data.values()), result.get("rows_used")
+        rows, used = sum(number or 0 for number in data.values()), result.get("rows_used")
         of = (
             "" if used is None else f"; {used:,} of {rows:,} rows used" if rows else f"; {used:,} rows of a stream used"
         )
         early = ", then it stopped early" if result.get("stopped_early") else ""
-        lines.append(f"{result['steps']:,} step{'s'[: result['steps'] != 1]}{early}{of}")
+        lines.append(f"{count(result['steps'], 'step')}{early}{of}")
     if validation := result.get("validation"):
         metric = validation.get("metric", NDCG.words)
         items, number = next((name, validation[name]) for name in ("queries", "pairs") if name in validation)
         one = {"queries": "query", "pairs": "pair"}[items]
-        lines += [f"Validation: {metric} (x100) of {number:,} {one if number == 1 else items}, 95 % intervals", ""]
+        lines += [f"Validation: {metric} (x100) of {count(number, one)}, 95 % intervals", ""]
         lines += _table(validation["sizes"])
     else:
         lines.append("Nothing was validated: name data.validation to see scores before and after")
@@ -69,12 +70,9 @@ def _ends(estimate: Estimate) -> list[float | None]:
 def _table(sizes: list[dict[str, Any]]) -> list[str]:
     rows = [["size", "bytes", "before", "after", "difference"]]
     for one in reversed(sizes):
-        words = [_words(one[name], sign) for name, sign in (("before", ""), ("after", ""), ("difference", "+"))]
-        rows.append([str(one["dim"]), str(bytes_per_vector(one["dim"])), *words])
+        words = [
+            hundredfold(*one[name], sign=sign) for name, sign in (("before", ""), ("after", ""), ("difference", "+"))
+        ]
+        rows.append([str(one["dim"]), f"{bytes_per_vector(one['dim']):,}", *words])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-
-
-def _words(ends: list[float | None], sign: str) -> str:
-    value, *interval = (None if end is None else f"{100 * end:{sign}.2f}" for end in ends)
-    return f"{value}" if None in interval else f"{value} [{', '.join(map(str, interval))}]"

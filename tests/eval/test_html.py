@@ -53,7 +53,11 @@ def example(
         "version": "0.1.0",
         "keep": 0.99,
         "lines": lines,
-        "tasks": [{"name": name, "type": kind, "metric": TYPES[kind]} for name, kind in kinds],
+        "tasks": [
+            {"name": name, "type": kind, "metric": TYPES[kind], "items": "600 queries", "n": 600}
+            for name, kind in kinds
+        ],
+        "caution": "",
         "cells": cells,
         "recommendations": [
             _recommendation(line, cells, scope, dims)
@@ -398,6 +402,24 @@ def test_how_sure_is_left_out_where_it_is_not_known(report: Report) -> None:
 
 
 @pytest.mark.browser
+def test_it_says_how_many_items_each_task_has_and_where_these_are_few(report: Report) -> None:
+    data = example(tasks=2)
+    report.open(data)
+    assert report.table("tasks") == [
+        ["Task00", "Retrieval", "nDCG@10", "600 queries"],
+        ["Task01", "STS", "cosine spearman", "600 queries"],
+    ]
+    assert report.texts("#multiples article div")[0] == "Retrieval, nDCG@10, 600 queries"
+    assert not report.find("#caution").is_displayed()
+    data = example(tasks=1)
+    data["tasks"][0] |= {"name": "beir", "items": "20 queries", "n": 20}
+    report.open(data | {"caution": "Few items (beir: 20 queries)."})
+    assert report.find("#caution").text == "Few items (beir: 20 queries)."
+    assert "Measured on beir, nDCG@10, 20 queries, in 6 precisions" in report.find("#lead").text
+    assert report.find("#chart-note").text.startswith("Shown: beir, nDCG@10, 20 queries. Whiskers")
+
+
+@pytest.mark.browser
 def test_the_slider_shows_what_can_be_had_for_so_many_bytes(report: Report) -> None:
     data = example()
     report.open(data)
@@ -406,7 +428,7 @@ def test_the_slider_shows_what_can_be_had_for_so_many_bytes(report: Report) -> N
     budgets = sorted({cell["bytes"] for cell in data["cells"]})
     for budget in budgets:
         assert report.find("#size-now").text == f"{budget:,}"
-        assert slider.get_attribute("aria-valuetext") == f"{budget} bytes"
+        assert slider.get_attribute("aria-valuetext") == f"{budget:,} bytes"
         assert report.table("size-table") == size_rows(data, budget)
         slider.send_keys("\ue014")  # right
     assert (budgets[0], report.find("#size-now").text) == (4, "1,536")
@@ -818,7 +840,7 @@ def test_a_small_chart_leads_to_the_large_one(report: Report) -> None:
     assert report.texts("#multiples h3") == [f"Task{index:02}" for index in range(4)]
     report.find("#multiples article:nth-child(3) button").click()
     assert report.find("#scope").get_property("value") == "task:Task02"
-    assert report.find("#chart-note").text.startswith("Task02, accuracy")
+    assert report.find("#chart-note").text.startswith("Shown: Task02, accuracy")
 
 
 @pytest.mark.browser

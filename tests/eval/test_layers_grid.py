@@ -206,7 +206,7 @@ def test_a_depth_is_recommended_only_where_it_keeps_the_whole_models_score() -> 
     assert {one["line"] for one in summarize(results)["recommendations"]} == {"m0", "m1"}
     assert recommendations(results, four, 0.99)[0].startswith("4 layers, overall: 16 x float32 keeps 99.50 % of the")
     (nothing,) = recommendations(results, two, 0.99)
-    assert nothing == "2 layers, overall: no size keeps 99% of the score of all layers with confidence"
+    assert nothing == "2 layers, overall: no size keeps 99 % of the score of all layers with confidence"
 
 
 def test_tables_without_the_column_are_of_all_layers() -> None:

@@ -216,7 +216,7 @@ def test_disk_and_coded_queries_are_shown_where_there_are_any(tmp_path: Path) ->
     shown = formatted(leaderboard(sweep.results()))
     assert list(shown.columns) == ["model", "bytes", "size", "precision", "comparison", "score", "retention %"]
     shown = formatted(leaderboard(sweep.add(0.55, MODEL, Cell(64, "binary", rescore=10)).results()))
-    assert shown[["bytes", "disk", "rescore"]].to_numpy().tolist() == [[256, 0, 0], [8, 256, 10], [8, 0, 0]]
+    assert shown[["bytes", "disk", "rescore"]].to_numpy().tolist() == [["256", "0", 0], ["8", "256", 10], ["8", "0", 0]]
 
 
 def test_an_engine_leaves_out_what_it_cannot_keep_and_has_lines(tmp_path: Path) -> None:

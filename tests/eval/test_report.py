@@ -79,17 +79,17 @@ def test_the_score_table_has_the_numbers_of_the_results(single: Results) -> None
     assert table.title == "tuned"
     interval = interval_of(single.estimate(MODEL, Cell(16)))
     found = columns(table)
-    assert list(found) == ["bytes", "size", "precision", "Search", "retention %", "best"]
+    assert list(found) == ["bytes", "size", "precision", "Search", "retention %", "*"]
     assert found["bytes"] == ["256", "64", "64", "16"]
     assert found["size"] == ["64", "64", "16", "16"]
     assert found["precision"] == ["float32", "int8", "float32", "int8"]
-    assert found["retention %"][0] == "100.0"  # of itself
-    assert [kept.partition(" [")[0] for kept in found["retention %"][1:]] == ["99.5", "80.0", "79.0"]
+    assert found["retention %"][0] == "100.00"  # of itself
+    assert [kept.partition(" [")[0] for kept in found["retention %"][1:]] == ["99.50", "80.00", "79.00"]
     value, low, high = map(float, re.findall(r"[\d.]+", found["retention %"][2]))
     whole = queries(0.6)
     change = bootstrap_mean(share_kept(whole, 0.8, noise=0.01) / 0.6 - 0.8 * whole / 0.6)  # the ratio to first order
     assert [low, high] == pytest.approx([value + 100 * change.low, value + 100 * change.high], abs=0.06)
-    assert found["best"] == ["*", "*", "", "*"]  # 64 numbers in int8 are better than 16 in float32
+    assert found["*"] == ["*", "*", "", "*"]  # 64 numbers in int8 are better than 16 in float32
     assert found["Search"][2] == f"48.00 [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
     assert [cell.partition(" ")[0] for cell in found["Search"]] == ["60.00", "59.70", "48.00", "47.40"]
 
@@ -100,8 +100,8 @@ def test_the_score_table_of_several_tasks_has_their_mean_and_the_task_table_each
         "size": ["64", "16"],
         "precision": ["float32", "float32"],
         "mean of 2 tasks": ["70.00", "49.85"],
-        "retention %": ["100.0", "71.2"],
-        "best": ["*", "*"],
+        "retention %": ["100.00", "71.21"],
+        "*": ["*", "*"],
     }
     assert columns(task_table(several, MODEL)) == {
         "task": ["Search", "Pairs"],
@@ -113,11 +113,42 @@ def test_the_score_table_of_several_tasks_has_their_mean_and_the_task_table_each
 
 
 def test_tables_say_how_many_items_were_scored(single: Results, tmp_path: Path) -> None:
-    assert score_table(single, MODEL).caption == "measured on 100 items"
+    best = "* nothing scores higher in as few bytes"
+    assert score_table(single, MODEL).caption == f"measured on 100 queries; {best}"
     assert task_table(single, MODEL) is None
     sweep = MadeUpSweep(tmp_path).curve({64: queries(0.6, 1200)}).curve({64: queries(0.6, 30)}, task="Pairs")
-    assert score_table(sweep.results(), MODEL).caption == "measured on 1,230 items"
+    assert score_table(sweep.results(), MODEL).caption == f"measured on 1,230 items; {best}"
     assert columns(task_table(sweep.results(), MODEL))["items"] == ["1,200", "30"]
+
+
+def test_few_items_are_pointed_out_in_print_and_on_the_page(single: Results, tmp_path: Path) -> None:
+    whole = queries(0.6, 20)
+    few = MadeUpSweep(tmp_path).curve({64: whole, 16: whole}).results()
+    texts = []
+    for results in (single, few):
+        console = Console(width=80, file=io.StringIO())
+        print_report(results, console)
+        texts.append(console.file.getvalue())  # type: ignore[attr-defined]  # the stream of the line above
+    assert "Few items" not in texts[0]
+    assert "sure)" in texts[0]
+    assert texts[1].rstrip().endswith(few.caution())
+    assert "sure)" not in texts[1]
+    data = summarize(few)
+    assert data["caution"] == few.caution() != ""
+    assert data["tasks"] == [
+        {"name": "Search", "type": "Retrieval", "metric": "ndcg_at_10", "items": "20 queries", "n": 20}
+    ]
+    assert {one["sureness"] for one in data["recommendations"]} == {None}
+
+
+def test_the_score_table_fits_80_columns_unfolded(tmp_path: Path) -> None:
+    whole = queries(0.6558, 300, noise=0.4)
+    results = MadeUpSweep(tmp_path).curve({768: whole, 64: share_kept(whole, 1, noise=0.04)}, task="SciFact").results()
+    console = Console(width=80, file=io.StringIO())
+    console.print(score_table(results, MODEL))
+    rows = [line for line in console.file.getvalue().splitlines() if line.startswith("│")]  # type: ignore[attr-defined]
+    assert len(rows) == 2
+    assert all(len(row) <= 80 and row.count("[") == row.count("]") for row in rows)
 
 
 def test_the_difference_from_the_base_is_paired(tmp_path: Path) -> None:
@@ -182,12 +213,12 @@ def test_a_model_without_controls_has_no_control_table(single: Results, several:
 def test_recommendations_are_made_overall_and_per_type(several: Results, single: Results) -> None:
     assert chosen(several, 0.99, tasks=["Search"]).cell == Cell(16)
     assert recommendations(several, MODEL, 0.99) == [
-        "overall: nothing smaller than 64 x float32 keeps 99% with confidence",
+        "overall: nothing smaller than 64 x float32 keeps 99 % with confidence",
         (
             "Retrieval: 16 x float32 keeps 99.50 % of the full score (a point estimate: nothing to resample);"
             " 64 bytes per vector instead of 256 (4x smaller), 19.2 GB less per 100 million"
         ),
-        "STS: nothing smaller than 64 x float32 keeps 99% with confidence",
+        "STS: nothing smaller than 64 x float32 keeps 99 % with confidence",
     ]
     assert recommendations(single, MODEL, 0.99) == [chosen(single, 0.99).sentence("overall")]
 
@@ -220,7 +251,7 @@ def test_what_is_printed_holds_tables_controls_and_sentences_of_every_model(sing
         for cell in single.cells(line):
             (row,) = re.findall(rf"^│ *{cell.bytes} │ +{cell.dim} │ {cell.precision} +│(.*)$", text, re.MULTILINE)
             assert f"{100 * value_of(single.estimate(line, cell)):.2f}" in row
-            assert f"{100 * value_of(single.retention(line, cell)):.1f}" in row
+            assert f"{100 * value_of(single.retention(line, cell)):.2f}" in row
     assert text.count("beside controls") == 1
 
 
@@ -329,9 +360,9 @@ def grid(tmp_path: Path) -> Results:
 
 def test_the_table_has_bytes_on_disk_and_coded_queries_where_there_are_any(grid: Results) -> None:
     found = columns(score_table(grid, MODEL))
-    assert list(found) == ["bytes", "on disk", "size", "precision", "queries", "Search", "retention %", "best"]
+    assert list(found) == ["bytes", "on disk", "size", "precision", "queries", "Search", "retention %", "*"]
     assert found["bytes"] == ["256", "128", "16", "8", "8", "8"]
-    rows = zip(found["bytes"], found["on disk"], found["queries"], found["best"], strict=True)
+    rows = zip(found["bytes"], found["on disk"], found["queries"], found["*"], strict=True)
     assert sorted(row for row in rows if row[0] == "8") == [
         ("8", "-", "coded", ""),
         ("8", "-", "float32", "*"),  # and in as few bytes of memory and disk
@@ -344,7 +375,7 @@ def test_of_many_cells_the_best_are_printed_and_the_rest_is_counted(tmp_path: Pa
     sweep.curve({(dim, "int8"): 0.5 - dim / 1000 for dim in range(8, 72, 2)})  # the smallest is the best of these
     table = score_table(sweep.results(), MODEL)
     assert table.caption is not None
-    assert re.search(r"^(\d+) of 64 cells: nothing scores higher", str(table.caption))
+    assert re.search(r"^(\d+) of 64 cells; \* nothing scores higher", str(table.caption))
     assert columns(table)["precision"].count("int8") == 1
     assert columns(table)["bytes"][0] == "280"
 

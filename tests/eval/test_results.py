@@ -11,9 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from mrl_text.amounts import FEW
 from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line, Variant
 from mrl_text.eval.items import Items, read_items, write_items
-from mrl_text.eval.results import Recommendation, Results, gigabytes, items_file
+from mrl_text.eval.recommendation import Recommendation, gigabytes
+from mrl_text.eval.results import Results, items_file
 from mrl_text.eval.statistics import Estimate, Interval, Units, bootstrap_mean
 
 MODEL = Line("someone/tuned", "r1")
@@ -49,6 +51,7 @@ class MadeUpSweep:
         ids: Sequence[str] | None = None,
         calibration: str = "",
         data: str = "1",
+        unit: str = "query",
     ) -> MadeUpSweep:
         """Add one evaluation's row, with items if ``values`` has them."""
         variant = Variant(line, cell, seed)
@@ -65,7 +68,7 @@ class MadeUpSweep:
         )
         if isinstance(values, np.ndarray):
             names = np.array(range(len(values)) if ids is None else ids, dtype=np.str_)
-            self._items[variant, task].append(Items(split, subset, "query", Units(names, {"value": values}, "mean")))
+            self._items[variant, task].append(Items(split, subset, unit, Units(names, {"value": values}, "mean")))
         return self
 
     def curve(
@@ -387,10 +390,10 @@ def test_full_width_stays_where_nothing_smaller_will_do(tmp_path: Path) -> None:
     results = MadeUpSweep(tmp_path).curve({64: whole, 32: share_kept(whole, 0.5)}).results()
     choice = chosen(results, 0.99)
     assert (choice.cell, choice.saved_bytes, choice.retention.value) == (Cell(64), 0, 1)
-    assert choice.sentence() == "nothing smaller than 64 x float32 keeps 99% with confidence"
-    assert "keeps 99.5% with" in chosen(results, 0.995).sentence()
-    assert "keeps 99.5% of" in chosen(results, 0.995).headline()
-    assert choice.headline() == "Stay at 64 x float32: nothing smaller keeps 99% of the score with confidence"
+    assert choice.sentence() == "nothing smaller than 64 x float32 keeps 99 % with confidence"
+    assert "keeps 99.5 % with" in chosen(results, 0.995).sentence()
+    assert "keeps 99.5 % of" in chosen(results, 0.995).headline()
+    assert choice.headline() == "Stay at 64 x float32: nothing smaller keeps 99 % of the score with confidence"
 
 
 def test_without_items_the_point_estimate_decides_and_nothing_is_sure(tmp_path: Path) -> None:
@@ -442,17 +445,47 @@ def test_a_sentence_has_the_numbers(tmp_path: Path) -> None:
     scores: dict[int | tuple[int, str], Values] = {384: whole, (128, "int8"): share_kept(whole, 0.993, noise=0.002)}
     results = MadeUpSweep(tmp_path).curve(scores).results()
     choice = chosen(results, 0.99)
-    assert choice.headline() == "128 x int8: 128 bytes per vector instead of 1536 keep 99.3 % of the score"
+    assert choice.headline() == "128 x int8: 128 bytes per vector instead of 1,536 keep 99.30 % of the score"
     interval = interval_of(choice.retention)
     assert choice.sentence("Retrieval") == (
         f"Retrieval: 128 x int8 keeps 99.30 % [{100 * interval.low:.2f}, {100 * interval.high:.2f}] of the full score"
-        " (at least 99%: more than 99.9 % sure); 128 bytes per vector instead of 1536 (12x smaller),"
+        " (at least 99 %: more than 99.9 % sure); 128 bytes per vector instead of 1,536 (12x smaller),"
         " 140.8 GB less per 100 million"
     )
     estimate = Estimate(0.995, np.r_[np.full(970, 1.0), np.full(30, 0.9)], 99, 100)
     sentence = Recommendation(MODEL, Cell(96), 0.95, estimate, Cell(384)).sentence()
-    assert "(at least 95%: 96.9 % sure)" in sentence
+    assert "(at least 95 %: 96.9 % sure)" in sentence
     assert sentence.startswith("96 x float32 keeps 99.50 %")
+
+
+@pytest.mark.parametrize(("n", "few"), [(20, True), (FEW - 1, True), (FEW, False)])
+def test_nobody_is_sure_of_few_items(n: int, few: bool, tmp_path: Path) -> None:
+    whole = queries(0.6, n)
+    sweep = MadeUpSweep(tmp_path).curve({64: whole, 8: whole}).curve({64: queries(0.5, 400)}, task="Large")
+    results = sweep.curve({64: queries(0.5, 10), 8: queries(0.5, 10)}, task="Classes", unit="experiment").results()
+    assert {task: str(sample) for task, sample in results.samples.items()} == {
+        "Search": f"{n} queries",
+        "Large": "400 queries",
+        "Classes": "10 experiments",  # each of many items: so few of them are enough
+    }
+    warning = f"Few items (Search: {n} queries): what they say, intervals too, is luck as much as quality."
+    assert results.caution() == (f"{warning} Take 100 or more." if few else "")
+    assert results.caution(["Large", "Classes"]) == ""
+    choice = chosen(results, 0.99, tasks=["Search"])
+    assert choice.cell == Cell(8)
+    assert (choice.sureness is None) == few
+    assert ("sure)" in choice.sentence()) == (not few)
+    assert ("(too few items to say how sure that is)" in choice.sentence()) == few
+    assert "more than 99.9 % sure" in chosen(results, 0.99, tasks=["Classes"]).sentence()
+
+
+def test_a_table_alone_says_what_its_scores_rest_on(tmp_path: Path) -> None:
+    table = MadeUpSweep(tmp_path).curve({64: queries(0.6, 20)}).curve({64: 0.5}, task="Pairs").results().table()
+    alone = Results(table, [tmp_path / "elsewhere"])
+    assert {task: str(sample) for task, sample in alone.samples.items()} == {"Search": "20 queries"}
+    assert "Search: 20 queries" in alone.caution()
+    older = Results(table.drop(columns="unit"), [tmp_path / "elsewhere"])
+    assert (str(older.samples["Search"]), older.caution()) == ("20 items", "")
 
 
 def test_lines_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -515,7 +548,7 @@ def test_the_table_adds_intervals_and_what_is_kept_to_every_row(tmp_path: Path) 
     table = results.table()
     assert list(table.columns) == [
         *sweep.rows[0],
-        *("ci_low", "ci_high", "n", "retention", "retention_low", "retention_high"),
+        *("ci_low", "ci_high", "n", "retention", "retention_low", "retention_high", "unit"),
     ]
     pd.testing.assert_frame_equal(table[list(sweep.rows[0])], results.scores)
     full, half, pairs, small, pca = table.to_dict("records")
@@ -534,6 +567,7 @@ def test_the_table_adds_intervals_and_what_is_kept_to_every_row(tmp_path: Path) 
     for row in (pairs, small, pca):
         assert all(pd.isna(row[name]) for name in ("ci_low", "ci_high", "n", "retention_low", "retention_high"))
     assert (str(table["n"].dtype), str(table["seed"].dtype)) == ("Int64", "Int64")
+    assert [row["unit"] for row in (full, half, pairs, small)] == ["query", "query", "", ""]
 
 
 def test_the_table_survives_being_written_and_read(tmp_path: Path) -> None:

@@ -372,3 +372,37 @@ def test_the_interval_of_plain_numbers_is_that_of_their_units() -> None:
     assert bootstrap_mean([0.3]) == Interval(0.3, 0.3, 0.3, 1)
     with pytest.raises(ValueError, match="no per-item scores"):
         bootstrap_mean([])
+
+
+@pytest.mark.parametrize("n", [4, 50])
+def test_an_interval_ends_where_the_scores_do(n: int) -> None:
+    near_the_top = np.r_[np.ones(n - 1), 0.85]
+    top, bottom = (interval_of(bootstrap([units(value=one)], "task")[0]) for one in (near_the_top, 1 - near_the_top))
+    assert (top.high, bottom.low) == (1, 0)
+    assert top.low == pytest.approx(1 - bottom.high)
+    assert top.low < 1 - 0.15 / n
+    close = np.arange(12.0)
+    pairs = units("spearman", value=np.r_[close[:10], 11, 10], gold=close)
+    assert interval_of(bootstrap([pairs], "task")[0]).high == 1
+    assert interval_of(bootstrap([units("spearman", value=-pairs.columns["value"], gold=close)], "task")[0]).low == -1
+
+
+def test_a_mean_over_tasks_ends_where_the_mean_of_their_scores_does() -> None:
+    hits, correlations = (
+        bootstrap([units(value=[1, 1, 1, 0.8])], "a")[0],
+        bootstrap([units(value=[-1, -1, -0.7])], "b")[0],
+    )
+    assert (hits.bounds, correlations.bounds, mean_estimate([hits, correlations]).bounds) == (
+        (0, 1),
+        (-1, 1),
+        (-0.5, 1),
+    )
+    assert interval_of(mean_estimate([hits, correlations])).low >= -0.5
+
+
+def test_differences_ratios_and_other_numbers_have_no_end() -> None:
+    seconds = bootstrap([units(value=[0.0, 3.0, 9.0])], "task")[0]
+    assert seconds.bounds == (-math.inf, math.inf)
+    better, worse = bootstrap([units(value=[1, 1, 1, 1.0]), units(value=[0.2, 0.9, 1, 0.4])], "task")
+    assert interval_of(better / worse).high > 1
+    assert (better - worse).bounds == (-math.inf, math.inf)

@@ -18,9 +18,21 @@ from mrl_text.eval.statistics import Estimate
 from tests.eval.test_results import BASE, MODEL, OTHER, PCA, RANDOM, MadeUpSweep, chosen, queries, share_kept
 
 STRUCTURE = {
-    "": {"title", "version", "keep", "confidence", "lines", "tasks", "cells", "recommendations", "engines", "notes"},
+    "": {
+        "title",
+        "version",
+        "keep",
+        "confidence",
+        "lines",
+        "tasks",
+        "cells",
+        "recommendations",
+        "engines",
+        "caution",
+        "notes",
+    },
     "lines": {"id", "label", "role", "method", "model", "revision", "dtype"},
-    "tasks": {"name", "type", "metric"},
+    "tasks": {"name", "type", "metric", "items", "n"},
     "cells": {
         *("line", "dim", "precision", "comparison", "rescore", "bytes", "disk", "gb_per_100m", "pareto"),
         *("overall", "types", "tasks"),
@@ -121,9 +133,9 @@ def test_facts_about_the_sweep(data: dict[str, Any], results: Results) -> None:
     assert summarize(results, title="mine", keep=0.9)["title"] == "mine"
     assert summarize(results, keep=0.9)["keep"] == 0.9
     assert data["tasks"] == [
-        {"name": "Search", "type": "Retrieval", "metric": "ndcg_at_10"},
-        {"name": "Questions", "type": "Retrieval", "metric": "ndcg_at_10"},
-        {"name": "Pairs", "type": "STS", "metric": "cosine_spearman"},
+        {"name": "Search", "type": "Retrieval", "metric": "ndcg_at_10", "items": "100 queries", "n": 100},
+        {"name": "Questions", "type": "Retrieval", "metric": "ndcg_at_10", "items": "100 queries", "n": 100},
+        {"name": "Pairs", "type": "STS", "metric": "cosine_spearman", "items": "", "n": None},
     ]
     assert [(line["label"], line["role"], line["method"]) for line in data["lines"]] == [
         ("tuned", "model", "truncation"),
