@@ -302,7 +302,7 @@ def _encoded_queries(
 def _print_problems(report: PushReport, on_duplicate: OnDuplicate) -> None:
     if report.problems:
         if report.left_out:
-            typer.echo(f"left out {report.left_out:,} rows", err=True)
+            typer.echo(f"left out {count(report.left_out, 'row')}", err=True)
         print_problems(report.problems, report.noted, report.folder)
     if report.duplicates:
         typer.echo(f"{report.duplicates:,} ids came again; the {on_duplicate} row was kept", err=True)

@@ -65,8 +65,10 @@ def search(
             f"the query {query[:40]!r} has bytes that are no UTF-8, or half of a surrogate pair: take them out"
         )
     conditions = parse_where(where or [])
-    if explain and (conditions or not engine_of(store).abilities.in_process):
-        raise ValueError("--explain measures the steps of an index in a folder, without --where: leave it out")
+    if explain and not engine_of(store).abilities.in_process:
+        raise ValueError("--explain measures the steps of an index in a folder: a database tells none, so leave it out")
+    if explain and conditions:
+        raise ValueError("--explain measures searches without conditions: leave out --where, or --explain")
     loading: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
     if queries is not None:
         options: dict[str, Any] = {"k": k, "where": conditions, "exact": exact}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mrl_text.amounts import count
 from mrl_text.cli import inputs
 from mrl_text.cli.common import AsJson, FilledStore, WhereOption, print_table
 
@@ -58,7 +59,7 @@ def compact(
         removed, before = index.removed, index.memory()["disk"]
         index.compact()
         after = index.memory()["disk"]
-    typer.echo(f"{folder}: {before:,} bytes before, {after:,} now; {removed:,} removed rows left out")
+    typer.echo(f"{folder}: {before:,} bytes before, {after:,} now; {count(removed, 'removed row')} left out")
 
 
 def delete(
@@ -85,13 +86,13 @@ def delete(
             opened.flush()
         else:
             given, taken = delete_ids(opened, ids)
-            missing = f", {given - taken:,} of the ids are not there" if given > taken else ""
+            missing = f", {count(given - taken, 'id')} not there" if given > taken else ""
         left = opened.count()
     if not taken:
         what = "meets the conditions" if where else "has such an id"
         typer.echo(f"no row of {without_password(store)} {what}: nothing was deleted", err=True)
         return
-    typer.echo(f"{without_password(store)}: {taken:,} rows deleted{missing}, {left:,} there now")
+    typer.echo(f"{without_password(store)}: {count(taken, 'row')} deleted{missing}, {left:,} there now")
 
 
 def verify(store: FilledStore) -> None:
@@ -128,4 +129,4 @@ def export(
     with contextlib.closing(open_store(store)) as opened:
         rows = run_export(opened, output, conditions)
     again = "" if output.suffix else f"; to fill another store with it: mrl-text index push STORE {output}"
-    typer.echo(f"{output}: {rows:,} rows{again}")
+    typer.echo(f"{output}: {count(rows, 'row')}{again}")

@@ -36,7 +36,7 @@ def pushed(request: pytest.FixtureRequest, tiny_bert: Path) -> str:
     assert result.exit_code == 0, result.output
     assert ": 120 of 120 rows sent in" in result.stdout
     assert "120 there now" in result.stdout
-    assert "left out 1 rows" in result.stderr
+    assert "left out 1 row\n" in result.stderr
     assert "corpus.jsonl, row 121: has no text" in result.stderr
     return url
 

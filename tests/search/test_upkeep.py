@@ -91,10 +91,10 @@ def test_info_says_what_there_is(url: str, engine: str) -> None:
 def test_delete_says_how_many(url: str) -> None:
     result = invoke("index", "delete", url, "--id", "d1", "--id", "d2", "--id", "d2", "--id", "gone")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.endswith(": 2 rows deleted, 1 of the ids are not there, 58 there now\n")
+    assert result.stdout.endswith(": 2 rows deleted, 1 id not there, 58 there now\n")
     Path("ids.txt").write_text("d3\n\nd4\nd1\n")
     Path("ids.csv").write_text("name,id\nx,d5\ny,d6\n")
-    assert "2 rows deleted, 1 of" in invoke("index", "delete", url, "--ids-file", "ids.txt").stdout
+    assert "2 rows deleted, 1 id not there" in invoke("index", "delete", url, "--ids-file", "ids.txt").stdout
     assert ": 2 rows deleted, 54 there now" in invoke("index", "delete", url, "--ids-file", "ids.csv").stdout
     assert (
         ": 8 rows deleted, 46" in invoke("index", "delete", url, "--where", "lang=de", "--where", "year>=2036").stdout
