@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrl_text.embedding_cache import EmbeddingCache
 from mrl_text.encoding.folder import read_embeddings
 from mrl_text.models import ModelSource
 from mrl_text.tables import Problems, open_table
@@ -24,7 +21,7 @@ from mrl_text.truncation import usable
 from .own_data import OwnData, task_name
 
 if TYPE_CHECKING:
-    from mrl_text.encoder import MatryoshkaEncoder
+    from mrl_text.embedding_cache import EmbeddingCache
 
 logger = logging.getLogger(__name__)
 
@@ -57,20 +54,9 @@ class VectorSource(ModelSource):
 
     def cache(self) -> EmbeddingCache:
         """What the evaluation asks for vectors; a text is the number of a row."""
-        return _Rows(self)
+        from .vector_rows import VectorRows  # torch comes with it, which nobody waits for to hear of a wrong id
 
-
-class _Rows(EmbeddingCache):
-    def __init__(self, source: VectorSource) -> None:
-        plain = SimpleNamespace(prompts={}, similarity_fn_name="cosine")  # all that is asked of a model
-        super().__init__(lambda: cast("MatryoshkaEncoder", plain), None)
-        self._source = source
-
-    def embed(self, texts: Sequence[str], *, prompt: str | None = None, role: str | None = None) -> np.ndarray:
-        """The rows of these numbers, float32; of queries where the role is ``"query"``."""
-        vectors = self._source.queries if role == "query" else self._source.documents
-        rows = np.fromiter(map(int, texts), np.int64, len(texts))
-        return np.ascontiguousarray(vectors[rows], dtype=np.float32)
+        return VectorRows(self.documents, self.queries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +107,10 @@ def read_vector_task(
             f"{places[0]} has vectors of {width} numbers, {places[1]} of {rows[1].shape[1]}: give one model's"
         )
     place = Path(judgements).expanduser().absolute()
-    fix = ", whose rows are numbered from 0: give ids in a column _id of Parquet"
-    where = [f"{file.name}{fix if by_number else ''}" for file, by_number in zip(places, numbered, strict=True)]
-    relevant = read_judgements(
-        place, Problems(place), queries=one_of(set(ids[1]), where[1]), documents=one_of(set(ids[0]), where[0])
-    )
+    unnamed = [file.name for file, by_number in zip(places, numbered, strict=True) if by_number]
+    advice = f"rows of {' and '.join(unnamed)} are numbered from 0: give ids in a column _id of Parquet"
+    asked, among = (one_of(set(known), file.name) for known, file in zip(reversed(ids), reversed(places), strict=True))
+    relevant = read_judgements(place, Problems(place, advice if unnamed else ""), queries=asked, documents=among)
     judged = {name for documents in relevant.values() for name in documents}, set(relevant)
     for file, count, by_number, found in zip(places, map(len, rows), numbered, judged, strict=True):
         if by_number and "0" not in found and str(count - 1) in found:

@@ -257,9 +257,8 @@ def _sizes(dims: Sequence[int] | None, source: PushSource) -> tuple[int, ...]:
         dims = manifest.get("sizes") or _trained(name) or [dim for dim in manifest["dims"] if dim != width]
     if not dims:
         dims = halves(width)
-        logger.warning(
-            "%s does not say which sizes it was trained for: tuning will try %s", name, ", ".join(map(str, dims))
-        )
+        sizes = ", ".join(map(str, dims))
+        logger.warning("%s does not say which sizes it was trained for: tuning will try %s", name, sizes)
     return check_dims([*dims, width], width)
 
 

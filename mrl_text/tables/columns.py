@@ -18,10 +18,13 @@ T = TypeVar("T")
 
 
 class Problems:
-    """What is wrong with rows of the files ``about``, reported together so that a user mends them together."""
+    """What is wrong with rows of the files ``about``, reported together so that a user mends them together.
 
-    def __init__(self, about: Path) -> None:
-        self._about = about
+    ``advice`` is how all of them may be mended.
+    """
+
+    def __init__(self, about: Path, advice: str = "") -> None:
+        self._about, self._advice = about, advice
         self._found: list[tuple[int, int, str]] = []
         self._files: list[Path] = []
 
@@ -42,7 +45,7 @@ class Problems:
         if more := len(self._found) - len(shown):
             shown.append(f"... and {more} more")
         count = "1 problem" if len(self._found) == 1 else f"{len(self._found)} problems"
-        raise ValueError(f"{self._about} has {count} to fix: {'; '.join(shown)}")
+        raise ValueError(f"{self._about} has {count} to fix: {'; '.join([*shown, *filter(None, [self._advice])])}")
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ def require(columns: Columns, *layouts: Sequence[str], option: str | None = None
         fixes = [separator]
     if option and not fixes:
         mapped = (",".join(map("=".join, zip(gap, others, strict=False))) for gap in gaps if len(gap) <= len(others))
-        fixes = [f"say which is which, as {option} {shlex.quote(one)}" for one in dict.fromkeys(mapped)]
+        fixes = [f"{option} {shlex.quote(one)}" for one in dict.fromkeys(mapped)]
+        fixes[:1] = [f"say which is which, as {one}" for one in fixes[:1]]
     if not fixes:  # with no column of a layout there, it is another kind of file and nothing is near
         near = [gap for gap, layout in zip(gaps, layouts, strict=True) if len(gap) < len(layout)]
         fixes = [f"add {' and '.join(gap)}" for gap in near if len(gap) == min(map(len, near))]

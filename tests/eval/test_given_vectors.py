@@ -167,10 +167,9 @@ def test_rows_that_are_numbered_from_one_are_noticed(
         told = [record.message for record in caplog.records if record.levelname == "WARNING"]
         assert len(told) == bool(words)
         assert words in "".join(told).replace(str(files["corpus.npy"].parent) + "/", "")
-    judged.write_text("\n".join([*lines, f"0\t{DOCUMENTS}\t1"]))
-    with pytest.raises(
-        ValueError, match=r"is not in corpus.npy, whose rows are numbered from 0: give ids in a column _id"
-    ):
+    judged.write_text("\n".join([*lines, f"0\t{DOCUMENTS}\t1", f"1\t{DOCUMENTS}\t1"]))
+    advice = "rows of corpus.npy and asked.npy are numbered from 0: give ids in a column _id of Parquet"
+    with pytest.raises(ValueError, match=f"is not in corpus.npy; .* is not in corpus.npy; {advice}$"):
         read_vector_task(files["corpus.npy"], files["asked.npy"], judged)
 
 
