@@ -156,25 +156,31 @@ def model_file(name: str | None, loaded_with: Mapping[str, Any], file: str) -> P
         loaded_with: arguments of ``SentenceTransformer`` that say where a hub model is looked for.
         file: its name.
     """
-    from sentence_transformers.util import load_file_path
-
     where = ("token", "cache_folder", "revision", "local_files_only")
     options = {option: loaded_with[option] for option in where if option in loaded_with}
-    found = load_file_path(name, file, **options) if name is not None else None
-    return Path(found) if found else None
+    return _file_of(name, file, **options) if name is not None else None
 
 
 def read_model_json(source: ModelSource, file: str) -> Any:
     """A small JSON file of a model, fetched for a hub id; None where it is not there or cannot be read."""
     if source.api is not None:
         return None
-    from sentence_transformers.util import load_file_path
-
     try:
-        found = load_file_path(source.path, file)
-        return peek_json(Path(found)) if found else None
+        found = _file_of(source.path, file)
+        return peek_json(found) if found else None
     except (OSError, ValueError):
         return None
+
+
+def _file_of(name: str, file: str, **options: Any) -> Path | None:
+    """A file of a folder, or of a hub model with sentence-transformers' options of fetching; None without one."""
+    if Path(name).is_dir():  # asked at once: importing sentence-transformers takes seconds
+        found = Path(name) / file
+        return found if found.exists() else None
+    from sentence_transformers.util import load_file_path
+
+    fetched = load_file_path(name, file, **options)
+    return Path(fetched) if fetched else None
 
 
 def peek_width(source: ModelSource) -> int | None:

@@ -260,10 +260,10 @@ def encode_corpus(
         known: ids that may not come either, to fail.
         **options: :class:`EncodingOptions`, and others of :func:`mrl_text.encoding.encode_files`.
     """
-    from mrl_text.encoding import encode_files
+    files = [open_corpus(path, options.get("text_columns", ()), options.get("id_column"), keep) for path in paths]
+    from mrl_text.encoding import encode_files  # torch comes with it
     from mrl_text.encoding.job import column_types
 
-    files = [open_corpus(path, options.get("text_columns", ()), options.get("id_column"), keep) for path in paths]
     check_types(next(iter(paths), Path()), {name: str(kind) for name, kind in column_types(files, keep).items()})
     if on_duplicate == "fail":
         _check_ids(files, options.get("done") or {}, options.get("limit"), known)
