@@ -13,51 +13,62 @@ from mrl_text.truncation import Precision, bytes_per_vector, truncate, unit_vect
 
 NEAREST = 10
 
+Shares = dict[tuple[int, Precision], float]
+"""Size and precision of a code -> share of the nearest that it finds."""
+
 
 class Kept(TypedDict):
-    """The best code of so many bytes at most, and what it keeps."""
+    """The best code of the adapted vectors in so many bytes, and what it keeps."""
 
-    bytes: int
+    bytes: int  # that a code may take, at most
     dim: int
     precision: Precision
     before: float  # of the :data:`NEAREST` texts at full width, the share found in the best code of the model as it was
-    after: float  # the share found now
+    after: float  # the share found by this code
 
 
 def kept_by_bytes(vectors: np.ndarray, adaptation: Adaptation) -> list[Kept]:
     """Judge an adaptation on texts that it was not fitted on: who is near whom at full width, and by few bytes?
 
-    A quarter of them ask, in float32, and the others are coded at every size and precision.
+    Some of them ask (:func:`asking`), in float32, and the others are coded at every size and precision.
 
     Args:
         vectors: float array (n, width) of held-out texts.
         adaptation: of these vectors, with its codec.
 
     Returns:
-        From few bytes up the codes that no other beats with as many bytes or fewer; up to one byte a number.
+        For every number of bytes that some code takes, up to one byte a number, the best code in no more; the numbers
+        depend on width and sizes alone, so that methods compare row by row.
     """
     unit = unit_vectors(vectors)
-    asking = len(unit) // 4
-    true = _nearest(unit[:asking] @ unit[asking:].T)
-    plain = _kept(unit, asking, Codec.fit(unit[asking:]), true, adaptation.dims)
+    first = asking(len(unit))
+    true = _nearest(unit[:first] @ unit[first:].T)
+    plain = _kept(unit, first, Codec.fit(unit[first:]), true, adaptation.dims)
     turned = truncate(unit @ adaptation.matrix)
-    found = _kept(turned, asking, adaptation.codec or Codec.fit(turned), true, adaptation.dims)
-    rows: list[Kept] = []
-    for size, dim, precision in sorted((bytes_per_vector(*cell), *cell) for cell in found):
-        after = found[dim, precision]
-        before = max(share for cell, share in plain.items() if bytes_per_vector(*cell) <= size)
-        if size <= len(adaptation.matrix) and after > max((row["after"] for row in rows), default=0.0):
-            rows = [row for row in rows if row["bytes"] < size]
-            rows.append({"bytes": size, "dim": dim, "precision": precision, "before": before, "after": after})
-    return rows
+    found = _kept(turned, first, adaptation.codec or Codec.fit(turned), true, adaptation.dims)
+    budgets = {bytes_per_vector(*cell) for cell in found} & {*range(len(adaptation.matrix) + 1)}
+    return [_best(size, plain, found) for size in sorted(budgets)]
 
 
-def _kept(
-    vectors: np.ndarray, asking: int, codec: Codec, true: np.ndarray, dims: Sequence[int]
-) -> dict[tuple[int, Precision], float]:
-    queries, documents = vectors[:asking], vectors[asking:]
+def asking(texts: int) -> int:
+    """How many of the held-out texts ask; the others are searched."""
+    return texts // 4
+
+
+def _best(size: int, plain: Shares, found: Shares) -> Kept:
+    """The code that finds most in so many bytes, of equals the one that takes fewest."""
+    within = {
+        cell: (share, -bytes_per_vector(*cell)) for cell, share in found.items() if bytes_per_vector(*cell) <= size
+    }
+    dim, precision = max(within, key=within.__getitem__)
+    before = max(share for cell, share in plain.items() if bytes_per_vector(*cell) <= size)
+    return {"bytes": size, "dim": dim, "precision": precision, "before": before, "after": found[dim, precision]}
+
+
+def _kept(vectors: np.ndarray, first: int, codec: Codec, true: np.ndarray, dims: Sequence[int]) -> Shares:
+    queries, documents = vectors[:first], vectors[first:]
     longest = codec.encode(documents)
-    shares: dict[tuple[int, Precision], float] = {}
+    shares: Shares = {}
     for dim in dims:
         shares[dim, "float32"] = _share(true, truncate(queries, dim) @ truncate(documents, dim).T)
         for precision in FEW_BITS:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mrl_text.adapt.adaptation import Adaptation, apply, matrix_file
 from mrl_text.adapt.fitting import fit, fitted_dims, unit_rows
-from mrl_text.adapt.judge import kept_by_bytes
+from mrl_text.adapt.judge import asking, kept_by_bytes
 from mrl_text.adapt.texts import read_pairs, read_texts
 from mrl_text.cards.sizes import describe_adaptation, rewrite
 from mrl_text.choices import AdaptMethod
@@ -199,7 +199,8 @@ def _fitted(vectors: np.ndarray, *, pairs: np.ndarray | None, seed: int, **choic
     held_out, fitted = np.split(order, [min(_HELD_OUT, len(order) // 10)])
     logger.info("%d of %d texts are held out, to judge what few bytes keep", len(held_out), len(unit))
     adaptation = fit(unit[np.sort(fitted)], seed=seed, progress=True, **choice)
-    return _with_facts(adaptation, {"held_out": len(held_out), "kept": kept_by_bytes(unit[held_out], adaptation)})
+    judged = {"held_out": len(held_out), "queries": asking(len(held_out))}
+    return _with_facts(adaptation, {**judged, "kept": kept_by_bytes(unit[held_out], adaptation)})
 
 
 def _with_facts(adaptation: Adaptation, facts: dict[str, Any]) -> Adaptation:
@@ -211,7 +212,11 @@ def _save(source: ModelSource, adaptation: Adaptation, folder: Path) -> None:
     model.describe(name=folder.resolve().name, base_model=source.reference, adaptation=adaptation.method)
     with replaced_folder(folder, FACTS_FILE, "adapted model") as partial:
         model.save_pretrained(str(partial))
-        facts = {name: adaptation.facts[name] for name in ("texts", "held_out", "kept") if name in adaptation.facts}
+        facts = {
+            name: adaptation.facts[name]
+            for name in ("texts", "held_out", "queries", "kept")
+            if name in adaptation.facts
+        }
         facts |= {"base": source.name, "method": adaptation.method, "dims": adaptation.dims}
         rewrite(partial, lambda card: describe_adaptation(card, folder.resolve().name, **facts))
         write_atomically(partial / FACTS_FILE, adaptation.describe().encode())

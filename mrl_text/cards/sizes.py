@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mrl_text.amounts import hundredfold, percent
+from mrl_text.amounts import FEW, count, hundredfold, percent, too_few
 from mrl_text.cards.blocks import CURVE, SIZES, block, replace_block, split_head
 from mrl_text.files import write_atomically
 from mrl_text.markdown import collapsed, fenced, plain, table
@@ -46,7 +46,7 @@ def describe_sizes(
     unmeasured = f"How good each size is has not been measured: run `mrl-text eval {run}`."
     blocks.append(block(CURVE, unmeasured if after is None else ""))  # where the measured curve will stand
     if data:
-        blocks += ["Trained on:", "\n".join(f"- {plain(label)}{_rows(count)}" for label, count in data.items())]
+        blocks += ["Trained on:", "\n".join(f"- {plain(label)}{_rows(number)}" for label, number in data.items())]
     if recipe is not None:
         blocks.append(collapsed("Recipe", fenced(recipe, "yaml")))
     if versions:
@@ -81,6 +81,7 @@ def describe_adaptation(
     dims: Sequence[int],
     texts: int,
     held_out: int = 0,
+    queries: int = 0,
     kept: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The card of an adapted model: ours first, then the base's, whose title and snippet would pass for this model's.
@@ -92,8 +93,7 @@ def describe_adaptation(
         method: as for :func:`mrl_text.adapt.fit`.
         dims: the sizes that it was fitted for, ascending.
         texts: how many it was fitted on.
-        held_out: how many it was judged on.
-        kept: of these, what few bytes keep: rows of :func:`mrl_text.adapt.judge.kept_by_bytes`.
+        held_out, queries, kept: as for :func:`kept_text`.
     """
     how = {
         "rotation": "an orthogonal rotation, fitted without labels; full-width similarities are those of the base",
@@ -109,22 +109,32 @@ def describe_adaptation(
         " one to eight bits.\n"
     )
     if kept:
-        section += (
-            "\nHow many of the ten texts nearest at full width few bytes a vector find, queries in float32, among"
-            f" {held_out:,} texts held out. Before: {base}, its best code in as many bytes.\n\n{kept_table(kept)}\n"
-        )
+        section += f"\n{kept_text(held_out=held_out, queries=queries, kept=kept)}\n"
     head, text = split_head(readme)
     card = f"\n## Card of the base model\n\n{text.strip()}\n" if text.strip() else ""
     return f"{head}\n# {name}\n\n{section}{card}".lstrip()
 
 
-def kept_table(kept: Sequence[Mapping[str, Any]]) -> str:
-    """What few bytes keep as a table, in percent."""
-    rows = [["bytes", "best code", "before", "adapted"]]
+def kept_text(*, held_out: int, queries: int, kept: Sequence[Mapping[str, Any]]) -> str:
+    """What few bytes keep of adapted vectors, as Markdown: what the rows are, on how many texts, the table, in percent.
+
+    Args:
+        held_out: texts left out of the fit, to judge it by.
+        queries: how many of these asked.
+        kept: rows of :func:`mrl_text.adapt.judge.kept_by_bytes`.
+    """
+    rows = [["bytes, at most", "best code", "before", "adapted"]]
     for row in kept:
         shares = [percent(row[when]) for when in ("before", "after")]
         rows.append([f"{row['bytes']:,}", f"{row['dim']} x {row['precision']}", *shares])
-    return table(rows)
+    said = [
+        "How many of the ten texts nearest at full width a code of few bytes finds.",
+        f"Of {count(held_out, 'text')} left out of the fit {queries:,} ask in float32, and the others are searched.",
+        "A row is a number of bytes and the best code of the adapted vectors in no more.",
+        "Before: what the best code of the vectors as they were finds in as many.",
+    ]
+    few = f"\n\n{too_few([count(queries, 'query')])} A fortieth of the texts asks." if queries < FEW else ""
+    return "\n".join(said) + f"{few}\n\n{table(rows)}"
 
 
 def _sizes_text(before: Mapping[int, float] | None, after: Mapping[int, float] | None, metric: str) -> str:
@@ -144,5 +154,5 @@ def _sizes_table(dims: Sequence[int], before: Mapping[int, float], after: Mappin
     return table(rows)
 
 
-def _rows(count: int | None) -> str:
-    return "" if count is None else f": {count:,} row{'' if count == 1 else 's'}"
+def _rows(number: int | None) -> str:
+    return "" if number is None else f": {count(number, 'row')}"

@@ -14,12 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from mrl_text.amounts import FEW, count, hundredfold, too_few
 from mrl_text.choices import Cost
 from mrl_text.classification.adaptive import AdaptiveClassifier, Point, oracle
 from mrl_text.classification.storage import FACTS_FILE, load_classifier, read_facts, save_classifier
 from mrl_text.embedding_cache import EmbeddingCache
+from mrl_text.eval.statistics import bootstrap_mean
 from mrl_text.figures import PALETTE, new_figure, save_figure, size_axis, tidy
 from mrl_text.files import check_replaceable, write_atomically
 from mrl_text.loading import cached, check_device, full_width
@@ -61,6 +63,8 @@ class Classification:
     cascade: Point
     oracle: Point
     files: tuple[Path, ...]
+    tested: int
+    """Texts that all of it was measured on."""
 
 
 def classify(
@@ -129,7 +133,7 @@ def classify(
             "%d of %d test texts have a label that no training text has (%s), and so count as wrong",
             unseen.total(),
             len(test_labels),
-            ", ".join(f"{name!r} {count}" for name, count in unseen.most_common(5)),
+            ", ".join(f"{name!r} {times}" for name, times in unseen.most_common(5)),
         )
     classifiers = {
         kind: AdaptiveClassifier(dims, tied=kind, keep=keep, cost=cost, random_state=seed) for kind in (False, True)
@@ -166,17 +170,37 @@ def classify(
     write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     draw_curves(curves, folder / "curve.png", title=Path(train).stem)
     files = tuple(folder / name for name in (FACTS_FILE, "results.json", "curve.png"))
-    return Classification(chosen, single, cascade, bound.points[0], files)
+    return Classification(chosen, single, cascade, bound.points[0], files, len(test_texts))
+
+
+_LEGEND = (
+    "Sizes are means over the texts: the largest size that a text was classified at, and the sum of all these.",
+    "cascade: stops at the first size that is sure.",
+    "oracle: stops at the first size that is right. It looks at the labels, and no rule for stopping does better.",
+)
 
 
 def print_classification(result: Classification, console: Console) -> None:
-    """Print accuracy and both counts of size for every head alone, the cascade and the oracle."""
-    table = Table("", "accuracy", "largest size", "sum of sizes")
+    """Print accuracy with its interval and both counts of size for every head alone, the cascade and the oracle."""
+    table = Table(
+        "", *(Column(name, justify="right") for name in ("accuracy", "largest size", "sum of sizes")), pad_edge=False
+    )
     for dim, score in result.single.items():
-        table.add_row(f"head of {dim}", f"{100 * score:.2f}", str(dim), str(dim))
+        table.add_row(f"head of {dim}", _accuracy(score, result.tested), str(dim), str(dim))
     for name, point in (("cascade", result.cascade), ("oracle", result.oracle)):
-        table.add_row(name, f"{100 * point.accuracy:.2f}", f"{point.largest:.1f}", f"{point.paid:.1f}")
+        shown = _accuracy(point.accuracy, result.tested)
+        table.add_row(name, shown, f"{point.largest:.1f}", f"{point.paid:,.1f}")
     console.print(table)
+    tested = count(result.tested, "text")
+    few = [too_few([f"test: {tested}"])] if result.tested < FEW else []
+    for sentence in (f"Measured on {tested}, accuracy x100 with 95 % intervals.", *_LEGEND, *few):
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _accuracy(score: float, tested: int) -> str:
+    """An accuracy with the interval of so many hits and misses: which of the texts they are makes no difference."""
+    found = bootstrap_mean(np.arange(tested) < round(score * tested))
+    return hundredfold(score, found.low, found.high)
 
 
 def label_texts(

@@ -134,7 +134,7 @@ def adapt(
     from mrl_text.adapt import adapt as run_adapt
     from mrl_text.adapt import adapt_vectors
     from mrl_text.adapt.run import FACTS_FILE
-    from mrl_text.cards.sizes import kept_table
+    from mrl_text.cards.sizes import kept_text
     from mrl_text.files import read_json
 
     shared: dict[str, Any] = {"method": method, "dims": sizes, "pairs": pairs, "limit": limit, "seed": seed}
@@ -148,8 +148,8 @@ def adapt(
         facts = written / FACTS_FILE
     found = read_json(facts)
     if "kept" in found:
-        what = f"Of the ten nearest at full width, found by few bytes among {found['held_out']:,} texts held out:"
-        typer.echo(f"{what}\n\n{kept_table(found['kept'])}\n", err=True)
+        judged = {name: found[name] for name in ("held_out", "queries", "kept")}
+        typer.echo(f"{kept_text(**judged)}\n", err=True)
     typer.echo(written)
 
 

@@ -67,6 +67,7 @@ def test_a_model_that_loads_anywhere(
     facts = json.loads((folder / "adaptation.json").read_text())
     assert facts["method"] == "rotation" and facts["dims"] == DIMS
     assert facts["texts"] + facts["held_out"] == len(lines) and facts["held_out"] == len(held_out)
+    assert facts["queries"] == len(held_out) // 4
     codec = saved_codec(folder)
     assert codec is not None and expected.codec is not None
     np.testing.assert_allclose(codec.scales, expected.codec.scales, rtol=1e-2)
@@ -79,7 +80,9 @@ def test_a_model_that_loads_anywhere(
     assert find_model(source.base_model or "").revision == find_model(str(base)).revision
     card = (folder / "README.md").read_text()
     assert "## Adapted with mrl-text" in card and "8, 16, 32" in card and f"{facts['texts']} texts" in card
-    assert f"| 1 | 8 x binary | {100 * smallest['before']:.1f} % | {100 * smallest['after']:.1f} % |" in card
+    assert f"| 1 | 8 x binary | {100 * smallest['before']:.2f} % | {100 * smallest['after']:.2f} % |" in card
+    assert f"Of {len(held_out)} texts left out of the fit {facts['queries']} ask in float32" in card
+    assert f"Few items ({facts['queries']} queries)" in card
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted", "cache", "texts.txt"]
 
 

@@ -4,15 +4,18 @@ import csv
 import gzip
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from mrl_text.classification import AdaptiveClassifier, classify, label_texts, load_classifier
-from mrl_text.classification.run import embed_texts, print_classification
+from mrl_text.classification.adaptive import Point
+from mrl_text.classification.run import Classification, embed_texts, print_classification
 from mrl_text.paper.adaptive import read_classification
 from tests.conftest import WORDS, invoke
 
@@ -47,9 +50,7 @@ def test_classify_then_label_new_texts(tiny_bert: Path, tmp_path: Path) -> None:
     )
     assert written["cascade"]["accuracy"] == result.cascade.accuracy
     assert [curve["role"] for curve in written["curves"]] == ["single", "cascade", "oracle"] * 2
-    console = Console(record=True, width=100)
-    print_classification(result, console)
-    assert "head of 32" in console.export_text()
+    assert result.tested == 60
 
     unseen = labelled(40, 2)
     unseen[["text"]].to_parquet(tmp_path / "new.parquet")
@@ -60,6 +61,31 @@ def test_classify_then_label_new_texts(tiny_bert: Path, tmp_path: Path) -> None:
     again = classify(str(tiny_bert), tmp_path / "train.csv", folder, dims=[8, 32], tied=True, device="cpu")
     assert again.classifier.tied  # its own folder is written again; a fifth of train is the test
     assert json.loads((folder / "results.json").read_text())["texts"] == {"train": 120, "test": 30}
+
+
+@pytest.mark.parametrize(("tested", "few"), [(20, True), (400, False)])
+def test_what_is_printed_says_on_how_many_texts_and_how_surely(tested: int, few: bool) -> None:
+    share = stats.norm.cdf(stats.t.ppf([0.025, 0.975], tested - 1))
+    exact = np.clip(
+        0.85 + (stats.binom.ppf(share, tested, 0.85) / tested - 0.85) * (tested / (tested - 1)) ** 0.5, 0, 1
+    )
+    points = Point(0.85, 195.62, 1617.2), Point(0.95, 64.0, 70.5)
+    result = Classification(AdaptiveClassifier(), {64: 0.75, 384: 0.85}, *points, (), tested)
+    console = Console(record=True, width=80)
+    print_classification(result, console)
+    text = console.export_text()
+    rows = {cells[0]: cells[1:] for line in text.splitlines() if len(cells := re.findall(r"[^│]+", line)) == 4}
+    shown = {name.strip(): [cell.strip() for cell in cells] for name, cells in rows.items()}
+    value, low, high = map(float, re.findall(r"[\d.]+", shown["head of 384"][0]))
+    assert value == 85
+    assert [low, high] == pytest.approx(
+        100 * exact, abs=150 / tested
+    )  # draws of so many hits are binomial, in steps of one
+    assert shown["cascade"][1:] == ["195.6", "1,617.2"]
+    assert f"Measured on {tested} texts" in text
+    assert "the largest size that a text was classified at" in text
+    assert "oracle: stops at the first that is right" in text
+    assert ("Few items (test: 20 texts)" in text) == few
 
 
 @pytest.mark.parametrize(
