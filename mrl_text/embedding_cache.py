@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _BLOCK_TEXTS = 4096
 _WINDOW_TEXTS = 512  # often enough for the bar to move
-_ABOUT_THE_FILE = ("_name_or_path", "transformers_version", "matryoshka_dimensions", "is_matryoshka")
+_ABOUT_THE_FILE = ("_name_or_path", "architectures", "transformers_version", "matryoshka_dimensions", "is_matryoshka")
 
 
 class EmbeddingCache:

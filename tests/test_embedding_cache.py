@@ -223,21 +223,25 @@ def test_a_rotated_model_has_nothing_to_encode_that_the_model_before_has_encoded
 ) -> None:
     def load() -> MatryoshkaEncoder:
         loaded = MatryoshkaEncoder(str(tiny_bert), device="cpu")
+        loaded.config.architectures = ["BertForMaskedLM"]  # as on the hub; saving a model names what it is then
         modules = [module for module in loaded if not isinstance(module, Normalize)]
         return MatryoshkaEncoder(modules=[*modules, *([Normalize()] if normalized else [])], device="cpu")
 
-    EmbeddingCache(load, tmp_path).embed(TEXTS)
-    rotated, narrowed = load(), load()
-    add_linear(rotated, torch.linalg.qr(torch.randn(rotated.width, rotated.width)).Q)
+    EmbeddingCache(load, tmp_path / "cache").embed(TEXTS)
+    narrowed, turned = load(), load()
+    add_linear(turned, torch.linalg.qr(torch.randn(turned.width, turned.width)).Q)
+    turned.matryoshka_dims = [8, turned.width]
+    turned.save(str(tmp_path / "saved"))
+    rotated = MatryoshkaEncoder(str(tmp_path / "saved"), device="cpu")
     add_linear(narrowed, torch.randn(5, narrowed.width))
     add_linear(narrowed, torch.randn(3, 5))
     for model in (rotated, narrowed):
-        cache = EmbeddingCache(lambda model=model: model, tmp_path)
+        cache = EmbeddingCache(lambda model=model: model, tmp_path / "cache")
         expected = SentenceTransformer.encode(model, TEXTS)
         np.testing.assert_allclose(cache.embed(TEXTS), expected, rtol=1e-5, atol=1e-6)
         assert cache.embed([]).shape == (0, expected.shape[1])
         assert cache.encoded == 0
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 @pytest.mark.parametrize("change", ["bias", "activation", "dtype"])
