@@ -84,7 +84,7 @@ def test_what_is_printed_says_on_how_many_texts_and_how_surely(tested: int, few:
     assert shown["cascade"][1:] == ["195.6", "1,617.2"]
     assert f"Measured on {tested} texts" in text
     assert "the largest size that a text was classified at" in text
-    assert "oracle: stops at the first that is right" in text
+    assert "oracle: stops at the first size that is right" in text
     assert ("Few items (test: 20 texts)" in text) == few
 
 
