@@ -46,10 +46,6 @@ def encode(
     """Encode a corpus of any size into a folder of vectors; interrupted, the same command goes on."""
     sizes = common.whole_numbers(dims)
     api = common.api_options(context, [model])
-    from mrl_text.tables.corpus import open_corpus
-
-    for file in inputs:  # columns that are not there, before torch is imported
-        open_corpus(file, common.names(text_column), id_column, common.names(keep))
     from mrl_text.encoding import encode_files
 
     report = encode_files(

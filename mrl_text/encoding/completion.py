@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 from pyarrow import parquet
 
-from mrl_text.encoding.folder import IDS, SHARDS, readable, vectors_of
+from mrl_text.encoding.folder import IDS, PROBLEMS, SHARDS, readable, vectors_of
 from mrl_text.encoding.job import Job, column_name
 from mrl_text.encoding.manifest import write_manifest
 from mrl_text.encoding.shards import METADATA
-
-PROBLEMS = "problems.jsonl"
 
 
 def lost_files(folder: Path, manifest: dict[str, Any] | None) -> list[str]:

@@ -6,25 +6,19 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mrl_text.api.options import ApiOptions
 from mrl_text.choices import AutoBackend, AutoDtype, EncodedFormat, EngineName, OnError, OnLong
 from mrl_text.codes import CODEC_FILE
-from mrl_text.encoding.completion import PROBLEMS, finish, lost_files
-from mrl_text.encoding.engines import LocalEngine, check_engine, open_engine
-from mrl_text.encoding.folder import MANIFEST, SHARDS, EncodedFolder, readable
-from mrl_text.encoding.job import TEXT, Job, Segment, column_types, split
-from mrl_text.encoding.manifest import binding, check_same, describe, read_manifest, restore, write_manifest
-from mrl_text.files import check_writable, hold, write_atomically
-from mrl_text.loading import check_computing
+from mrl_text.encoding.folder import MANIFEST, PROBLEMS, SHARDS, EncodedFolder, readable
+from mrl_text.encoding.job import TEXT, Job, column_types, split
+from mrl_text.encoding.manifest import binding, check_same, read_manifest
+from mrl_text.files import check_writable, hold
 from mrl_text.models import find_any_model
-from mrl_text.progress import progress_bar
 from mrl_text.suggest import check_choice
 from mrl_text.tables.corpus import open_corpus
 from mrl_text.truncation import Precision, check_dims
@@ -146,6 +140,13 @@ def encode_files(
         for name, (value, default) in defaults.items():
             if value != default:
                 raise ValueError(f"{name} {value} is for models that are computed here, not for {model}: leave it out")
+    import torch  # it takes seconds, and what a mistake is likely in was looked at
+
+    from mrl_text.encoding.completion import lost_files
+    from mrl_text.encoding.engines import check_engine
+    from mrl_text.encoding.run import Run
+    from mrl_text.loading import check_computing
+
     if engine == "local":  # a cluster's workers have devices, and packages, of their own
         check_computing(backend, dtype, device)
     job = Job(
@@ -182,8 +183,7 @@ def encode_files(
             shards = split(sources, shard_rows, limit, job.done)
             if not shards:
                 raise ValueError(f"{', '.join(map(str, inputs))}: no rows to encode, at least one is needed")
-            run = _Run(folder, engine, shards, progress)
-            manifest, encoded = run.finish(job, bound, manifest)
+            manifest, encoded = Run(folder, engine, shards, progress).finish(job, bound, manifest)
         elif format == "npy":
             shutil.rmtree(folder / SHARDS, ignore_errors=True)  # of a call that was killed at its very end
         EncodedFolder(folder, manifest).check_files()
@@ -200,57 +200,6 @@ def _check_options(dims: Sequence[int] | None, precisions: Sequence[str], **coun
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-@dataclass
-class _Run:
-    """One call's work on a folder."""
-
-    folder: Path
-    engine: EngineName
-    shards: list[list[Segment]]
-    progress: bool
-
-    def finish(self, job: Job, bound: dict[str, Any], manifest: dict[str, Any] | None) -> tuple[dict[str, Any], int]:
-        """Encode what is missing and complete the folder; the manifest and the rows read now."""
-        leftovers = [*(self.folder / SHARDS).glob(".*"), *self.folder.glob(f".{MANIFEST}.*")]
-        for leftover in leftovers:  # of writes that were killed
-            leftover.unlink()
-        todo = [number for number in range(len(self.shards)) if not self._file(number).exists()]
-        engine = open_engine(self.engine, self.shards)
-        if job.api is not None and todo:
-            assert isinstance(engine, LocalEngine)
-            engine.announce(job, todo)
-        if manifest is None:
-            job = engine.prepare(job)
-            manifest = describe(job, bound)
-            if job.codec is not None:
-                job.codec.save(self.folder / CODEC_FILE)
-            write_manifest(self.folder, manifest)
-        else:
-            job = restore(job, manifest, self.folder)
-            if manifest["on_long"] != job.on_long:
-                manifest = {**manifest, "on_long": job.on_long}
-                write_manifest(self.folder, manifest)
-        if todo:
-            self._write(engine.encode(job, todo))
-        return finish(self.folder, job, manifest, len(self.shards)), sum(map(self._rows, todo))
-
-    def _write(self, encoded: Iterator[tuple[int, bytes]]) -> None:
-        numbers = range(len(self.shards))
-        with progress_bar(
-            total=sum(map(self._rows, numbers)), unit="row", desc="Encoding", disable=not self.progress
-        ) as bar:
-            bar.update(sum(self._rows(number) for number in numbers if self._file(number).exists()))
-            for number, content in encoded:
-                write_atomically(self._file(number), content)
-                bar.update(self._rows(number))
-
-    def _rows(self, number: int) -> int:
-        return sum(segment.take for segment in self.shards[number])
-
-    def _file(self, number: int) -> Path:
-        return self.folder / SHARDS / f"{number:05d}.parquet"
 
 
 def _refuse_foreign(folder: Path) -> None:

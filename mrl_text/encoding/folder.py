@@ -21,6 +21,7 @@ from mrl_text.truncation import PRECISIONS, Precision
 MANIFEST = "manifest.json"
 SHARDS = "shards"
 IDS = "ids.parquet"  # ids and kept columns where vectors are .npy files
+PROBLEMS = "problems.jsonl"  # what was left out or cut, a JSON object a line
 
 _BATCH_ROWS = 8192
 _FLOATS: tuple[Precision, ...] = ("float32", "float16")  # what a provider's vectors may be, the better first

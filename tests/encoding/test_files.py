@@ -18,7 +18,7 @@ from pyarrow import parquet
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import quantize_embeddings
 
-import mrl_text.encoding.files as files_module
+import mrl_text.encoding.run as run_module
 from mrl_text import MatryoshkaEncoder, streaming
 from mrl_text.codes import Codec, FewBits
 from mrl_text.encoding import encode_files, open_encoded
@@ -353,14 +353,14 @@ def test_all_rows_bad(tiny_bert: Path, tmp_path: Path) -> None:
 def test_goes_on_where_it_was(corpus: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"dims": [8, 32], "precisions": ["float32", "int8"], "keep": ["text", "pages"]}
     encode(corpus, tmp_path / "whole", tiny_bert, **options)
-    write = files_module.write_atomically
+    write = run_module.write_atomically
 
     def stop_at_the_third(path: Path, content: bytes) -> None:
         if path.name == "00002.parquet":
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(files_module, "write_atomically", stop_at_the_third)
+    monkeypatch.setattr(run_module, "write_atomically", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         encode(corpus, tmp_path / "out", tiny_bert, **options)
     monkeypatch.undo()

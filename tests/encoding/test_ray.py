@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-import mrl_text.encoding.files as files_module
+import mrl_text.encoding.run as run_module
 from mrl_text.encoding import encode_files
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def test_identical_to_local_though_a_worker_is_killed(
 ) -> None:
     monkeypatch.chdir(tiny_bert.parent)  # the workers have another working directory
     encode_files([corpus], tmp_path / "local", model=tiny_bert.name, **OPTIONS)
-    write = files_module.write_atomically
+    write = run_module.write_atomically
     killed: list[int] = []
 
     def write_and_kill(path: Path, content: bytes) -> None:
@@ -77,7 +77,7 @@ def test_identical_to_local_though_a_worker_is_killed(
                 killed.append(running[0].pid)
             time.sleep(0.05)  # the first may be at work before the second is there
 
-    monkeypatch.setattr(files_module, "write_atomically", write_and_kill)
+    monkeypatch.setattr(run_module, "write_atomically", write_and_kill)
     report = encode_files([corpus], tmp_path / "ray", model=tiny_bert.name, engine="ray", **OPTIONS)
     assert len(killed) == 1
     assert report.rows == 297

@@ -122,7 +122,7 @@ def test_a_second_call_encodes_only_what_is_new(
         index.save()
     report = build([corpus], tmp_path / "index", model=str(tiny_bert))
     assert (report.stored, report.pushed, report.plan) == (120, 50, plan)
-    monkeypatch.setattr("mrl_text.encoding.files.open_engine", lambda *_: pytest.fail("a model was loaded for nothing"))
+    monkeypatch.setattr("mrl_text.encoding.run.open_engine", lambda *_: pytest.fail("a model was loaded for nothing"))
     report = build([corpus], tmp_path / "index", model=str(tiny_bert))
     assert (report.stored, report.pushed, report.plan) == (120, 0, plan)
     ids, texts, _ = stored(tmp_path / "index")
@@ -284,7 +284,7 @@ def test_a_push_that_was_interrupted_is_no_duplicate_for_another_command(
 
 PROGRAM = """
 import sys, time
-from mrl_text.encoding import files
+from mrl_text.encoding import run
 from mrl_text.search.build import build
 from mrl_text.search.faiss.store import FaissStore
 left, where = int(sys.argv[4]), sys.argv[5]
@@ -298,7 +298,7 @@ def counted(function):
         return function(*args)
     return call
 if where == "encoding":
-    files.write_atomically = counted(files.write_atomically)
+    run.write_atomically = counted(run.write_atomically)
 else:
     FaissStore.add = counted(FaissStore.add)
 build([sys.argv[1]], sys.argv[2], model=sys.argv[3], shard_rows=8)
