@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mrl_text.amounts import hundredfold
+from mrl_text.amounts import count, hundredfold, target
 from mrl_text.files import write_atomically
 from mrl_text.markdown import table as markdown_table
 
@@ -23,7 +23,7 @@ from .mteb_results import has_results, read_mteb_results
 from .reference import read_references
 from .report import KEEP, render_html, summarize
 from .results import CELL_COLUMNS, KEY_COLUMNS, TABLE, Results, numbers, with_new_columns
-from .tables import engine_lines, recommendations
+from .tables import engine_lines, recommendations, written
 
 if TYPE_CHECKING:
     from .engines import Engine
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MOST_TASK_COLUMNS = 8
+_NAMED_TASKS = 5
 _MODEL_COLUMNS = ["model", "revision", "dtype", "layers"]
 _USUAL = {"disk": 0, "comparison": "asymmetric", "rescore": 0}
 """Columns that people are shown only where something else is in them."""
@@ -146,10 +147,21 @@ def _shared(table: pd.DataFrame) -> list[str]:
     everyone, tasks = _models(table), list(dict.fromkeys(table["task"]))
     shared = [task for task, rows in zip(tasks, _by_task(table, tasks), strict=True) if _models(rows) == everyone]
     if not shared:
-        raise ValueError("these models share no task: evaluate them on the same ones")
+        raise ValueError(f"these models share no task: evaluate them on the same ones ({_what_each_has(table)})")
     if missing := [task for task in tasks if task not in shared]:
         logger.warning("left out, since not every model was evaluated on it: %s", ", ".join(missing))
     return shared
+
+
+def _what_each_has(table: pd.DataFrame) -> str:
+    """Each model and its tasks, of many the first."""
+    own = table[table["role"] == "model"]
+    told = []
+    for model, rows in own.groupby("model", sort=False):
+        tasks = list(dict.fromkeys(rows["task"]))
+        more = f" and {len(tasks) - _NAMED_TASKS} more" if len(tasks) > _NAMED_TASKS else ""
+        told.append(f"{model}: {', '.join(tasks[:_NAMED_TASKS])}{more}")
+    return "; ".join(told)
 
 
 def _of(table: pd.DataFrame, tasks: Sequence[str], folders: Sequence[str | Path]) -> Results:
@@ -186,6 +198,37 @@ def leaderboard(results: Results, engine: Engine | None = None) -> pd.DataFrame:
         rows.append(row | {name: part.value if part else None for name, part in parts.items()})
     table = pd.DataFrame(rows)
     return table.sort_values(["score", "bytes"], ascending=[False, True], kind="stable", ignore_index=True)
+
+
+def highlights(results: Results, keep: float = KEEP) -> list[str]:
+    """In a few lines: how many models and tasks, what scores highest, and what keeps the target in fewest bytes.
+
+    Scores are means over the tasks that every model has; without such a task only the numbers are told.
+    """
+    lines = [line for line in results.lines if line.role == "model"]
+    models = count(len({(line.model, line.revision) for line in lines}), "model")
+    shared = [
+        task for task in results.tasks if all(results.estimate(one, results.cells(one)[0], [task]) for one in lines)
+    ]
+    said = [f"{models} on {count(len(results.tasks), 'task')}"]
+    cells = [(line, cell) for line in lines for cell in results.cells(line)]
+    scores = {one: found for one in cells if shared and (found := results.estimate(*one, shared)) is not None}
+    if not scores:
+        return said
+    if len(shared) < len(results.tasks):
+        said[0] += f", of which every model has {len(shared)}: {', '.join(shared)}"
+    line, cell = max(scores, key=lambda one: (scores[one].value, -one[1].bytes))
+    best = f"{results.labels[line]}, {cell.label}, {count(cell.bytes, 'byte')}"
+    said.append(f"highest score: {best}, {written(scores[line, cell])}")
+    choices = [results.recommend(line, keep, shared) for line in lines]
+    if smaller := [one for one in choices if one is not None and one.cell != one.full]:
+        least = min(smaller, key=lambda one: one.cost)
+        guess = "" if least.retention.interval() else " (a point estimate)"
+        said.append(
+            f"fewest bytes that keep {target(keep)} of a model's own full score: {results.labels[least.line]},"
+            f" {least.cell.label}, {count(least.bytes, 'byte')}, {written(scores[least.line, least.cell])}{guess}"
+        )
+    return [*said, *filter(None, [results.caution()])]
 
 
 def write_leaderboard(

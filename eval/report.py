@@ -15,7 +15,7 @@ import numpy as np
 
 from mrl_text import __version__
 from mrl_text.codes import FEW_BITS
-from mrl_text.files import write_atomically
+from mrl_text.files import read_json, write_atomically
 
 from .engines import CHECKED, Engine, engines
 from .figures import draw_curve, draw_depths
@@ -28,6 +28,9 @@ from .statistics import CONFIDENCE
 KEEP = 0.99
 """Share of the full-width score that a recommended size keeps, unless told otherwise."""
 
+TARGET = "target.json"
+"""What the evaluation in a folder was asked to keep, for a leaderboard of it."""
+
 _NAMED = 3  # models in the title, at most
 _REFERENCE_FACTS = {"role": "reference", "method": "truncation", "revision": "", "dtype": "float32"}
 _LINE_FACTS = ("role", "method", "model", "revision", "dtype")
@@ -37,6 +40,8 @@ def write_report(
     result: Results, data: Mapping[str, Any], folder: Path | None = None, *, references: Sequence[Reference] = ()
 ) -> list[Path]:
     """Write ``report.html``, ``curve.png`` and ``curve.svg``, and ``depths.png`` and ``.svg`` with several depths.
+
+    Beside them the target is noted, for :func:`asked`.
 
     Args:
         result: finished results.
@@ -48,8 +53,15 @@ def write_report(
         The files.
     """
     folder = folder or result.folders[0]
+    write_atomically(folder / TARGET, json.dumps({"keep": data["keep"]}).encode())
     pictures = [*draw_curve(result, folder, references), *draw_depths(result, folder)]
     return [write_html(data, folder / "report.html"), *pictures]
+
+
+def asked(folders: Sequence[str | Path]) -> float:
+    """The share that the evaluations in these folders were asked to keep, of several the largest; or :data:`KEEP`."""
+    files = [file for folder in folders if (file := Path(folder) / TARGET).is_file()]
+    return max((float(read_json(file)["keep"]) for file in files), default=KEEP)
 
 
 def write_html(data: Mapping[str, Any], file: Path) -> Path:

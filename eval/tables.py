@@ -59,7 +59,7 @@ def recommendations(result: Results, line: Line, keep: float, engine: Engine | N
         if line.depth and result.retention(line, result.cells(line)[0], tasks) is not None:
             nothing = f"no size keeps {target(keep)} of the score of all layers with confidence"
         if result.tells_too_little(line, tasks):
-            whole = _written(result.estimate(*(result.full(line) or (line, result.cells(line)[0])), tasks))
+            whole = written(result.estimate(*(result.full(line) or (line, result.cells(line)[0])), tasks))
             nothing = (
                 f"no size can be recommended: the full score is {whole}, which tells too little; see whether ids and"
                 " texts belong together, or measure on more items"
@@ -140,14 +140,14 @@ def score_table(result: Results, line: Line) -> Table:
         row = {"bytes": f"{cell.bytes:,}", "on disk": f"{result.disk(line, cell):,}" if cell.rescore else "-"}
         row |= {"size": str(cell.dim), "precision": cell.precision}
         row |= {"queries": "coded" if cell.comparison == "symmetric" else "float32"}
-        row |= {heading: _written(result.estimate(line, cell))}
+        row |= {heading: written(result.estimate(line, cell))}
         row |= {"retention %": _kept(result, line, cell)}
         row |= {"*": "*" if cell in front else ""}
         table.add_row(*(row[column] for column in columns))
     return table
 
 
-def _written(estimate: Estimate | None, sign: str = "") -> str:
+def written(estimate: Estimate | None, sign: str = "") -> str:
     """A score, share or difference x100 with its interval, where there are any."""
     if estimate is None:
         return "-"
@@ -160,7 +160,7 @@ def _kept(result: Results, line: Line, cell: Cell) -> str:
     """The share of the score of full width in float32; that keeps itself, whatever the items."""
     retention = result.retention(line, cell)
     whole = retention is not None and result.full(line) == (line, cell)
-    return hundredfold(1) if whole else _written(retention)
+    return hundredfold(1) if whole else written(retention)
 
 
 def code_table(result: Results, line: Line) -> Table | None:
@@ -246,7 +246,7 @@ def _difference(result: Results, line: Line, other: Line, dim: int) -> Estimate 
 
 def _signed(difference: Estimate | None) -> str:
     """A difference x100, with its interval where there is one."""
-    return _written(difference, "+")
+    return written(difference, "+")
 
 
 def _controls(result: Results, line: Line) -> list[Line]:

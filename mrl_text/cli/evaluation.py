@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from mrl_text.amounts import count
 from mrl_text.api.options import is_api_name
 from mrl_text.choices import LabelledAs, TableFormat
 from mrl_text.cli import common, inputs
@@ -182,7 +183,9 @@ def leaderboard(
     format_: Annotated[TableFormat, Option("--format", help="What to print.")] = "terminal",
     output: Annotated[Path | None, common.output_option("File to write; .html is the interactive page.")] = None,
     reference: common.References = None,
-    keep: common.KeepShare = 0.99,
+    keep: Annotated[
+        float | None, Option(help="Share of the full score to keep; default: what the evaluations were asked for.")
+    ] = None,
     engine: common.EngineOption = None,
     site: Annotated[
         Path | None, Option(help="Folder for a static site, with published figures beside what was measured.")
@@ -197,7 +200,8 @@ def leaderboard(
     check: Annotated[bool, Option("--check", help="Check results and published figures; write nothing.")] = False,
 ) -> None:
     """One table over models, sizes and precisions, from any number of evaluations; or a site of it."""
-    common.check_share(keep)
+    if keep is not None:
+        common.check_share(keep)
     if site is not None or check:
         if unused := inputs.given(context, "format_", "output", "reference", "keep", "engine"):
             raise ValueError(f"{unused[0]} is for the table, not for {'--check' if check else '--site'}: leave it out")
@@ -210,30 +214,37 @@ def leaderboard(
     if not results:
         raise ValueError("Missing results: name output folders of mrl-text eval, or see mrl-text leaderboard --help")
     from mrl_text.eval.engines import find_engine
-    from mrl_text.eval.leaderboard import load_results, write_leaderboard
+    from mrl_text.eval.leaderboard import highlights, load_results, write_leaderboard
+    from mrl_text.eval.report import asked
 
     kind = output.suffix.lstrip(".").lower().replace("md", "markdown") if output else format_
     if kind != format_ and inputs.given(context, "format_"):
         raise ValueError(f"--format {format_} and the ending of {output} disagree: leave --format out")
     own = find_engine(engine) if engine else None
-    text = write_leaderboard(load_results(results), kind, output, keep=keep, references=reference or (), engine=own)
-    typer.echo(text, nl=False)
+    loaded, share = load_results(results), keep or asked(results)
+    typer.echo(write_leaderboard(loaded, kind, output, keep=share, references=reference or (), engine=own), nl=False)
+    if output is not None:
+        typer.echo("\n".join(highlights(loaded, share)), err=True)
 
 
 def _site(results: list[Path], published: list[Path] | None, folder: Path | None) -> None:
     """Check what a site is made of, and write it where there is a folder for it."""
     if folder is not None and folder.is_file():
         raise ValueError(f"--site {folder}: that is a file, and a site is a folder")
+    from mrl_text.eval.leaderboard import highlights
     from mrl_text.eval.published import packaged, packaged_results, read_published
+    from mrl_text.eval.report import asked
     from mrl_text.eval.site import read_sources, write_site
 
     tables = published or [packaged()]
     read_published(tables)  # within a second: results take longer
     measured, figures = read_sources(results or ([] if published else packaged_results()), tables)
+    models = {figure.model for figure in figures}
     if folder is not None:
         typer.echo("\n".join(map(str, write_site(folder, measured, figures))))
+        told = highlights(measured, asked(results)) if measured is not None else []
+        typer.echo("\n".join([*told, f"published figures of {count(len(models), 'model')}"]), err=True)
         return
-    models = {figure.model for figure in figures}
     typer.echo(f"published: {len(figures)} figures of {len(models)} models are in order")
     if measured is not None:
         lines = [line for line in measured.lines if line.role == "model"]

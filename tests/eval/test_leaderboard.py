@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from mrl_text.cli import app
 from mrl_text.eval.grid import RANDOM_SEEDS, Cell, Line
 from mrl_text.eval.leaderboard import formatted, leaderboard, load_results, markdown, with_earlier, write_leaderboard
+from mrl_text.eval.report import asked, summarize, write_report
 from mrl_text.eval.results import Results
 from mrl_text.eval.runner import SweepResult
 from tests.eval.test_results import BASE, MODEL, OTHER, PCA, RANDOM, MadeUpSweep, interval_of, queries, share_kept
@@ -163,7 +164,8 @@ def test_models_that_share_no_task_do_not_compare(tmp_path: Path) -> None:
         MadeUpSweep(tmp_path / task).curve({64: 0.4}, line, task=task).save()
         for line, task in ((MODEL, "Search"), (OTHER, "Pairs"))
     ]
-    with pytest.raises(ValueError, match="these models share no task"):
+    each = r"\(someone/tuned: Search; someone/other: Pairs\)"
+    with pytest.raises(ValueError, match=f"these models share no task: evaluate them on the same ones {each}"):
         load_results(folders)
 
 
@@ -343,6 +345,41 @@ def test_the_command_hands_references_and_target_to_the_page(first: Path, in_an_
     page = (in_an_empty_folder / "a.html").read_text(encoding="utf-8")
     assert "small (published)" in page
     assert '"keep":0.7' in page
+
+
+def test_the_command_takes_the_target_that_was_asked_for(first: Path, in_an_empty_folder: Path) -> None:
+    results = load_results([first])
+    write_report(results, summarize(results, keep=0.7))
+    assert asked([first]) == 0.7
+    for words, keep in (([], 0.7), (["--keep", "0.9"], 0.9)):
+        assert invoke(first, "-o", "a.html", *words).exit_code == 0
+        assert f'"keep":{keep},' in (in_an_empty_folder / "a.html").read_text(encoding="utf-8")
+
+
+def test_of_several_targets_the_largest_counts_and_of_none_the_usual_one(tmp_path: Path) -> None:
+    for name, keep in (("a", 0.95), ("b", 0.98)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "target.json").write_text(json.dumps({"keep": keep}), encoding="utf-8")
+    assert asked([tmp_path / "a", tmp_path / "b", tmp_path / "none"]) == 0.98
+    assert asked([tmp_path / "none", tmp_path / "scores.csv"]) == asked([]) == 0.99
+
+
+def test_the_command_says_what_is_best_when_it_writes_a_file(first: Path, in_an_empty_folder: Path) -> None:
+    result = invoke(first, "-o", "a.html", "--keep", "0.6")
+    assert result.stdout == "a.html\n"
+    assert result.stderr.splitlines() == [
+        "1 model on 2 tasks",
+        "highest score: tuned, 64 x float32, 256 bytes, 70.00",
+        "fewest bytes that keep 60 % of a model's own full score: tuned, 16 x float32, 64 bytes, 49.00 (a point estimate)",
+    ]
+
+
+def test_few_items_are_pointed_out_below_the_table(tmp_path: Path) -> None:
+    results = MadeUpSweep(tmp_path).curve({64: queries(0.6, 20)}).results()
+    for kind in ("terminal", "markdown"):
+        assert write_leaderboard(results, kind).endswith(f"\n\n{results.caution()}\n")
+    assert "Few items" not in write_leaderboard(results, "csv")
+    assert "Few items (Search: 20 queries)" in write_leaderboard(results, "html")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from mrl_text.eval.published import packaged, packaged_results
 from mrl_text.eval.site import LARGEST, read_sources, render_site, write_site
 from mrl_text.eval.statistics import RESAMPLES, Estimate
 from tests.conftest import invoke
-from tests.eval.test_results import MODEL, OTHER, PCA, MadeUpSweep, queries, share_kept
+from tests.eval.test_results import MODEL, OTHER, PCA, MadeUpSweep, interval_of, queries, share_kept
 
 TUNED = {"Search": queries(0.6), "Questions": queries(0.5, seed=3)}
 RIVAL = {"Search": queries(0.64, seed=5)}
@@ -281,6 +281,16 @@ def test_a_page_that_is_too_large_leaves_out_pairs_first_then_is_refused(
         render_site(*read, largest=10_000)
 
 
+def test_few_items_are_pointed_out_with_their_set(tmp_path: Path) -> None:
+    sweep = MadeUpSweep(tmp_path).curve({64: queries(0.6, 20)}).curve({64: queries(0.6, 200)}, task="Questions")
+    page = Page(render_site(sweep.results(), []))
+    caution = {one["id"]: one["caution"] for one in json.loads(page.data)["sets"]}
+    assert caution["task:Questions"] == ""
+    assert "Few items (Search: 20 queries)" in caution["task:Search"] == caution["type:Retrieval"]
+    headings = [row[0] for row in page.rows if len(row) == 1]
+    assert [caution["task:Search"] in heading for heading in headings] == [True, True, False]
+
+
 def luminance(color: str) -> float:
     parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -402,6 +412,12 @@ def test_the_command_builds_and_checks(sources: tuple[Path, Path], command_line:
     built = invoke("leaderboard", sources[0], "--published", sources[1], "--site", "out")
     assert built.exit_code == 0, built.output
     assert built.stdout.splitlines()[0] == str(Path("out/index.html"))
+    score = interval_of(load_results([sources[0]], all_tasks=True).estimate(OTHER, Cell(64), ["Search"]))
+    assert built.stderr.splitlines() == [
+        "2 models on 3 tasks, of which every model has 1: Search",
+        f"highest score: other, 64 x float32, 256 bytes, 64.00 [{100 * score.low:.2f}, {100 * score.high:.2f}]",
+        "published figures of 2 models",
+    ]
     assert {Path(line) for line in built.stdout.splitlines()} == {
         one for one in Path("out").rglob("*") if one.is_file()
     }
@@ -469,7 +485,7 @@ def test_filters_narrow_the_table_and_go_into_the_address(browser: Site) -> None
     assert "Models: 4, of which 2 were measured here and 2 have" in browser.js("document.body.textContent")
     browser.set("set", "task:Search")
     everything = browser.rows()
-    assert len(everything) == 4 + 4 + 1 + 3
+    assert len(everything) == 4 + 4 + 3
     browser.set("origin", "published")
     assert {row[0].split()[0] for row in browser.rows()} == {"large"}
     browser.set("bytes", "512")
@@ -494,6 +510,37 @@ def test_filters_narrow_the_table_and_go_into_the_address(browser: Site) -> None
     assert browser.js("document.getElementById('set').value") == "task:Pairs"
     browser.find("#reset").click()
     assert browser.js("location.hash") == ""
+
+
+@pytest.mark.browser
+def test_controls_are_one_click_away_and_look_like_no_model(browser: Site) -> None:
+    browser.set("set", "task:Search")
+    looks = (
+        "Object.fromEntries([...document.querySelectorAll('#key li')]"
+        ".map((one) => [one.innerText.trim(), one.querySelector('.line')])"
+        ".map(([name, line]) => [name, [getComputedStyle(line).stroke, line.getAttribute('stroke-dasharray')]]))"
+    )
+    models = browser.js(looks)
+    assert set(models) == {"tuned", "other", "large (published)"}
+    assert len({color for color, _ in models.values()}) == 3
+    browser.find("#models-box summary").click()
+    assert not browser.find("#models input[value='tuned (PCA)']").is_displayed()
+    browser.find("#models input[value='other']").click()
+    browser.find("#beside").click()
+    assert "controls=yes" in browser.js("location.hash")
+    everyone = browser.js(looks)
+    assert set(everyone) == {"tuned", "tuned (PCA)", "large (published)"}
+    assert everyone["tuned"] == models["tuned"] != everyone["tuned (PCA)"]
+    assert everyone["tuned (PCA)"][0] not in {color for color, _ in models.values()}
+    assert (everyone["tuned"][1], everyone["tuned (PCA)"][1]) == (None, "7 5")
+    assert "grey and dashed ones controls" in browser.find("#chart-note").text
+    here = browser.js("location.hash")
+    browser.find("#beside").click()
+    assert set(browser.js(looks)) == {"tuned", "large (published)"}
+    browser.open(here)
+    assert browser.js(looks) == everyone
+    browser.open("#set=task:Search&model=tuned+(PCA)")  # a link of an earlier page
+    assert set(browser.js(looks)) == {"tuned (PCA)"}
 
 
 @pytest.mark.browser
