@@ -26,7 +26,7 @@ function build(node, attributes, children) {
 const el = (tag, attributes = {}, ...children) => build(document.createElement(tag), attributes, children);
 const svg = (tag, attributes = {}, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-const points = (value) => (isNumber(value) ? (100 * value).toFixed(2) : NONE);
+const points = (value) => (isNumber(value) ? (100 * value).toFixed(2).replace("-0.00", "0.00") : NONE);
 const percent = (value) => (isNumber(value) ? `${points(value)} %` : NONE);
 const range = (low, high) => (isNumber(low) && isNumber(high) ? `[${points(low)}, ${points(high)}]` : "");
 const whole = (value) => (isNumber(value) ? value.toLocaleString("en-US", { maximumFractionDigits: 0 }) : NONE);

@@ -70,11 +70,11 @@ def tell(result: dict[str, Any]) -> Section:
     return Section(
         paper=(
             "Sizes that were not trained interpolate: 1-nearest-neighbour accuracy 65.9 at 12, between 62.2 at 8 and"
-            f" 67.9 at 16; the worst untrained size is {images[worst_image]:+.2f} points ({worst_image}) from the"
+            f" 67.9 at 16; the worst untrained size is {images[worst_image]:+z.2f} points ({worst_image}) from the"
             " straight line between its trained neighbours over log2 of the size (interpolation plot data)."
         ),
         ours="Worst untrained size against the same line: "
-        + "; ".join(f"{task} ({metric}) {short:+.2f} at {dim}" for task, (metric, dim, short) in found.items())
+        + "; ".join(f"{task} ({metric}) {short:+z.2f} at {dim}" for task, (metric, dim, short) in found.items())
         + ".",
         verdict=verdict,
         notes=(

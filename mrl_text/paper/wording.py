@@ -64,7 +64,7 @@ def by_size(head: str, lines: Mapping[str, Sequence[Row]], key: str = "", *, dim
 
 def interval(one: Mapping[str, Any], digits: int = 1, *, sign: bool = False) -> str:
     """A value with its interval in brackets."""
-    form = f"{'+' if sign else ''}.{digits}f"
+    form = f"{'+' if sign else ''}z.{digits}f"  # z: what rounds to nothing is 0, never -0
     if one["low"] is None:
         return f"{one['value']:{form}}"
     return f"{one['value']:{form}} [{one['low']:{form}}, {one['high']:{form}}]"

@@ -592,6 +592,16 @@ def test_two_cells_are_compared_with_a_paired_interval_or_plainly_without(
 
 
 @pytest.mark.browser
+def test_what_rounds_to_nothing_has_no_sign(browser: Site, site: Path) -> None:
+    page = (site / "index.html").read_text(encoding="utf-8")
+    written = " ".join(re.findall(r"^const (?:NONE|isNumber|points|withSign) = .*;$", page, re.MULTILINE))
+    shown = "values.map((value) => `${points(value)} ${withSign(value)}`)"
+    values = [-0.00001, 0.0, 0.00001, -0.0123, 0.0123]
+    found = browser.js(f"((values) => {{ {written} return {shown}; }})(arguments[0])", values)
+    assert found == ["0.00 0.00", "0.00 0.00", "0.00 0.00", "-1.23 \u22121.23", "1.23 +1.23"]
+
+
+@pytest.mark.browser
 def test_means_over_different_tasks_are_not_subtracted(browser: Site) -> None:
     browser.set("set", "type:Retrieval")
     text = browser.compare(f"{TUNED_ID}/64xfloat32~type:Retrieval", f"{RIVAL_ID}/64xfloat32~type:Retrieval")

@@ -238,6 +238,8 @@ def test_tables_and_words() -> None:
     assert listed(["a", "b", "c"]) == "a, b and c" and listed([1]) == "1"
     assert interval({"value": 1.26, "low": -0.5, "high": 3.0}, sign=True) == "+1.3 [-0.5, +3.0]"
     assert interval({"value": 1.0, "low": None, "high": None}) == "1.0"
+    assert interval({"value": -0.04, "low": -0.3, "high": -0.01}, sign=True) == "+0.0 [-0.3, +0.0]"
+    assert interval({"value": -0.004, "low": None, "high": None}, 2) == "0.00"
     rows = [{"dim": 16, "value": 1.0}, {"dim": 16, "value": 2.0}, {"dim": 32, "value": 3.04}]
     table = "| x | 16 | 32 |\n|---|---:|---:|\n| a | 1.5 | 3.0 |\n| b | 1.0 |  |"
     assert by_size("x", {"a": rows, "b": rows[:1]}) == table
