@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from mrl_text.amounts import count
 from mrl_text.tables import SUFFIXES, Problems, checked, open_table, read_columns, texts
 from mrl_text.tables.values import any_text
 
@@ -39,7 +40,7 @@ def read_pairs(file: str | Path) -> list[tuple[str, str]]:
     stripped = [(anchor.strip(), positive.strip()) for anchor, positive in zip(anchors, positives, strict=True)]
     pairs = [pair for pair in stripped if all(pair)]
     if len(pairs) < 2:
-        raise ValueError(f"{file} has {len(pairs)} complete pair{'s'[: len(pairs) != 1]}: two is the least")
+        raise ValueError(f"{file} has {count(len(pairs), 'complete pair')}: two is the least")
     if blank := len(stripped) - len(pairs):
         logger.info("%s: %d of %d pairs have a blank side and are left out", file, blank, len(stripped))
     return _each_once(pairs, "pairs")

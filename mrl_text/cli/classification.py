@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from mrl_text.amounts import count
 from mrl_text.choices import Cost
 from mrl_text.cli import common, inputs
 
@@ -94,6 +95,6 @@ def label(
 
     rows = run(folder, texts, text=text, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code)
     with open_output(output) as stream:
-        count = write_rows(rows, kind, stream)
+        written = write_rows(rows, kind, stream)
     if output is not None:
-        typer.echo(f"{output}: {count:,} rows")
+        typer.echo(f"{output}: {count(written, 'row')}")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from mrl_text.amounts import count
 from mrl_text.choices import EncodedFormat, EngineName, OnLong
 from mrl_text.cli import common
 
@@ -82,6 +83,6 @@ def encode(
         return
     rate = f", {report.encoded / report.seconds:,.0f} texts/s" if report.encoded else ""
     typer.echo(
-        f"{report.folder}: {report.rows:,} rows ({report.encoded:,} read now) in {report.seconds:.1f} s{rate},"
+        f"{report.folder}: {count(report.rows, 'row')} ({report.encoded:,} read now) in {report.seconds:.1f} s{rate},"
         f" {report.backend} in {report.dtype}; {report.left_out:,} left out, {report.cut:,} cut"
     )

@@ -245,10 +245,10 @@ def _site(results: list[Path], published: list[Path] | None, folder: Path | None
         told = highlights(measured, asked(results)) if measured is not None else []
         typer.echo("\n".join([*told, f"published figures of {count(len(models), 'model')}"]), err=True)
         return
-    typer.echo(f"published: {len(figures)} figures of {len(models)} models are in order")
+    typer.echo(f"published: {count(len(figures), 'figure')} of {count(len(models), 'model')}, all in order")
     if measured is not None:
         lines = [line for line in measured.lines if line.role == "model"]
-        typer.echo(f"measured: {len(measured.scores)} results of {len(lines)} models are in order")
+        typer.echo(f"measured: {count(len(measured.scores), 'result')} of {count(len(lines), 'model')}, all in order")
 
 
 def mirror(

@@ -109,7 +109,7 @@ def build(
     with AdaptiveIndex.load(output) as index:
         disk, memory = index.memory()["disk"] / _MB, index.ram() / _MB
     typer.echo(
-        f"{report.url}: {report.stored:,} documents ({report.pushed:,} added now) in {report.seconds:.1f} s,"
+        f"{report.url}: {count(report.stored, 'document')} ({report.pushed:,} added now) in {report.seconds:.1f} s,"
         f" {memory:,.1f} MB of memory, {disk:,.1f} MB of disk\nplan: {_label(report.plan)}"
     )
 
@@ -182,7 +182,7 @@ def push(
     )
     _print_problems(report, on_duplicate)
     typer.echo(
-        f"{report.url}: {report.pushed:,} of {report.rows:,} rows sent in {report.seconds:.1f} s,"
+        f"{report.url}: {report.pushed:,} of {count(report.rows, 'row')} sent in {report.seconds:.1f} s,"
         f" {report.stored:,} there now\nplan: {_label(report.plan)}"
     )
 
@@ -305,7 +305,7 @@ def _print_problems(report: PushReport, on_duplicate: OnDuplicate) -> None:
             typer.echo(f"left out {count(report.left_out, 'row')}", err=True)
         print_problems(report.problems, report.noted, report.folder)
     if report.duplicates:
-        typer.echo(f"{report.duplicates:,} ids came again; the {on_duplicate} row was kept", err=True)
+        typer.echo(f"{count(report.duplicates, 'id')} came again; the {on_duplicate} row was kept", err=True)
 
 
 def _telling(found: Tuning) -> list[Trial]:
@@ -360,7 +360,7 @@ def _print_tuning(found: Tuning) -> None:
         speed = "as fast" if 1 / _ALIKE < faster < _ALIKE else speed
         typer.echo(f"against {compared}: {speed}{smaller}")
     if found.refused:
-        typer.echo(f"{found.refused} cheaper plans held on the first half and not on the other")
+        typer.echo(f"{count(found.refused, 'cheaper plan')} held on the first half and not on the other")
     if not found.confirmed:
         typer.echo(f"NOT CONFIRMED: no plan keeps {target(found.keep)} on both halves; take more queries", err=True)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrl_text.amounts import count
 from mrl_text.choices import RunFormat
 from mrl_text.cli import inputs
 from mrl_text.cli.common import AsJson, Device, FilledStore, TrustRemoteCode, WhereOption, output_option, print_table
@@ -124,12 +125,12 @@ def _search_file(
             progress=True,
             **options,
         )
-        count, empty = write_answers(answers, chosen, stream)
+        asked, empty = write_answers(answers, chosen, stream)
     if empty:
         meets = f"no row of {without_password(store)} meets the conditions"
-        typer.echo(f"{empty:,} of {count:,} queries found nothing: {meets}", err=True)
+        typer.echo(f"{empty:,} of {count(asked, 'query')} found nothing: {meets}", err=True)
     if output is not None:
-        typer.echo(f"{output}: {count:,} queries, {options['k']} results each at most, as {chosen}")
+        typer.echo(f"{output}: {count(asked, 'query')}, {count(options['k'], 'result')} each at most, as {chosen}")
 
 
 def _step(cost: StageCost) -> dict[str, Any]:

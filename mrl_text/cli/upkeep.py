@@ -100,13 +100,13 @@ def verify(store: FilledStore) -> None:
     from mrl_text.search.open import engine_of
     from mrl_text.search.urls import without_password
 
-    count = 0
+    faults = 0
     for fault in engine_of(store).verify(store):
         typer.echo(fault)
-        count += 1
-    if count:
+        faults += 1
+    if faults:
         raise ValueError(
-            f"{without_password(store)} has {count:,} fault{'s'[: count > 1]}, see above: restore it, or fill it anew"
+            f"{without_password(store)} has {count(faults, 'fault')}, see above: restore it, or fill it anew"
         )
     typer.echo(f"{without_password(store)}: all was read, and nothing is wrong")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mrl_text.amounts import count
 from mrl_text.eval.statistics import Estimate, Units
 from mrl_text.figures import Panel
 from mrl_text.paper.estimates import as_json, resampled
@@ -85,7 +86,7 @@ def _some_tested(task: Labelled) -> Labelled:
 
 
 def _errors(edits: int) -> str:
-    return f"{edits} error{'s'[: edits > 1]}"
+    return count(edits, "error")
 
 
 Kept = dict[tuple[str, str, int], tuple[Estimate, Estimate, Estimate | None]]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mrl_text.amounts import count
 from mrl_text.suggest import did_you_mean
 from mrl_text.tables.read import Row, Table, open_table
 from mrl_text.tables.values import shown
@@ -44,8 +45,8 @@ class Problems:
         shown = [text for _, _, text in sorted(self._found, key=lambda found: found[:2])[:_SHOWN_PROBLEMS]]
         if more := len(self._found) - len(shown):
             shown.append(f"... and {more} more")
-        count = "1 problem" if len(self._found) == 1 else f"{len(self._found)} problems"
-        raise ValueError(f"{self._about} has {count} to fix: {'; '.join([*shown, *filter(None, [self._advice])])}")
+        said = "; ".join([*shown, *filter(None, [self._advice])])
+        raise ValueError(f"{self._about} has {count(len(self._found), 'problem')} to fix: {said}")
 
 
 @dataclass(frozen=True)

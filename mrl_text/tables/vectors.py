@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute, parquet
 
+from mrl_text.amounts import count
 from mrl_text.tables.values import identifier, shown
 
 VECTOR_SUFFIXES = (".npy", ".parquet", ".arrow", ".feather")
@@ -89,7 +90,7 @@ def _numbers(path: Path, name: str, table: pa.Table) -> np.ndarray:
     chunks = table[name]
     column = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()  # which copies
     if column.null_count:
-        raise ValueError(f"{where} {column.null_count} row{'s'[: column.null_count > 1]} without an embedding")
+        raise ValueError(f"{where} {count(column.null_count, 'row')} without an embedding")
     extremes = compute.min_max(compute.list_value_length(column))
     shortest, longest = (extremes[end].as_py() or 0 for end in ("min", "max"))
     if shortest != longest:

@@ -15,6 +15,7 @@ from sentence_transformers.base.sampler import GroupByLabelBatchSampler
 from sentence_transformers.base.training_args import BatchSamplers
 from torch.utils.data import BatchSampler
 
+from mrl_text.amounts import count
 from mrl_text.models import find_model, peek_width
 from mrl_text.training.batches import SAMPLERS, NoDuplicatesBatchSampler, WeightedBatchSampler
 from mrl_text.training.columns import LABEL, PAIRS, Needs
@@ -106,7 +107,7 @@ def _check_lists(recipe: Recipe, data: Dataset | DatasetDict) -> None:
         allowed, found = loss.needs.lengths(texts, width), sorted(set(map(len, part[LABEL][:])))
         if len(found) > 1 or (allowed and found[0] not in allowed):
             raise ValueError(
-                f"{source.source}: beside {texts} text{'s'[: texts != 1]} are lists of {_or(found)} numbers, and"
+                f"{source.source}: beside {count(texts, 'text')} are lists of {_or(found)} numbers, and"
                 f" {loss.words} takes {_or(allowed) or 'as many'} in every row: change the lists, or the columns"
             )
 

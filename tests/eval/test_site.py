@@ -408,7 +408,7 @@ def test_the_packages_own_results_are_in_order_and_as_published() -> None:
 def test_the_command_builds_and_checks(sources: tuple[Path, Path], command_line: None, tmp_path: Path) -> None:
     checked = invoke("leaderboard", sources[0], "--published", sources[1], "--check")
     assert (checked.exit_code, list(tmp_path.iterdir())) == (0, [])
-    assert "6 figures of 2 models are in order" in checked.stdout
+    assert "6 figures of 2 models, all in order" in checked.stdout
     built = invoke("leaderboard", sources[0], "--published", sources[1], "--site", "out")
     assert built.exit_code == 0, built.output
     assert built.stdout.splitlines()[0] == str(Path("out/index.html"))

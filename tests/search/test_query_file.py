@@ -74,6 +74,9 @@ def test_csv_and_trec_hold_the_same_results(home: Path, tmp_path: Path) -> None:
     expected = {one["id"]: {row["id"]: row["score"] for row in one["results"]} for one in answers}
     done = of_file(home, "--exact", "-o", tmp_path / "out.csv.gz")
     assert done.stdout == f"{tmp_path / 'out.csv.gz'}: 3 queries, 10 results each at most, as csv\n"
+    (tmp_path / "one.txt").write_text(TEXTS[0])
+    done = invoke("search", home / "index", "--queries", tmp_path / "one.txt", "-k", 1, "-o", tmp_path / "one.csv")
+    assert done.stdout == f"{tmp_path / 'one.csv'}: 1 query, 1 result each at most, as csv\n"
     with gzip.open(tmp_path / "out.csv.gz", "rt", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     found: dict[str, dict[str, float]] = {}

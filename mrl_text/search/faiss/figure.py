@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from mrl_text.amounts import count
 from mrl_text.figures import CONTROL, PALETTE, new_figure, save_figure, tidy
 from mrl_text.files import write_atomically
 from mrl_text.progress import progress_bar
@@ -93,7 +94,7 @@ def figure(
                 }
             )
     table = pd.DataFrame(rows)
-    facts = f"{len(index):,} documents, {len(queries):,} queries, {threads} thread{'s'[: threads > 1]}"
+    facts = f"{count(len(index), 'document')}, {count(len(queries), 'query')}, {count(threads, 'thread')}"
     file = Path(folder) / "search.csv"
     write_atomically(file, table.to_csv(index=False, float_format="%.6g").encode())
     return [file, *save_figure(_draw(table, facts), Path(folder) / "search.png")]
