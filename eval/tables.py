@@ -22,12 +22,19 @@ _MOST_ROWS = 40
 """Cells that a table shows; of more only the Pareto front is printed."""
 
 
-def print_report(result: Results, console: Console, *, keep: float = KEEP, engine: Engine | None = None) -> None:
+def print_report(
+    result: Results,
+    console: Console,
+    *,
+    keep: float = KEEP,
+    engine: Engine | None = None,
+    vectors: Mapping[str, str] | None = None,
+) -> None:
     """Print the table of every model with its controls, and the recommended size, overall and per task type.
 
     A model that was evaluated with fewer layers has a table of sizes and depths, its base another, and recommended
     sizes for every depth. ``keep`` is the target of the recommendations; an engine restricts them to what it keeps, and
-    has lines to paste.
+    has lines to paste. ``vectors`` says of models that have no weights where their vectors are.
     """
     for line in result.lines:
         if line.role != "model" or line.layers is not None:
@@ -40,7 +47,10 @@ def print_report(result: Results, console: Console, *, keep: float = KEEP, engin
             if (depths := depth_table(result, one)) is not None:
                 console.print(depths)
         for one in result.depths(line) or [line]:
-            sentences = [*beaten_by_pca(result, one), *recommendations(result, one, keep, engine)]
+            sentences = [
+                *beaten_by_pca(result, one, (vectors or {}).get(one.model)),
+                *recommendations(result, one, keep, engine),
+            ]
             for sentence in [*sentences, *(engine_lines(result, one, keep, engine) if engine else [])]:
                 console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         console.print()
@@ -80,8 +90,11 @@ def engine_lines(result: Results, line: Line, keep: float, engine: Engine) -> li
     return [how, note, "", engine.lines(choice.cell, choice.full.dim)]
 
 
-def beaten_by_pca(result: Results, line: Line) -> list[str]:
-    """A sentence where principal components of the same vectors score higher, with confidence, than their prefix."""
+def beaten_by_pca(result: Results, line: Line, vectors: str | None = None) -> list[str]:
+    """A sentence where principal components of the same vectors score higher, with confidence, than their prefix.
+
+    It says what does something about it: to the model, or where that has no weights to the file of its ``vectors``.
+    """
     pca = replace(line, role="control", method="pca")
     gains = {cell.dim: _difference(result, pca, line, cell.dim) for cell in result.cells(pca)}
     known = {dim: gain for dim, gain in sorted(gains.items()) if gain is not None}
@@ -89,12 +102,11 @@ def beaten_by_pca(result: Results, line: Line) -> list[str]:
     found = [f"{dim} ({_signed(gain)})" for dim, gain in sure.items()]
     if not found:
         return []
-    return [
-        (
-            f"PCA beats the model at {', '.join(found)}: the same vectors hold more than their first numbers say;"
-            " mrl-text adapt --method pca puts such components into a model"
-        )
-    ]
+    advice = "mrl-text adapt --method pca puts such components into a model"
+    if vectors is not None:
+        advice = f"mrl-text adapt --embeddings {vectors} --method pca fits such components to vectors"
+    where = f"PCA beats the model at {', '.join(found)}"
+    return [f"{where}: the same vectors hold more than their first numbers say; {advice}"]
 
 
 def task_table(result: Results, line: Line) -> Table | None:

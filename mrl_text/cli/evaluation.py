@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 from typer import Argument, Option
 
 from mrl_text.amounts import count
-from mrl_text.api.options import is_api_name
+from mrl_text.api.options import api_name, is_api_name, result_name
 from mrl_text.choices import LabelledAs, TableFormat
 from mrl_text.cli import common, inputs
 from mrl_text.cli.questions import what_to_measure
@@ -155,8 +156,11 @@ def evaluate(
         references=reference or (),
     )
     own = find_engine(engine) if engine else None
+    weightless = {result_name(api_name(one)): "ENCODED_FOLDER" for one in models or () if is_api_name(one)}
+    if given:
+        weightless = {given[0].name: shlex.quote(str(vectors))}
     if not as_json:
-        print_report(result, Console(), keep=keep, engine=own)
+        print_report(result, Console(), keep=keep, engine=own, vectors=weightless)
         for task, reason in result.failed.items():
             typer.echo(f"{task} was left out: {reason}")
     whole = with_earlier(result)

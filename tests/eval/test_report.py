@@ -172,6 +172,11 @@ def test_words_say_where_principal_components_score_higher(tmp_path: Path) -> No
         r"^PCA beats the model at 16 \(\+2\.00 \[\+1\.\d\d, \+2\.\d\d\]\), 32 \(\+2\.00 .*mrl-text adapt", sentence
     )
     assert beaten_by_pca(results, BASE) == []
+    assert sentence.endswith("; mrl-text adapt --method pca puts such components into a model")
+    console = Console(width=80, file=io.StringIO())
+    print_report(results, console, vectors={MODEL.model: "corpus.npy"})
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "; mrl-text adapt --embeddings corpus.npy --method pca fits such components to vectors" in told
 
 
 def test_the_score_table_leaves_out_sizes_that_lack_a_task_and_shares_of_nothing(tmp_path: Path) -> None:
