@@ -26,12 +26,13 @@ logger = logging.getLogger(__name__)
 Parts = dict[str, Path]
 """What a file is for (``"data"``, ``"train"``, ``"corpus"``...) -> where it is."""
 
-LAYOUTS: tuple[tuple[str, ...], ...] = (
-    ("sentence1", "sentence2", "score"),
-    ("sentence1", "sentence2", "label"),
-    ("text", "label"),
-)
-"""Columns of a table that can be evaluated; others are ignored."""
+_LABELLED = ("text", "label")
+LAYOUTS: dict[tuple[str, ...], str] = {
+    ("sentence1", "sentence2", "score"): "pairs with a score",
+    ("sentence1", "sentence2", "label"): "pairs labelled 0 or 1",
+    _LABELLED: "labelled texts",
+}
+"""Columns of a table that can be evaluated -> what such data are called; others are ignored."""
 
 _OURS = {name for layout in LAYOUTS for name in layout}
 
@@ -200,7 +201,7 @@ def _tables(place: Path, parts: Parts, as_: LabelledAs | None, named: Mapping[st
     tables = {role: _read_table(file, named, problems) for role, file in parts.items()}
     layouts = {role: _layout(table, as_, named) for role, table in tables.items()}
     if "data" not in tables:
-        if other := [table for role, table in tables.items() if layouts[role] != LAYOUTS[2]]:
+        if other := [table for role, table in tables.items() if layouts[role] != _LABELLED]:
             raise ValueError(
                 f"{other[0].table.path} has pairs: train and test go with labelled texts, so give its own path"
             )
@@ -208,7 +209,7 @@ def _tables(place: Path, parts: Parts, as_: LabelledAs | None, named: Mapping[st
         problems.raise_if_any()
         return OwnData(place, parts, "Classification", _numbered(place, splits))
     table = tables["data"]
-    if layouts["data"] == LAYOUTS[2]:
+    if layouts["data"] == _LABELLED:
         labelled = _labelled_texts(table, problems)
         problems.raise_if_any()
         if as_ == "clustering":
@@ -218,10 +219,10 @@ def _tables(place: Path, parts: Parts, as_: LabelledAs | None, named: Mapping[st
 
 
 def _layout(columns: Columns, as_: LabelledAs | None, named: Collection[str]) -> tuple[str, ...]:
-    allowed = [layout for layout in (LAYOUTS[2:] if as_ else LAYOUTS) if set(named) <= set(layout)]
+    allowed = [layout for layout in ([_LABELLED] if as_ else LAYOUTS) if set(named) <= set(layout)]
     if not allowed:
         raise ValueError(f"{columns.table.path}: {' and '.join(named)} do not go together in one kind of data")
-    require(columns, *allowed, option="--columns")
+    require(columns, *allowed, kinds=LAYOUTS, option="--columns")
     fitting = [layout for layout in allowed if set(layout) <= set(columns.names)]
     if len(fitting) > 1:
         choices = " and ".join(f"({', '.join(layout)})" for layout in fitting)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,12 +104,18 @@ def read_columns(
     return found
 
 
-def require(columns: Columns, *layouts: Sequence[str], option: str | None = None) -> None:
+def require(
+    columns: Columns,
+    *layouts: Sequence[str],
+    kinds: Mapping[tuple[str, ...], str] | None = None,
+    option: str | None = None,
+) -> None:
     """Raise ``ValueError`` unless a file has all columns of one layout; it names what is there and the nearest fix.
 
     Args:
         columns: of the file.
         *layouts: what it may have.
+        kinds: layout -> what such data are called.
         option: that says which column stands for which, as ``text=body``.
     """
     names = columns.names
@@ -129,7 +135,8 @@ def require(columns: Columns, *layouts: Sequence[str], option: str | None = None
     if not fixes:  # with no column of a layout there, it is another kind of file and nothing is near
         near = [gap for gap, layout in zip(gaps, layouts, strict=True) if len(gap) < len(layout)]
         fixes = [f"add {' and '.join(gap)}" for gap in near if len(gap) == min(map(len, near))]
-    accepted = " or ".join(f"({', '.join(layout)})" for layout in layouts)
+    called = [(kinds or {}).get(tuple(layout), "") for layout in layouts]
+    accepted = " or ".join(f"{kind} ({', '.join(one)})".lstrip() for kind, one in zip(called, layouts, strict=True))
     advice = f": {', or '.join(fixes)}" if fixes else ""
     raise ValueError(f"{columns.table.path} has the columns {_listed(names)}; it needs {accepted}{advice}")
 

@@ -562,7 +562,13 @@ def test_a_file_that_is_not_utf8_is_named_with_line_and_byte(write: Write, conte
         (
             "t.csv",
             "foo,bar\na,b\n",
-            r"'foo', 'bar'; it needs .* or \(text, label\): say which is which, as --columns text=f",
+            r"'foo', 'bar'; it needs pairs with a score \(sentence1, sentence2, score\) or pairs labelled 0 or 1"
+            r" \(sentence1, sentence2, label\) or labelled texts \(text, label\): say which is which, as --columns text=f",
+        ),
+        (
+            "t.csv",
+            "question,answer,label\na,b,1\n",
+            r"as --columns sentence1=question,sentence2=answer, or --columns text=question$",
         ),
         ("t.csv", "sentence1,sentence2,score,label\na,b,1,1\n", "fit .* and .*: leave out"),
         ("t.csv", '"text"s,label\na,b\nc,d\n', "line 1: its quotes do not match"),
@@ -610,7 +616,7 @@ def test_the_files_of_a_beir_folder_may_be_compressed(write: Write) -> None:
 def test_only_labelled_texts_can_be_clustered(write: Write) -> None:
     with pytest.raises(ValueError, match=r"as 'clusters' is unknown; did you mean 'clustering'\?"):
         own_task("t.csv", "clusters")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"it needs \(text, label\)"):
+    with pytest.raises(ValueError, match=r"it needs labelled texts \(text, label\)"):
         own_task(write("t.csv", PAIRS + "a,b,1\n"), "clustering")
     with pytest.raises(ValueError, match="retrieval"):
         own_task(beir(write), "classification")
