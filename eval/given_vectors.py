@@ -78,8 +78,8 @@ def read_vector_task(
 
     Args:
         documents: ``.npy`` (n, width), Parquet or Arrow with one column of float lists, or a folder of ``mrl-text
-            encode``. Ids are those of a column ``_id`` or ``id``, or of the folder; of ``.npy``, and without such a
-            column, the numbers of the rows from 0.
+            encode``. Ids are those of the folder or of the first of :data:`~mrl_text.tables.corpus.ID_COLUMNS`; of
+            ``.npy``, and without such a column, the numbers of the rows from 0.
         queries: the same of queries, in the same width.
         judgements: a table of ``query-id``, ``corpus-id`` and ``score``, as in BEIR.
 

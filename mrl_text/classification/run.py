@@ -237,7 +237,9 @@ def label_texts(
         raise ValueError(f"{facts['model']} has changed since the classifier was fitted: run mrl-text classify again")
     table = open_table(file)
     if text not in table.columns:
-        raise ValueError(f"{file} has no column {text!r}{did_you_mean(text, table.columns)}: name it with --text")
+        raise ValueError(
+            f"{file} has no column {text!r}{did_you_mean(text, table.columns)}: name it with --text-column"
+        )
     rows = CorpusFile(table, (text,), None, tuple(table.columns)).good_texts()
     if (first := next(rows, None)) is None:
         raise ValueError(f"{file} has no row with text in {text}: there is nothing to label")

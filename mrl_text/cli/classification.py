@@ -12,7 +12,7 @@ from mrl_text.amounts import count
 from mrl_text.choices import Cost
 from mrl_text.cli import common, inputs
 
-Text = Annotated[str, Option("--text-column", "--text", help="Column of the texts.")]
+Text = Annotated[str, common.text_column_option("Column of the texts.", "--text")]
 
 
 def classify(

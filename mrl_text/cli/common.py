@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from mrl_text.choices import AutoBackend, AutoDtype, Dtype, EngineWord, OnError
 from mrl_text.cli import inputs
+from mrl_text.tables.corpus import ID_COLUMNS
 
 if TYPE_CHECKING:
     from mrl_text.api.options import ApiOptions
@@ -42,8 +43,9 @@ Mirror = Annotated[
     Path | None,
     Option(help="Folder that mrl-text mirror made; works offline.", callback=inputs.there("a mirror folder")),
 ]
-TextColumn = Annotated[str | None, Option(help="Columns to encode, joined by a blank. Default: title,text.")]
-IdColumn = Annotated[str | None, Option(help="Default: _id, id, doc_id or docid, else the number of the row.")]
+IdColumn = Annotated[
+    str | None, Option(help=f"Default: the first of {', '.join(ID_COLUMNS)}; else the number of the row.")
+]
 KeepColumns = Annotated[str | None, Option(help="Columns to store besides: lang,year.")]
 Limit = Annotated[int | None, Option(min=1, help="Rows to take, at most.")]
 TextLimit = Annotated[int, Option(min=1, help="Texts to fit on, at most.")]
@@ -70,6 +72,14 @@ Price = Annotated[float | None, Option(min=0, help="With openai:NAME: US dollars
 MaxTotalTokens = Annotated[
     int | None, Option(min=1, help="With openai:NAME: refuse beforehand to send more tokens, as estimated.")
 ]
+
+
+def text_column_option(what: str, *earlier: str) -> Any:
+    """The option ``--text-column``, which says what it names; by the names it had ``earlier`` it is known still."""
+    return Option("--text-column", *earlier, help=what)
+
+
+TextColumn = Annotated[str | None, text_column_option("Columns to encode, joined by a blank. Default: title,text.")]
 
 
 def dims_option(default: str) -> Any:

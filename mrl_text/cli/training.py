@@ -114,7 +114,7 @@ def adapt(
         ),
     ] = None,
     column: Annotated[
-        str | None, Option("--text-column", "--column", help="Column of the texts; default: every column of text.")
+        str | None, common.text_column_option("Column of the texts; default: every column of text.", "--column")
     ] = None,
     limit: common.TextLimit = 100_000,
     seed: common.Seed = 0,

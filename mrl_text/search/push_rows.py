@@ -43,7 +43,7 @@ class EncodingOptions(TypedDict, total=False):
     """How corpus files are read and encoded: options of :func:`mrl_text.encoding.encode_files`."""
 
     text_columns: Sequence[str]  # what to encode, joined by a blank; none takes title and text
-    id_column: str | None  # None takes _id, id, doc_id or docid, else the number of the row
+    id_column: str | None  # None takes the first of ID_COLUMNS, else the number of the row
     limit: int | None  # rows to take of the files together, at most
     on_error: OnError  # leave out rows without text, or that cannot be read, and report them; or fail at the first
     device: str | None  # where to encode; None is the best there is

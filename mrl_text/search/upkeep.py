@@ -41,7 +41,7 @@ def delete_ids(store: Store, ids: Iterable[str]) -> tuple[int, int]:
 
 
 def read_ids(file: Path) -> Iterator[str]:
-    """Ids of a file: the lines of a .txt, else the first of the columns ``_id``, ``id``, ``doc_id``, ``docid``.
+    """Ids of a file: the lines of a .txt, else the first of :data:`mrl_text.tables.corpus.ID_COLUMNS`.
 
     Raises:
         FileNotFoundError: no such file.

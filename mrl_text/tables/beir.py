@@ -25,8 +25,8 @@ def read_queries(file: str | Path, problems: Problems | None = None) -> tuple[li
     """Ids and texts of queries; a query without an id is called after the number of its line.
 
     Args:
-        file: a table with ``text`` (or ``query``, ``question``) and maybe ``_id`` (or ``id``, ``query-id``, ``qid``),
-            or .txt with a query a line.
+        file: a table with ``text`` (or ``query``, ``question``) and maybe one of :data:`QUERY_IDS`, or .txt with a
+            query a line.
         problems: where malformed rows are noted, to be raised with those of other files; the lists are shorter then.
 
     Raises:

@@ -166,7 +166,7 @@ def test_labels_come_with_the_columns_of_their_rows_and_bad_rows_are_reported(
         "left out: new.jsonl, line 3 is not valid JSON (Expecting property name enclosed in double quotes, column 2)",
     ]
     assert "column label of its own, which is called given_given_label" in caplog.text
-    with pytest.raises(ValueError, match=r"no column 'text'.*name it with --text"):
+    with pytest.raises(ValueError, match=r"no column 'text'.*name it with --text-column"):
         label_texts(classifier, tmp_path / "new.jsonl")
     (tmp_path / "none.csv").write_text("id,text\n1,\n")
     with pytest.raises(ValueError, match="has no row with text in text"):

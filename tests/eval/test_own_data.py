@@ -562,8 +562,11 @@ def test_a_file_that_is_not_utf8_is_named_with_line_and_byte(write: Write, conte
         (
             "t.csv",
             "foo,bar\na,b\n",
-            r"'foo', 'bar'; it needs pairs with a score \(sentence1, sentence2, score\) or pairs labelled 0 or 1"
-            r" \(sentence1, sentence2, label\) or labelled texts \(text, label\): say which is which, as --columns text=f",
+            (
+                r"'foo', 'bar'; it needs pairs with a score \(sentence1, sentence2, score\) or pairs labelled 0 or 1"
+                r" \(sentence1, sentence2, label\) or labelled texts \(text, label\): say which is which,"
+                r" as --columns text=f"
+            ),
         ),
         (
             "t.csv",
