@@ -54,6 +54,7 @@ paper m --data labels.csv --train nope.txt
 paper m --data labels.csv --search nope.json
 paper m --data labels.csv --classification nope.json
 paper m --data labels.csv --base ./nope
+paper m --data labels.csv --columns text=nope
 serve ./nope
 push ./nope me/model
 train nope.yaml

@@ -20,7 +20,8 @@ def options(name: str) -> dict[str, Any]:
     while pending:
         path, command = pending.pop()
         pending += [(f"{path} {word}".strip(), one) for word, one in getattr(command, "commands", {}).items()]
-        found |= {path: option for option in command.params if name in option.opts}
+        if option := next((one for one in command.params if name in one.opts), None):
+            found[path] = option
     return found
 
 

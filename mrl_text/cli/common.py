@@ -35,6 +35,10 @@ OwnData = Annotated[
         callback=inputs.table_or_folder,
     ),
 ]
+OwnColumns = Annotated[
+    str | None,
+    Option("--columns", help="Columns of --data by other names: sentence1=question,sentence2=answer."),
+]
 References = Annotated[
     list[Path] | None,
     Option(help="Published scores to draw, CSV of model, dim, task, score.", callback=inputs.table),
@@ -117,15 +121,15 @@ def names(text: str | None) -> list[str]:
     return found
 
 
-def mapping(text: str | None, option: str, example: str) -> dict[str, str]:
-    """The pairs of an option such as ``ours=theirs,ours=theirs``; None gives none.
+def own_columns(text: str | None) -> dict[str, str]:
+    """What ``--columns`` says, ``ours=theirs,ours=theirs``; None gives none.
 
     Raises:
         ValueError: something else, or a name twice.
     """
     pairs = [[side.strip() for side in one.split("=", 1)] for one in names(text)]
     if any(len(pair) != 2 or not all(pair) for pair in pairs) or len({ours for ours, _ in pairs}) < len(pairs):
-        raise ValueError(f"{option} {text}: expected pairs, each once, such as {example}")
+        raise ValueError(f"--columns {text}: expected pairs, each once, such as sentence1=question")
     return dict(pairs)
 
 

@@ -43,9 +43,7 @@ def evaluate(
     benchmark: Annotated[str | None, Option(help="mteb benchmark, such as 'MTEB(eng, v2)'.")] = None,
     data: common.OwnData = None,
     as_: Annotated[LabelledAs | None, Option("--as", help="What text,label data is; default: classification.")] = None,
-    columns: Annotated[
-        str | None, Option(help="Columns of --data by other names: sentence1=question,sentence2=answer.")
-    ] = None,
+    columns: common.OwnColumns = None,
     vectors: Annotated[
         Path | None,
         Option(
@@ -112,7 +110,7 @@ def evaluate(
         find_any_model(model, trust_remote_code=trust_remote_code, api=api)
     if models and not (tasks or benchmark or data or as_ or _planned(models).tasks):
         tasks, benchmark, data = what_to_measure(models)
-    read = read_all(data or (), as_, common.mapping(columns, "--columns", "sentence1=question"))
+    read = read_all(data or (), as_, common.own_columns(columns))
     texts = _texts(pca_texts) if pca_texts else None
     given = read_vector_task(vectors, queries, qrels) if vectors and queries and qrels else None
     check_references(reference or ())
@@ -274,6 +272,7 @@ def paper(
     model: Annotated[str, Argument(help="Folder, hub id or packaged model; a Matryoshka one.", callback=inputs.model)],
     mirror: common.Mirror = None,
     data: common.OwnData = None,
+    columns: common.OwnColumns = None,
     tasks: Annotated[
         str | None, Option(help="mteb tasks; default with a mirror: STSBenchmark,SciFact,Banking77Classification.")
     ] = None,
@@ -313,6 +312,10 @@ def paper(
     """Answer the Matryoshka paper's questions for text: one page with figures, question by question."""
     sizes = common.whole_numbers(dims)
     inputs.only_with(context, "train", "train_limit")
+    inputs.only_with(context, "data", "columns")
+    from mrl_text.eval.own_data import read_all
+
+    read = read_all(data or (), columns=common.own_columns(columns))  # before torch is imported
     from mrl_text.paper import paper as run_paper
 
     page = run_paper(
@@ -321,7 +324,7 @@ def paper(
         base=base,
         independent=independent or (),
         mirror=mirror,
-        data=data or (),
+        read=read,
         tasks=common.names(tasks) or None,
         train=train or (),
         train_limit=train_limit,

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from mrl_text.paper.tasks import read_tasks
 from mrl_text.progress import progress_bar
 from mrl_text.suggest import check_choice
 from mrl_text.truncation import check_dims, halves
+
+if TYPE_CHECKING:
+    from mrl_text.eval.own_data import OwnData
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ def paper(
     independent: Sequence[str] = (),
     mirror: str | Path | None = None,
     data: Sequence[str | Path] = (),
+    read: Sequence[OwnData] = (),
     tasks: Sequence[str] | None = None,
     train: Sequence[str | Path] = (),
     train_limit: int = 10_000,
@@ -68,6 +72,7 @@ def paper(
         independent: models trained for one size each.
         mirror: folder with copies of mteb's data sets.
         data: own files and folders, see :func:`mrl_text.eval.own_data.read_own_data`.
+        read: own data that were read already.
         tasks: mteb tasks; None is :data:`mrl_text.paper.tasks.MIRROR_TASKS` where there is a mirror.
         train: files of texts to fit rotations and PCA on, see :func:`mrl_text.adapt.texts.read_texts`; none of the
             texts to evaluate may be in them.
@@ -94,12 +99,12 @@ def paper(
     control = _control(source, base)
     sizes = _sizes(source, control, dims)
     others = [find_model(one, trust_remote_code=trust_remote_code) for one in independent]
-    for file, read in ((search, adaptive.read_tuning), (classification, adaptive.read_classification)):
+    for file, check in ((search, adaptive.read_tuning), (classification, adaptive.read_classification)):
         if file:
-            read(Path(file))
+            check(Path(file))
     check_writable(Path(output), "choose another output folder")
     texts = _sample(read_texts(train), train_limit) if train else []
-    found = read_tasks(mirror, data, tasks)
+    found = read_tasks(mirror, data, tasks, read)
     from mrl_text.loading import cached, shared_folder
 
     place = Path(cache) if cache is not None else shared_folder()

@@ -13,6 +13,7 @@ import numpy as np
 from mrl_text.eval.statistics import Units, mean_units
 
 if TYPE_CHECKING:
+    from mrl_text.eval.own_data import OwnData
     from mrl_text.eval.tasks import TaskLoader
     from mrl_text.paper.experiment import Side
 
@@ -154,7 +155,12 @@ def correct(found: np.ndarray, labels: np.ndarray) -> Units:
     return mean_units(found == labels)
 
 
-def read_tasks(mirror: str | Path | None, data: Sequence[str | Path], names: Sequence[str] | None = None) -> Tasks:
+def read_tasks(
+    mirror: str | Path | None,
+    data: Sequence[str | Path],
+    names: Sequence[str] | None = None,
+    read: Sequence[OwnData] = (),
+) -> Tasks:
     """Read the tasks of a mirror and a user's own files as ``mrl-text eval`` does, of each the first subset and split.
 
     Args as for :func:`mrl_text.paper.paper`; tasks that the mirror lacks are left out.
@@ -165,9 +171,9 @@ def read_tasks(mirror: str | Path | None, data: Sequence[str | Path], names: Seq
     from mrl_text.eval.tasks import TaskLoader
 
     chosen = list(names) if names is not None else list(MIRROR_TASKS) if mirror is not None else []
-    if not chosen and not data:
+    if not (chosen or data or read):
         raise ValueError("no data given: name a mirror of mteb data sets (--mirror) or files of your own (--data)")
-    loader = TaskLoader(chosen, data=data, mirror=mirror, keep_going=True)
+    loader = TaskLoader(chosen, data=data, read=read, mirror=mirror, keep_going=True)
     found = Tasks(left_out=dict(loader.left_out))
     for name in loader.names:
         _read_task(loader, name, found)

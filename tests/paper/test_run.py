@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mrl_text.eval.own_data import read_all
 from mrl_text.paper import experiment
 from mrl_text.paper import run as paper_run
 from mrl_text.paper.experiment import Experiment
@@ -62,6 +63,15 @@ def test_data_of_every_kind_is_read(files: dict[str, Any]) -> None:
     assert set(found.fingerprints) == {"searched", "labelled", "same", "similar"}
     with pytest.raises(ValueError, match="no data given"):
         read_tasks(None, [])
+
+
+def test_data_with_other_columns_are_read_by_whoever_knows_them(tmp_path: Path) -> None:
+    rows = [f"{one},c{row % 2}" for row, one in enumerate(WORDS[:12])]
+    (tmp_path / "titles.csv").write_text("\n".join(["title,topic", *rows]))
+    own = read_all([tmp_path / "titles.csv"], columns={"text": "title", "label": "topic"})
+    [found] = read_tasks(None, [], read=own).labelled
+    assert sorted([*found.train, *found.test]) == sorted(WORDS[:12])
+    assert len(found.classes) == 2
 
 
 @pytest.mark.slow
