@@ -245,9 +245,8 @@ def plan_lines(
     """
     if not models:
         raise ValueError("no model given")
-    depths = sorted({check_layers(number, None) for number in layers or ()}, reverse=True)
-    plan_cells((), precisions, comparisons, rescore)  # so that a mistake is named before models are looked for
-    controls = [check_choice("control", control, Control) for control in controls]
+    check_plan(dims, precisions, comparisons, rescore, controls, layers)  # before models are looked for
+    depths = sorted(set(layers or ()), reverse=True)
     if not {*_QUANTISERS}.isdisjoint(controls):
         from . import quantisers  # noqa: F401  # which need FAISS
     plans: list[SweepPlan] = []
@@ -303,6 +302,24 @@ def plan_lines(
             unique.pop(key, None)  # a base that is a model itself stands before its own controls, not among another's
             unique[key] = plan
     return list(unique.values())
+
+
+def check_plan(
+    dims: Sequence[int] | None,
+    precisions: Sequence[Precision],
+    comparisons: Sequence[Comparison],
+    rescore: int,
+    controls: Sequence[Control],
+    layers: Sequence[int] | None,
+) -> None:
+    """Refuse with ``ValueError`` what :func:`plan_lines` could plan for no model; no library is imported for it."""
+    if dims:
+        check_dims(dims)
+    plan_cells((), precisions, comparisons, rescore)
+    for control in controls:
+        check_choice("control", control, Control)
+    for number in layers or ():
+        check_layers(number, None)
 
 
 def plan_cells(

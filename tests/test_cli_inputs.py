@@ -46,6 +46,8 @@ eval m --data nope.csv
 eval m --data nope
 eval m --data labels.csv --pca-texts nope.txt
 eval m --data labels.csv --reference nope.csv
+eval m --data labels.csv --precisions nope
+eval m --data labels.csv --controls nope
 eval m --tasks STSBenchmark --mirror nope
 leaderboard nope
 leaderboard index --reference nope.csv -o x.html

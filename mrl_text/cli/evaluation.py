@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -102,10 +102,20 @@ def evaluate(
     _check_source(context, models, vectors)
     api = common.api_options(context, models or [])
     from mrl_text.eval.given_vectors import read_vector_task
+    from mrl_text.eval.grid import check_plan
     from mrl_text.eval.own_data import read_all
     from mrl_text.eval.reference import check_references, read_references
     from mrl_text.models import find_any_model
 
+    grid: dict[str, Any] = {
+        "dims": sizes,
+        "precisions": common.names(precisions),
+        "comparisons": common.names(comparisons),
+        "rescore": rescore,
+        "controls": [] if controls == "none" else common.names(controls),
+        "layers": depths,
+    }
+    check_plan(**grid)
     for model in models or ():  # what a mistake is likely in, before seconds of importing
         find_any_model(model, trust_remote_code=trust_remote_code, api=api)
     if models and not (tasks or benchmark or data or as_ or _planned(models).tasks):
@@ -123,6 +133,8 @@ def evaluate(
     from mrl_text.eval.tables import print_report
 
     planned = _planned(models or [])
+    grid["dims"] = sizes or (planned.dims if len(models or ()) == 1 else None) or None
+    grid["layers"] = depths or planned.layers or None
     chosen = common.names(tasks) if tasks else [] if benchmark or read else planned.tasks
     if not (chosen or benchmark or given) and (unused := inputs.given(context, "languages", "subsets", "splits")):
         raise ValueError(f"{unused[0]} is for mteb tasks, and none is evaluated: leave it out")
@@ -135,11 +147,7 @@ def evaluate(
         languages=common.names(languages),
         subsets=common.names(subsets),
         splits=common.names(splits),
-        dims=sizes or (planned.dims if len(models or ()) == 1 else None) or None,
-        precisions=common.names(precisions),  # type: ignore[arg-type]  # checked by sweep
-        comparisons=common.names(comparisons),  # type: ignore[arg-type]
-        rescore=rescore,
-        controls=[] if controls == "none" else common.names(controls),  # type: ignore[arg-type]
+        **grid,
         mirror=mirror,
         cache=cache,
         pca_texts=texts,
@@ -149,7 +157,6 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         backend=backend,
         dtype=dtype,
-        layers=depths or planned.layers or None,
         api=api,
         references=reference or (),
     )
