@@ -239,6 +239,7 @@ def test_a_folder_without_texts_is_told(tmp_path: Path, tiny_bert: Path, caplog:
     with caplog.at_level(logging.WARNING):
         push(tmp_path / "first", tmp_path / "without")
     assert "mrl-text encode keeps them with --keep text" in caplog.text
+    assert "does not say which sizes it was trained for: tuning will try 16, 32\n" in caplog.text
     caplog.clear()
     encode_files([rows], tmp_path / "with", keep=["text"], **read)  # as the warning says
     with caplog.at_level(logging.WARNING):
