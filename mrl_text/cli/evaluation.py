@@ -16,6 +16,7 @@ from mrl_text.cli import common, inputs
 from mrl_text.cli.questions import what_to_measure
 
 if TYPE_CHECKING:
+    from mrl_text.eval.given_vectors import VectorSource, VectorTask
     from mrl_text.eval.results import Results
     from mrl_text.training.recipe import EvalConfig
 
@@ -161,11 +162,8 @@ def evaluate(
         references=reference or (),
     )
     own = find_engine(engine) if engine else None
-    weightless = {result_name(api_name(one)): "ENCODED_FOLDER" for one in models or () if is_api_name(one)}
-    if given:
-        weightless = {given[0].name: shlex.quote(str(vectors))}
     if not as_json:
-        print_report(result, Console(), keep=keep, engine=own, vectors=weightless)
+        print_report(result, Console(), keep=keep, engine=own, vectors=_weightless(models or [], given, vectors))
         for task, reason in result.failed.items():
             typer.echo(f"{task} was left out: {reason}")
     whole = with_earlier(result)
@@ -378,6 +376,14 @@ def _check_source(context: typer.Context, models: list[str] | None, vectors: Pat
         raise ValueError(f"--vectors needs {' and '.join(missing)}: what is asked, and who answers whom")
     if unused := inputs.given(context, *_OF_MODELS):
         raise ValueError(f"--vectors needs no {', '.join(unused)}: nothing is encoded")
+
+
+def _weightless(
+    models: list[str], given: tuple[VectorSource, VectorTask] | None, vectors: Path | None
+) -> dict[str, str]:
+    """Models that have vectors alone, by their names in results -> where these are, for a command line."""
+    named = {result_name(api_name(one)): "ENCODED_FOLDER" for one in models if is_api_name(one)}
+    return {given[0].name: shlex.quote(str(vectors))} if given else named
 
 
 def _planned(models: list[str]) -> EvalConfig:
