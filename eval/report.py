@@ -15,7 +15,7 @@ import numpy as np
 
 from mrl_text import __version__
 from mrl_text.codes import FEW_BITS
-from mrl_text.files import read_json, write_atomically
+from mrl_text.files import peek_json, read_json, write_atomically
 
 from .engines import CHECKED, Engine, engines
 from .figures import draw_curve, draw_depths
@@ -53,7 +53,8 @@ def write_report(
         The files.
     """
     folder = folder or result.folders[0]
-    write_atomically(folder / TARGET, json.dumps({"keep": data["keep"]}).encode())
+    if peek_json(folder / TARGET) != (target := {"keep": data["keep"]}):  # a run that computes nothing leaves it alone
+        write_atomically(folder / TARGET, json.dumps(target).encode())
     pictures = [*draw_curve(result, folder, references), *draw_depths(result, folder)]
     return [write_html(data, folder / "report.html"), *pictures]
 

@@ -4,6 +4,7 @@ import io
 import re
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -303,6 +304,13 @@ def test_eval_of_own_data_then_leaderboard_then_page(tiny_bert: Path, tmp_path: 
     assert row["score"].item() == pytest.approx(full["score"].mean(), abs=1e-5)
 
 
+def no_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where one is; modules that take the function along are imported before, so that none keeps this one."""
+    for name in ("adapt.run", "encoding.encoders", "training.base", "training.prepare", "serving.embedder"):
+        import_module(f"mrl_text.{name}")
+    monkeypatch.setattr("mrl_text.loading.load", lambda *_, **__: pytest.fail("a model was loaded"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
@@ -328,7 +336,7 @@ def test_eval_of_own_data_then_leaderboard_then_page(tiny_bert: Path, tmp_path: 
 def test_a_mistake_in_an_evaluation_is_told_before_a_model_is_loaded(
     options: list[str], words: tuple[str, ...], tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mrl_text.loading.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    no_model_is_loaded(monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path("bad.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,much\n", encoding="utf-8")
     Path("good.csv").write_text("text,label\na,0\nb,1\nc,0\nd,1\n", encoding="utf-8")
@@ -343,7 +351,7 @@ def test_a_mistake_in_an_evaluation_is_told_before_a_model_is_loaded(
 def test_a_cache_folder_that_cannot_be_written_is_refused_and_named(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mrl_text.loading.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    no_model_is_loaded(monkeypatch)
     monkeypatch.setenv("MRL_TEXT_CACHE", "/proc/nohome/.cache")
     Path("good.csv").write_text("text,label\n" + "".join(f"a {i},{i % 2}\n" for i in range(600)), encoding="utf-8")
     for command in (

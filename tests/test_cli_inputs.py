@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -60,6 +61,13 @@ paper m --data labels.csv --columns text=nope
 serve ./nope
 push ./nope me/model
 train nope.yaml
+encode labels.csv -m m -o out --text-column nope
+encode labels.csv -m m -o out --keep nope
+classify m labels.csv -o out --label-column nope
+adapt m --texts labels.csv --text-column nope -o out
+eval m --data no-pairs-nope.csv
+eval m --data labels.csv --columns text=nope
+eval --vectors two.npy --queries two.npy --qrels nope-ids.tsv
 """.strip().splitlines()
 
 PROGRAM = """
@@ -80,6 +88,9 @@ def files(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")
     (tmp_path / "texts.txt").write_text("a cat\n")
+    (tmp_path / "no-pairs-nope.csv").write_text("question,answer\na cat?,a dog\n")
+    (tmp_path / "nope-ids.tsv").write_text("query-id\tcorpus-id\tscore\n0\tnope\t1\n")
+    np.save(tmp_path / "two.npy", np.eye(2, dtype=np.float32))
     (tmp_path / "labels.csv").write_text("text,label\na cat,1\na dog,1\nthe car,2\na train,2\n")
 
 

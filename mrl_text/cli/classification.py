@@ -42,6 +42,8 @@ def classify(
     common.check_share(keep)
     if expected_dims is not None and inputs.given(context, "keep"):
         raise ValueError("--expected-dims stands in place of --keep: give one of them")
+    for file in filter(None, (train, test)):
+        inputs.check_columns(file, [text, label], "--text-column and --label-column")
     from rich.console import Console
 
     from mrl_text.classification import classify as run

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from typer.core import TyperCommand
 from typer.models import CommandFunctionType
 
 Check = Callable[[typer.Context, Any], Any]
+
+
+_HEAD = 1000  # rows of JSON lines that are looked at before the rest is read
 
 
 class Command(TyperCommand):
@@ -118,3 +122,28 @@ def _store(context: typer.Context, url: Any) -> Any:
 
 table, table_or_folder, store = each(_table), each(_table_or_folder), each(_store)
 model, any_model = each(_model), each(_any_model)
+
+
+def check_columns(file: Path, names: Sequence[str], option: str) -> None:
+    """Refuse a file without one of these columns at once, before torch is imported for what reads it.
+
+    Of JSON lines, where a later row may have another column, a longer file than a thousand rows is left to its reader.
+
+    Args:
+        file: a table.
+        names: the columns.
+        option: what names them.
+
+    Raises:
+        ValueError: a column is not there.
+    """
+    from mrl_text.suggest import did_you_mean
+    from mrl_text.tables import open_table
+    from mrl_text.tables.columns import other_separator
+
+    table = open_table(file)
+    rows = len(list(itertools.islice(table.rows(), _HEAD + 1))) if table.format == "jsonl" else 0
+    known = table.columns if rows <= _HEAD else list(names)
+    if absent := [name for name in names if name not in known]:
+        fix = other_separator(known) or f"say which to take with {option}"
+        raise ValueError(f"{file} has no column {absent[0]!r}{did_you_mean(absent[0], known)}: {fix}")

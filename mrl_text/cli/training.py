@@ -131,6 +131,9 @@ def adapt(
     encoding = ("texts", "column", "batch_size", "device", "trust_remote_code")
     if embeddings is not None and (unused := inputs.given(context, *encoding)):
         raise ValueError(f"--embeddings needs no {', '.join(unused)}: nothing is encoded")
+    if column is not None:
+        for file in texts or ():
+            inputs.check_columns(file, [column], "--text-column")
     from mrl_text.adapt import adapt as run_adapt
     from mrl_text.adapt import adapt_vectors
     from mrl_text.adapt.run import FACTS_FILE

@@ -370,7 +370,10 @@ def test_the_command_says_what_is_best_when_it_writes_a_file(first: Path, in_an_
     assert result.stderr.splitlines() == [
         "1 model on 2 tasks",
         "highest score: tuned, 64 x float32, 256 bytes, 70.00",
-        "fewest bytes that keep 60 % of a model's own full score: tuned, 16 x float32, 64 bytes, 49.00 (a point estimate)",
+        (
+            "fewest bytes that keep 60 % of a model's own full score: tuned, 16 x float32, 64 bytes, 49.00"
+            " (a point estimate)"
+        ),
     ]
 
 

@@ -156,7 +156,7 @@ def test_table_files_report_and_pictures_say_the_same(
     for cell in result.cells(line):
         (row,) = re.findall(rf"^│ *{cell.bytes} │ +{cell.dim} │ {cell.precision} +│.*", printed, re.MULTILINE)
         assert f" {100 * result.estimate(line, cell).value:.2f} " in row
-        assert f"{100 * result.retention(line, cell).value:.1f}" in row
+        assert f" {100 * result.retention(line, cell).value:.2f} " in row
     assert result.recommend(line, 0.99).sentence("overall") in printed
     png, svg = draw_curve(result)
     assert png.read_bytes().startswith(b"\x89PNG")

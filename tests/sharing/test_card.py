@@ -92,7 +92,7 @@ def test_the_tables_show_scores_retention_and_control(published: Path) -> None:
     for dim, mean in means.items():
         bytes_, _, score, kept, base = first[dim]
         assert (bytes_, score) == (str(4 * dim), f"{mean:.2f}")
-        assert kept == ("100" if dim == 32 else f"{100 * mean / means[32]:.2f}")
+        assert kept == ("100.00" if dim == 32 else f"{100 * mean / means[32]:.2f}")
         assert base == f"{mean - 10:.2f}"
     assert "Compared with: the untrained base, cut the same way." in text
     assert (
