@@ -67,7 +67,7 @@ classify m labels.csv -o out --label-column nope
 adapt m --texts labels.csv --text-column nope -o out
 eval m --data no-pairs-nope.csv
 eval m --data labels.csv --columns text=nope
-eval --vectors two.npy --queries two.npy --qrels nope-ids.tsv
+label classifier labels.csv --text-column nope
 """.strip().splitlines()
 
 PROGRAM = """
@@ -94,16 +94,29 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("text,label\na cat,1\na dog,1\nthe car,2\na train,2\n")
 
 
+def ran(commands: list[str]) -> Iterator[tuple[str, str]]:
+    """Each command, which must fail without a heavy import, and what it said."""
+    arguments = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    for command, line in zip(commands, done.stdout.splitlines(), strict=True):
+        code, said, heavy = json.loads(line)
+        assert (code, heavy) == (2, []), command
+        yield command, said
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_what_is_not_there_is_noticed_before_anything_heavy_is_imported() -> None:
-    arguments = [sys.executable, "-c", PROGRAM, json.dumps(MISSING)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    for command, line in zip(MISSING, done.stdout.splitlines(), strict=True):
-        code, said, heavy = json.loads(line)
-        assert (code, heavy) == (2, []), command
+    for command, said in ran(MISSING):
         assert said.startswith("error: ") and "nope" in said, command
         assert len(said.strip().splitlines()) == 1, command
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("files")
+def test_ids_that_are_not_there_are_noticed_before_anything_heavy_is_imported() -> None:
+    [(_, said)] = ran(["eval --vectors two.npy --queries two.npy --qrels nope-ids.tsv"])
+    assert said.splitlines()[-1].startswith("error: ") and "'nope' is not in two.npy" in said
 
 
 def options() -> Iterator[tuple[str, str, Any]]:

@@ -93,6 +93,7 @@ def label(
     from mrl_text.tables.write import ROW_SUFFIXES, open_output, output_kind, write_rows
 
     kind = output_kind(output, ROW_SUFFIXES, "labels") if output else "csv"
+    inputs.check_columns(texts, [text], "--text-column")
     from mrl_text.classification import label_texts as run
 
     rows = run(folder, texts, text=text, batch_size=batch_size, device=device, trust_remote_code=trust_remote_code)
