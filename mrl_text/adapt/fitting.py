@@ -31,6 +31,7 @@ _CONTRAST_SCALE = 20.0
 _ROTATION_RATE, _LINEAR_RATE = 0.2, 0.004  # by the root of the width, so that a step turns by as much at any width
 _STEPS, _PASSES = 1500, 20  # longer did not help; with few texts, more passes over them learn them by heart
 _FEW = 10_000
+_LONGEST_TURN, _POWER_STEPS = 0.5, 8
 
 
 def fit(
@@ -181,13 +182,28 @@ def _rotation(
         return (by_turn - by_turn.T) * matters
 
     def moved() -> None:
-        turned = rotation + rotation @ turn  # to first order; then back to orthogonal (Newton and Schulz)
-        rotation.copy_(1.5 * turned - 0.5 * turned @ (turned.T @ turned))
+        rotation.copy_(_turned(rotation, turn))
         turn.zero_()
 
     _train(turn, gradient, moved, steps, _ROTATION_RATE / width**0.5, progress)
     left, _, right = torch.linalg.svd(rotation.double())  # the nearest orthogonal matrix
     return np.asarray((left @ right).numpy())
+
+
+def _turned(rotation: Tensor, turn: Tensor) -> Tensor:
+    """An orthogonal matrix after a small turn, skew: to first order, then back to orthogonal (Newton and Schulz).
+
+    That converges where the turn is small. The last batch of an epoch may be a few texts, which all ask for the same
+    one: what is longer than half, by its spectral norm (power iteration), is shortened to that.
+    """
+    direction = torch.randn(len(turn), generator=torch.Generator().manual_seed(0))
+    for _ in range(_POWER_STEPS):
+        direction = torch.nn.functional.normalize(turn.T @ (turn @ direction), dim=0)
+    length = float((turn @ direction).norm())
+    if length > _LONGEST_TURN:
+        turn = turn * (_LONGEST_TURN / length)
+    turned = rotation + rotation @ turn
+    return 1.5 * turned - 0.5 * turned @ (turned.T @ turned)
 
 
 def _linear(

@@ -11,6 +11,7 @@ import scipy.linalg
 import torch
 
 from mrl_text.adapt import fit
+from mrl_text.adapt.fitting import _turned
 from mrl_text.neighbours import neighbour_groups
 
 WIDTH, DIMS = 32, (4, 8, 32)
@@ -221,3 +222,25 @@ def test_groups_follow_the_seed_of_the_fit(vectors: np.ndarray, monkeypatch: pyt
     monkeypatch.setattr("mrl_text.adapt.fitting.neighbour_groups", spy)
     fit(vectors, dims=DIMS, steps=1, seed=11)
     assert seen == [11]
+
+
+def skew(length: float, rank: int, seed: int) -> torch.Tensor:
+    """(768, 768) of that spectral norm."""
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (torch.randn(768, rank, generator=generator) for _ in range(2))
+    made = left @ right.T - right @ left.T
+    return made * (length / float(torch.linalg.matrix_norm(made.double(), 2)))
+
+
+def test_a_small_turn_ends_at_the_nearest_orthogonal_matrix() -> None:
+    turn = skew(0.1, 300, 0)
+    nearest, _ = scipy.linalg.polar((torch.eye(768) + turn).double().numpy())
+    np.testing.assert_allclose(_turned(torch.eye(768), turn).numpy(), nearest, atol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [1, 300])
+def test_a_long_turn_does_not_tear_the_rotation_apart(rank: int) -> None:
+    rotation = torch.eye(768)
+    for step in range(20):
+        rotation = _turned(rotation, skew(5.8, rank, step))
+        assert float((rotation.T @ rotation - torch.eye(768)).abs().max()) < 0.05
