@@ -352,7 +352,8 @@ def _print_tuning(found: Tuning) -> None:
     if low == high:
         others = f"not one of {number + rest} queries differs, and of others up to {percent(unseen(number + rest))} may"
     typer.echo(f"chosen: {_label(plan.plan)}, keeps {percent(first)} and {percent(other)}; {others}")
-    if found.exact and found.exact.timing and plan.timing:
+    itself = plan.plan.kind == "flat" and plan.plan.single and found.exact and plan.plan.dim == found.exact.plan.dim
+    if found.exact and found.exact.timing and plan.timing and not (itself and not plan.plan.coarse):
         faster = found.exact.timing.single / plan.timing.single
         smaller = f", {found.exact.ram / plan.ram:.1f} times smaller" if plan.ram and found.exact.ram else ""
         compared = "all full vectors in memory" if smaller else "exact search"
