@@ -217,10 +217,11 @@ def _lead(found: Sequence[Entry]) -> str:
     published = {one.owner for one in found if isinstance(one.owner, str)}
     models = {line.model for line in measured} | published
     cells = {cell_id(one) for one in found}
+    both = len({line.model for line in measured} & published)
     return (
         "What text embeddings keep when they are cut to fewer numbers and fewer bits. "
         f"Models: {len(models)}, of which {len(measured)} were measured here and {len(published)} have published "
-        f"figures; cells, each a size and precision of a model: {len(cells)}. "
+        f"figures{f', {both} of them both' if both else ''}; cells, each a size and precision of a model: {len(cells)}. "
         "Scores compare within one set of tasks only, so one set is shown at a time."
     )
 
