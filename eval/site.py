@@ -217,11 +217,12 @@ def _lead(found: Sequence[Entry]) -> str:
     published = {one.owner for one in found if isinstance(one.owner, str)}
     models = {line.model for line in measured} | published
     cells = {cell_id(one) for one in found}
-    both = len({line.model for line in measured} & published)
+    shared = len({line.model for line in measured} & published)
+    both = f", {shared} of them both" if shared else ""
     return (
         "What text embeddings keep when they are cut to fewer numbers and fewer bits. "
         f"Models: {len(models)}, of which {len(measured)} were measured here and {len(published)} have published "
-        f"figures{f', {both} of them both' if both else ''}; cells, each a size and precision of a model: {len(cells)}. "
+        f"figures{both}; cells, each a size and precision of a model: {len(cells)}. "
         "Scores compare within one set of tasks only, so one set is shown at a time."
     )
 
