@@ -8,7 +8,6 @@ FEW = 100
 """Fewer queries, pairs or texts leave a choice to luck: intervals of small losses are too narrow there."""
 
 _NEAREST_TO_SURE = 0.999
-_PLURALS = {"query": "queries"}
 
 
 def hundredfold(value: float, low: float | None = None, high: float | None = None, *, sign: str = "") -> str:
@@ -40,7 +39,12 @@ def sure(share: float) -> str:
 
 def count(number: int, one: str) -> str:
     """So many of what one is called: ``1,536 bytes``, ``1 query``."""
-    return f"{number:,} {one if number == 1 else _PLURALS.get(one, f'{one}s')}"
+    return f"{number:,} {one if number == 1 else plural(one)}"
+
+
+def plural(noun: str) -> str:
+    """``queries`` of ``query``, ``bytes`` of ``byte``."""
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
 
 
 def too_few(counted: Sequence[str]) -> str:

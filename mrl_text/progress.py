@@ -10,6 +10,8 @@ from typing import Any
 import tqdm.auto
 from tqdm import tqdm as plain_bar
 
+from mrl_text.amounts import plural
+
 _SECONDS = 10.0  # between lines, and before the first
 _FIRST = "{{desc}}: {{n_fmt}} of {{total_fmt}} {units}, {{elapsed}} so far{{postfix}}"
 _WITHOUT_END = _FIRST.replace(" of {{total_fmt}}", "")
@@ -34,7 +36,7 @@ class _Lines(plain_bar):
     def __init__(self, *given: Any, **options: Any) -> None:
         self._told = time.monotonic()
         nowhere = _Nowhere()  # for what moves the cursor about
-        units = _plural(options.get("unit", "step"))
+        units = plural(options.get("unit", "step"))
         self._line = _LINE.format(units=units)
         self._line_without_end = _WITHOUT_END.format(units=units)
         first = _FIRST.format(units=units)
@@ -54,10 +56,6 @@ class _Lines(plain_bar):
                 self.bar_format = self._line
             sys.stderr.write(f"{msg or self}\n")
             sys.stderr.flush()
-
-
-def _plural(noun: str) -> str:
-    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
 
 
 class _Nowhere(io.TextIOBase):

@@ -126,9 +126,10 @@ def test_few_items_are_pointed_out_in_print_and_on_the_page(single: Results, tmp
     few = MadeUpSweep(tmp_path).curve({64: whole, 16: whole}).results()
     texts = []
     for results in (single, few):
-        console = Console(width=80, file=io.StringIO())
+        stream = io.StringIO()
+        console = Console(width=80, file=stream)
         print_report(results, console)
-        texts.append(console.file.getvalue())  # type: ignore[attr-defined]  # the stream of the line above
+        texts.append(stream.getvalue())
     assert "Few items" not in texts[0]
     assert "sure)" in texts[0]
     assert texts[1].rstrip().endswith(few.caution())
@@ -144,9 +145,10 @@ def test_few_items_are_pointed_out_in_print_and_on_the_page(single: Results, tmp
 def test_the_score_table_fits_80_columns_unfolded(tmp_path: Path) -> None:
     whole = queries(0.6558, 300, noise=0.4)
     results = MadeUpSweep(tmp_path).curve({768: whole, 64: share_kept(whole, 1, noise=0.04)}, task="SciFact").results()
-    console = Console(width=80, file=io.StringIO())
+    stream = io.StringIO()
+    console = Console(width=80, file=stream)
     console.print(score_table(results, MODEL))
-    rows = [line for line in console.file.getvalue().splitlines() if line.startswith("│")]  # type: ignore[attr-defined]
+    rows = [line for line in stream.getvalue().splitlines() if line.startswith("│")]
     assert len(rows) == 2
     assert all(len(row) <= 80 and row.count("[") == row.count("]") for row in rows)
 
@@ -173,9 +175,10 @@ def test_words_say_where_principal_components_score_higher(tmp_path: Path) -> No
     )
     assert beaten_by_pca(results, BASE) == []
     assert sentence.endswith("; mrl-text adapt --method pca puts such components into a model")
-    console = Console(width=80, file=io.StringIO())
+    stream = io.StringIO()
+    console = Console(width=80, file=stream)
     print_report(results, console, vectors={MODEL.model: "corpus.npy"})
-    told = console.file.getvalue()  # type: ignore[attr-defined]
+    told = stream.getvalue()
     assert "; mrl-text adapt --embeddings corpus.npy --method pca fits such components to vectors" in told
 
 
@@ -202,9 +205,10 @@ def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
     twin = Line(MODEL.model, "r9")
     sweep = MadeUpSweep(tmp_path).curve({64: 0.6}, task="own [data]").curve({64: 0.5}, twin, task="own [data]")
     results = sweep.curve({64: 0.4}, Line(MODEL.model, "r9", "control", "pca"), task="own [data]").results()
-    console = Console(width=100, file=io.StringIO())
+    stream = io.StringIO()
+    console = Console(width=100, file=stream)
     print_report(results, console)
-    printed = console.file.getvalue()  # type: ignore[attr-defined]  # the stream two lines above
+    printed = stream.getvalue()
     for text in ("tuned [r1, float32]", "tuned [r9, float32]", "own [data]", " model ", " PCA"):
         assert text in printed
     assert list(columns(control_table(results, twin))) == ["size", "model", "PCA"]
@@ -248,9 +252,10 @@ def test_a_full_score_that_is_noise_recommends_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_printed_holds_tables_controls_and_sentences_of_every_model(single: Results) -> None:
-    console = Console(width=200, file=io.StringIO())
+    stream = io.StringIO()
+    console = Console(width=200, file=stream)
     print_report(single, console, keep=0.9)
-    text = console.file.getvalue()  # type: ignore[attr-defined]  # the stream of the line above
+    text = stream.getvalue()
     for line in (MODEL, OTHER):
         assert chosen(single, 0.9, line).sentence("overall") in text
         for cell in single.cells(line):
@@ -398,9 +403,10 @@ def test_quantisers_stand_beside_the_best_of_the_model_in_as_few_bytes(grid: Res
 
 
 def test_an_engine_is_recommended_what_it_keeps_in_the_bytes_it_takes(grid: Results) -> None:
-    console = Console(width=200, file=io.StringIO())
+    stream = io.StringIO()
+    console = Console(width=200, file=stream)
     print_report(grid, console, keep=0.9, engine=find_engine("qdrant"))
-    text = console.file.getvalue()  # type: ignore[attr-defined]  # the stream of the line above
+    text = stream.getvalue()
     assert "Qdrant, overall: 64 x binary keeps 93.00 % [" in text
     assert "; 16 bytes per vector instead of 256 (16x smaller)" in text  # whole blocks of 128 bits
     assert "Qdrant from 1.15.0 on keeps 64 x binary so: the sign; queries in 8 bits" in text
