@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from mrl_text.choices import LabelledAs
-from mrl_text.suggest import check_choice, did_you_mean
+from mrl_text.suggest import check_choice, check_columns
 from mrl_text.tables import SUFFIXES, Columns, Problems, checked, open_table, read_columns, require
 from mrl_text.tables.beir import one_of, read_judgements, read_queries, unique
 from mrl_text.tables.corpus import ID_COLUMNS
@@ -191,8 +191,7 @@ def _read_table(file: Path, named: Mapping[str, str], problems: Problems) -> Col
     if len(set(named.values())) < len(named):
         raise ValueError(f"one column is named for two: {', '.join(f'{one}={name}' for one, name in named.items())}")
     found = read_columns(file, ours, problems)
-    if absent := [name for name in named.values() if name not in found.names]:
-        raise ValueError(f"{file} has no column {absent[0]!r}{did_you_mean(absent[0], found.names)}")
+    check_columns(file, named.values(), found.names)
     names = [ours.get(name, name) for name in found.names if name in ours or name not in _OURS]
     return replace(found, names=names, values={ours[name]: column for name, column in found.values.items()})
 

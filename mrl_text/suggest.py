@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, TypeVar, get_args
 
 Choice = TypeVar("Choice")
@@ -38,3 +38,17 @@ def check_choice(name: str, value: Choice, known: Any) -> Choice:
     if value not in choices:
         raise ValueError(f"{name} {value!r} is unknown{did_you_mean(str(value), map(str, choices))}")
     return value
+
+
+def check_columns(place: object, names: Iterable[str], known: Collection[str], fix: str = "") -> None:
+    """Raise ``ValueError`` for the first of the columns that a file or folder does not have; the nearest one is named.
+
+    Args:
+        place: the file or folder, for the error.
+        names: columns that are wanted.
+        known: those there are.
+        fix: what to do about it besides.
+    """
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{place} has no column {name!r}{did_you_mean(name, known)}{fix and f': {fix}'}")

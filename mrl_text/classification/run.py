@@ -26,7 +26,7 @@ from mrl_text.figures import PALETTE, new_figure, save_figure, size_axis, tidy
 from mrl_text.files import check_replaceable, write_atomically
 from mrl_text.loading import cached, check_device, full_width
 from mrl_text.models import ModelSource, find_model
-from mrl_text.suggest import did_you_mean
+from mrl_text.suggest import check_columns
 from mrl_text.tables import Problems, checked, open_table, read_columns
 from mrl_text.tables.corpus import CorpusFile, Text
 from mrl_text.tables.values import class_name
@@ -236,10 +236,7 @@ def label_texts(
     if source.revision != facts["revision"]:
         raise ValueError(f"{facts['model']} has changed since the classifier was fitted: run mrl-text classify again")
     table = open_table(file)
-    if text not in table.columns:
-        raise ValueError(
-            f"{file} has no column {text!r}{did_you_mean(text, table.columns)}: name it with --text-column"
-        )
+    check_columns(file, [text], table.columns, "name it with --text-column")
     rows = CorpusFile(table, (text,), None, tuple(table.columns)).good_texts()
     if (first := next(rows, None)) is None:
         raise ValueError(f"{file} has no row with text in {text}: there is nothing to label")

@@ -137,13 +137,12 @@ def check_columns(file: Path, names: Sequence[str], option: str) -> None:
     Raises:
         ValueError: a column is not there.
     """
-    from mrl_text.suggest import did_you_mean
+    from mrl_text import suggest
     from mrl_text.tables import open_table
     from mrl_text.tables.columns import other_separator
 
     table = open_table(file)
     rows = len(list(itertools.islice(table.rows(), _HEAD + 1))) if table.format == "jsonl" else 0
-    known = table.columns if rows <= _HEAD else list(names)
-    if absent := [name for name in names if name not in known]:
-        fix = other_separator(known) or f"say which to take with {option}"
-        raise ValueError(f"{file} has no column {absent[0]!r}{did_you_mean(absent[0], known)}: {fix}")
+    if rows <= _HEAD:
+        fix = other_separator(table.columns) or f"say which to take with {option}"
+        suggest.check_columns(file, names, table.columns, fix)

@@ -19,7 +19,7 @@ from mrl_text.choices import AutoBackend, AutoDtype, OnDuplicate, OnError
 from mrl_text.encoding.folder import IDS, MANIFEST, SHARDS, EncodedBatch, EncodedFolder, open_encoded
 from mrl_text.files import cache_dir
 from mrl_text.models import ModelSource, find_model
-from mrl_text.suggest import did_you_mean
+from mrl_text.suggest import check_columns, did_you_mean
 from mrl_text.tables.corpus import CorpusFile, id_prefixes, open_corpus
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ class PushSource:
         """Names of the columns to store, none in ``keep`` being all; ValueError for one that there is not."""
         types = self.encoded.manifest["columns"]
         known = [name for name in types if not name.startswith("embedding_")]
-        if unknown := [name for name in keep if name not in known]:
-            raise ValueError(f"{self.encoded.path} has no column {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+        check_columns(self.encoded.path, keep, known)
         return stored_columns(keep or known)
 
     def check_columns(self, keep: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrl_text.suggest import did_you_mean
+from mrl_text.suggest import check_columns
 from mrl_text.tables.read import BLANK, TEXT, Row, Table, open_table
 from mrl_text.tables.values import cell_text, identifier, shown
 
@@ -111,9 +111,7 @@ def open_corpus(
     known = table.columns
     if table.format == "txt" and (id_column or keep or set(text_columns) - {TEXT}):
         raise ValueError(f"{path} holds a text a line: it has no columns to choose")
-    for name in (*text_columns, *([id_column] if id_column else []), *keep):
-        if name not in known:
-            raise ValueError(f"{path} has no column {name!r}{did_you_mean(name, known)}")
+    check_columns(path, (*text_columns, *([id_column] if id_column else []), *keep), known)
     if not text_columns:
         if TEXT not in known:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from mrl_text.suggest import did_you_mean
+from mrl_text.suggest import check_columns
 from mrl_text.tables.columns import Problems, good_rows
 from mrl_text.tables.corpus import ID_COLUMNS, TITLE
 from mrl_text.tables.read import TEXT, Table, open_table
@@ -39,8 +39,8 @@ def read_texts(file: str | Path, column: str | None = None) -> list[str]:
             except ValueError as error:
                 problems.add(table, row.line, str(error))
     problems.raise_if_any()
-    if column is not None and column not in (known := list(found) or table.columns):
-        raise ValueError(f"{file} has no column {column!r}{did_you_mean(column, known)}")
+    if column is not None:
+        check_columns(file, [column], list(found) or table.columns)
     if column is None:
         others = {
             name for name in found if name in ID_COLUMNS or (name not in (TEXT, TITLE) and _are_numbers(found[name]))
